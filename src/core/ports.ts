@@ -1,0 +1,390 @@
+/**
+ * The interfaces through which the parts meet. No logic here: `proxy`, `capture`, `shadow`, `predict` and
+ * `cutover` never import one another, they implement or use these, and `app` wires them.
+ */
+import type { Position } from './position.js';
+
+export type Side = 'source' | 'destination';
+/** forward: source → destination. reverse: destination → source, the way back. */
+export type Direction = 'forward' | 'reverse';
+/** What is shadowed and cut over as one. The whole database is the subset {@link WHOLE_DATABASE}. */
+export type SubsetId = string;
+export const WHOLE_DATABASE: SubsetId = 'all';
+
+export interface TableName {
+  readonly schema: string;
+  readonly name: string;
+}
+
+/** Where one server is, and the account Understudy itself uses there. */
+export interface DatabaseEndpoint {
+  readonly host: string;
+  readonly port: number;
+  readonly database: string;
+  readonly user: string;
+  readonly password?: string;
+  readonly tls: TlsMode;
+  /** PEM of the certificate authority that signs the server's certificate; the system's where absent. */
+  readonly tlsCa?: string;
+}
+/** As libpq's sslmode; `verify-full` is the default for any host that is not loopback. */
+export type TlsMode = 'disable' | 'prefer' | 'require' | 'verify-full';
+
+// ---------------------------------------------------------------------------------------------------------------
+// Proxy → capture: the tap
+
+/** Statement kinds, in the order of their wire code in the capture ring. */
+export const STATEMENT_KINDS = [
+  'select',
+  'insert',
+  'update',
+  'delete',
+  'merge',
+  'copy',
+  'truncate',
+  'ddl',
+  'transaction',
+  'session',
+  'utility',
+  'unknown',
+] as const;
+export type StatementKind = (typeof STATEMENT_KINDS)[number];
+
+/**
+ * Receives one record per finished statement, on the data path: must not block, allocate much, or throw.
+ * `offer` copies what it keeps before it returns, and returns false when its ring was full (the drop is counted).
+ */
+export interface StatementTap {
+  offer(
+    sessionId: number,
+    /** SQL text, never parameters. Aliases the caller's buffer. May be cut at `textBytesMax`. */
+    text: Buffer,
+    durationMicros: number,
+    /** From the CommandComplete tag; 0 where the tag carries none. */
+    rows: number,
+    bytesToServer: number,
+    bytesToClient: number,
+    failed: boolean,
+    /** ReadyForQuery's status after the statement: I, T or E as its character code; 0 inside a pipeline. */
+    transactionStatus: number,
+  ): boolean;
+}
+
+/** `null` tap: capture switched off. */
+export interface CaptureSnapshot {
+  readonly offered: number;
+  readonly dropped: number;
+  readonly unparsed: number;
+  readonly transactions: { readonly committed: number; readonly rolledBack: number };
+  readonly tables: readonly TableUse[];
+  readonly kinds: readonly KindUse[];
+}
+export interface KindUse {
+  readonly kind: StatementKind;
+  readonly statements: number;
+  readonly errors: number;
+  readonly rows: number;
+  readonly bytesToServer: number;
+  readonly bytesToClient: number;
+  readonly latencyMs: LatencySummary;
+}
+export interface TableUse extends KindUse {
+  readonly table: string;
+}
+export interface LatencySummary {
+  readonly count: number;
+  readonly p50: number;
+  readonly p99: number;
+  readonly max: number;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Proxy ← cutover: the gate and the router
+
+export interface Route {
+  readonly side: Side;
+  readonly epoch: number;
+}
+
+export type BlockerReason =
+  | 'temporary-table'
+  | 'cursor-with-hold'
+  | 'session-advisory-lock'
+  | 'loaded-library'
+  | 'unknown-setting'
+  | 'replication'
+  | 'in-transaction'
+  | 'state-unreadable'
+  | 'destination-refuses';
+
+/** A client session that can't be moved as it stands. */
+export interface SessionBlocker {
+  readonly sessionId: number;
+  readonly user: string;
+  readonly applicationName: string;
+  readonly reason: BlockerReason;
+  /** Names what it is about (the setting, the cursor), never its value. */
+  readonly detail: string;
+}
+
+export interface PrepareReport {
+  readonly sessions: number;
+  /** Sessions whose connection on the new side is open and holds the session's state. */
+  readonly warm: number;
+  /** Sessions whose state changed since they were asked; they are asked again behind the gate. */
+  readonly stale: number;
+  readonly blockers: readonly SessionBlocker[];
+}
+
+export interface HoldOptions {
+  /** Transactions and statements in flight may finish until then. */
+  readonly drainTimeoutMs: number;
+  /** abort: throw `drain-timeout`. cancel: roll the open transactions back (their clients get 40001). */
+  readonly onDrainTimeout: 'abort' | 'cancel';
+  /** refuse: throw `session-pinned`. close: such sessions are closed with 57P01 at the switch. */
+  readonly onPinned: 'refuse' | 'close';
+  readonly signal: AbortSignal;
+}
+export interface HoldReport {
+  readonly drainMs: number;
+  /** Time spent asking stale sessions and warming late ones behind the gate. */
+  readonly refreshMs: number;
+  readonly sessions: number;
+}
+export interface SwitchReport {
+  readonly moved: number;
+  readonly closed: number;
+}
+/** How long clients waited because of a hold; one sample per held session. Milliseconds. */
+export interface StallReport {
+  readonly held: number;
+  readonly p50: number;
+  readonly p99: number;
+  readonly max: number;
+  /** Upper bounds in ms and the count of samples at or below each but above the one before. */
+  readonly histogram: readonly { readonly upToMs: number; readonly count: number }[];
+}
+
+/**
+ * What a cutover needs of the proxy. One operation at a time for a subset, in this order:
+ * prepare* → hold → (switchTo →)? release.
+ */
+export interface TrafficControl {
+  route(subset: SubsetId): Route;
+  /** Asks every session what it holds and opens a warm connection on `to`. No effect a client could see. Repeatable. */
+  prepare(subset: SubsetId, to: Side, signal: AbortSignal): Promise<PrepareReport>;
+  /** Closes the gate and resolves once no statement or transaction is in flight and every session is warm. On any
+   *  error the gate is open again and clients carried on on the old side. */
+  hold(subset: SubsetId, to: Side, options: HoldOptions): Promise<HoldReport>;
+  /** Swaps every held session to its warm connection. Only after `hold`. Never fails: a session whose new connection
+   *  died is closed with 57P01. */
+  switchTo(subset: SubsetId, route: Route): Promise<SwitchReport>;
+  /** Opens the gate; held statements run on the side of the present route. Idempotent. */
+  release(subset: SubsetId): StallReport;
+  /** Answers every held statement with this error, keeps the gate closed for new ones. For in-doubt. */
+  failHeld(subset: SubsetId, sqlState: string, message: string): void;
+  /** Drops the warm connections of an abandoned cutover. */
+  discardWarm(subset: SubsetId): void;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Shadow ← cutover, admin
+
+export type ShadowPhase =
+  | 'idle'
+  | 'connecting'
+  | 'building-schema'
+  | 'copying'
+  | 'indexing'
+  | 'analyzing'
+  | 'following'
+  | 'failed'
+  | 'stopped';
+
+export interface TableProgress {
+  readonly table: string;
+  readonly rowsCopied: number;
+  /** The planner's estimate; 0 where unknown. */
+  readonly rowsEstimated: number;
+  readonly done: boolean;
+}
+
+export interface StreamStatus {
+  readonly direction: Direction;
+  readonly connected: boolean;
+  /** Last position whose changes the other side has durably committed; null before the first. */
+  readonly committed: string | null;
+  /** null = unknown, which forbids a cutover. */
+  readonly lagBytes: number | null;
+  readonly lagMs: number | null;
+  readonly transactionsApplied: number;
+  readonly changesApplied: number;
+  /** Whether the stream carries changes at present, or only keeps its slot moving. */
+  readonly authoritative: boolean;
+}
+
+export interface ShadowStatus {
+  readonly phase: ShadowPhase;
+  readonly tables: readonly TableProgress[];
+  readonly copy: { readonly rows: number; readonly seconds: number };
+  readonly streams: readonly StreamStatus[];
+  readonly lastVerify: VerifyReport | null;
+  readonly error: { readonly code: string; readonly message: string; readonly advice?: string } | null;
+}
+
+export interface VerifyOptions {
+  /** Which side is authoritative: forward compares the destination with the source. */
+  readonly direction: Direction;
+  readonly tables?: readonly string[];
+}
+export interface TableVerdict {
+  readonly table: string;
+  readonly rows: number;
+  readonly mismatches: number;
+  /** Up to a bounded number of differing keys, as text; never other column values. */
+  readonly differingKeys: readonly {
+    readonly key: string;
+    readonly difference: 'missing' | 'extra' | 'different';
+  }[];
+}
+export interface VerifyReport {
+  readonly startedAt: string;
+  readonly seconds: number;
+  /** Equal, or differing, as of this position of the authoritative side's log. */
+  readonly position: string;
+  readonly tables: number;
+  readonly rows: number;
+  readonly mismatches: number;
+  readonly verdicts: readonly TableVerdict[];
+}
+
+/** One hash per catalog object, so that a difference can name the object. */
+export type CatalogFingerprint = Readonly<Record<string, string>>;
+
+export interface SequenceState {
+  readonly schema: string;
+  readonly name: string;
+  readonly lastValue: bigint;
+  readonly isCalled: boolean;
+  readonly increment: bigint;
+  readonly minValue: bigint;
+  readonly maxValue: bigint;
+  readonly cache: bigint;
+  readonly cycle: boolean;
+}
+
+/** What a cutover needs of the shadow. Everything is asynchronous: the shadow runs on a thread of its own. */
+export interface ShadowControl {
+  status(): Promise<ShadowStatus>;
+  /** The tables of the subset as they exist on both sides: ordinary tables, partition roots, leaves and children. */
+  tables(): Promise<readonly TableName[]>;
+  /** Resolves with the mark's position once the side the stream leads to has durably committed everything up to it.
+   *  The mark is a transactional logical message, prefix `understudy`, content {@link markContent}. */
+  waitForMark(direction: Direction, markId: string, signal: AbortSignal): Promise<Position>;
+  verify(
+    options: VerifyOptions,
+    signal: AbortSignal,
+    onProgress?: (progress: VerifyProgress) => void,
+  ): Promise<VerifyReport>;
+  /** Compares the rows changed since the last clean verify, of either kind. Behind a fence nothing is in flight. */
+  verifyRecent(direction: Direction, signal: AbortSignal): Promise<RecentVerifyReport>;
+  /** The fingerprint taken when the schema was built, which a later one must equal. */
+  builtFingerprint(): Promise<CatalogFingerprint>;
+  /** Makes publication and slot on the destination and starts the reverse stream, not yet authoritative. Idempotent. */
+  prepareReverse(signal: AbortSignal): Promise<void>;
+  /** Fresh planner statistics on `side` where they are missing or old. */
+  analyze(side: Side, signal: AbortSignal): Promise<void>;
+}
+export interface VerifyProgress {
+  readonly table: string;
+  readonly tablesDone: number;
+  readonly tablesTotal: number;
+  readonly rows: number;
+}
+export interface RecentVerifyReport {
+  readonly keys: number;
+  readonly mismatches: number;
+  readonly differing: readonly { readonly table: string; readonly key: string }[];
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Messages in the change log, shared by shadow (which reads and tags) and cutover (which marks and routes)
+
+export const LOG_MESSAGE_PREFIX = 'understudy';
+
+/**
+ * Contents of the logical messages Understudy writes (JSON, transactional, prefix {@link LOG_MESSAGE_PREFIX}).
+ * apply: first thing in a transaction that applies the other side's changes; streams skip such a transaction (loops).
+ * low, high: the watermarks around a chunk's read. mark: a point to wait for.
+ * route: in the transaction that changes the route; a stream whose origin is `side` is authoritative from here on.
+ */
+export type LogMessage =
+  | { readonly t: 'apply'; readonly lane: SubsetId; readonly epoch: number }
+  | { readonly t: 'low' | 'high'; readonly chunk: string }
+  | { readonly t: 'mark'; readonly id: string }
+  | { readonly t: 'route'; readonly subset: SubsetId; readonly epoch: number; readonly side: Side };
+
+// ---------------------------------------------------------------------------------------------------------------
+// Preflight, shared by check, cutover and the CLI
+
+export interface Finding {
+  readonly severity: 'blocker' | 'warning' | 'info';
+  /** Stable kebab-case id, e.g. `wal-level`. */
+  readonly check: string;
+  readonly side: Side | 'proxy';
+  /** What it is about: an object's name, or the setting. */
+  readonly object: string;
+  readonly message: string;
+  /** What to do, as one imperative sentence with the exact statement where there is one. */
+  readonly advice: string;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Cutover → admin, CLI
+
+export type OperationKind = 'cutover' | 'rollback';
+export type OperationState =
+  | 'idle'
+  | 'preflight'
+  | 'holding'
+  | 'fencing'
+  | 'catching-up'
+  | 'verifying'
+  | 'committed'
+  | 'switching'
+  | 'releasing'
+  | 'done'
+  | 'in-doubt'
+  | 'rolling-back'
+  | 'aborted'
+  | 'failed';
+
+export interface OperationReport {
+  readonly id: string;
+  readonly kind: OperationKind;
+  readonly subset: SubsetId;
+  readonly outcome: 'done' | 'aborted' | 'dry-run';
+  readonly epoch: number;
+  readonly startedAt: string;
+  readonly totalMs: number;
+  /** Milliseconds per step, in order. */
+  readonly steps: Readonly<Record<string, number>>;
+  readonly stall: StallReport;
+  readonly moved: number;
+  readonly closed: number;
+  readonly findings: readonly Finding[];
+  /** Why it was aborted, and what was kept. */
+  readonly reason?: { readonly code: string; readonly message: string; readonly advice?: string };
+}
+
+/** Progress of an operation, in order; the admin port streams them as NDJSON. */
+export type OperationEvent =
+  | {
+      readonly event: 'step';
+      readonly step: string;
+      readonly state: OperationState;
+      readonly phase: 'start' | 'end';
+      readonly ms?: number;
+    }
+  | { readonly event: 'finding'; readonly finding: Finding }
+  | { readonly event: 'report'; readonly report: OperationReport };

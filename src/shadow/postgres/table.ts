@@ -1,0 +1,36 @@
+/** What the shadow knows of a table: the part of the catalogs that copying, applying and comparing need. */
+import type { TableName } from '../../core/ports.js';
+
+export interface ColumnInfo {
+  readonly name: string;
+  /** As `format_type` prints it, schema-qualified where it is not in pg_catalog: usable in a cast. */
+  readonly type: string;
+  /** pg_type.typtype of the type, domains resolved: b, c, d, e, r, m, p. */
+  readonly typeKind: string;
+  readonly notNull: boolean;
+  /** Stored generated columns are computed by each side and never written. */
+  readonly generated: boolean;
+  readonly identity: 'always' | 'by-default' | null;
+  /** Whether the type compares by a collation, which may differ between servers. */
+  readonly collatable: boolean;
+}
+
+export type TableKind = 'ordinary' | 'partitioned' | 'partition';
+
+export interface TableInfo extends TableName {
+  readonly kind: TableKind;
+  /** In attribute order, dropped columns left out. */
+  readonly columns: readonly ColumnInfo[];
+  /** Columns of the replica identity or primary key that identify a row; null where there is none. */
+  readonly key: readonly string[] | null;
+  /** pg_class.relreplident: d default, n nothing, f full, i index. */
+  readonly replicaIdentity: 'd' | 'n' | 'f' | 'i';
+  readonly unlogged: boolean;
+  readonly rowsEstimated: number;
+  readonly bytes: number;
+}
+
+/** `schema.name`, for messages, metrics and map keys; not quoted, so not for SQL. */
+export function tableKey(table: TableName): string {
+  return `${table.schema}.${table.name}`;
+}

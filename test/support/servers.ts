@@ -1,0 +1,89 @@
+/** Databases on the run's shared servers, and small things every integration test needs. */
+import { randomBytes } from 'node:crypto';
+import { inject } from 'vitest';
+import type pg from 'pg';
+import { SUPERUSER, SUPERUSER_PASSWORD } from '../../src/app/demo/embedded-server.js';
+import type { DatabaseEndpoint, Side } from '../../src/core/ports.js';
+import { connectControl, quoteIdent } from '../../src/core/postgres.js';
+
+/** Endpoint of a database on the shared PostgreSQL 14 (source) or 18 (destination), as superuser. */
+export function sharedEndpoint(side: Side, database: string): DatabaseEndpoint {
+  return {
+    host: '127.0.0.1',
+    port: inject(side === 'source' ? 'port14' : 'port18'),
+    database,
+    user: SUPERUSER,
+    password: SUPERUSER_PASSWORD,
+    tls: 'disable',
+  };
+}
+
+export interface DatabasePair extends AsyncDisposable {
+  readonly source: DatabaseEndpoint;
+  readonly destination: DatabaseEndpoint;
+  /** Open control connections, for the test's own queries. */
+  readonly onSource: pg.Client;
+  readonly onDestination: pg.Client;
+}
+
+/** A fresh empty database of the same name on each server; dropped, with its slots and sessions, on disposal. */
+export async function databasePair(): Promise<DatabasePair> {
+  const name = `t_${randomBytes(5).toString('hex')}`;
+  for (const side of ['source', 'destination'] as const) await createDatabase(side, name);
+  const source = sharedEndpoint('source', name);
+  const destination = sharedEndpoint('destination', name);
+  const onSource = await connectControl('source', source, { purpose: 'test' });
+  const onDestination = await connectControl('destination', destination, { purpose: 'test' });
+  return {
+    source,
+    destination,
+    onSource,
+    onDestination,
+    async [Symbol.asyncDispose]() {
+      await onSource.end();
+      await onDestination.end();
+      for (const which of ['source', 'destination'] as const) await dropDatabase(which, name);
+    },
+  };
+}
+
+async function createDatabase(which: Side, name: string): Promise<void> {
+  const client = await connectControl(which, sharedEndpoint(which, 'postgres'), { purpose: 'test' });
+  await client.query(`CREATE DATABASE ${quoteIdent(name)}`);
+  await client.end();
+}
+
+async function dropDatabase(which: Side, name: string): Promise<void> {
+  const client = await connectControl(which, sharedEndpoint(which, 'postgres'), { purpose: 'test' });
+  try {
+    await client.query(
+      'SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid()',
+      [name],
+    );
+    await until(async () => {
+      const slots = await client.query<{ slot_name: string; active: string }>(
+        'SELECT slot_name, active FROM pg_replication_slots WHERE database = $1',
+        [name],
+      );
+      for (const slot of slots.rows) {
+        if (slot.active === 'f') await client.query('SELECT pg_drop_replication_slot($1)', [slot.slot_name]);
+      }
+      return slots.rows.length === 0;
+    });
+    await client.query(`DROP DATABASE ${quoteIdent(name)} WITH (FORCE)`);
+  } finally {
+    await client.end();
+  }
+}
+
+/** Polls a condition; throws with `what` after `timeoutMs`. For waiting on states, never for letting time pass. */
+export async function until(
+  condition: () => boolean | Promise<boolean>,
+  { timeoutMs = 20_000, what = 'condition' }: { timeoutMs?: number; what?: string } = {},
+): Promise<void> {
+  const deadline = performance.now() + timeoutMs;
+  while (!(await condition())) {
+    if (performance.now() > deadline) throw new Error(`timed out after ${timeoutMs} ms waiting for ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+}
