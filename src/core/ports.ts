@@ -288,8 +288,8 @@ export interface ShadowControl {
   ): Promise<VerifyReport>;
   /** Compares the rows changed since the last clean verify, of either kind. Behind a fence nothing is in flight. */
   verifyRecent(direction: Direction, signal: AbortSignal): Promise<RecentVerifyReport>;
-  /** The fingerprint taken when the schema was built, which a later one must equal. */
-  builtFingerprint(): Promise<CatalogFingerprint>;
+  /** The fingerprint of `side` taken when the shadow's schema was complete, which a later one must equal. */
+  builtFingerprint(side: Side): Promise<CatalogFingerprint>;
   /** Makes publication and slot on the destination and starts the reverse stream, not yet authoritative. Idempotent. */
   prepareReverse(signal: AbortSignal): Promise<void>;
   /** Fresh planner statistics on `side` where they are missing or old. */
