@@ -1,0 +1,188 @@
+import { WHOLE_DATABASE } from '../core/ports.js';
+import type {
+  CatalogFingerprint,
+  DatabaseEndpoint,
+  Finding,
+  HoldOptions,
+  OperationEvent,
+  OperationKind,
+  OperationReport,
+  OperationState,
+  Route,
+  ShadowControl,
+  Side,
+  SubsetId,
+  TrafficControl,
+} from '../core/ports.js';
+import type { Clock } from '../core/clock.js';
+import type { Log } from '../core/log.js';
+import type pg from 'pg';
+
+/** Every wait and limit of an operation. Times in milliseconds. */
+export interface CutoverSettings {
+  /** Statements and transactions in flight may finish that long after the gate closed. */
+  readonly drainTimeoutMs: number;
+  readonly onDrainTimeout: HoldOptions['onDrainTimeout'];
+  readonly onPinned: HoldOptions['onPinned'];
+  /** All attempts of one barrier change together. */
+  readonly fenceTimeoutMs: number;
+  /** One wait for one lock of a barrier change; kept below the server's deadlock_timeout, whatever stands here. */
+  readonly lockTimeoutMs: number;
+  /** Installing triggers, outside any hold: all attempts for one table together. */
+  readonly installTimeoutMs: number;
+  readonly markTimeoutMs: number;
+  /** The whole time the gate may be closed before the commit; past it the operation aborts. */
+  readonly holdBudgetMs: number;
+  /** A COMMIT unanswered for that long counts as lost: the operation is in doubt. */
+  readonly commitAnswerTimeoutMs: number;
+  /** Held statements fail with 08007 when the journal hasn't told the outcome after that time. */
+  readonly inDoubtTimeoutMs: number;
+  readonly connectTimeoutMs: number;
+  readonly lagBytesMax: number;
+  readonly lagMsMax: number;
+  /** Preflight waits that long for the lag to come below its limits. */
+  readonly lagWaitMs: number;
+  /** A clean verification older than that is done again in preflight. */
+  readonly verifiedWithinMs: number;
+  /** Sequences go forward by at least that many values. */
+  readonly sequenceMargin: number;
+  /** Rounds of asking and warming sessions before the gate closes. */
+  readonly prepareRoundsMax: number;
+  /** The share of sessions that may still have to be asked again behind the gate, 0…1. */
+  readonly staleShareMax: number;
+}
+
+export const DEFAULT_CUTOVER_SETTINGS: CutoverSettings = {
+  drainTimeoutMs: 5_000,
+  onDrainTimeout: 'abort',
+  onPinned: 'refuse',
+  fenceTimeoutMs: 2_000,
+  lockTimeoutMs: 20,
+  installTimeoutMs: 60_000,
+  markTimeoutMs: 5_000,
+  holdBudgetMs: 10_000,
+  commitAnswerTimeoutMs: 3_000,
+  inDoubtTimeoutMs: 10_000,
+  connectTimeoutMs: 3_000,
+  lagBytesMax: 16 * 1024 * 1024,
+  lagMsMax: 1_000,
+  lagWaitMs: 10_000,
+  verifiedWithinMs: 3_600_000,
+  sequenceMargin: 32,
+  prepareRoundsMax: 5,
+  staleShareMax: 0.1,
+};
+
+/**
+ * Everything an operation does that the world can see, in order. `before` and `after` each step, around the COMMIT
+ * that is the point of no return, and around each act of undoing.
+ */
+export type StepName =
+  | 'preflight'
+  | 'prepare'
+  | 'hold'
+  | 'fence'
+  | 'catch-up'
+  | 'verify'
+  | 'commit'
+  | 'open'
+  | 'switch'
+  | 'release'
+  | 'finish'
+  | 'send-commit'
+  | 'journal-abort'
+  | 'undo-fence'
+  | 'undo-hold';
+export type StepPoint = `${'before' | 'after'}:${StepName}`;
+
+export interface CutoverDeps {
+  readonly source: DatabaseEndpoint;
+  readonly destination: DatabaseEndpoint;
+  readonly subset: SubsetId;
+  /** Names publications and slots: `understudy_<id>_fwd`, `understudy_<id>_rev`. */
+  readonly migrationId: string;
+  readonly traffic: TrafficControl;
+  readonly shadow: ShadowControl;
+  readonly log: Log;
+  readonly clock: Clock;
+  readonly settings: CutoverSettings;
+  /** `bytes` random bytes in hexadecimal, for operation ids and nonces. */
+  readonly random: (bytes: number) => string;
+  /** What `check` finds on both sides; blockers stop an operation in preflight. */
+  readonly inspect: (signal: AbortSignal) => Promise<readonly Finding[]>;
+  readonly readFingerprint: (client: pg.Client) => Promise<CatalogFingerprint>;
+  /**
+   * Called at every {@link StepPoint}. An error thrown from it stops the operation dead right there, with nothing
+   * undone, as a killed process would: for fault tests.
+   */
+  readonly observe?: (point: StepPoint, kind: OperationKind) => void | Promise<void>;
+}
+
+export interface Recovery {
+  readonly route: Route;
+  /**
+   * none: nothing was open. aborted: an operation was undone. completed: one past its point of no return was carried
+   * to its end. unreachable: no fence stands, so the source leads; the journal couldn't be read and is put right later.
+   */
+  readonly action: 'none' | 'aborted' | 'completed' | 'unreachable';
+  readonly operation?: { readonly id: string; readonly kind: OperationKind };
+  /** `finalize` has run: the source is retired, nothing shadows it any more, and it is never served again. */
+  readonly finalized: boolean;
+}
+
+/** absent: no trigger there. partial: not the same on all tables. unknown: the side can't be asked. */
+export type BarrierState = 'absent' | 'lowered' | 'raised' | 'partial' | 'unknown';
+
+export interface OperationRecord {
+  readonly id: string;
+  readonly subset: SubsetId;
+  readonly kind: OperationKind;
+  readonly state: OperationState;
+  readonly startedAt: string;
+  readonly finishedAt: string | null;
+  /** Why it was aborted, or that it was recovered after a crash. */
+  readonly reason: string | null;
+  readonly report: OperationReport | null;
+}
+
+export interface CutoverStatus {
+  readonly route: Route;
+  readonly finalized: boolean;
+  readonly running: {
+    readonly id: string;
+    readonly kind: OperationKind;
+    readonly state: OperationState;
+    readonly step: StepName;
+    readonly startedAt: string;
+  } | null;
+  readonly last: OperationRecord | null;
+  readonly barriers: Readonly<Record<Side, BarrierState>>;
+  readonly rollback: { readonly possible: boolean; readonly lossless: boolean; readonly reason?: string };
+  readonly journal: 'reachable' | 'unreachable' | 'absent';
+}
+
+export interface OperationOptions {
+  /** Stop after preflight: nothing a client could see. */
+  readonly dryRun?: boolean;
+  /** Aborts the operation while it is before its point of no return; ignored after. */
+  readonly signal: AbortSignal;
+  readonly onEvent: (event: OperationEvent) => void;
+}
+
+export interface FinalizeOptions {
+  /** Also lowers and removes the fence of the retired source: it becomes writable, and nobody follows it. */
+  readonly removeFence: boolean;
+  /** Stops both streams, so that their slots can be dropped; called once the source is recorded as retired. */
+  readonly stopShadow: () => Promise<void>;
+  readonly signal: AbortSignal;
+}
+
+export interface FinalizeReport {
+  readonly epoch: number;
+  /** What was removed, as sentences: `source: slot understudy_shop_fwd`. */
+  readonly removed: readonly string[];
+  readonly fence: 'kept' | 'removed';
+  readonly seconds: number;
+}
+
+export const DEFAULT_SUBSET: SubsetId = WHOLE_DATABASE;
