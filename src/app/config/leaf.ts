@@ -1,0 +1,128 @@
+/**
+ * The building blocks of the configuration's schema. Every leaf carries, besides its check, what a person is told
+ * about it: what is expected, what it is for, and whether its value may be printed.
+ */
+import { z } from 'zod';
+
+export interface LeafInfo {
+  /** Completes "expected …", e.g. "a whole number from 1 to 65535". */
+  readonly expected: string;
+  readonly description: string;
+  /** Text from the environment, a flag or a substitution is read as this. */
+  readonly kind: 'string' | 'number' | 'boolean';
+  /** Never printed, in messages or in `redact`. */
+  readonly secret?: boolean;
+  /** Printed in the reference where the default is not a plain value. */
+  readonly defaultText?: string;
+  /** Shown in the example file where there is no default. */
+  readonly example?: string;
+}
+
+export const leaves = z.registry<LeafInfo>();
+
+interface Wholes {
+  readonly min: number;
+  readonly max: number;
+  readonly fallback: number;
+  readonly unit?: string;
+}
+
+function wholeNumber(description: string, { min, max, fallback, unit }: Wholes) {
+  const expected = `a whole number${unit === undefined ? '' : ` of ${unit}`} from ${min} to ${max}`;
+  const error = `expected ${expected}`;
+  return z
+    .int({ error })
+    .min(min, { error })
+    .max(max, { error })
+    .default(fallback)
+    .register(leaves, { expected, description, kind: 'number' });
+}
+
+export const count = (description: string, fallback: number, range: { min?: number; max?: number } = {}) =>
+  wholeNumber(description, { min: range.min ?? 1, max: range.max ?? 1_000_000, fallback });
+
+export const milliseconds = (
+  description: string,
+  fallback: number,
+  range: { min?: number; max?: number } = {},
+) =>
+  wholeNumber(description, {
+    min: range.min ?? 1,
+    max: range.max ?? 86_400_000,
+    fallback,
+    unit: 'milliseconds',
+  });
+
+export const bytes = (description: string, fallback: number, range: { min?: number; max?: number } = {}) =>
+  wholeNumber(description, {
+    min: range.min ?? 1024,
+    max: range.max ?? 2 ** 40,
+    fallback,
+    unit: 'bytes',
+  });
+
+export const port = (description: string, fallback: number) =>
+  wholeNumber(description, { min: 0, max: 65_535, fallback });
+
+export function fraction(description: string, fallback: number) {
+  const expected = 'a number from 0 to 1';
+  const error = `expected ${expected}`;
+  return z
+    .number({ error })
+    .min(0, { error })
+    .max(1, { error })
+    .default(fallback)
+    .register(leaves, { expected, description, kind: 'number' });
+}
+
+export function flag(description: string, fallback: boolean) {
+  const expected = 'true or false';
+  return z
+    .boolean({ error: `expected ${expected}` })
+    .default(fallback)
+    .register(leaves, { expected, description, kind: 'boolean' });
+}
+
+export function choice<const T extends readonly [string, ...string[]]>(
+  description: string,
+  values: T,
+  fallback: T[number],
+) {
+  const expected = `one of ${values.join(', ')}`;
+  return z
+    .enum(values, { error: `expected ${expected}` })
+    .default(fallback as never)
+    .register(leaves, { expected, description, kind: 'string' });
+}
+
+export function optionalChoice<const T extends readonly [string, ...string[]]>(
+  description: string,
+  values: T,
+  defaultText: string,
+) {
+  const expected = `one of ${values.join(', ')}`;
+  return z
+    .enum(values, { error: `expected ${expected}` })
+    .optional()
+    .register(leaves, { expected, description, kind: 'string', defaultText });
+}
+
+const notEmpty = (expected: string) =>
+  z.string({ error: `expected ${expected}` }).min(1, { error: `expected ${expected}` });
+
+export function text(description: string, fallback: string, expected = 'a text that is not empty') {
+  return notEmpty(expected).default(fallback).register(leaves, { expected, description, kind: 'string' });
+}
+
+export function requiredText(description: string, info: Omit<LeafInfo, 'description' | 'kind'>) {
+  return notEmpty(info.expected).register(leaves, { ...info, description, kind: 'string' });
+}
+
+export function optionalText(description: string, info: Omit<LeafInfo, 'description' | 'kind'>) {
+  return notEmpty(info.expected)
+    .optional()
+    .register(leaves, { ...info, description, kind: 'string' });
+}
+
+export const optionalFile = (description: string, example: string) =>
+  optionalText(description, { expected: 'the path of a readable file', example, defaultText: 'none' });

@@ -1,0 +1,176 @@
+/** Every key of the configuration, with its check, its default and its description. The reference is made from it. */
+import { z } from 'zod';
+import {
+  bytes,
+  choice,
+  count,
+  flag,
+  leaves,
+  milliseconds,
+  optionalChoice,
+  optionalFile,
+  optionalText,
+  port,
+  requiredText,
+  text,
+  type LeafInfo,
+} from './leaf.js';
+
+const databaseSection = (side: 'source' | 'destination', what: string) =>
+  z.strictObject({
+    url: requiredText(`${what}, with the account Understudy itself uses.`, {
+      expected: 'a URL such as postgres://user:password@host:5432/database',
+      example: `postgres://understudy:\${${side.toUpperCase()}_PASSWORD}@${side}.example.com:5432/shop`,
+      secret: true,
+    }),
+    password: optionalText(
+      'The password, where it should not stand in the URL. Taken as it is, not decoded.',
+      {
+        expected: 'a text',
+        secret: true,
+        defaultText: 'as in the URL',
+      },
+    ),
+    passwordFile: optionalFile('A file whose first line is the password.', `/run/secrets/${side}-password`),
+    tls: optionalChoice(
+      "As libpq's sslmode. Overrides `?sslmode=` in the URL.",
+      ['disable', 'prefer', 'require', 'verify-full'],
+      '`disable` on loopback, else `verify-full`',
+    ),
+    tlsCa: optionalFile(
+      "PEM file of the authority that signed the server's certificate.",
+      '/etc/understudy/ca.pem',
+    ),
+  });
+
+export const sections = {
+  migration: z.strictObject({
+    id: z
+      .string({ error: 'expected lower-case letters, digits and _ only, at most 40' })
+      .regex(/^[a-z0-9_]{1,40}$/, { error: 'expected lower-case letters, digits and _ only, at most 40' })
+      .optional()
+      .register(leaves, {
+        expected: 'lower-case letters, digits and _ only, at most 40',
+        description: 'Names the publication and slots: `understudy_<id>_fwd`, `understudy_<id>_rev`.',
+        kind: 'string',
+        defaultText: "from the source database's name",
+        example: 'shop',
+      }),
+  }),
+  listen: z.strictObject({
+    host: text('Address the applications connect to.', '127.0.0.1', 'a host name or address'),
+    port: port('Port the applications connect to; 0 takes a free one.', 6432),
+    tls: z
+      .strictObject({
+        cert: requiredText('PEM file of the certificate shown to applications.', {
+          expected: 'the path of a readable file',
+          example: '/etc/understudy/tls.crt',
+        }),
+        key: requiredText("PEM file of the certificate's private key.", {
+          expected: 'the path of a readable file',
+          example: '/etc/understudy/tls.key',
+        }),
+      })
+      .optional(),
+  }),
+  source: databaseSection('source', 'The database in use today'),
+  destination: databaseSection('destination', 'The database that takes over'),
+  admin: z.strictObject({
+    host: text('Address of the admin port.', '127.0.0.1', 'a host name or address'),
+    port: port('Port for health checks, status and operations; 0 takes a free one.', 6433),
+    token: z
+      .string({ error: 'expected a text of at least 16 characters' })
+      .min(16, { error: 'expected a text of at least 16 characters' })
+      .optional()
+      .register(leaves, {
+        expected: 'a text of at least 16 characters',
+        description: 'Bearer token for everything under /api. Required where `admin.host` is not loopback.',
+        kind: 'string',
+        secret: true,
+        defaultText: 'none',
+        example: '${UNDERSTUDY_ADMIN_TOKEN}',
+      }),
+  }),
+  auth: z.strictObject({
+    method: choice(
+      "How applications prove who they are: by the source's stored verifiers, by a password handed on in the clear over TLS, or not at all.",
+      ['verifier', 'cleartext', 'trust'],
+      'verifier',
+    ),
+    usersFile: optionalFile(
+      'Verifiers in the form `"user" "SCRAM-SHA-256$…"`, one a line, where pg_authid can’t be read.',
+      '/etc/understudy/users.txt',
+    ),
+  }),
+  capture: z.strictObject({
+    enabled: flag('Count statements per table and kind.', true),
+    ringBytes: bytes(
+      'Room between the proxy and the capture thread; what does not fit is dropped and counted.',
+      4_194_304,
+      {
+        min: 65_536,
+        max: 1_073_741_824,
+      },
+    ),
+    textBytesMax: bytes('A statement’s text is cut there before it is parsed.', 4096, {
+      min: 128,
+      max: 65_536,
+    }),
+  }),
+  shadow: z.strictObject({
+    enabled: flag('Build and follow the shadow. False runs the proxy alone.', true),
+  }),
+  cutover: z.strictObject({
+    drainTimeoutMs: milliseconds('Time open transactions get to finish once the gate is closed.', 5000),
+  }),
+  limits: z.strictObject({
+    clientsMax: count('Client connections at a time.', 1000, { max: 100_000 }),
+  }),
+  log: z.strictObject({
+    level: choice(
+      'Least severe message that is logged.',
+      ['debug', 'info', 'warn', 'error', 'silent'],
+      'info',
+    ),
+  }),
+} as const;
+
+export const configSchema = z.strictObject(sections);
+
+type Sections = typeof sections;
+/** What a person writes: only `source` and `destination` are required. */
+export type UnderstudyConfig = {
+  readonly [K in 'source' | 'destination']: z.input<Sections[K]>;
+} & {
+  readonly [K in Exclude<keyof Sections, 'source' | 'destination'>]?: z.input<Sections[K]> | undefined;
+};
+export type ParsedConfig = z.output<typeof configSchema>;
+
+export interface ConfigKey extends LeafInfo {
+  readonly path: readonly string[];
+  readonly default: unknown;
+  readonly required: boolean;
+}
+
+/** Every leaf, in the order of the schema. */
+export function configKeys(): readonly ConfigKey[] {
+  return collectKeys(configSchema, []);
+}
+
+function collectKeys(schema: z.ZodType, path: readonly string[]): readonly ConfigKey[] {
+  const info = leaves.get(schema);
+  if (info !== undefined) {
+    const absent = schema.safeParse(undefined);
+    return [{ ...info, path, default: absent.success ? absent.data : undefined, required: !absent.success }];
+  }
+  const inner = schema instanceof z.ZodOptional ? (schema.unwrap() as z.ZodType) : schema;
+  if (!(inner instanceof z.ZodObject)) return [];
+  return Object.entries(inner.shape as Readonly<Record<string, z.ZodType>>).flatMap(([name, child]) =>
+    collectKeys(child, [...path, name]),
+  );
+}
+
+/** `UNDERSTUDY_CUTOVER_DRAIN_TIMEOUT_MS` for `cutover.drainTimeoutMs`. */
+export function environmentName(path: readonly string[]): string {
+  return `UNDERSTUDY_${path.map((part) => part.replace(/[A-Z]/g, '_$&').toUpperCase()).join('_')}`;
+}
