@@ -1,0 +1,68 @@
+/** What the admin port serves: implemented by the composition root, spoken by the CLI. */
+import type {
+  CaptureSnapshot,
+  Direction,
+  OperationEvent,
+  Route,
+  ShadowStatus,
+  VerifyProgress,
+} from '../core/ports.js';
+import type { SerializedError } from '../core/errors.js';
+
+export const OPERATIONS = ['verify', 'cutover', 'rollback', 'finalize', 'abort'] as const;
+export type Operation = (typeof OPERATIONS)[number];
+
+/** Options an operation takes; each operation ignores none: an option it does not know is refused. */
+export interface OperationOptions {
+  readonly dryRun?: boolean;
+  /** verify: forward compares the destination with the source. Absent: by the present route. */
+  readonly direction?: Direction;
+  readonly tables?: readonly string[];
+  /** finalize: also take away the fence that keeps the source closed. */
+  readonly removeFence?: boolean;
+  /** abort, rollback: the destination is gone for good. A recorded human decision. */
+  readonly destinationLost?: boolean;
+}
+
+/** One line of the NDJSON stream. The last line is `result` or `error`. */
+export type OperationLine =
+  | OperationEvent
+  | { readonly event: 'verify-progress'; readonly progress: VerifyProgress }
+  | { readonly event: 'log'; readonly message: string }
+  | { readonly result: unknown }
+  | { readonly error: SerializedError };
+
+export interface Readiness {
+  readonly ready: boolean;
+  /** Why not, for a person. */
+  readonly reason?: string;
+}
+
+export interface StatusReport {
+  readonly version: string;
+  readonly pid: number;
+  readonly startedAt: string;
+  readonly uptimeSeconds: number;
+  readonly migration: string;
+  readonly ready: Readiness;
+  readonly route: Route | null;
+  readonly source: string;
+  readonly destination: string;
+  readonly proxy: Readonly<Record<string, unknown>>;
+  /** null: capture is switched off or its thread is starting. */
+  readonly capture: CaptureSnapshot | null;
+  readonly shadow: ShadowStatus;
+  readonly cutover: Readonly<Record<string, unknown>>;
+}
+
+export interface AdminControl {
+  readiness(): Readiness;
+  status(): Promise<StatusReport>;
+  /** Runs one operation; `emit` receives its progress in order. Throws `busy` while another one runs. */
+  operate(
+    operation: Operation,
+    options: OperationOptions,
+    emit: (line: OperationLine) => void,
+    signal: AbortSignal,
+  ): Promise<unknown>;
+}

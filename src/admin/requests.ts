@@ -1,0 +1,55 @@
+/** Reading requests to the admin port: bounded bodies, checked options. */
+import type { IncomingMessage } from 'node:http';
+import { z } from 'zod';
+import { UnderstudyError } from '../core/errors.js';
+import type { Operation, OperationOptions } from './control.js';
+
+/** Reads at most `bytesMax` and throws `limit-reached` past it. */
+async function readBody(request: IncomingMessage, bytesMax: number): Promise<string> {
+  const chunks: Buffer[] = [];
+  let size = 0;
+  for await (const chunk of request as AsyncIterable<Buffer>) {
+    size += chunk.length;
+    if (size > bytesMax)
+      throw new UnderstudyError('limit-reached', `the request's body is larger than ${bytesMax} bytes`);
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks).toString('utf8');
+}
+
+const direction = z.enum(['forward', 'reverse']).optional();
+const bool = z.boolean().optional();
+const OPTIONS = {
+  verify: z.strictObject({ direction, tables: z.array(z.string().max(200)).max(10_000).optional() }),
+  cutover: z.strictObject({ dryRun: bool }),
+  rollback: z.strictObject({ dryRun: bool, destinationLost: bool }),
+  finalize: z.strictObject({ removeFence: bool }),
+  abort: z.strictObject({ destinationLost: bool }),
+} as const satisfies Record<Operation, z.ZodType>;
+
+/** Throws `request-invalid` for anything but a JSON object of known options. */
+export async function readOptions(
+  operation: Operation,
+  request: IncomingMessage,
+  bytesMax: number,
+): Promise<OperationOptions> {
+  const body = await readBody(request, bytesMax);
+  // A form posted by a web page can't have this type without asking first.
+  const type = request.headers['content-type'] ?? '';
+  if (body !== '' && !/^application\/json(;|$)/i.test(type))
+    throw new UnderstudyError('request-invalid', 'the body must be application/json');
+  let value: unknown;
+  try {
+    value = body.trim() === '' ? {} : JSON.parse(body);
+  } catch {
+    throw new UnderstudyError('request-invalid', 'the body is not valid JSON');
+  }
+  const parsed = OPTIONS[operation].safeParse(value);
+  if (!parsed.success) {
+    const what = parsed.error.issues
+      .map((issue) => `${issue.path.join('.') || 'body'}: ${issue.message}`)
+      .join('; ');
+    throw new UnderstudyError('request-invalid', `options of ${operation}: ${what}`);
+  }
+  return parsed.data as OperationOptions;
+}
