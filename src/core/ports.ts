@@ -237,14 +237,16 @@ export interface VerifyOptions {
   readonly direction: Direction;
   readonly tables?: readonly string[];
 }
+/** missing, extra: on the follower. still-changing: written too often to be caught at rest, so not proven equal. */
+export type RowDifference = 'missing' | 'extra' | 'different' | 'still-changing';
 export interface TableVerdict {
   readonly table: string;
   readonly rows: number;
   readonly mismatches: number;
-  /** Up to a bounded number of differing keys, as text; never other column values. */
+  /** Up to a bounded number of differing keys, as text; never other column values. Without a key, the row's hash. */
   readonly differingKeys: readonly {
     readonly key: string;
-    readonly difference: 'missing' | 'extra' | 'different';
+    readonly difference: RowDifference;
   }[];
 }
 export interface VerifyReport {

@@ -18,6 +18,9 @@ export const PINNED_SETTINGS: Readonly<Record<string, string>> = {
   extra_float_digits: '3',
   bytea_output: 'hex',
   TimeZone: 'UTC',
+  // Decides the digits of `money`, and whether reg* types print their names quoted.
+  lc_monetary: 'C',
+  quote_all_identifiers: 'off',
   search_path: '',
   statement_timeout: '0',
   lock_timeout: '0',
