@@ -8,11 +8,12 @@ import type {
   VerifyProgress,
 } from '../core/ports.js';
 import type { SerializedError } from '../core/errors.js';
+import type { CutoverStatus } from '../cutover/settings.js';
 
 export const OPERATIONS = ['verify', 'cutover', 'rollback', 'finalize', 'abort'] as const;
 export type Operation = (typeof OPERATIONS)[number];
 
-/** Options an operation takes; each operation ignores none: an option it does not know is refused. */
+/** Options of all operations. None is ignored: one that an operation does not take is refused. */
 export interface OperationOptions {
   readonly dryRun?: boolean;
   /** verify: forward compares the destination with the source. Absent: by the present route. */
@@ -20,8 +21,6 @@ export interface OperationOptions {
   readonly tables?: readonly string[];
   /** finalize: also take away the fence that keeps the source closed. */
   readonly removeFence?: boolean;
-  /** abort, rollback: the destination is gone for good. A recorded human decision. */
-  readonly destinationLost?: boolean;
 }
 
 /** One line of the NDJSON stream. The last line is `result` or `error`. */
@@ -52,7 +51,8 @@ export interface StatusReport {
   /** null: capture is switched off or its thread is starting. */
   readonly capture: CaptureSnapshot | null;
   readonly shadow: ShadowStatus;
-  readonly cutover: Readonly<Record<string, unknown>>;
+  /** null: it could not be asked; `ready` says why. */
+  readonly cutover: CutoverStatus | null;
 }
 
 export interface AdminControl {

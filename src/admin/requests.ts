@@ -22,9 +22,9 @@ const bool = z.boolean().optional();
 const OPTIONS = {
   verify: z.strictObject({ direction, tables: z.array(z.string().max(200)).max(10_000).optional() }),
   cutover: z.strictObject({ dryRun: bool }),
-  rollback: z.strictObject({ dryRun: bool, destinationLost: bool }),
+  rollback: z.strictObject({ dryRun: bool }),
   finalize: z.strictObject({ removeFence: bool }),
-  abort: z.strictObject({ destinationLost: bool }),
+  abort: z.strictObject({}),
 } as const satisfies Record<Operation, z.ZodType>;
 
 /** Throws `request-invalid` for anything but a JSON object of known options. */

@@ -69,6 +69,61 @@ export function loadConfig(options: LoadOptions = {}): ResolvedConfig {
   return resolveTree(file, overrides, problems, options.cwd ?? process.cwd());
 }
 
+export interface AdminAddressOptions extends LoadOptions {
+  readonly url?: string | undefined;
+  readonly token?: string | undefined;
+}
+
+/**
+ * Where the running process answers, for the verbs that only talk to it: of the configuration just the `admin`
+ * section has to be right. Throws `config-invalid`.
+ */
+export function loadAdminAddress(options: AdminAddressOptions = {}): {
+  readonly host: string;
+  readonly port: number;
+  readonly token?: string | undefined;
+} {
+  const environment = options.environment ?? process.env;
+  const problems: Problem[] = [];
+  if (options.url !== undefined) {
+    const url = URL.canParse(options.url) ? new URL(options.url) : undefined;
+    if (url?.protocol !== 'http:')
+      throw new UnderstudyError(
+        'config-invalid',
+        '--admin-url: expected a URL such as http://127.0.0.1:6433',
+      );
+    return {
+      host: url.hostname.replace(/^\[(.*)\]$/, '$1'),
+      port: url.port === '' ? 80 : Number(url.port),
+      token: options.token ?? environment['UNDERSTUDY_ADMIN_TOKEN'],
+    };
+  }
+  const file = readConfigFile(options, environment, problems);
+  const tree: Tree = { admin: { ...(file?.tree['admin'] as Tree | undefined) } };
+  const overrides = [
+    ...environmentOverrides(environment, []),
+    ...assignmentOverrides(options.assignments ?? [], problems),
+    ...(options.overrides ?? []),
+  ];
+  for (const override of overrides) assign(tree, override.path, override.value);
+  const parsed = sections.admin.safeParse(tree['admin'], { reportInput: true });
+  const about = problems.filter((problem) => problem.path.length === 0 || problem.path[0] === 'admin');
+  if (!parsed.success) {
+    const where: Where = (path, what) =>
+      hasPath(file?.tree, path) ? file?.locate(path, what ?? 'value') : undefined;
+    about.push(
+      ...parsed.error.issues.flatMap((issue) =>
+        problemsOf({ ...issue, path: ['admin', ...issue.path] }, where, file),
+      ),
+    );
+  }
+  if (!parsed.success || about.length > 0) throw invalid(about);
+  const { host, port, token } = parsed.data;
+  // A port on all addresses is asked on this machine's own.
+  const reach = host === '0.0.0.0' ? '127.0.0.1' : host === '::' ? '::1' : host;
+  return { host: reach, port, token: options.token ?? token };
+}
+
 /** Checks a configuration given as an object, for programs. Throws `config-invalid`. */
 export function resolveConfig(config: UnderstudyConfig): ResolvedConfig {
   const layer: FileLayer = { name: 'config', tree: { ...structuredClone(config) }, locate: () => 'config' };

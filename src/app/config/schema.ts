@@ -1,10 +1,12 @@
 /** Every key of the configuration, with its check, its default and its description. The reference is made from it. */
 import { z } from 'zod';
+import { DEFAULT_CUTOVER_SETTINGS as CUTOVER } from '../../cutover/settings.js';
 import {
   bytes,
   choice,
   count,
   flag,
+  fraction,
   leaves,
   milliseconds,
   optionalChoice,
@@ -121,7 +123,72 @@ export const sections = {
     enabled: flag('Build and follow the shadow. False runs the proxy alone.', true),
   }),
   cutover: z.strictObject({
-    drainTimeoutMs: milliseconds('Time open transactions get to finish once the gate is closed.', 5000),
+    drainTimeoutMs: milliseconds(
+      'Statements and transactions in flight may finish that long after the gate closed.',
+      CUTOVER.drainTimeoutMs,
+    ),
+    onDrainTimeout: choice(
+      'What happens to transactions open past it: `abort` the cutover, or `cancel` them (40001).',
+      ['abort', 'cancel'],
+      CUTOVER.onDrainTimeout,
+    ),
+    onPinned: choice(
+      'What happens with a session that can’t be moved: `refuse` the cutover, or `close` the session (57P01).',
+      ['refuse', 'close'],
+      CUTOVER.onPinned,
+    ),
+    fenceTimeoutMs: milliseconds(
+      'All attempts to raise or lower the fence together.',
+      CUTOVER.fenceTimeoutMs,
+    ),
+    lockTimeoutMs: milliseconds(
+      'One wait for one lock of the fence; always kept below the server’s deadlock_timeout.',
+      CUTOVER.lockTimeoutMs,
+    ),
+    installTimeoutMs: milliseconds(
+      'All attempts to install the fence’s triggers on one table, outside any hold.',
+      CUTOVER.installTimeoutMs,
+    ),
+    markTimeoutMs: milliseconds('The shadow has that long to reach the fence’s mark.', CUTOVER.markTimeoutMs),
+    holdBudgetMs: milliseconds(
+      'The longest the gate may be closed before the commit; past it the operation aborts.',
+      CUTOVER.holdBudgetMs,
+    ),
+    commitAnswerTimeoutMs: milliseconds(
+      'A COMMIT of the route unanswered for that long counts as lost: the operation is in doubt.',
+      CUTOVER.commitAnswerTimeoutMs,
+    ),
+    inDoubtTimeoutMs: milliseconds(
+      'Held statements fail with 08007 when an operation in doubt isn’t settled by then.',
+      CUTOVER.inDoubtTimeoutMs,
+    ),
+    connectTimeoutMs: milliseconds('Opening one of the coordinator’s connections.', CUTOVER.connectTimeoutMs),
+    lagBytesMax: bytes('A cutover is refused while the shadow is further behind.', CUTOVER.lagBytesMax),
+    lagMsMax: milliseconds('A cutover is refused while the shadow is further behind.', CUTOVER.lagMsMax),
+    lagWaitMs: milliseconds(
+      'Preflight waits that long for the lag to come below its limits.',
+      CUTOVER.lagWaitMs,
+      {
+        min: 0,
+      },
+    ),
+    verifiedWithinMs: milliseconds(
+      'A clean verification older than that is done again in preflight.',
+      CUTOVER.verifiedWithinMs,
+      { max: 31 * 86_400_000 },
+    ),
+    sequenceMargin: count('Sequences go forward by at least that many values.', CUTOVER.sequenceMargin, {
+      min: 0,
+    }),
+    prepareRoundsMax: count(
+      'Rounds of asking and warming sessions before the gate closes.',
+      CUTOVER.prepareRoundsMax,
+      { max: 100 },
+    ),
+    staleShareMax: fraction(
+      'The share of sessions that may still have to be asked again behind the gate.',
+      CUTOVER.staleShareMax,
+    ),
   }),
   limits: z.strictObject({
     clientsMax: count('Client connections at a time.', 1000, { max: 100_000 }),

@@ -1,0 +1,165 @@
+/** The verbs that have the running process do something: verify, cutover, rollback, finalize, abort. */
+import type { OperationReport, VerifyReport } from '../../core/ports.js';
+import type { Operation, OperationLine, OperationOptions } from '../../admin/control.js';
+import { createInterface } from 'node:readline/promises';
+import { UnderstudyError } from '../../core/errors.js';
+import type { AdminClient } from '../admin-client.js';
+import { EXIT, type ExitCode } from './exit-codes.js';
+import { bar, findingLines, formatCount, formatDuration, formatMs, stallHistogram } from './format.js';
+import type { Terminal } from './terminal.js';
+
+export async function runVerify(
+  terminal: Terminal,
+  admin: AdminClient,
+  options: Pick<OperationOptions, 'direction' | 'tables'>,
+): Promise<ExitCode> {
+  const report = (await operate(terminal, admin, 'verify', options)) as VerifyReport;
+  const differing = report.verdicts.filter((verdict) => verdict.mismatches > 0);
+  for (const verdict of differing) {
+    terminal.line(
+      terminal.paint('red', `${verdict.table}: ${verdict.mismatches} of ${verdict.rows} rows differ`),
+    );
+    for (const key of verdict.differingKeys) terminal.line(`  ${key.difference.padEnd(9)} ${key.key}`);
+  }
+  const figures = `${formatCount(report.rows)} rows in ${report.tables} tables in ${formatDuration(report.seconds)}`;
+  terminal.line(
+    report.mismatches === 0
+      ? terminal.paint('green', `equal at ${report.position}: ${figures}`)
+      : `${report.mismatches} rows differ as of ${report.position}; compared ${figures}`,
+  );
+  terminal.result(report);
+  return report.mismatches === 0 ? EXIT.ok : EXIT.refused;
+}
+
+export async function runSwitch(
+  terminal: Terminal,
+  admin: AdminClient,
+  kind: 'cutover' | 'rollback',
+  options: Pick<OperationOptions, 'dryRun'>,
+): Promise<ExitCode> {
+  const report = (await operate(terminal, admin, kind, options)) as OperationReport;
+  printSwitch(terminal, report);
+  terminal.result(report);
+  if (report.outcome === 'done') return EXIT.ok;
+  if (report.outcome === 'dry-run')
+    return report.findings.some((finding) => finding.severity === 'blocker') ? EXIT.refused : EXIT.ok;
+  return EXIT.refused;
+}
+
+/** Shared with the demo. */
+export function printSwitch(terminal: Terminal, report: OperationReport): void {
+  for (const line of findingLines(report.findings)) terminal.line(line);
+  switch (report.outcome) {
+    case 'done':
+      terminal.line(
+        terminal.paint(
+          'green',
+          `${report.kind} done in ${formatMs(report.totalMs)}: epoch ${report.epoch}, ${report.moved} sessions moved, ${report.closed} closed`,
+        ),
+      );
+      for (const line of stallHistogram(report.stall)) terminal.line(`  ${line}`);
+      return;
+    case 'dry-run':
+      terminal.line(
+        report.findings.some((finding) => finding.severity === 'blocker')
+          ? `a ${report.kind} would be refused now: see the blockers`
+          : terminal.paint('green', `a ${report.kind} could go ahead now`),
+      );
+      return;
+    case 'aborted':
+      terminal.line(terminal.paint('yellow', `${report.kind} aborted: everything is as it was before`));
+      if (report.reason !== undefined) {
+        terminal.line(`  ${report.reason.code}: ${report.reason.message}`);
+        if (report.reason.advice !== undefined) terminal.line(`  → ${report.reason.advice}`);
+      }
+      return;
+    default:
+      report.outcome satisfies never;
+  }
+}
+
+export async function runFinalize(
+  terminal: Terminal,
+  admin: AdminClient,
+  options: { readonly yes: boolean; readonly removeFence: boolean },
+): Promise<ExitCode> {
+  if (!options.yes)
+    await confirm(
+      terminal,
+      'finalize removes the way back: the source is retired and no longer followed. Type yes to go on: ',
+    );
+  const report = await operate(terminal, admin, 'finalize', { removeFence: options.removeFence });
+  const { removed, fence } = report as { removed?: readonly string[]; fence?: string };
+  for (const what of removed ?? []) terminal.line(`  removed ${what}`);
+  terminal.line(terminal.paint('green', `finalized; the source's fence is ${fence ?? 'kept'}`));
+  terminal.result(report);
+  return EXIT.ok;
+}
+
+export async function runAbort(terminal: Terminal, admin: AdminClient): Promise<ExitCode> {
+  const result = (await operate(terminal, admin, 'abort', {})) as { readonly aborted: boolean };
+  terminal.line(
+    result.aborted
+      ? 'abort asked for: the operation undoes itself'
+      : 'nothing to abort: no operation runs, or it is past its point of no return',
+  );
+  terminal.result(result);
+  return result.aborted ? EXIT.ok : EXIT.refused;
+}
+
+export async function confirm(terminal: Terminal, question: string): Promise<void> {
+  if (process.stdin.isTTY !== true)
+    throw new UnderstudyError(
+      'config-invalid',
+      'this needs a confirmation, and there is no terminal to ask on',
+      {
+        advice: 'Add --yes.',
+      },
+    );
+  const prompt = createInterface({ input: process.stdin, output: process.stderr });
+  try {
+    const answer = await prompt.question(terminal.paint('yellow', question));
+    if (answer.trim() !== 'yes') throw new UnderstudyError('cancelled', 'not confirmed; nothing was done');
+  } finally {
+    prompt.close();
+  }
+}
+
+async function operate(
+  terminal: Terminal,
+  admin: AdminClient,
+  operation: Operation,
+  options: OperationOptions,
+): Promise<unknown> {
+  return admin.operate(operation, options, (line) => printLine(terminal, line));
+}
+
+/** One event of an operation's stream. Shared with the demo. */
+export function printLine(terminal: Terminal, line: OperationLine): void {
+  if (!('event' in line)) return;
+  switch (line.event) {
+    case 'step':
+      if (line.phase === 'start') terminal.transient(`  … ${line.step}`);
+      else
+        terminal.line(
+          `  ${terminal.paint('green', '✓')} ${line.step.padEnd(12)} ${formatMs(line.ms ?? 0).padStart(10)}`,
+        );
+      return;
+    case 'verify-progress': {
+      const { table, tablesDone, tablesTotal, rows } = line.progress;
+      const share = tablesTotal === 0 ? 0 : tablesDone / tablesTotal;
+      terminal.transient(
+        `  ${bar(share, 24)} ${tablesDone}/${tablesTotal} tables, ${formatCount(rows)} rows: ${table}`,
+      );
+      return;
+    }
+    case 'log':
+      terminal.line(`  ${line.message}`);
+      return;
+    case 'finding':
+    case 'report':
+      return;
+    default:
+      line satisfies never;
+  }
+}

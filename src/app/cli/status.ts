@@ -1,0 +1,152 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { StatusReport } from '../../admin/control.js';
+import type { StreamStatus, TableProgress } from '../../core/ports.js';
+import type { CutoverStatus } from '../../cutover/settings.js';
+import type { AdminClient } from '../admin-client.js';
+import { EXIT, type ExitCode } from './exit-codes.js';
+import { bar, formatBytes, formatCount, formatDuration, formatMs, table } from './format.js';
+import type { Terminal } from './terminal.js';
+
+const WATCH_INTERVAL_MS = 1000;
+
+export async function runStatus(
+  terminal: Terminal,
+  admin: AdminClient,
+  options: { readonly watch: boolean },
+): Promise<ExitCode> {
+  if (!options.watch) {
+    const status = await admin.status();
+    for (const line of statusLines(status)) terminal.line(line);
+    terminal.result(status);
+    return exitOf(status);
+  }
+  let last: StatusReport | undefined;
+  let stopped = false;
+  const stop = new AbortController();
+  process.once('SIGINT', () => {
+    stopped = true;
+    stop.abort();
+  });
+  while (!stopped) {
+    last = await admin.status();
+    // Under --json a watch is a stream of lines, for scripts.
+    if (terminal.json) terminal.result(last);
+    else {
+      const screen = statusLines(last).join('\n');
+      terminal.line(terminal.interactive ? `\x1b[2J\x1b[H${screen}` : `${screen}\n`);
+    }
+    await sleep(WATCH_INTERVAL_MS, undefined, { signal: stop.signal }).catch(() => undefined);
+  }
+  return EXIT.ok;
+}
+
+/** An operation in doubt, or an unknown route, is for somebody to look at. */
+function exitOf(status: StatusReport): ExitCode {
+  return status.route === null ? EXIT.attention : EXIT.ok;
+}
+
+export function statusLines(status: StatusReport): readonly string[] {
+  const { route } = status;
+  const where = route === null ? 'not known which side leads' : `${route.side} leads (epoch ${route.epoch})`;
+  return [
+    `understudy ${status.version}, migration ${status.migration}, up ${formatDuration(status.uptimeSeconds)}`,
+    `route        ${where}${status.ready.ready ? '' : `; not ready: ${status.ready.reason ?? ''}`}`,
+    `source       ${status.source}`,
+    `destination  ${status.destination}`,
+    `proxy        ${plainFields(status.proxy)}`,
+    ...shadowLines(status),
+    ...cutoverLines(status.cutover),
+    ...captureLines(status),
+  ];
+}
+
+function plainFields(fields: Readonly<Record<string, unknown>>): string {
+  return Object.entries(fields)
+    .filter(([, value]) => ['number', 'string', 'boolean'].includes(typeof value))
+    .map(([name, value]) => `${name} ${String(value)}`)
+    .join(', ');
+}
+
+function shadowLines({ shadow }: StatusReport): readonly string[] {
+  const lines = [`shadow       ${shadow.phase}`];
+  if (shadow.error !== null) {
+    lines.push(`             ${shadow.error.code}: ${shadow.error.message}`);
+    if (shadow.error.advice !== undefined) lines.push(`             → ${shadow.error.advice}`);
+  }
+  if (shadow.phase === 'copying') lines.push(...copyLines(shadow.tables));
+  for (const stream of shadow.streams) lines.push(`  ${stream.direction.padEnd(11)}${streamText(stream)}`);
+  const verify = shadow.lastVerify;
+  if (verify !== null)
+    lines.push(
+      `verified     ${formatCount(verify.rows)} rows in ${verify.tables} tables, ${verify.mismatches} differ, ${verify.startedAt}`,
+    );
+  return lines;
+}
+
+function streamText(stream: StreamStatus): string {
+  const lag =
+    stream.lagBytes === null || stream.lagMs === null
+      ? 'lag unknown'
+      : `lag ${formatBytes(stream.lagBytes)}, ${formatMs(stream.lagMs)}`;
+  const role = stream.authoritative ? 'carries changes' : 'keeps its place';
+  return `${stream.connected ? 'connected' : 'not connected'}, ${role}, ${lag}, ${formatCount(stream.changesApplied)} changes applied`;
+}
+
+/** The tables still being copied, largest first; the rest as one figure. */
+function copyLines(tables: readonly TableProgress[]): readonly string[] {
+  const open = tables
+    .filter((progress) => !progress.done)
+    .sort((a, b) => b.rowsEstimated - a.rowsEstimated)
+    .slice(0, 10);
+  return [
+    `  ${tables.length - tables.filter((progress) => !progress.done).length} of ${tables.length} tables copied`,
+    ...open.map((progress) => {
+      const share = progress.rowsEstimated > 0 ? progress.rowsCopied / progress.rowsEstimated : 0;
+      return `  ${bar(share, 20)} ${progress.table} ${formatCount(progress.rowsCopied)} of ≈ ${formatCount(progress.rowsEstimated)}`;
+    }),
+  ];
+}
+
+function cutoverLines(cutover: CutoverStatus | null): readonly string[] {
+  if (cutover === null) return [];
+  const lines: string[] = [];
+  const { running, last, rollback, barriers, journal } = cutover;
+  lines.push(
+    `barriers     source ${barriers.source}, destination ${barriers.destination}; journal ${journal}`,
+  );
+  if (running !== null)
+    lines.push(`operation    ${running.kind} is running: ${running.state} (${running.step})`);
+  if (last !== null) {
+    const when = last.finishedAt === null ? '' : ` at ${last.finishedAt}`;
+    const why = last.reason === null ? '' : `: ${last.reason}`;
+    lines.push(`last         ${last.kind} ${last.state}${when}${why}`);
+  }
+  if (cutover.finalized) lines.push('finalized    the source is retired');
+  else if (rollback.possible) {
+    const how = rollback.lossless ? 'without loss' : `no longer lossless: ${rollback.reason ?? ''}`;
+    lines.push(`rollback     possible, ${how}`);
+  }
+  return lines;
+}
+
+function captureLines({ capture }: StatusReport): readonly string[] {
+  if (capture === null) return ['capture      off'];
+  const lines = [
+    `capture      ${formatCount(capture.offered)} statements, ${capture.dropped} not counted, ` +
+      `${formatCount(capture.transactions.committed)} transactions committed`,
+  ];
+  const busiest = [...capture.tables].sort((a, b) => b.statements - a.statements).slice(0, 12);
+  if (busiest.length === 0) return lines;
+  const rows = busiest.map((use) => [
+    use.table,
+    use.kind,
+    formatCount(use.statements),
+    formatCount(use.rows),
+    formatMs(use.latencyMs.p50),
+    formatMs(use.latencyMs.p99),
+  ]);
+  return [
+    ...lines,
+    ...table(['table', 'kind', 'statements>', 'rows>', 'p50>', 'p99>'], rows).map((line) => `  ${line}`),
+  ];
+}

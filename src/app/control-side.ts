@@ -1,0 +1,43 @@
+/** Short errands of the composition root's own on the databases. */
+import type pg from 'pg';
+import type { DatabaseEndpoint, Finding, Side } from '../core/ports.js';
+import { connectControl } from '../core/postgres.js';
+import { inspectPair } from '../shadow/postgres/preflight.js';
+import { readSessionHints, type SessionHints } from '../shadow/postgres/preflight-sessions.js';
+
+export interface Endpoints {
+  readonly source: DatabaseEndpoint;
+  readonly destination: DatabaseEndpoint;
+}
+
+async function withConnection<T>(
+  side: Side,
+  endpoint: DatabaseEndpoint,
+  purpose: string,
+  errand: (client: pg.Client) => Promise<T>,
+): Promise<T> {
+  const client = await connectControl(side, endpoint, { purpose });
+  try {
+    return await errand(client);
+  } finally {
+    await client.end().catch(() => undefined);
+  }
+}
+
+/** What would stop a switch now. */
+export async function inspectForCutover(
+  endpoints: Endpoints,
+  migrationId: string,
+  signal: AbortSignal,
+): Promise<readonly Finding[]> {
+  return withConnection('source', endpoints.source, 'preflight', (source) =>
+    withConnection('destination', endpoints.destination, 'preflight', async (destination) => {
+      signal.throwIfAborted();
+      return inspectPair(source, destination, { migrationId, purpose: 'cutover' });
+    }),
+  );
+}
+
+export async function sessionHints(endpoints: Endpoints, side: Side): Promise<SessionHints> {
+  return withConnection(side, endpoints[side], 'session hints', readSessionHints);
+}

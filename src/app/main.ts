@@ -1,0 +1,222 @@
+#!/usr/bin/env node
+/** The command line. Each verb is a file in `cli/`; here is only what they are called and take. */
+import yargs, { type Argv } from 'yargs';
+import { hideBin } from 'yargs/helpers';
+import { UnderstudyError } from '../core/errors.js';
+import { adminOf, addGlobalOptions, configOf, runVerb, type GlobalArguments } from './cli/command.js';
+import { EXIT } from './cli/exit-codes.js';
+import { Terminal } from './cli/terminal.js';
+import { VERSION } from './version.js';
+
+const EPILOGUE = `Exit codes: 0 done · 1 refused, aborted or not equal, everything as before · 2 command line, configuration or
+not reachable · 3 somebody must look · 70 bug. More: docs/cli.md, docs/configuration.md, docs/runbook.md`;
+
+function serverVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> {
+  return cli
+    .command(
+      'init',
+      'Write a commented example configuration',
+      (argv) =>
+        argv
+          .option('force', { type: 'boolean', default: false, describe: 'Replace a file that exists' })
+          .example('$0 init', 'writes understudy.yaml'),
+      (args) =>
+        runVerb(args, async (terminal) =>
+          (await import('./cli/init.js')).runInit(terminal, { file: args.config, force: args.force }),
+        ),
+    )
+    .command(
+      'check',
+      'Preflight of both databases: what stands in the way, and what to do about it',
+      (argv) =>
+        argv
+          .example('$0 check', 'with understudy.yaml of this folder')
+          .example('$0 check --json | tail -n1 | jq .findings', 'for scripts'),
+      (args) =>
+        runVerb(args, async (terminal) =>
+          (await import('./cli/check.js')).runCheck(terminal, configOf(args)),
+        ),
+    )
+    .command(
+      'run',
+      'Run the sidecar: proxy, shadow and admin port, until SIGTERM',
+      (argv) =>
+        argv
+          .example('$0 run', 'with understudy.yaml of this folder')
+          .example('$0 run --port 7000 --set shadow.enabled=false', 'the proxy alone, on another port'),
+      (args) =>
+        runVerb(args, async (terminal) =>
+          (await import('./cli/run.js')).runProcess(terminal, configOf(args)),
+        ),
+    )
+    .command(
+      'demo',
+      'A zero-downtime upgrade from PostgreSQL 14 to 18 and back, on this machine',
+      (argv) =>
+        argv
+          .option('keep', { type: 'boolean', default: false, describe: 'Leave all running at the end' })
+          .option('seconds', {
+            type: 'number',
+            requiresArg: true,
+            describe: 'How long the clients work on each side between two switches',
+          })
+          .option('scale', {
+            type: 'number',
+            requiresArg: true,
+            describe: 'Size of the shop; 1 is a good million rows',
+          })
+          .option('pace', {
+            type: 'number',
+            requiresArg: true,
+            describe: 'Transactions a second the clients aim at',
+          })
+          .example('$0 demo --keep', 'look around with psql afterwards'),
+      (args) =>
+        runVerb(args, async () =>
+          (await import('./demo/demo.js')).runDemo({
+            json: args.json,
+            keep: args.keep,
+            seconds: args.seconds,
+            scale: args.scale,
+            paceTps: args.pace,
+          }),
+        ),
+    );
+}
+
+function controlVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> {
+  return cli
+    .command(
+      'status',
+      'What the running process is doing',
+      (argv) =>
+        argv
+          .option('watch', { type: 'boolean', default: false, describe: 'Again every second, until Ctrl-C' })
+          .example('$0 status --watch', ''),
+      (args) =>
+        runVerb(args, async (terminal) =>
+          (await import('./cli/status.js')).runStatus(terminal, adminOf(args), { watch: args.watch }),
+        ),
+    )
+    .command(
+      'verify',
+      'Compare source and destination, row by row where hashes differ',
+      (argv) =>
+        argv
+          .option('direction', {
+            choices: ['forward', 'reverse'] as const,
+            describe: 'Which side is right: forward = the source [by the present route]',
+          })
+          .option('table', {
+            type: 'string',
+            array: true,
+            nargs: 1,
+            describe: 'schema.name, repeatable [all tables]',
+          })
+          .example('$0 verify --table public.orders', ''),
+      (args) =>
+        runVerb(args, async (terminal) =>
+          (await import('./cli/operate.js')).runVerify(terminal, adminOf(args), {
+            ...(args.direction === undefined ? {} : { direction: args.direction }),
+            ...(args.table === undefined ? {} : { tables: args.table }),
+          }),
+        ),
+    )
+    .command(
+      'cutover',
+      'Switch the applications over to the destination',
+      (argv) =>
+        argv
+          .option('dry-run', {
+            type: 'boolean',
+            default: false,
+            describe: 'Stop after preflight: no effect a client could see',
+          })
+          .example('$0 cutover --dry-run', 'names every session that could not be moved'),
+      (args) => runVerb(args, (terminal) => switchVerb(terminal, args, 'cutover', args.dryRun)),
+    )
+    .command(
+      'rollback',
+      'Switch the applications back to the source, without loss',
+      (argv) => argv.option('dry-run', { type: 'boolean', default: false, describe: 'Stop after preflight' }),
+      (args) => runVerb(args, (terminal) => switchVerb(terminal, args, 'rollback', args.dryRun)),
+    )
+    .command(
+      'finalize',
+      'End the migration: retire the source; no rollback after that',
+      (argv) =>
+        argv
+          .option('yes', { type: 'boolean', default: false, describe: 'Do not ask' })
+          .option('remove-fence', {
+            type: 'boolean',
+            default: false,
+            describe: 'Make the retired source writable again; nobody follows it',
+          }),
+      (args) =>
+        runVerb(args, async (terminal) =>
+          (await import('./cli/operate.js')).runFinalize(terminal, adminOf(args), {
+            yes: args.yes,
+            removeFence: args.removeFence,
+          }),
+        ),
+    )
+    .command(
+      'abort',
+      'Ask the running operation to undo itself, while it is before its point of no return',
+      (argv) => argv,
+      (args) =>
+        runVerb(args, async (terminal) =>
+          (await import('./cli/operate.js')).runAbort(terminal, adminOf(args)),
+        ),
+    );
+}
+
+async function switchVerb(
+  terminal: Terminal,
+  args: GlobalArguments,
+  kind: 'cutover' | 'rollback',
+  dryRun: boolean,
+) {
+  const { runSwitch } = await import('./cli/operate.js');
+  return runSwitch(terminal, adminOf(args), kind, { dryRun });
+}
+
+/** A command line that can't be read: the hint on standard error, under --json also as JSON. */
+function refuse(message: string, json: boolean): void {
+  const terminal = new Terminal({ json, verbose: false });
+  terminal.error(
+    new UnderstudyError('config-invalid', message, {
+      advice: '`understudy --help` lists the verbs, `understudy <verb> --help` its options.',
+    }),
+  );
+  process.exitCode = EXIT.usage;
+}
+
+async function main(argv: readonly string[]): Promise<void> {
+  const json = argv.includes('--json');
+  const base = yargs(argv)
+    .scriptName('understudy')
+    .usage('$0 <verb> [options]\n\nA proxy that keeps a live shadow of a database and switches over to it.');
+  const cli = controlVerbs(serverVerbs(addGlobalOptions(base)))
+    .demandCommand(1, 'name a verb')
+    .strict()
+    .recommendCommands()
+    .version(VERSION)
+    .alias('h', 'help')
+    .wrap(Math.min(110, process.stdout.columns ?? 110))
+    .epilogue(EPILOGUE)
+    .exitProcess(false)
+    .fail((message, error) => {
+      // yargs calls this again, with what is thrown here, for errors of its own making.
+      throw error ?? new UnderstudyError('config-invalid', message);
+    });
+  try {
+    await cli.parseAsync();
+  } catch (error) {
+    if (error instanceof UnderstudyError || (error instanceof Error && error.name === 'YError'))
+      refuse(error.message, json);
+    else throw error;
+  }
+}
+
+await main(hideBin(process.argv));

@@ -1,0 +1,124 @@
+/**
+ * One operation at a time, and how each is carried out.
+ *
+ * States: idle ⇄ running(operation). `abort` alone may come while another runs: it asks that one to undo itself.
+ * An operation is not bound to who asked for it: a caller that goes away changes nothing.
+ */
+import type { Operation, OperationLine, OperationOptions } from '../admin/control.js';
+import type { Direction, ShadowControl } from '../core/ports.js';
+import { UnderstudyError, unreachable } from '../core/errors.js';
+import type { CutoverCoordinator } from '../cutover/coordinator.js';
+import type { Log } from '../core/log.js';
+
+export interface OperationDeps {
+  readonly coordinator: CutoverCoordinator;
+  readonly shadow: ShadowControl;
+  /** Which way changes flow by the present route. */
+  readonly direction: () => Direction;
+  /** Throws `route-unknown` while it is not known which side leads. */
+  readonly requireRoute: () => void;
+  /** Ends both streams for good, for finalize. */
+  readonly retireShadow: () => Promise<void>;
+  /** Takes over the route an operation left behind. */
+  readonly onSettled: () => Promise<void>;
+  readonly log: Log;
+}
+
+type Emit = (line: OperationLine) => void;
+
+interface Running {
+  readonly operation: Operation;
+  readonly controller: AbortController;
+  readonly finished: Promise<unknown>;
+}
+
+export class Operations {
+  readonly #deps: OperationDeps;
+  #running: Running | undefined;
+
+  constructor(deps: OperationDeps) {
+    this.#deps = deps;
+  }
+
+  /** Throws `busy`, and whatever the operation throws. */
+  async operate(operation: Operation, options: OperationOptions, emit: Emit): Promise<unknown> {
+    if (operation === 'abort') return this.#abort();
+    if (this.#running !== undefined) {
+      throw new UnderstudyError('busy', `${this.#running.operation} is running`, {
+        advice: 'Wait for it (`understudy status --watch`), or end it with `understudy abort`.',
+      });
+    }
+    const controller = new AbortController();
+    const finished = this.#carryOut(operation, options, emit, controller.signal);
+    this.#running = { operation, controller, finished };
+    try {
+      return await finished;
+    } finally {
+      this.#running = undefined;
+    }
+  }
+
+  /** Asks the running operation to undo itself and waits until it has ended, either way. */
+  async close(): Promise<void> {
+    const running = this.#running;
+    if (running === undefined) return;
+    this.#abort();
+    await running.finished.catch(() => undefined);
+  }
+
+  #abort(): { readonly aborted: boolean } {
+    const running = this.#running;
+    if (running === undefined) return { aborted: false };
+    const byCoordinator = this.#deps.coordinator.abort();
+    // A switch ends by the coordinator's own judgement; the rest by cancellation.
+    if (running.operation === 'cutover' || running.operation === 'rollback')
+      return { aborted: byCoordinator };
+    running.controller.abort(new UnderstudyError('cancelled', `${running.operation} was aborted on request`));
+    return { aborted: true };
+  }
+
+  async #carryOut(
+    operation: Exclude<Operation, 'abort'>,
+    options: OperationOptions,
+    emit: Emit,
+    signal: AbortSignal,
+  ): Promise<unknown> {
+    const { coordinator, shadow, log } = this.#deps;
+    log.info({ operation, options }, 'operation begins');
+    this.#deps.requireRoute();
+    switch (operation) {
+      case 'verify':
+        return shadow.verify(
+          {
+            direction: options.direction ?? this.#deps.direction(),
+            ...(options.tables === undefined ? {} : { tables: options.tables }),
+          },
+          signal,
+          (progress) => emit({ event: 'verify-progress', progress }),
+        );
+      case 'cutover':
+      case 'rollback':
+        try {
+          return await coordinator[operation]({
+            ...(options.dryRun === undefined ? {} : { dryRun: options.dryRun }),
+            signal,
+            onEvent: emit,
+          });
+        } finally {
+          await this.#deps.onSettled();
+        }
+      case 'finalize':
+        try {
+          return await coordinator.finalize({
+            removeFence: options.removeFence ?? false,
+            stopShadow: () => this.#deps.retireShadow(),
+            signal,
+          });
+        } finally {
+          await this.#deps.onSettled();
+        }
+      default:
+        return unreachable(operation);
+    }
+  }
+}
