@@ -1,9 +1,36 @@
+/**
+ * Compares two copies of the same tables while both may be in use, and names the rows that differ.
+ *
+ * The happy path of a table:
+ * 1. scan: both sides hash their rows in the database, range by range or bucket by bucket (`verify-scan.ts`);
+ * 2. where digests differ, keys and hashes of that part are fetched and joined here: the suspects;
+ * 3. re-check: a suspect counts only if it differs while at rest (`verify-recheck.ts`).
+ *
+ * Only hashes and keys leave the databases, never other values.
+ */
 import type pg from 'pg';
-import type { Side, TableVerdict, VerifyProgress } from '../../core/ports.js';
-import type { TableInfo } from './table.js';
-import { UnderstudyError } from '../../core/errors.js';
+import { invariant } from '../../core/errors.js';
+import type { RowDifference, Side, TableVerdict, VerifyProgress } from '../../core/ports.js';
+import { tableKey, type TableInfo } from './table.js';
+import {
+  recheck,
+  type ConfirmedDifference,
+  type ReadUnits,
+  type SampleUnits,
+  type UnitId,
+} from './verify-recheck.js';
+import { scan, type Comparison } from './verify-scan.js';
+import { VerifySide, abortable } from './verify-side.js';
+import {
+  columnNamed,
+  copiesByHashSql,
+  rowsByKeySql,
+  sampleScript,
+  type HashOptions,
+  type KeyAccess,
+} from './verify-sql.js';
 
-/** Two pinned control connections ({@link connectControl}), used by nobody else meanwhile. */
+/** Two connections made by `connectControl`, used by nobody else meanwhile. */
 export interface VerifySides {
   readonly authoritative: pg.Client;
   readonly follower: pg.Client;
@@ -12,6 +39,7 @@ export interface VerifySides {
 export interface VerifyTablesOptions {
   /** Emits a fresh mark on the authoritative side and resolves with its position once the follower has committed it. */
   readonly settle: (signal: AbortSignal) => Promise<string>;
+  /** Stops between and within statements. A statement then still runs on the connections: end them. */
   readonly signal: AbortSignal;
   readonly onProgress?: (progress: VerifyProgress) => void;
   /** Which server the authoritative connection leads to, for error codes. Default `source`. */
@@ -27,23 +55,268 @@ export interface VerifyTablesResult {
   readonly rows: number;
   readonly mismatches: number;
   readonly verdicts: readonly TableVerdict[];
-  /** Position of the last settle: every row was equal, or differed, there or later. */
+  /** Position of the last settle: what is equal, or differs, did so there or later. */
   readonly position: string;
 }
 
+const BUCKET_ROWS = 10_000;
+const RECHECK_ROUNDS_MAX = 12;
+/** Suspects re-checked together. Bounds memory, and spreads the cost of settling. */
+const SUSPECTS_MAX = 5_000;
+const DIFFERING_KEYS_MAX = 100;
+/** A table with so many confirmed mismatches is not searched further: its count is then a lower bound. */
+const MISMATCHES_MAX = 10_000;
+/** Times a burst reads the rows that are written all the time. */
+const SAMPLES_PER_BURST = 16;
+/** Keys looked up by one statement. */
+const KEYS_PER_STATEMENT = 1_000;
+
+/**
+ * Compares `tables` (partition roots are skipped: they hold no rows, their leaves are compared). Tables exist on both
+ * sides under the same names, with the same columns in any order.
+ *
+ * A verdict's `mismatches` counts rows; in a table without key, missing or superfluous copies.
+ * Throws `source-query-failed` / `destination-query-failed` where a statement is refused (a missing table, row
+ * security without the right to bypass it), `…-unreachable` where a connection is lost, the signal's reason, or what
+ * `settle` throws.
+ */
 export async function verifyTables(
-  _sides: VerifySides,
-  _tables: readonly TableInfo[],
-  _options: VerifyTablesOptions,
+  sides: VerifySides,
+  tables: readonly TableInfo[],
+  options: VerifyTablesOptions,
 ): Promise<VerifyTablesResult> {
-  return Promise.reject(new UnderstudyError('internal', 'not built yet'));
+  const { signal } = options;
+  const authoritativeSide = options.authoritativeSide ?? 'source';
+  const authoritative = new VerifySide(sides.authoritative, authoritativeSide);
+  const follower = new VerifySide(sides.follower, otherSide(authoritativeSide));
+  const hash = await prepare(authoritative, follower, signal);
+  let position = '';
+  const settle = async (): Promise<void> => {
+    position = await abortable(options.settle(signal), signal);
+  };
+  await settle();
+
+  const withRows = tables.filter((table) => table.kind !== 'partitioned');
+  const verdicts: TableVerdict[] = [];
+  let rowsBefore = 0;
+  for (const [index, table] of withRows.entries()) {
+    const comparison: Comparison = {
+      table,
+      authoritative,
+      follower,
+      hash,
+      authoritativeAccess: await authoritative.keyAccess(table, signal),
+      followerAccess: await follower.keyAccess(table, signal),
+      bucketRows: options.bucketRows ?? BUCKET_ROWS,
+      signal,
+    };
+    const onRows = (rows: number): void =>
+      options.onProgress?.({
+        table: tableKey(table),
+        tablesDone: index,
+        tablesTotal: withRows.length,
+        rows: rowsBefore + rows,
+      });
+    const roundsMax = options.recheckRoundsMax ?? RECHECK_ROUNDS_MAX;
+    const verdict = await compareTable(comparison, { settle, roundsMax, onRows });
+    rowsBefore += verdict.rows;
+    verdicts.push(verdict);
+  }
+  options.onProgress?.({
+    table: '',
+    tablesDone: withRows.length,
+    tablesTotal: withRows.length,
+    rows: rowsBefore,
+  });
+  const mismatches = verdicts.reduce((total, verdict) => total + verdict.mismatches, 0);
+  return { rows: rowsBefore, mismatches, verdicts, position };
 }
 
-/** Which of the given keys (values as text, in the order of `table.key`) hold different rows; each joined by `,`. */
+/**
+ * Which of these rows differ: `keys` hold the values of `table.key`, as text, in its order. Returns the differing
+ * ones, each joined by commas. Assumes that nothing is in flight (behind a fence). One statement per side and 1,000
+ * keys. Throws as {@link verifyTables}; the table must have a key.
+ */
 export async function verifyKeys(
-  _sides: VerifySides,
-  _table: TableInfo,
-  _keys: readonly (readonly string[])[],
+  sides: VerifySides,
+  table: TableInfo,
+  keys: readonly (readonly string[])[],
+  authoritativeSide: Side = 'source',
 ): Promise<readonly string[]> {
-  return Promise.reject(new UnderstudyError('internal', 'not built yet'));
+  invariant(table.key !== null, `${tableKey(table)} has a key to look rows up by`);
+  if (keys.length === 0) return [];
+  const authoritative = new VerifySide(sides.authoritative, authoritativeSide);
+  const follower = new VerifySide(sides.follower, otherSide(authoritativeSide));
+  const hash = await encodings(authoritative, follower, sides);
+  const [ours, theirs] = await Promise.all(
+    [authoritative, follower].map(async (side) =>
+      readByKey(side, table, await lookupAccess(side, table), hash)(keys),
+    ),
+  );
+  return keys.filter((_, index) => ours?.[index] !== theirs?.[index]).map((key) => displayKey(key));
+}
+
+function otherSide(side: Side): Side {
+  return side === 'source' ? 'destination' : 'source';
+}
+
+function displayKey(id: UnitId): string {
+  return id.join(',');
+}
+
+async function prepare(
+  authoritative: VerifySide,
+  follower: VerifySide,
+  signal: AbortSignal,
+): Promise<HashOptions> {
+  const [ours, theirs] = await Promise.all([authoritative.prepare(signal), follower.prepare(signal)]);
+  return { toUtf8: ours !== theirs };
+}
+
+/** Whether connections were readied already, so that a check behind the fence costs one round trip. */
+const preparedPairs = new WeakMap<pg.Client, WeakMap<pg.Client, HashOptions>>();
+
+async function encodings(
+  authoritative: VerifySide,
+  follower: VerifySide,
+  sides: VerifySides,
+): Promise<HashOptions> {
+  const pairs = preparedPairs.get(sides.authoritative) ?? new WeakMap<pg.Client, HashOptions>();
+  preparedPairs.set(sides.authoritative, pairs);
+  const known = pairs.get(sides.follower);
+  if (known !== undefined) return known;
+  const options = await prepare(authoritative, follower, new AbortController().signal);
+  pairs.set(sides.follower, options);
+  return options;
+}
+
+/** Built-in types are found by `=` and the identity's index; another type's equality must be looked up. */
+async function lookupAccess(side: VerifySide, table: TableInfo): Promise<KeyAccess | null> {
+  const key = table.key ?? [];
+  if (key.every((name) => !columnNamed(table, name).type.includes('.'))) return BUILT_IN_EQUALITY;
+  return (await side.keyAccess(table))[0] ?? null;
+}
+
+const BUILT_IN_EQUALITY: KeyAccess = { columns: [], operators: [], ascending: true };
+
+interface CompareOptions {
+  readonly settle: () => Promise<void>;
+  readonly roundsMax: number;
+  readonly onRows: (rows: number) => void;
+}
+
+async function compareTable(comparison: Comparison, options: CompareOptions): Promise<TableVerdict> {
+  const { table, signal } = comparison;
+  const differingKeys: { key: string; difference: RowDifference }[] = [];
+  let rows = 0;
+  let mismatches = 0;
+  const suspects: UnitId[] = [];
+  const decide = async (): Promise<void> => {
+    const batch = suspects.splice(0, SUSPECTS_MAX);
+    if (mismatches >= MISMATCHES_MAX) return;
+    const confirmed = await recheck(batch, {
+      ...readers(comparison),
+      settle: options.settle,
+      roundsMax: options.roundsMax,
+      signal,
+    });
+    for (const found of confirmed) {
+      const copies = table.key === null ? differingCopies(found) : 1;
+      mismatches += copies;
+      if (differingKeys.length < DIFFERING_KEYS_MAX) {
+        differingKeys.push({ key: displayKey(found.id), difference: found.difference });
+      }
+    }
+  };
+  options.onRows(0);
+  for await (const step of scan(comparison)) {
+    rows += step.rows;
+    for (const suspect of step.suspects) suspects.push(suspect);
+    while (suspects.length >= SUSPECTS_MAX) await decide();
+    options.onRows(rows);
+  }
+  if (suspects.length > 0) await decide();
+  return { table: tableKey(table), rows, mismatches, differingKeys };
+}
+
+function differingCopies(found: ConfirmedDifference): number {
+  return Math.max(1, Math.abs(Number(found.authoritative ?? 0) - Number(found.follower ?? 0)));
+}
+
+interface Readers {
+  readonly readAuthoritative: ReadUnits;
+  readonly readFollower: ReadUnits;
+  readonly sampleAuthoritative: SampleUnits | null;
+}
+
+function readers(comparison: Comparison): Readers {
+  const { table, authoritative, follower, hash, signal } = comparison;
+  if (table.key === null) {
+    return {
+      readAuthoritative: readCopies(authoritative, table, hash, signal),
+      readFollower: readCopies(follower, table, hash, signal),
+      sampleAuthoritative: null,
+    };
+  }
+  const authoritativeAccess = comparison.authoritativeAccess[0] ?? null;
+  const followerAccess = comparison.followerAccess[0] ?? null;
+  return {
+    readAuthoritative: readByKey(authoritative, table, authoritativeAccess, hash, signal),
+    readFollower: readByKey(follower, table, followerAccess, hash, signal),
+    sampleAuthoritative:
+      authoritativeAccess === null
+        ? () => Promise.resolve([])
+        : sampleByKey(authoritative, table, authoritativeAccess, hash, signal),
+  };
+}
+
+function readByKey(
+  side: VerifySide,
+  table: TableInfo,
+  access: KeyAccess | null,
+  hash: HashOptions,
+  signal?: AbortSignal,
+): ReadUnits {
+  return async (ids) => {
+    const hashes: (string | undefined)[] = Array.from({ length: ids.length });
+    // Without an index each statement is a scan of the table: then one must do for all.
+    const perStatement = access === null ? ids.length : KEYS_PER_STATEMENT;
+    for (let start = 0; start < ids.length; start += perStatement) {
+      const batch = ids.slice(start, start + perStatement);
+      const found = await side.query(rowsByKeySql(table, access, batch, hash), signal);
+      for (const [number, value] of found) hashes[start + Number(number) - 1] = value ?? undefined;
+    }
+    return hashes;
+  };
+}
+
+function sampleByKey(
+  side: VerifySide,
+  table: TableInfo,
+  access: KeyAccess,
+  hash: HashOptions,
+  signal: AbortSignal,
+): SampleUnits {
+  return async (ids) => {
+    const seen = ids.map(() => new Set<string | undefined>());
+    const script = sampleScript(table, access, ids, hash, SAMPLES_PER_BURST);
+    for (const rows of await side.script(script, signal)) {
+      const found = new Map(rows.map(([number, value]) => [Number(number), value ?? undefined]));
+      seen.forEach((values, index) => values.add(found.get(index + 1)));
+    }
+    return seen;
+  };
+}
+
+function readCopies(side: VerifySide, table: TableInfo, hash: HashOptions, signal: AbortSignal): ReadUnits {
+  return async (ids) => {
+    const wanted = ids.map((id) => id[0] ?? '');
+    const found = new Map(
+      (await side.query(copiesByHashSql(table, wanted, hash), signal)).map(([value, copies]) => [
+        value,
+        copies ?? undefined,
+      ]),
+    );
+    return wanted.map((value) => found.get(value));
+  };
 }
