@@ -60,11 +60,13 @@ function serverVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> {
             requiresArg: true,
             describe: 'How long the clients work on each side between two switches',
           })
-          .option('scale', {
+          .option('rows', { type: 'number', requiresArg: true, describe: 'About that many rows in the shop' })
+          .option('clients', {
             type: 'number',
             requiresArg: true,
-            describe: 'Size of the shop; 1 is a good million rows',
+            describe: 'Client connections in all, at least 4',
           })
+          .option('seed', { type: 'number', requiresArg: true, describe: 'Seed of what the clients do' })
           .option('pace', {
             type: 'number',
             requiresArg: true,
@@ -77,7 +79,9 @@ function serverVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> {
             json: args.json,
             keep: args.keep,
             seconds: args.seconds,
-            scale: args.scale,
+            rows: args.rows,
+            clients: args.clients,
+            seed: args.seed,
             paceTps: args.pace,
           }),
         ),

@@ -58,7 +58,7 @@ export function configReference(): string {
       ? 'required'
       : key.default === undefined
         ? (key.defaultText ?? 'none')
-        : `\`${String(key.default)}\``;
+        : `\`${valueText(key)}\``;
     const cells = [
       `\`${key.path.join('.')}\``,
       fallback,

@@ -108,7 +108,7 @@ export async function runAbort(terminal: Terminal, admin: AdminClient): Promise<
 }
 
 export async function confirm(terminal: Terminal, question: string): Promise<void> {
-  if (process.stdin.isTTY !== true)
+  if (!process.stdin.isTTY)
     throw new UnderstudyError(
       'config-invalid',
       'this needs a confirmation, and there is no terminal to ask on',

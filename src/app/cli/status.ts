@@ -21,13 +21,11 @@ export async function runStatus(
     return exitOf(status);
   }
   let last: StatusReport | undefined;
-  let stopped = false;
   const stop = new AbortController();
   process.once('SIGINT', () => {
-    stopped = true;
     stop.abort();
   });
-  while (!stopped) {
+  while (!stop.signal.aborted) {
     last = await admin.status();
     // Under --json a watch is a stream of lines, for scripts.
     if (terminal.json) terminal.result(last);

@@ -2,7 +2,7 @@
  * What a command writes. Human text and progress go to standard output, or to standard error under `--json`, where
  * standard output carries exactly one JSON object as its last line.
  */
-import { UnderstudyError, asUnderstudyError, type SerializedError } from '../../core/errors.js';
+import { asUnderstudyError, type SerializedError, type UnderstudyError } from '../../core/errors.js';
 
 const STYLES = { bold: 1, dim: 2, red: 31, green: 32, yellow: 33, cyan: 36 } as const;
 export type Style = keyof typeof STYLES;
@@ -20,7 +20,7 @@ export class Terminal {
   }
 
   get interactive(): boolean {
-    return this.#out.isTTY === true && process.env['TERM'] !== 'dumb';
+    return this.#out.isTTY && process.env['TERM'] !== 'dumb';
   }
 
   get columns(): number {
@@ -69,7 +69,7 @@ export class Terminal {
   }
 
   #paintError(style: Style, text: string): string {
-    const plain = process.stderr.isTTY !== true || (process.env['NO_COLOR'] ?? '') !== '';
+    const plain = !process.stderr.isTTY || (process.env['NO_COLOR'] ?? '') !== '';
     return plain ? text : `\x1b[${STYLES[style]}m${text}\x1b[0m`;
   }
 }
