@@ -9,11 +9,12 @@
  * - PostgreSQL refuses to run as root: it then runs as `postgres` or `nobody`, whichever exists. Where that account
  *   can't reach the package's folder (a checkout below /root), the binaries are copied beside the data.
  */
-import { spawn, execFileSync, type ChildProcess } from 'node:child_process';
+import { spawn, execFileSync, type ChildProcess, type ChildProcessByStdio } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, readdirSync, readlinkSync } from 'node:fs';
 import { chmod, chown, cp, mkdir, mkdtemp, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
+import type { Readable } from 'node:stream';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -37,6 +38,10 @@ export interface EmbeddedServerOptions {
   readonly hba?: readonly string[];
   /** Folder in which the server's own folder is made; the system's temporary folder where absent. */
   readonly parent?: string;
+  /** Starts the server in a process group of its own: a terminal's Ctrl-C then reaches its owner alone. */
+  readonly ownGroup?: boolean;
+  /** Gives up: what was started is stopped, the folder removed, and `create` rejects with the signal's reason. */
+  readonly signal?: AbortSignal;
 }
 
 export const SUPERUSER = 'postgres';
@@ -65,6 +70,7 @@ export class EmbeddedServer implements AsyncDisposable {
   readonly folder: string;
   readonly #bin: string;
   readonly #account: Account | undefined;
+  readonly #ownGroup: boolean;
   #process: ChildProcess | undefined;
   /** The last lines of the server's own log, for error messages. */
   #logTail: string[] = [];
@@ -75,28 +81,39 @@ export class EmbeddedServer implements AsyncDisposable {
     folder: string,
     bin: string,
     account: Account | undefined,
+    ownGroup: boolean,
   ) {
     this.version = version;
     this.port = port;
     this.folder = folder;
     this.#bin = bin;
     this.#account = account;
+    this.#ownGroup = ownGroup;
   }
 
   /** Creates a cluster and starts it. Takes 1–3 s. The folder is removed by `dispose`. */
   static async create(options: EmbeddedServerOptions): Promise<EmbeddedServer> {
+    options.signal?.throwIfAborted();
     const account = unprivilegedAccount();
     const folder = await mkdtemp(join(options.parent ?? tmpdir(), `understudy-pg${options.version}-`));
     try {
       if (account !== undefined) await chown(folder, account.uid, account.gid);
       const bin = await usableBinaries(options.version, folder, account);
       const port = options.port ?? (await freePort());
-      const server = new EmbeddedServer(options.version, port, folder, bin, account);
+      const server = new EmbeddedServer(
+        options.version,
+        port,
+        folder,
+        bin,
+        account,
+        options.ownGroup === true,
+      );
       await server.#initialise(options);
-      await server.start();
+      await server.start(options.signal);
       return server;
     } catch (error) {
-      await rm(folder, { recursive: true, force: true });
+      await rm(folder, { recursive: true, force: true, maxRetries: 5 });
+      options.signal?.throwIfAborted();
       throw error;
     }
   }
@@ -138,12 +155,18 @@ export class EmbeddedServer implements AsyncDisposable {
         '--no-sync',
         `--pwfile=${passwordFile}`,
       ],
-      { cwd: this.folder, stdio: ['ignore', 'pipe', 'pipe'], ...this.#account },
+      // In a group of its own, so that giving up also ends the servers it starts for a moment.
+      { cwd: this.folder, stdio: ['ignore', 'pipe', 'pipe'], detached: true, ...this.#account },
     );
+    const giveUp = (): void => killGroup(child);
+    options.signal?.addEventListener('abort', giveUp);
+    if (options.signal?.aborted === true) giveUp();
     let output = '';
     child.stdout.on('data', (chunk: Buffer) => (output += chunk.toString()));
     child.stderr.on('data', (chunk: Buffer) => (output += chunk.toString()));
     const [code] = (await once(child, 'close')) as [number | null];
+    options.signal?.removeEventListener('abort', giveUp);
+    options.signal?.throwIfAborted();
     await rm(passwordFile, { force: true });
     if (code !== 0)
       throw new UnderstudyError('internal', `initdb ${this.version} failed: ${output.slice(-2000)}`);
@@ -157,14 +180,27 @@ export class EmbeddedServer implements AsyncDisposable {
   }
 
   /** Starts a stopped or killed server on its old port and data. */
-  async start(): Promise<void> {
+  async start(signal?: AbortSignal): Promise<void> {
     if (this.#process !== undefined) return;
     const child = spawn(join(this.#bin, 'postgres'), ['-D', this.#data, '-p', String(this.port)], {
       cwd: this.folder,
       stdio: ['ignore', 'ignore', 'pipe'],
+      detached: this.#ownGroup,
       ...this.#account,
     });
     this.#process = child;
+    const giveUp = (): void => void child.kill('SIGQUIT');
+    signal?.addEventListener('abort', giveUp);
+    try {
+      await this.#untilReady(child);
+    } finally {
+      signal?.removeEventListener('abort', giveUp);
+    }
+    if (signal?.aborted === true) await this.stop('SIGQUIT');
+    signal?.throwIfAborted();
+  }
+
+  async #untilReady(child: ChildProcessByStdio<null, null, Readable>): Promise<void> {
     await new Promise<void>((resolve, reject) => {
       child.stderr.on('data', (chunk: Buffer) => {
         const text = chunk.toString();
@@ -206,6 +242,16 @@ export class EmbeddedServer implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.stop('SIGQUIT');
     await rm(this.folder, { recursive: true, force: true, maxRetries: 5 });
+  }
+}
+
+/** SIGKILL to a detached child and all it started. */
+function killGroup(child: ChildProcess): void {
+  if (child.pid === undefined) return;
+  try {
+    process.kill(-child.pid, 'SIGKILL');
+  } catch {
+    // It has ended by itself.
   }
 }
 

@@ -64,7 +64,8 @@ function popular(context: ClientContext, limit: number): number {
 }
 
 function text(row: Row | undefined, column: string): string {
-  return String((row?.[column] ?? '') as string | number);
+  const value = row?.[column];
+  return typeof value === 'string' || typeof value === 'number' ? String(value) : '';
 }
 
 async function readProduct(context: ClientContext): Promise<void> {

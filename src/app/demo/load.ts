@@ -33,6 +33,8 @@ export interface LoadOptions {
   readonly idleClients: number;
   /** Transactions a second of all clients together. */
   readonly paceTps: number;
+  /** The same seed gives each client the same choices, though not the same order among clients. */
+  readonly seed: number;
 }
 
 export interface LoadSnapshot {
@@ -296,7 +298,7 @@ export class Load {
       session: client.session,
       size: shopSize(this.#options.scale),
       writes: this.#writes,
-      random: seededRandom(client.index + 1),
+      random: seededRandom(this.#options.seed * 1000 + client.index),
       unpaid: [],
       cart: [],
       register: 0,
