@@ -12,26 +12,34 @@ const HEADER = `# Understudy's configuration. Every key is listed; those comment
 const LIVE = new Set(['source.url', 'destination.url', 'listen.port', 'admin.port']);
 
 export function exampleConfig(): string {
-  const lines = [HEADER];
-  let sections: readonly string[] = [];
+  const lines = [HEADER.trimEnd()];
+  let open: readonly string[] = [];
   for (const key of configKeys()) {
     const parents = key.path.slice(0, -1);
-    const name = key.path.at(-1) ?? '';
-    for (const [depth, parent] of parents.entries()) {
-      if (sections[depth] === parent) continue;
-      sections = [...sections.slice(0, depth), parent];
-      const live = configKeys().some(
-        (other) => LIVE.has(other.path.join('.')) && other.path[depth] === parent,
-      );
-      if (depth === 0) lines.push('');
-      lines.push(`${'  '.repeat(depth)}${live ? '' : '# '}${parent}:`);
-    }
-    sections = parents;
-    const indent = '  '.repeat(parents.length);
     const live = LIVE.has(key.path.join('.'));
-    lines.push(`${indent}# ${key.description}`, `${indent}${live ? '' : '# '}${name}: ${valueText(key)}`);
+    // Where a whole section is commented out, one `# ` in front of each of its lines is all there is to remove.
+    const hidden = parents.findIndex((_, depth) => !isLive(key.path.slice(0, depth + 1)));
+    const write = (depth: number, text: string, commented: boolean): void => {
+      const outer = commented && hidden >= 0 ? Math.min(hidden, depth) : depth;
+      const mark = commented ? '# ' : '';
+      lines.push(`${'  '.repeat(outer)}${mark}${'  '.repeat(depth - outer)}${text}`);
+    };
+    for (const [depth, parent] of parents.entries()) {
+      if (open[depth] === parent) continue;
+      open = [...open.slice(0, depth), parent];
+      if (depth === 0) lines.push('');
+      write(depth, `${parent}:`, hidden >= 0 && depth >= hidden);
+    }
+    open = parents;
+    write(parents.length, `# ${key.description}`, hidden >= 0);
+    write(parents.length, `${key.path.at(-1) ?? ''}: ${valueText(key)}`, !live);
   }
-  return `${lines.join('\n').replaceAll('\n\n\n', '\n\n')}\n`;
+  return `${lines.join('\n')}\n`;
+}
+
+/** Whether something below stands there uncommented. */
+function isLive(path: readonly string[]): boolean {
+  return [...LIVE].some((name) => name.startsWith(`${path.join('.')}.`));
 }
 
 function valueText(key: ConfigKey): string {

@@ -99,12 +99,13 @@ export function optionalChoice<const T extends readonly [string, ...string[]]>(
   description: string,
   values: T,
   defaultText: string,
+  example: T[number],
 ) {
   const expected = `one of ${values.join(', ')}`;
   return z
     .enum(values, { error: `expected ${expected}` })
     .optional()
-    .register(leaves, { expected, description, kind: 'string', defaultText });
+    .register(leaves, { expected, description, kind: 'string', defaultText, example });
 }
 
 const notEmpty = (expected: string) =>

@@ -31,6 +31,7 @@ const databaseSection = (side: 'source' | 'destination', what: string) =>
         expected: 'a text',
         secret: true,
         defaultText: 'as in the URL',
+        example: `\${${side.toUpperCase()}_PASSWORD}`,
       },
     ),
     passwordFile: optionalFile('A file whose first line is the password.', `/run/secrets/${side}-password`),
@@ -38,6 +39,7 @@ const databaseSection = (side: 'source' | 'destination', what: string) =>
       "As libpq's sslmode. Overrides `?sslmode=` in the URL.",
       ['disable', 'prefer', 'require', 'verify-full'],
       '`disable` on loopback, else `verify-full`',
+      'verify-full',
     ),
     tlsCa: optionalFile(
       "PEM file of the authority that signed the server's certificate.",
