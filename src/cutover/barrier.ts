@@ -1,0 +1,415 @@
+/**
+ * The barrier: what makes a server itself refuse writes to the subset, whoever sends them. On the source it is called
+ * the fence, on the destination the guard; they are the same thing on two sides.
+ *
+ * Statement triggers BEFORE INSERT, UPDATE, DELETE and TRUNCATE on every table, root, leaf and child, because a trigger
+ * on a root or parent does not fire for a write to its leaf or child. Raised is `ENABLE ALWAYS`, because a plain trigger
+ * is skipped under `session_replication_role = replica`; lowered is `DISABLE`. The state is DDL, taken under the table's
+ * lock, and never a row's value: a REPEATABLE READ transaction would read that under its old snapshot.
+ *
+ * Invariants:
+ * - All tables of a side change in one transaction, together with the record of why (source: `understudy.epoch`;
+ *   destination: the journal). That record is locked first and compared; so of two processes only one acts, and a
+ *   transaction that was sent by a process since overruled does nothing.
+ * - Exempt is only a session in replica role *and* of the user registered for Understudy (its name is part of the
+ *   function's body). A superuser who disables triggers is outside the guarantee.
+ *
+ * Locks (SHARE ROW EXCLUSIVE, in one fixed order): one wait lasts at most `lockTimeoutMs`, one attempt less than the
+ * deadlock_timeout under which applications run. So where the barrier's locks and an application's form a cycle, it is
+ * always the barrier that backs off, and tries again until its deadline. Where the server lets us, our own
+ * deadlock_timeout is shorter still: it makes our side notice a cycle first, and makes autovacuum, which yields only
+ * once a waiter's deadlock_timeout has passed, yield to us.
+ */
+import type { Side, SubsetId, TableName } from '../core/ports.js';
+import type { Clock } from '../core/clock.js';
+import { UnderstudyError, asUnderstudyError } from '../core/errors.js';
+import { FENCE_SQLSTATE, GUARD_SQLSTATE, quoteIdent, quoteLiteral, quoteTable } from '../core/postgres.js';
+import { sqlStateOf, type Rows, type Session } from './session.js';
+import type { BarrierState } from './settings.js';
+
+export const BARRIER_TRIGGER = 'understudy_barrier';
+export const TRUNCATE_TRIGGER = 'understudy_barrier_truncate';
+const FUNCTION = 'understudy.refuse_write';
+
+/** Errors after which an attempt is made again: lock_not_available, deadlock_detected, our own statement_timeout. */
+const TRY_AGAIN = new Set(['55P03', '40P01', '57014']);
+const PAUSE_MIN_MS = 2;
+const PAUSE_MAX_MS = 50;
+
+export interface BarrierLimits {
+  readonly clock: Clock;
+  readonly signal: AbortSignal;
+  /** One wait for one lock. */
+  readonly lockTimeoutMs: number;
+  /** All attempts together. */
+  readonly timeoutMs: number;
+}
+
+/** Why a side refuses writes; shown to the client whose write is refused. */
+export interface BarrierReason {
+  readonly operation: string;
+  readonly epoch: number;
+}
+
+/** What one trigger of the barrier is found to be. */
+export interface BarrierTrigger extends TableName {
+  readonly trigger: string;
+  readonly raised: boolean;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// What it is made of
+
+/** Schema and trigger function; on the source also the epoch's record. Idempotent. */
+export async function createBarrierObjects(session: Session, subset: SubsetId): Promise<void> {
+  const user = await sessionUser(session);
+  const exists = await session.run(`SELECT pg_catalog.to_regproc('${FUNCTION}') IS NOT NULL AS found`);
+  await session.batch([
+    'BEGIN',
+    `SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('understudy'))`,
+    'CREATE SCHEMA IF NOT EXISTS understudy',
+    // An existing function names the operation that raised the barrier, and is left as it is.
+    ...(exists.rows[0]?.['found'] === 't' ? [] : [functionSql(session.side, user, null)]),
+    ...(session.side === 'source' ? epochTableSql(subset) : []),
+    'COMMIT',
+  ]);
+}
+
+/**
+ * epoch: under which the source's barrier stands as it does. operation: which raised it last. voided: the operation
+ * whose abort was journaled last; a transaction of its own that raises the barrier later finds itself named here.
+ * retired: finalized, the source is never to be served again.
+ */
+function epochTableSql(subset: SubsetId): readonly string[] {
+  return [
+    `CREATE TABLE IF NOT EXISTS understudy.epoch (
+       subset text PRIMARY KEY,
+       epoch bigint NOT NULL,
+       fenced boolean NOT NULL,
+       operation text,
+       voided text,
+       retired boolean NOT NULL DEFAULT false,
+       note text,
+       updated_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp())`,
+    `INSERT INTO understudy.epoch (subset, epoch, fenced)
+       VALUES (${quoteLiteral(subset)}, 0, false) ON CONFLICT DO NOTHING`,
+  ];
+}
+
+async function sessionUser(session: Session): Promise<string> {
+  const found = await session.run('SELECT session_user::text AS name');
+  return found.rows[0]?.['name'] ?? '';
+}
+
+/**
+ * The message is part of the function, so that a refused client needs no privilege on Understudy's tables. Everything
+ * is qualified: the function runs under the client's search_path.
+ */
+function functionSql(side: Side, user: string, reason: BarrierReason | null): string {
+  const sqlState = side === 'source' ? FENCE_SQLSTATE : GUARD_SQLSTATE;
+  const why =
+    side === 'source'
+      ? 'this database has handed its tables over'
+      : 'this database is a shadow that does not lead';
+  const act = reason === null ? '' : ` (operation ${reason.operation}, epoch ${reason.epoch})`;
+  const body = `
+BEGIN
+  IF pg_catalog.current_setting('session_replication_role') OPERATOR(pg_catalog.=) 'replica'
+     AND session_user OPERATOR(pg_catalog.=) ${quoteLiteral(user)}::pg_catalog.name THEN
+    RETURN NULL;
+  END IF;
+  RAISE EXCEPTION USING
+    ERRCODE = '${sqlState}',
+    MESSAGE = pg_catalog.format('%s on %I.%I refused: ${why}${act}; connect through Understudy',
+                                TG_OP, TG_TABLE_SCHEMA, TG_TABLE_NAME),
+    HINT = 'Connect through Understudy: it knows which side takes writes.';
+END`;
+  return `CREATE OR REPLACE FUNCTION ${FUNCTION}() RETURNS trigger LANGUAGE plpgsql AS ${quoteLiteral(body)}`;
+}
+
+/** Every trigger of the barrier on this side, with its state, in the order in which tables are locked. */
+export async function readBarrier(session: Session): Promise<readonly BarrierTrigger[]> {
+  const found = await session.run(
+    `SELECT n.nspname AS schema, c.relname AS name, t.tgname AS trigger, t.tgenabled AS enabled
+       FROM pg_catalog.pg_trigger t
+       JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
+       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      WHERE t.tgname IN ('${BARRIER_TRIGGER}', '${TRUNCATE_TRIGGER}')
+      ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C", t.tgname COLLATE "C"`,
+  );
+  return found.rows.map((row) => ({
+    schema: row['schema'] ?? '',
+    name: row['name'] ?? '',
+    trigger: row['trigger'] ?? '',
+    raised: row['enabled'] !== 'D',
+  }));
+}
+
+export function barrierState(triggers: readonly BarrierTrigger[]): BarrierState {
+  if (triggers.length === 0) return 'absent';
+  if (triggers.every((trigger) => trigger.raised)) return 'raised';
+  return triggers.some((trigger) => trigger.raised) ? 'partial' : 'lowered';
+}
+
+/** The tables of which both triggers exist, in the order in which they are locked. */
+export function barrierTables(triggers: readonly BarrierTrigger[]): readonly TableName[] {
+  const truncate = new Set(
+    triggers.filter((each) => each.trigger === TRUNCATE_TRIGGER).map((each) => quoteTable(each)),
+  );
+  return triggers
+    .filter((each) => each.trigger === BARRIER_TRIGGER && truncate.has(quoteTable(each)))
+    .map(({ schema, name }) => ({ schema, name }));
+}
+
+/** Those of `tables` that lack a trigger of the barrier. */
+export function withoutBarrier(
+  tables: readonly TableName[],
+  triggers: readonly BarrierTrigger[],
+): readonly TableName[] {
+  const covered = new Set(barrierTables(triggers).map((table) => quoteTable(table)));
+  return tables.filter((table) => !covered.has(quoteTable(table)));
+}
+
+/**
+ * Creates the triggers where they are missing, raised or lowered as asked, one table per transaction so that no two
+ * locks are held at once. Triggers that exist are left in their state. Throws `fence-timeout`.
+ */
+export async function installBarrier(
+  session: Session,
+  tables: readonly TableName[],
+  raised: boolean,
+  limits: BarrierLimits,
+): Promise<void> {
+  const bounds = await readBounds(session, limits.lockTimeoutMs);
+  const existing = new Set((await readBarrier(session)).map((each) => `${quoteTable(each)} ${each.trigger}`));
+  for (const table of tables) {
+    const name = quoteTable(table);
+    const missing = [
+      { trigger: BARRIER_TRIGGER, on: 'INSERT OR UPDATE OR DELETE' },
+      { trigger: TRUNCATE_TRIGGER, on: 'TRUNCATE' },
+    ].filter(({ trigger }) => !existing.has(`${name} ${trigger}`));
+    if (missing.length === 0) continue;
+    await inBarrierTransaction(session, bounds, limits, async (begin) => {
+      await session.batch([
+        ...begin,
+        `LOCK TABLE ONLY ${name} IN SHARE ROW EXCLUSIVE MODE`,
+        ...missing.map(
+          ({ trigger, on }) =>
+            `CREATE TRIGGER ${trigger} BEFORE ${on} ON ${name} FOR EACH STATEMENT EXECUTE FUNCTION ${FUNCTION}()`,
+        ),
+        `ALTER TABLE ONLY ${name} ${missing.map(({ trigger }) => `${raised ? 'ENABLE ALWAYS' : 'DISABLE'} TRIGGER ${trigger}`).join(', ')}`,
+        'COMMIT',
+      ]);
+    });
+  }
+}
+
+/** Drops the triggers and the function. Throws `fence-timeout`. */
+export async function removeBarrier(session: Session, limits: BarrierLimits): Promise<number> {
+  const bounds = await readBounds(session, limits.lockTimeoutMs);
+  const triggers = await readBarrier(session);
+  for (const each of triggers) {
+    await inBarrierTransaction(session, bounds, limits, async (begin) => {
+      await session.batch([
+        ...begin,
+        `DROP TRIGGER IF EXISTS ${quoteIdent(each.trigger)} ON ${quoteTable(each)}`,
+        'COMMIT',
+      ]);
+    });
+  }
+  await session.run(`DROP FUNCTION IF EXISTS ${FUNCTION}()`);
+  return triggers.length;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Raising and lowering
+
+/** What a change needs to know of its side; asked before the gate closes, so that the change is few round trips. */
+export interface BarrierPlan {
+  readonly tables: readonly TableName[];
+  readonly user: string;
+  readonly lockTimeoutMs: number;
+  readonly attemptMs: number;
+}
+
+/** Reads the plan for changes on `session`, and shortens its deadlock_timeout where that is allowed. */
+export async function planBarrier(session: Session, lockTimeoutMs: number): Promise<BarrierPlan> {
+  const bounds = await readBounds(session, lockTimeoutMs);
+  return {
+    tables: barrierTables(await readBarrier(session)),
+    user: await sessionUser(session),
+    ...bounds,
+  };
+}
+
+export interface BarrierChange {
+  readonly raise: boolean;
+  /** What refused clients are told; null says nothing of an operation. */
+  readonly reason: BarrierReason | null;
+  /**
+   * Run first: locks the record that speaks for the change and compares it. The last statement must count one row, else
+   * nothing is changed and false is returned.
+   */
+  readonly claimSql: readonly string[];
+  /** Run last, in the same transaction. */
+  readonly alsoSql: readonly string[];
+  /** `stage` leaves the transaction open for the caller to COMMIT. */
+  readonly end: 'commit' | 'stage';
+}
+
+/**
+ * Raises or lowers the barrier on all tables that have one, in one transaction, and tries again while locks are taken.
+ * Returns false where the claim did not hit. Throws `fence-timeout` past the deadline, naming who holds the locks;
+ * `cancelled` or the signal's reason; what the connection throws.
+ */
+export async function changeBarrier(
+  session: Session,
+  plan: BarrierPlan,
+  change: BarrierChange,
+  limits: BarrierLimits,
+): Promise<boolean> {
+  const { tables, user } = plan;
+  const statements = [
+    ...(tables.length === 0
+      ? []
+      : [
+          `LOCK TABLE ${tables.map((table) => `ONLY ${quoteTable(table)}`).join(', ')} IN SHARE ROW EXCLUSIVE MODE`,
+        ]),
+    ...tables.map((table) => toggleSql(table, change.raise)),
+    ...(change.raise ? [functionSql(session.side, user, change.reason)] : []),
+    ...change.alsoSql,
+  ];
+  return await inBarrierTransaction(session, plan, limits, async (begin) => {
+    const answers = await session.batch([...begin, ...change.claimSql]);
+    if (answers.at(-1)?.count !== 1) {
+      await session.batch(['ROLLBACK']);
+      return false;
+    }
+    if (statements.length > 0) await session.batch(statements);
+    if (change.end === 'stage') return true;
+    limits.signal.throwIfAborted();
+    await commit(session);
+    return true;
+  });
+}
+
+function toggleSql(table: TableName, raise: boolean): string {
+  const how = raise ? 'ENABLE ALWAYS' : 'DISABLE';
+  return `ALTER TABLE ONLY ${quoteTable(table)} ${how} TRIGGER ${BARRIER_TRIGGER}, ${how} TRIGGER ${TRUNCATE_TRIGGER}`;
+}
+
+/** A COMMIT that the server answers with ROLLBACK did not commit: the transaction had failed before. */
+export async function commit(session: Session, answerTimeoutMs?: number): Promise<void> {
+  const answers: readonly Rows[] = await session.batch(['COMMIT'], answerTimeoutMs);
+  if (answers[0]?.command !== 'COMMIT') {
+    throw new UnderstudyError(
+      session.side === 'source' ? 'source-query-failed' : 'destination-query-failed',
+      `${session.side}: COMMIT was answered ${answers[0]?.command ?? 'with nothing'}`,
+    );
+  }
+}
+
+/**
+ * Runs `attempt` until it succeeds, is refused for another reason than a lock, or the deadline passes. `attempt` sends
+ * the statements it is given first: they begin the transaction and bound its waits.
+ */
+async function inBarrierTransaction<T>(
+  session: Session,
+  bounds: Bounds,
+  limits: BarrierLimits,
+  attempt: (begin: readonly string[]) => Promise<T>,
+): Promise<T> {
+  const { clock, signal } = limits;
+  const deadline = clock.monotonicMs() + limits.timeoutMs;
+  for (let pauseMs = PAUSE_MIN_MS; ; pauseMs = Math.min(pauseMs * 2, PAUSE_MAX_MS)) {
+    signal.throwIfAborted();
+    const leftMs = Math.max(1, Math.ceil(deadline - clock.monotonicMs()));
+    try {
+      return await attempt(beginSql(bounds, leftMs));
+    } catch (error) {
+      if (session.dead) throw error;
+      await session.batch(['ROLLBACK']);
+      if (!TRY_AGAIN.has(sqlStateOf(error) ?? '')) throw error;
+      if (clock.monotonicMs() + pauseMs >= deadline) throw await timedOut(session, limits.timeoutMs, error);
+      await clock.sleep(pauseMs, signal);
+    }
+  }
+}
+
+type Bounds = Pick<BarrierPlan, 'lockTimeoutMs' | 'attemptMs'>;
+
+/** Bounds from the deadlock_timeout that applications have here; see the header. */
+async function readBounds(session: Session, lockTimeoutMs: number): Promise<Bounds> {
+  const found = await session.run(
+    `SELECT reset_val AS ms FROM pg_catalog.pg_settings WHERE name = 'deadlock_timeout'`,
+  );
+  const attemptMs = Math.max(1, Math.floor(Number(found.rows[0]?.['ms'] ?? '1000') * 0.8));
+  const lockMs = Math.max(1, Math.min(lockTimeoutMs, Math.floor(attemptMs / 2)));
+  try {
+    await session.run(`SET deadlock_timeout = ${Math.max(1, Math.floor(lockMs / 2))}`);
+  } catch (error) {
+    // insufficient_privilege: the lock timeout alone has to do, and autovacuum does not yield to it.
+    if (sqlStateOf(error) !== '42501') throw error;
+  }
+  return { lockTimeoutMs: lockMs, attemptMs };
+}
+
+function beginSql(bounds: Bounds, leftMs: number): readonly string[] {
+  return [
+    'BEGIN',
+    `SET LOCAL lock_timeout = ${bounds.lockTimeoutMs}`,
+    `SET LOCAL statement_timeout = ${Math.min(bounds.attemptMs, leftMs)}`,
+    'SET LOCAL synchronous_commit = on',
+  ];
+}
+
+/** Names who held the locks, by process and kind, never their statements' text. */
+async function timedOut(session: Session, timeoutMs: number, cause: unknown): Promise<UnderstudyError> {
+  const holders = await readLockHolders(session).catch(() => []);
+  const names = holders.map((holder) => `process ${holder.pid} (${holder.kind}) on ${holder.table}`);
+  const held = names.length === 0 ? '' : `; held by ${names.slice(0, 5).join(', ')}`;
+  const wrapped = asUnderstudyError(cause, 'fence-timeout', 'locks');
+  return new UnderstudyError(
+    'fence-timeout',
+    `${session.side}: the tables’ locks could not be had within ${timeoutMs} ms${held}`,
+    {
+      cause: wrapped,
+      advice: 'Let those transactions end, or raise cutover.fenceTimeoutMs, and try again.',
+      details: { holders },
+    },
+  );
+}
+
+export interface LockHolder {
+  readonly table: string;
+  readonly pid: number;
+  /** pg_stat_activity.backend_type, and whether it is an anti-wraparound vacuum. */
+  readonly kind: string;
+  readonly application: string;
+  readonly mode: string;
+}
+
+/** Who holds a lock that a change of the barrier has to wait for, at this moment, on this side. */
+export async function readLockHolders(session: Session): Promise<readonly LockHolder[]> {
+  const found = await session.run(
+    `SELECT DISTINCT c.oid::regclass::text AS name, l.pid, l.mode, COALESCE(a.application_name, '') AS application,
+            COALESCE(a.backend_type, 'prepared transaction')
+              || CASE WHEN a.backend_type = 'autovacuum worker' AND a.query LIKE '%wraparound%'
+                      THEN ', anti-wraparound' ELSE '' END AS kind
+       FROM pg_catalog.pg_locks l
+       JOIN pg_catalog.pg_class c ON c.oid = l.relation
+       JOIN pg_catalog.pg_trigger t ON t.tgrelid = c.oid AND t.tgname = '${BARRIER_TRIGGER}'
+       LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+      WHERE l.granted AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+        AND l.mode NOT IN ('AccessShareLock', 'RowShareLock')
+        AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()
+      ORDER BY 1, 2`,
+  );
+  return found.rows.map((row) => ({
+    table: row['name'] ?? '',
+    pid: Number(row['pid'] ?? '0'),
+    kind: row['kind'] ?? '',
+    application: row['application'] ?? '',
+    mode: row['mode'] ?? '',
+  }));
+}

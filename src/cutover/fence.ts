@@ -1,0 +1,212 @@
+/**
+ * The changes of the barrier that operations and recoveries make, each with the claim that makes it safe.
+ *
+ * source, record `understudy.epoch` (locked first, so that processes act one after another):
+ *   fence   not fenced, epoch N, operation not voided   → fenced, epoch N + 1, by this operation
+ *   unfence fenced by this operation                    → not fenced, epoch N; the operation is voided before, so that
+ *                                                         a fence of its own still on its way finds itself refused
+ *   reopen  fenced, epoch N                             → not fenced, epoch N + 1; its log is told who leads
+ * destination, record: the journal (the route's row locked first, then compared in a statement of its own, whose
+ * snapshot is taken after the lock):
+ *   guard   the operation is `fencing`
+ *   unguard the destination leads and no operation is open
+ *   cover   the source leads and no operation is open
+ */
+import type { SubsetId } from '../core/ports.js';
+import { emitMessageSql, quoteLiteral } from '../core/postgres.js';
+import { changeBarrier, type BarrierLimits, type BarrierPlan } from './barrier.js';
+import type { OperationKey } from './journal.js';
+import { FINAL } from './machine.js';
+import type { Session } from './session.js';
+
+/** The source's record of its own barrier. */
+export interface EpochRecord {
+  readonly epoch: number;
+  readonly fenced: boolean;
+  readonly operation: string | null;
+  readonly retired: boolean;
+}
+
+/** Null where Understudy never was on this source. */
+export async function readEpoch(session: Session, subset: SubsetId): Promise<EpochRecord | null> {
+  const exists = await session.run(`SELECT pg_catalog.to_regclass('understudy.epoch') IS NOT NULL AS found`);
+  if (exists.rows[0]?.['found'] !== 't') return null;
+  const found = await session.run(
+    'SELECT epoch, fenced, operation, retired FROM understudy.epoch WHERE subset = $1',
+    [subset],
+  );
+  const row = found.rows[0];
+  if (row === undefined) return null;
+  return {
+    epoch: Number(row['epoch']),
+    fenced: row['fenced'] === 't',
+    operation: row['operation'] ?? null,
+    retired: row['retired'] === 't',
+  };
+}
+
+export interface FenceTarget {
+  readonly session: Session;
+  readonly plan: BarrierPlan;
+  readonly subset: SubsetId;
+  readonly limits: BarrierLimits;
+}
+
+/** Raises the source's fence and emits the mark, in one transaction. False where the record forbids it. */
+export function raiseFence(target: FenceTarget, key: OperationKey, markId: string): Promise<boolean> {
+  const { session, plan, subset, limits } = target;
+  return changeBarrier(
+    session,
+    plan,
+    {
+      raise: true,
+      reason: { operation: key.id, epoch: key.epoch + 1 },
+      claimSql: [
+        `UPDATE understudy.epoch SET fenced = true, epoch = ${key.epoch + 1}, operation = ${quoteLiteral(key.id)},
+           updated_at = pg_catalog.clock_timestamp()
+          WHERE subset = ${quoteLiteral(subset)} AND epoch = ${key.epoch} AND NOT fenced AND NOT retired
+            AND voided IS DISTINCT FROM ${quoteLiteral(key.id)}`,
+      ],
+      alsoSql: [emitMessageSql({ t: 'mark', id: markId })],
+      end: 'commit',
+    },
+    limits,
+  );
+}
+
+/**
+ * Lowers the fence if `key`'s operation raised it, and sees to it that it can't raise it later. Its abort must have been
+ * journaled. False where no fence of that operation stood.
+ */
+export async function lowerFence(
+  target: FenceTarget,
+  key: Pick<OperationKey, 'id' | 'epoch'>,
+): Promise<boolean> {
+  const { session, plan, subset, limits } = target;
+  await session.run(`UPDATE understudy.epoch SET voided = $1 WHERE subset = $2`, [key.id, subset]);
+  return await changeBarrier(
+    session,
+    plan,
+    {
+      raise: false,
+      reason: null,
+      claimSql: [
+        `UPDATE understudy.epoch SET fenced = false, epoch = ${key.epoch}, updated_at = pg_catalog.clock_timestamp()
+          WHERE subset = ${quoteLiteral(subset)} AND fenced AND operation = ${quoteLiteral(key.id)}`,
+      ],
+      alsoSql: [],
+      end: 'commit',
+    },
+    limits,
+  );
+}
+
+/**
+ * Lowers the source's fence for good, after a rollback whose commit stands in the journal, and tells the source's log
+ * that it leads. `alsoSql` runs under the record's lock. False where the source was open already.
+ */
+export function reopenSource(
+  target: FenceTarget,
+  key: OperationKey,
+  end: 'commit' | 'stage',
+  alsoSql: readonly string[],
+): Promise<boolean> {
+  const { session, plan, subset, limits } = target;
+  const epoch = key.epoch + 1;
+  return changeBarrier(
+    session,
+    plan,
+    {
+      raise: false,
+      reason: null,
+      claimSql: [
+        `UPDATE understudy.epoch SET fenced = false, epoch = ${epoch}, operation = ${quoteLiteral(key.id)},
+           updated_at = pg_catalog.clock_timestamp()
+          WHERE subset = ${quoteLiteral(subset)} AND fenced AND epoch = ${key.epoch} AND NOT retired`,
+      ],
+      alsoSql: [...alsoSql, emitMessageSql({ t: 'route', subset, epoch, side: 'source' })],
+      end,
+    },
+    limits,
+  );
+}
+
+/** Raises the destination's guard for a rollback and emits the mark. False where the operation isn't `fencing` any more. */
+export function raiseGuard(target: FenceTarget, key: OperationKey, markId: string): Promise<boolean> {
+  const { session, plan, subset, limits } = target;
+  return changeBarrier(
+    session,
+    plan,
+    {
+      raise: true,
+      reason: { operation: key.id, epoch: key.epoch + 1 },
+      claimSql: [
+        lockRouteSql(subset),
+        `SELECT FROM understudy.operation WHERE id = ${quoteLiteral(key.id)} AND attempt = ${quoteLiteral(key.attempt)}
+            AND epoch = ${key.epoch} AND state = 'fencing' FOR UPDATE`,
+      ],
+      alsoSql: [emitMessageSql({ t: 'mark', id: markId })],
+      end: 'commit',
+    },
+    limits,
+  );
+}
+
+/** Lowers the destination's guard while it leads and nothing is going on. False where that isn't so. */
+export function lowerGuard(target: FenceTarget): Promise<boolean> {
+  return settleGuard(target, 'destination');
+}
+
+/** Raises the destination's guard while the source leads and nothing is going on. False where that isn't so. */
+export function coverDestination(target: FenceTarget): Promise<boolean> {
+  return settleGuard(target, 'source');
+}
+
+function settleGuard(target: FenceTarget, leader: 'source' | 'destination'): Promise<boolean> {
+  const { session, plan, subset, limits } = target;
+  const open = FINAL.map((state) => quoteLiteral(state)).join(', ');
+  return changeBarrier(
+    session,
+    plan,
+    {
+      raise: leader === 'source',
+      reason: null,
+      claimSql: [
+        lockRouteSql(subset),
+        `SELECT FROM understudy.route r WHERE subset = ${quoteLiteral(subset)} AND side = '${leader}'
+            AND NOT EXISTS (SELECT FROM understudy.operation o WHERE o.subset = r.subset AND o.state NOT IN (${open}))`,
+      ],
+      alsoSql: [],
+      end: 'commit',
+    },
+    limits,
+  );
+}
+
+function lockRouteSql(subset: SubsetId): string {
+  return `SELECT FROM understudy.route WHERE subset = ${quoteLiteral(subset)} FOR UPDATE`;
+}
+
+/**
+ * Lowers the guard in the transaction that is to commit a cutover, and leaves it open for the commit's statements; takes
+ * the tables' locks, so that nothing is left to wait for at the commit. False where the operation isn't `verifying`.
+ */
+export function stageGuard(target: FenceTarget, key: OperationKey): Promise<boolean> {
+  const { session, plan, limits } = target;
+  return changeBarrier(
+    session,
+    plan,
+    {
+      raise: false,
+      reason: null,
+      // Not locked here: an abort must be able to overtake until the commit itself.
+      claimSql: [
+        `SELECT FROM understudy.operation WHERE id = ${quoteLiteral(key.id)} AND attempt = ${quoteLiteral(key.attempt)}
+            AND epoch = ${key.epoch} AND state = 'verifying'`,
+      ],
+      alsoSql: [],
+      end: 'stage',
+    },
+    limits,
+  );
+}

@@ -1,0 +1,130 @@
+/** What the steps of one operation share: who is who, the connections, and what the steps have found out so far. */
+import type { Direction, Finding, OperationKind, Side, StallReport, TableName } from '../core/ports.js';
+import { UnderstudyError, asUnderstudyError } from '../core/errors.js';
+import type { BarrierLimits, BarrierPlan } from './barrier.js';
+import type { FenceTarget } from './fence.js';
+import type { OperationKey } from './journal.js';
+import type { SequencePlan, SequenceSample } from './sequences.js';
+import type { Connections, Session } from './session.js';
+import type { CutoverDeps } from './settings.js';
+
+/** Connections opened in preflight, so that nothing is connected behind the gate. */
+export interface OperationSessions {
+  /** On the destination: journals the transitions; commits a rollback. */
+  readonly journal: Session;
+  /** On the side that leads: raises its barrier. */
+  readonly leading: Session;
+  /** On the side that leads: reads its catalogs and sequences under the barrier. */
+  readonly inspector: Session;
+  /** On the side that is to lead: its transaction is staged behind the gate; commits a cutover. */
+  readonly following: Session;
+}
+
+export interface Operation {
+  readonly deps: CutoverDeps;
+  readonly connections: Connections;
+  readonly kind: OperationKind;
+  readonly key: OperationKey;
+  readonly proxyId: string;
+  readonly from: Side;
+  readonly to: Side;
+  readonly direction: Direction;
+  readonly markId: string;
+  readonly dryRun: boolean;
+  /** Aborts what is before the commit: the caller's signal, an abort asked for, the hold's budget. */
+  readonly signal: AbortSignal;
+  /** The process is about to end: waits without end are left, what is unfinished is the next process's. */
+  readonly closing: AbortSignal;
+  readonly onFinding: (finding: Finding) => void;
+  /** Found out and set up by the steps, in order. */
+  readonly found: {
+    sessions?: OperationSessions;
+    leadingPlan?: BarrierPlan;
+    followingPlan?: BarrierPlan;
+    tables?: readonly TableName[];
+    sequences?: SequenceSample;
+    carried?: readonly SequencePlan[];
+    /** The following side's transaction is open, its barrier lowered in it. */
+    staged?: boolean;
+    stall?: StallReport;
+    moved?: number;
+    closed?: number;
+  };
+}
+
+/** The value a former step has set. */
+export function found<K extends keyof Operation['found']>(
+  operation: Operation,
+  name: K,
+): NonNullable<Operation['found'][K]> {
+  const value = operation.found[name];
+  if (value === undefined || value === null) throw new UnderstudyError('internal', `${name} is not set yet`);
+  return value;
+}
+
+export function barrierLimits(deps: CutoverDeps, signal: AbortSignal): BarrierLimits {
+  const { clock, settings } = deps;
+  return { clock, signal, lockTimeoutMs: settings.lockTimeoutMs, timeoutMs: settings.fenceTimeoutMs };
+}
+
+export function leadingTarget(operation: Operation): FenceTarget {
+  return {
+    session: found(operation, 'sessions').leading,
+    plan: found(operation, 'leadingPlan'),
+    subset: operation.deps.subset,
+    limits: barrierLimits(operation.deps, operation.signal),
+  };
+}
+
+export function followingTarget(operation: Operation): FenceTarget {
+  return {
+    session: found(operation, 'sessions').following,
+    plan: found(operation, 'followingPlan'),
+    subset: operation.deps.subset,
+    limits: barrierLimits(operation.deps, operation.signal),
+  };
+}
+
+/** `promise`, unless the signal aborts first; what the promise comes to then is nobody's business any more. */
+export async function abortable<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  signal.throwIfAborted();
+  let onAbort: (() => void) | undefined;
+  const aborted = new Promise<never>((_resolve, reject) => {
+    onAbort = () => reject(asUnderstudyError(signal.reason, 'cancelled', 'cancelled'));
+    signal.addEventListener('abort', onAbort, { once: true });
+  });
+  promise.catch(() => undefined);
+  try {
+    return await Promise.race([promise, aborted]);
+  } finally {
+    if (onAbort !== undefined) signal.removeEventListener('abort', onAbort);
+  }
+}
+
+const BACKOFF_MIN_MS = 20;
+const BACKOFF_MAX_MS = 1_000;
+
+/**
+ * Does `act` until it succeeds, with backoff, for as long as the process lives: for what must happen before clients may
+ * go on. `onWait` is told, again and again, how long it has been. Throws only once `closing` aborts.
+ */
+export async function persist<T>(
+  deps: CutoverDeps,
+  closing: AbortSignal,
+  what: string,
+  act: () => Promise<T>,
+  onWait: (elapsedMs: number) => void,
+): Promise<T> {
+  const startedMs = deps.clock.monotonicMs();
+  for (let waitMs = BACKOFF_MIN_MS; ; waitMs = Math.min(waitMs * 2, BACKOFF_MAX_MS)) {
+    try {
+      return await act();
+    } catch (error) {
+      closing.throwIfAborted();
+      const { code, message } = asUnderstudyError(error, 'internal', what);
+      deps.log.warn({ code, reason: message }, `${what} failed; it is tried again`);
+    }
+    onWait(deps.clock.monotonicMs() - startedMs);
+    await deps.clock.sleep(waitMs, closing);
+  }
+}

@@ -1,0 +1,328 @@
+/**
+ * The steps of a cutover and of a rollback: one table, read from top to bottom. `runner.ts` walks it.
+ *
+ * A step's `state` is journaled before the step acts; `done` is what the machine is told after. `undo` takes back what
+ * the step may have done, also where it failed half-way; it is only called before the commit, after the abort has been
+ * journaled, and must be safe to repeat.
+ */
+import type { CatalogFingerprint, OperationState, SequenceState } from '../core/ports.js';
+import { UnderstudyError, asUnderstudyError, unreachable } from '../core/errors.js';
+import { quoteLiteral } from '../core/postgres.js';
+import { commit, planBarrier } from './barrier.js';
+import { assertSameCatalog } from './catalog.js';
+import {
+  lowerFence,
+  lowerGuard,
+  raiseFence,
+  raiseGuard,
+  readEpoch,
+  reopenSource,
+  stageGuard,
+  type FenceTarget,
+} from './fence.js';
+import { assertCommitted, commitSql } from './journal.js';
+import type { OperationInput } from './machine.js';
+import {
+  abortable,
+  barrierLimits,
+  followingTarget,
+  found,
+  leadingTarget,
+  persist,
+  type Operation,
+} from './operation.js';
+import { preflight, prepareSessions, readFingerprint } from './preflight.js';
+import { carrySequences, observedRate, readSequences, setSequencesSql } from './sequences.js';
+import type { Session } from './session.js';
+import type { StepName } from './settings.js';
+
+export interface Step {
+  readonly name: StepName;
+  readonly state: OperationState;
+  readonly done?: OperationInput;
+  readonly run: (operation: Operation) => Promise<void>;
+  readonly undo?: (operation: Operation) => Promise<void>;
+}
+
+/** Up to the commit; all of it can be undone. */
+export const STEPS_BEFORE_COMMIT: readonly Step[] = [
+  { name: 'preflight', state: 'preflight', run: preflight },
+  { name: 'prepare', state: 'preflight', done: 'checked', run: prepareSessions, undo: discardWarm },
+  { name: 'hold', state: 'holding', done: 'held', run: closeGate, undo: openGate },
+  { name: 'fence', state: 'fencing', done: 'fenced', run: raise, undo: lower },
+  { name: 'catch-up', state: 'catching-up', done: 'caught-up', run: catchUp },
+  { name: 'verify', state: 'verifying', run: verifyAndStage },
+];
+
+/** From the commit on; each is repeated until it succeeds. */
+export const STEPS_AFTER_COMMIT: readonly Step[] = [
+  { name: 'open', state: 'committed', done: 'opened', run: open },
+  { name: 'switch', state: 'switching', done: 'switched', run: switchSessions },
+  { name: 'release', state: 'releasing', run: release },
+];
+
+async function discardWarm({ deps }: Operation): Promise<void> {
+  deps.traffic.discardWarm(deps.subset);
+  await Promise.resolve();
+}
+
+async function closeGate({ deps, to, signal }: Operation): Promise<void> {
+  const { drainTimeoutMs, onDrainTimeout, onPinned } = deps.settings;
+  await deps.traffic.hold(deps.subset, to, { drainTimeoutMs, onDrainTimeout, onPinned, signal });
+}
+
+async function openGate(operation: Operation): Promise<void> {
+  const { deps } = operation;
+  operation.found.stall = deps.traffic.release(deps.subset);
+  await Promise.resolve();
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// The barrier
+
+async function raise(operation: Operation): Promise<void> {
+  const { kind, key, markId, from } = operation;
+  const target = leadingTarget(operation);
+  const raised = await (kind === 'cutover' ? raiseFence : raiseGuard)(target, key, markId);
+  if (raised) return;
+  throw new UnderstudyError(
+    'journal-conflict',
+    `the ${from}’s record forbids the barrier: another process acted at epoch ${key.epoch}`,
+    { advice: 'Restart Understudy: it then reads the route anew.' },
+  );
+}
+
+/** On connections of its own: the step's may be dead, or busy with the very transaction that is to be taken back. */
+async function lower(operation: Operation): Promise<void> {
+  const { deps, connections, kind, from, key, closing } = operation;
+  const session = await connections.open(from, `${kind} undo`, {
+    answerTimeoutMs: deps.settings.fenceTimeoutMs * 2,
+  });
+  try {
+    const plan = await planBarrier(session, deps.settings.lockTimeoutMs);
+    const target: FenceTarget = { session, plan, subset: deps.subset, limits: barrierLimits(deps, closing) };
+    await (kind === 'cutover' ? lowerFence(target, key) : lowerGuard(target));
+  } finally {
+    await session.end();
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Catching up and verifying
+
+/** Behind the barrier nothing changes any more: wait for the mark, and meanwhile look whether all is as it was. */
+async function catchUp(operation: Operation): Promise<void> {
+  const { deps, direction, from, markId, signal } = operation;
+  const sessions = found(operation, 'sessions');
+  const marked = within(
+    deps.settings.markTimeoutMs,
+    'mark-timeout',
+    `the ${direction} stream’s mark`,
+    signal,
+    (limit) => deps.shadow.waitForMark(direction, markId, limit),
+  );
+  const catalogs = Promise.all([
+    deps.shadow.builtFingerprint(from),
+    readFingerprint(operation, sessions.inspector),
+  ]).then(([built, now]: readonly [CatalogFingerprint, CatalogFingerprint]) =>
+    assertSameCatalog(from, built, now),
+  );
+  const states = Promise.all([readSequences(sessions.leading), readSequences(sessions.following)]);
+  const [, , [onFrom, onTo]] = await abortable(Promise.all([marked, catalogs, states]), signal);
+
+  const before = found(operation, 'sequences');
+  const atMs = deps.clock.monotonicMs();
+  const marginOf = (sequence: SequenceState): bigint => {
+    const rate = observedRate(before, sequence, atMs);
+    const least = BigInt(deps.settings.sequenceMargin);
+    return rate > least ? rate : least;
+  };
+  operation.found.carried = carrySequences(onFrom, onTo, marginOf);
+  for (const { schema, name, note } of operation.found.carried) {
+    if (note === undefined) continue;
+    operation.onFinding({
+      severity: 'info',
+      check: 'sequence-carried',
+      side: operation.to,
+      object: `${schema}.${name}`,
+      message: note,
+      advice: 'Nothing, unless clients take values from it past Understudy during a switch.',
+    });
+  }
+}
+
+async function within<T>(
+  timeoutMs: number,
+  code: 'mark-timeout',
+  what: string,
+  signal: AbortSignal,
+  act: (signal: AbortSignal) => Promise<T>,
+): Promise<T> {
+  const timeout = new AbortController();
+  const reason = new UnderstudyError(code, `${what} was not reached within ${timeoutMs} ms`, {
+    advice: 'Look at the stream’s lag in `understudy status`, and try again.',
+  });
+  const timer = setTimeout(() => timeout.abort(reason), timeoutMs);
+  const limit = AbortSignal.any([signal, timeout.signal]);
+  try {
+    return await abortable(act(limit), limit);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/**
+ * Compares what changed since the last verification, and meanwhile takes the locks of the side that is to lead and
+ * opens it in a transaction that is not committed yet. Only after the mark: applying needs those tables.
+ */
+async function verifyAndStage(operation: Operation): Promise<void> {
+  const { deps, direction, kind, key, signal, to } = operation;
+  const verifying = deps.shadow.verifyRecent(direction, signal);
+  const target = followingTarget(operation);
+  operation.found.staged = true;
+  const staging =
+    kind === 'cutover'
+      ? stageGuard(target, key)
+      : reopenSource(target, key, 'stage', setSequencesSql(found(operation, 'carried')));
+  const [report, staged] = await abortable(Promise.all([verifying, staging]), signal);
+  if (report.mismatches > 0) {
+    const keys = report.differing.slice(0, 5).map((row) => `${row.table} ${row.key}`);
+    throw new UnderstudyError(
+      'verify-mismatch',
+      `${report.mismatches} rows changed of late differ between the sides: ${keys.join(', ')}`,
+      { advice: 'Run `understudy verify` for all of them.' },
+    );
+  }
+  if (!staged) {
+    throw new UnderstudyError(
+      'journal-conflict',
+      `the ${to}’s record forbids opening it: another process acted`,
+    );
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// The commit
+
+/** The session whose COMMIT is the point of no return. */
+export function committingSession(operation: Operation): Session {
+  const sessions = found(operation, 'sessions');
+  return operation.kind === 'cutover' ? sessions.following : sessions.journal;
+}
+
+/**
+ * Everything of the commit but COMMIT itself. The compare-and-swap takes the operation's row: from here on an abort
+ * waits, and so a sequence is never set by a process that was overruled.
+ */
+export async function prepareCommit(operation: Operation): Promise<void> {
+  const { kind, key, deps, to } = operation;
+  const swaps = commitSql(key, deps.subset, to);
+  const [swapOperation, ...rest] = swaps;
+  if (swapOperation === undefined) throw new UnderstudyError('internal', 'no compare-and-swap');
+  const sequences =
+    kind === 'cutover'
+      ? setSequencesSql(
+          found(operation, 'carried'),
+          `EXISTS (SELECT FROM understudy.operation
+                    WHERE id = ${quoteLiteral(key.id)} AND attempt = ${quoteLiteral(key.attempt)} AND state = 'committed')`,
+        )
+      : [];
+  const begin = kind === 'cutover' ? [] : ['BEGIN', 'SET LOCAL synchronous_commit = on'];
+  const answers = await committingSession(operation).batch([...begin, swapOperation, ...rest, ...sequences]);
+  const counts = answers.slice(begin.length).map((answer) => answer.count);
+  assertCommitted(key, counts);
+}
+
+/** Takes back the transactions that were not committed, whatever state their connections are in. */
+export async function discardStaged(operation: Operation): Promise<void> {
+  const { sessions, staged } = operation.found;
+  if (sessions === undefined) return;
+  if (staged === true) sessions.following.destroy();
+  // May hold the operation's row, for which the abort would wait.
+  if (operation.kind === 'rollback') sessions.journal.destroy();
+  await Promise.resolve();
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// After the commit
+
+/** Cutover: the commit itself opened the destination. Rollback: the source is on another server, and opens now. */
+async function open(operation: Operation): Promise<void> {
+  switch (operation.kind) {
+    case 'cutover':
+      return;
+    case 'rollback':
+      await openSource(operation);
+      return;
+    default:
+      unreachable(operation.kind);
+  }
+}
+
+async function openSource(operation: Operation): Promise<void> {
+  const { deps, connections, key, closing, kind } = operation;
+  const { following } = found(operation, 'sessions');
+  try {
+    if (!following.dead) {
+      await commit(following);
+      return;
+    }
+  } catch (error) {
+    const { code, message } = asUnderstudyError(error, 'internal', 'opening the source');
+    deps.log.warn({ code, reason: message }, 'the staged transaction was lost; the source is opened anew');
+    following.destroy();
+  }
+  const session = await connections.open('source', `${kind} open`, {
+    answerTimeoutMs: deps.settings.fenceTimeoutMs * 2,
+  });
+  try {
+    await reopen(operation, session, key.epoch, closing);
+  } finally {
+    await session.end();
+  }
+}
+
+async function reopen(
+  operation: Operation,
+  session: Session,
+  epoch: number,
+  closing: AbortSignal,
+): Promise<void> {
+  const { deps, key } = operation;
+  const plan = await planBarrier(session, deps.settings.lockTimeoutMs);
+  const target: FenceTarget = { session, plan, subset: deps.subset, limits: barrierLimits(deps, closing) };
+  const sequences = setSequencesSql(found(operation, 'carried'));
+  if (await reopenSource(target, key, 'commit', sequences)) return;
+  const record = await readEpoch(session, deps.subset);
+  if (record?.fenced === false && record.epoch === epoch + 1) return;
+  throw new UnderstudyError('journal-conflict', `the source’s fence is not the one of epoch ${epoch}`);
+}
+
+async function switchSessions(operation: Operation): Promise<void> {
+  const { deps, to, key } = operation;
+  const report = await deps.traffic.switchTo(deps.subset, { side: to, epoch: key.epoch + 1 });
+  operation.found.moved = report.moved;
+  operation.found.closed = report.closed;
+}
+
+async function release(operation: Operation): Promise<void> {
+  const { deps } = operation;
+  operation.found.stall = deps.traffic.release(deps.subset);
+  await Promise.resolve();
+}
+
+/** Repeats a step that must succeed, and answers the clients that wait for it once it takes too long. */
+export function insist(
+  operation: Operation,
+  what: string,
+  failHeld: { readonly sqlState: string; readonly message: string },
+  act: () => Promise<void>,
+): Promise<void> {
+  const { deps, closing } = operation;
+  let failedAtMs = 0;
+  return persist(deps, closing, what, act, (elapsedMs) => {
+    if (elapsedMs - failedAtMs < deps.settings.inDoubtTimeoutMs) return;
+    failedAtMs = elapsedMs;
+    deps.traffic.failHeld(deps.subset, failHeld.sqlState, failHeld.message);
+  });
+}
