@@ -14,6 +14,7 @@
 import type { OperationReport, ShadowStatus, VerifyReport } from '../../core/ports.js';
 import { UnderstudyError } from '../../core/errors.js';
 import type { Operation, OperationLine, OperationOptions } from '../../admin/control.js';
+import { EXIT, exitCodeOf, type ExitCode } from '../cli/exit-codes.js';
 import { bar, formatBytes, formatCount, formatMs, stallHistogram } from '../cli/format.js';
 import { Terminal } from '../cli/terminal.js';
 import { audit } from './auditor.js';
@@ -22,7 +23,7 @@ import { printReport } from './demo-report.js';
 import { EmbeddedServer, type ServerVersion } from './embedded-server.js';
 import type { LoadOptions } from './load.js';
 import { LoadThread } from './load-thread.js';
-import { EXIT_INTERRUPTED, RunOwner } from './run-owner.js';
+import { RunOwner } from './run-owner.js';
 import { shopAuditPlan } from './shop-audit.js';
 import { ROWS_AT_SCALE_1, copyShopRole, createShop } from './shop-data.js';
 import { SHOP_DATABASE, SHOP_PASSWORD, SHOP_ROLE } from './shop-schema.js';
@@ -59,7 +60,7 @@ const NEAR_LAG_MS = 500;
 const SWITCH_ATTEMPTS = 3;
 
 /** Runs the demo; resolves with the process's exit code: 0 only where nothing was lost, duplicated, failed or differs. */
-export async function runDemo(options: DemoOptions): Promise<number> {
+export async function runDemo(options: DemoOptions): Promise<ExitCode> {
   const terminal = new Terminal({ json: options.json, verbose: false });
   const owner = new RunOwner('understudy-demo-', (signal) =>
     terminal.line(`\n${signal}: stopping everything, removing everything. Once more kills at once.`),
@@ -75,10 +76,9 @@ export async function runDemo(options: DemoOptions): Promise<number> {
     owner.signal.aborted && failure instanceof UnderstudyError && failure.code === 'cancelled';
   for (const trouble of await owner.close()) terminal.line(`left behind: ${trouble}`);
   if (json !== undefined && !options.keep) terminal.result(json);
-  if (json !== undefined) return json.ok ? 0 : 1;
-  if (interrupted) return EXIT_INTERRUPTED;
-  terminal.error(failure);
-  return 1;
+  if (json !== undefined) return json.ok ? EXIT.ok : EXIT.refused;
+  if (interrupted) return EXIT.interrupted;
+  return exitCodeOf(terminal.error(failure).code);
 }
 
 interface Servers {

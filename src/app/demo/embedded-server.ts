@@ -49,6 +49,8 @@ export const SUPERUSER_PASSWORD = 'understudy-local';
 
 const BASE_SETTINGS: Readonly<Record<string, string>> = {
   listen_addresses: '127.0.0.1',
+  // None: below a long temporary folder a socket's path would not fit the system's limit.
+  unix_socket_directories: '',
   wal_level: 'logical',
   max_connections: '300',
   max_wal_senders: '20',
@@ -170,7 +172,7 @@ export class EmbeddedServer implements AsyncDisposable {
     await rm(passwordFile, { force: true });
     if (code !== 0)
       throw new UnderstudyError('internal', `initdb ${this.version} failed: ${output.slice(-2000)}`);
-    const settings = { ...BASE_SETTINGS, unix_socket_directories: this.folder, ...options.settings };
+    const settings = { ...BASE_SETTINGS, ...options.settings };
     const lines = Object.entries(settings).map(
       ([name, value]) => `${name} = '${value.replaceAll("'", "''")}'`,
     );

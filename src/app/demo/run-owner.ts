@@ -18,12 +18,11 @@ import { rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { UnderstudyError } from '../../core/errors.js';
+import { EXIT } from '../cli/exit-codes.js';
 
 const ECHO_MS = 400;
 const DISPOSE_TIMEOUT_MS = 15_000;
 const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
-/** 128 + SIGINT, as shells report it. */
-export const EXIT_INTERRUPTED = 130;
 
 interface Owned {
   readonly what: string;
@@ -121,7 +120,7 @@ export class RunOwner {
     } else if (now - this.#signalledAt > ECHO_MS) {
       this.#killStragglers();
       rmSync(this.folder, { recursive: true, force: true, maxRetries: 10, retryDelay: 20 });
-      process.exit(EXIT_INTERRUPTED);
+      process.exit(EXIT.interrupted);
     }
   };
 

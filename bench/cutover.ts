@@ -1,0 +1,299 @@
+/**
+ * What a switch costs: the shop's clients at work while they are switched forward and back, again and again. Each
+ * switch's steps, the stall the proxy measured and the latencies the clients saw; at the end verify and the auditor.
+ * A failed statement, a lost or a duplicated write makes the bench fail.
+ */
+import { parseArgs } from 'node:util';
+import { fileURLToPath } from 'node:url';
+import type { OperationReport, StallReport, VerifyReport } from '../src/core/ports.js';
+import { formatMs, table } from '../src/app/cli/format.js';
+import { audit } from '../src/app/demo/auditor.js';
+import { EmbeddedServer, type ServerVersion } from '../src/app/demo/embedded-server.js';
+import type { LoadOptions, SessionCheck, WindowFigures } from '../src/app/demo/load.js';
+import { LoadThread } from '../src/app/demo/load-thread.js';
+import { RunOwner } from '../src/app/demo/run-owner.js';
+import { shopAuditPlan } from '../src/app/demo/shop-audit.js';
+import { ROWS_AT_SCALE_1, copyShopRole, createShop } from '../src/app/demo/shop-data.js';
+import { SHOP_DATABASE, SHOP_PASSWORD, SHOP_ROLE } from '../src/app/demo/shop-schema.js';
+import { UnderstudyProcess } from '../src/app/demo/understudy-process.js';
+import { describeMachine, machineLines } from './support/machine.js';
+import { Output } from './support/output.js';
+import { quantile, spreadOf } from './support/statistics.js';
+
+const PROGRAM = fileURLToPath(new URL('../../dist/app/main.js', import.meta.url));
+const FOLLOW_TIMEOUT_MS = 120_000;
+
+interface Settings {
+  readonly switches: number;
+  readonly paceTps: number;
+  readonly clients: number;
+  readonly rows: number;
+  /** Work between two switches. */
+  readonly seconds: number;
+}
+
+interface Sample {
+  readonly report: OperationReport;
+  readonly window: WindowFigures;
+  readonly sessions: SessionCheck;
+}
+
+function readSettings(): { settings: Settings; json: boolean } {
+  const { values } = parseArgs({
+    options: {
+      switches: { type: 'string' },
+      tps: { type: 'string' },
+      clients: { type: 'string' },
+      rows: { type: 'string' },
+      seconds: { type: 'string' },
+      quick: { type: 'boolean', default: false },
+      json: { type: 'boolean', default: false },
+    },
+  });
+  const { quick } = values;
+  return {
+    json: values.json,
+    settings: {
+      switches: Number(values.switches ?? (quick ? 4 : 20)),
+      paceTps: Number(values.tps ?? 1100),
+      clients: Number(values.clients ?? 32),
+      rows: Number(values.rows ?? (quick ? 30_000 : 200_000)),
+      seconds: Number(values.seconds ?? (quick ? 1 : 3)),
+    },
+  };
+}
+
+class CutoverBench {
+  readonly #settings: Settings;
+  readonly #owner: RunOwner;
+  readonly #output: Output;
+
+  constructor(settings: Settings, owner: RunOwner, output: Output) {
+    this.#settings = settings;
+    this.#owner = owner;
+    this.#output = output;
+  }
+
+  async run(): Promise<Readonly<Record<string, unknown>> & { readonly ok: boolean }> {
+    const { switches, seconds } = this.#settings;
+    const [source, destination] = await Promise.all([this.#server(14), this.#server(18)]);
+    const scale = this.#settings.rows / ROWS_AT_SCALE_1;
+    await this.#owner.interruptible(createShop((database) => source.url(database), { scale }));
+    await copyShopRole(source.url('postgres'), destination.url('postgres'));
+    const understudy = await this.#understudy(source, destination);
+    const load = await this.#load(understudy, scale);
+    await this.#untilFollowing(understudy);
+    await this.#verify(understudy);
+    const samples: Sample[] = [];
+    for (let index = 0; index < switches; index++) {
+      await this.#owner.interruptible(new Promise((resolve) => setTimeout(resolve, seconds * 1000)));
+      const sample = await this.#switch(understudy, load, index % 2 === 0 ? 'cutover' : 'rollback');
+      samples.push(sample);
+      this.#output.line(sampleLine(index, sample));
+    }
+    const verify = await this.#verify(understudy);
+    const { snapshot, writes, latency } = await load.stop();
+    const shopUrl = (server: EmbeddedServer): string => server.url(SHOP_DATABASE, SHOP_ROLE, SHOP_PASSWORD);
+    const report = await audit(
+      shopAuditPlan([
+        { name: 'PostgreSQL 14', url: shopUrl(source) },
+        { name: 'PostgreSQL 18', url: shopUrl(destination) },
+      ]),
+      writes,
+    );
+    const done = samples.filter((sample) => sample.report.outcome === 'done');
+    const sessionFaults = samples.flatMap((sample) => sample.sessions.faults);
+    const ok =
+      snapshot.failed === 0 &&
+      report.clean &&
+      verify.mismatches === 0 &&
+      done.length === samples.length &&
+      sessionFaults.length === 0 &&
+      snapshot.notifications.missing + snapshot.notifications.repeated === 0;
+    this.#print(samples, snapshot.transactions / snapshot.seconds);
+    this.#output.line(
+      `statements ${snapshot.statements}, failed ${snapshot.failed}; audit: ${report.acknowledged} acknowledged, ` +
+        `${report.lost} lost, ${report.duplicated} duplicated; verify: ${verify.mismatches} of ${verify.rows} rows differ`,
+    );
+    for (const fault of [...snapshot.failures, ...report.faults, ...sessionFaults])
+      this.#output.line(`  ${fault}`);
+    return {
+      ok,
+      tps: snapshot.transactions / snapshot.seconds,
+      stallMs: pooled(samples.map((sample) => sample.report.stall)),
+      clientMaxMs: spreadOf(samples.map((sample) => sample.window.max)),
+      switches: samples.map(
+        ({ report: { kind, outcome, totalMs, steps, stall, moved, closed }, window }) => ({
+          kind,
+          outcome,
+          totalMs,
+          steps,
+          stall,
+          moved,
+          closed,
+          window,
+        }),
+      ),
+      load: { ...snapshot, latency },
+      audit: report,
+      verify: { tables: verify.tables, rows: verify.rows, mismatches: verify.mismatches },
+    };
+  }
+
+  #server(version: ServerVersion): Promise<EmbeddedServer> {
+    return this.#owner.acquire(
+      `PostgreSQL ${version}`,
+      (signal) => EmbeddedServer.create({ version, parent: this.#owner.folder, ownGroup: true, signal }),
+      (server) => server[Symbol.asyncDispose](),
+    );
+  }
+
+  #understudy(source: EmbeddedServer, destination: EmbeddedServer): Promise<UnderstudyProcess> {
+    return this.#owner.acquire(
+      'Understudy',
+      (signal) =>
+        UnderstudyProcess.start({
+          folder: this.#owner.folder,
+          sourceUrl: source.url(SHOP_DATABASE),
+          destinationUrl: destination.url(SHOP_DATABASE),
+          config: { log: { level: 'warn' } },
+          program: PROGRAM,
+          signal,
+        }),
+      (started) => started.stop(),
+    );
+  }
+
+  #load(understudy: UnderstudyProcess, scale: number): Promise<LoadThread> {
+    const { clients, paceTps } = this.#settings;
+    const postgresClients = Math.floor(clients / 2);
+    const options: LoadOptions = {
+      url: `postgres://${SHOP_ROLE}:${SHOP_PASSWORD}@127.0.0.1:${understudy.port}/${SHOP_DATABASE}`,
+      scale,
+      pgClients: clients - postgresClients,
+      postgresClients,
+      idleClients: 2,
+      paceTps,
+      seed: 1,
+    };
+    return this.#owner.acquire(
+      'the load',
+      () => LoadThread.start(options),
+      (started) => started[Symbol.asyncDispose](),
+    );
+  }
+
+  async #untilFollowing(understudy: UnderstudyProcess): Promise<void> {
+    const deadline = performance.now() + FOLLOW_TIMEOUT_MS;
+    for (;;) {
+      const { shadow } = await understudy.admin.status();
+      if (shadow.error !== null) throw new Error(`shadow: ${shadow.error.message}`);
+      const forward = shadow.streams.find((stream) => stream.direction === 'forward');
+      if (shadow.phase === 'following' && forward?.lagMs != null && forward.lagMs < 500) return;
+      if (performance.now() > deadline) throw new Error(`the shadow does not follow: ${shadow.phase}`);
+      await this.#owner.interruptible(new Promise((resolve) => setTimeout(resolve, 100)));
+    }
+  }
+
+  async #verify(understudy: UnderstudyProcess): Promise<VerifyReport> {
+    return (await understudy.admin.operate(
+      'verify',
+      {},
+      () => undefined,
+      this.#owner.signal,
+    )) as VerifyReport;
+  }
+
+  async #switch(
+    understudy: UnderstudyProcess,
+    load: LoadThread,
+    kind: 'cutover' | 'rollback',
+  ): Promise<Sample> {
+    await load.openWindow();
+    const report = (await understudy.admin.operate(
+      kind,
+      {},
+      () => undefined,
+      this.#owner.signal,
+    )) as OperationReport;
+    const sessions = await load.checkSessions();
+    const window = await load.closeWindow();
+    return { report, window, sessions };
+  }
+
+  #print(samples: readonly Sample[], tps: number): void {
+    const steps = [...new Set(samples.flatMap(({ report }) => Object.keys(report.steps)))];
+    const rows = steps.flatMap((step) =>
+      (['cutover', 'rollback'] as const).flatMap((kind) => {
+        const values = samples
+          .filter(({ report }) => report.kind === kind)
+          .map(({ report }) => report.steps[step])
+          .filter((ms) => ms !== undefined);
+        if (values.length === 0) return [];
+        const spread = spreadOf(values);
+        return [[step, kind, formatMs(spread.median), formatMs(spread.min), formatMs(spread.max)]];
+      }),
+    );
+    this.#output.line();
+    for (const line of table(['step', 'switch', 'median>', 'min>', 'max>'], rows)) this.#output.line(line);
+    const stall = pooled(samples.map(({ report }) => report.stall));
+    const clientMax = samples.map(({ window }) => window.max).sort((a, b) => a - b);
+    this.#output.line(
+      `\n${samples.length} switches at ${tps.toFixed(0)} transactions/s; ${stall.held} sessions held: stall p50 ≤ ${formatMs(stall.p50)}, ` +
+        `p99 ≤ ${formatMs(stall.p99)}, max ${formatMs(stall.max)}; slowest statement at a client around a switch: ` +
+        `median ${formatMs(quantile(clientMax, 0.5))}, max ${formatMs(quantile(clientMax, 1))}`,
+    );
+  }
+}
+
+function sampleLine(index: number, { report, window, sessions }: Sample): string {
+  const { stall } = report;
+  return (
+    `${String(index + 1).padStart(3)} ${report.kind.padEnd(9)} ${report.outcome} ${Object.keys(sessions.versions).join(',')} ` +
+    `stall p50 ${formatMs(stall.p50)} p99 ${formatMs(stall.p99)} max ${formatMs(stall.max)} (${stall.held} held), ` +
+    `client max ${formatMs(window.max)}, in all ${formatMs(report.totalMs)}${report.reason === undefined ? '' : ` ${report.reason.message}`}`
+  );
+}
+
+/** Quantiles over the held sessions of all switches: upper bounds of the merged histogram's buckets; the max is exact. */
+function pooled(stalls: readonly StallReport[]): { held: number; p50: number; p99: number; max: number } {
+  const counts = new Map<number, number>();
+  for (const { histogram } of stalls) {
+    for (const { upToMs, count } of histogram) counts.set(upToMs, (counts.get(upToMs) ?? 0) + count);
+  }
+  const held = [...counts.values()].reduce((sum, count) => sum + count, 0);
+  const max = Math.max(0, ...stalls.map((stall) => stall.max));
+  const at = (q: number): number => {
+    let seen = 0;
+    for (const [upToMs, count] of [...counts].sort(([a], [b]) => a - b)) {
+      seen += count;
+      if (seen >= q * held && seen > 0) return Math.min(upToMs, max);
+    }
+    return 0;
+  };
+  return { held, p50: at(0.5), p99: at(0.99), max };
+}
+
+async function main(): Promise<void> {
+  const { settings, json } = readSettings();
+  const output = new Output(json);
+  const machine = describeMachine();
+  const owner = new RunOwner('understudy-bench-', (signal) => output.line(`${signal}: stopping`));
+  try {
+    for (const line of machineLines(machine)) output.line(line);
+    output.line(
+      `settings    PostgreSQL 14 ↔ 18 (embedded, fsync on), ${settings.rows} rows, ${settings.clients} working clients aiming at ` +
+        `${settings.paceTps} transactions/s, ${settings.seconds} s of work between switches; everything shares the machine\n`,
+    );
+    const result = await new CutoverBench(settings, owner, output).run();
+    await output.result('cutover', { machine, settings, ...result });
+    if (!result.ok) process.exitCode = 1;
+  } finally {
+    await owner.close();
+  }
+}
+
+await main().catch((error: unknown) => {
+  process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`);
+  process.exitCode = 1;
+});
