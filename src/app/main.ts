@@ -3,7 +3,14 @@
 import yargs, { type Argv } from 'yargs';
 import { hideBin } from 'yargs/helpers';
 import { UnderstudyError } from '../core/errors.js';
-import { adminOf, addGlobalOptions, configOf, runVerb, type GlobalArguments } from './cli/command.js';
+import {
+  GLOBAL_OPTIONS,
+  adminOf,
+  addGlobalOptions,
+  configOf,
+  runVerb,
+  type GlobalArguments,
+} from './cli/command.js';
 import { EXIT } from './cli/exit-codes.js';
 import { Terminal } from './cli/terminal.js';
 import { VERSION } from './version.js';
@@ -198,7 +205,7 @@ function refuse(message: string, json: boolean): void {
 
 async function main(argv: readonly string[]): Promise<void> {
   const json = argv.includes('--json');
-  const base = yargs(argv)
+  const base = yargs([...argv])
     .scriptName('understudy')
     .usage('$0 <verb> [options]\n\nA proxy that keeps a live shadow of a database and switches over to it.');
   const cli = controlVerbs(serverVerbs(addGlobalOptions(base)))
@@ -207,6 +214,10 @@ async function main(argv: readonly string[]): Promise<void> {
     .recommendCommands()
     .version(VERSION)
     .alias('h', 'help')
+    .group([...GLOBAL_OPTIONS, 'help', 'version'], 'Options of every verb:')
+    .example('$0 init && $0 check', 'write a configuration, see what stands in the way')
+    .example('$0 run', 'then point the applications at it')
+    .example('$0 cutover --dry-run', 'what a cutover would meet now')
     .wrap(Math.min(110, process.stdout.columns ?? 110))
     .epilogue(EPILOGUE)
     .exitProcess(false)
@@ -214,6 +225,11 @@ async function main(argv: readonly string[]): Promise<void> {
       // yargs calls this again, with what is thrown here, for errors of its own making.
       throw error ?? new UnderstudyError('config-invalid', message);
     });
+  if (argv.length === 0) {
+    cli.showHelp('error');
+    process.exitCode = EXIT.usage;
+    return;
+  }
   try {
     await cli.parseAsync();
   } catch (error) {

@@ -20,6 +20,19 @@ export interface GlobalArguments {
   readonly 'log-level': string | undefined;
 }
 
+export const GLOBAL_OPTIONS = [
+  'config',
+  'set',
+  'source-url',
+  'destination-url',
+  'port',
+  'log-level',
+  'admin-url',
+  'token',
+  'json',
+  'verbose',
+] as const satisfies readonly (keyof GlobalArguments)[];
+
 export function addGlobalOptions(argv: Argv): Argv<GlobalArguments> {
   return argv
     .option('config', {
