@@ -242,6 +242,33 @@ describe('values', () => {
     }
   });
 
+  test('databases of different encodings compare equal, letter by letter', async () => {
+    const latin = `${pair.source.database}_latin1`;
+    await pair.onSource.query(
+      `CREATE DATABASE ${latin} ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0`,
+    );
+    const source = await connectControl('source', { ...pair.source, database: latin }, { purpose: 'verify' });
+    try {
+      const create = `CREATE SCHEMA IF NOT EXISTS ${copies.schema};
+        CREATE TABLE ${copies.schema}.word (w text PRIMARY KEY, v text);
+        INSERT INTO ${copies.schema}.word VALUES ('für', 'Ärger'), ('naïve', 'à')`;
+      await source.query(create);
+      await pair.onDestination.query(create);
+      const tables = await readTables(source);
+      const verify = (): ReturnType<typeof verifyTables> =>
+        verifyTables({ authoritative: source, follower: pair.onDestination }, tables, {
+          settle: () => Promise.resolve(''),
+          signal: new AbortController().signal,
+        });
+      expect(await verify()).toMatchObject({ rows: 2, mismatches: 0 });
+      await copies.onDestination(`UPDATE @.word SET v = 'Arger' WHERE w = 'für'`);
+      expect((await verify()).verdicts[0]?.differingKeys).toEqual([{ key: 'für', difference: 'different' }]);
+    } finally {
+      await source.end();
+      await pair.onSource.query(`DROP DATABASE ${latin} WITH (FORCE)`);
+    }
+  });
+
   test('columns in another order, dropped ones and computed ones compare by name', async () => {
     await copies.onSource(`CREATE TABLE @.t (gone int, id int PRIMARY KEY, a text, b int GENERATED ALWAYS AS (id + 1) STORED);
       ALTER TABLE @.t DROP gone; INSERT INTO @.t SELECT i, 'a' || i FROM generate_series(1, 20) i`);

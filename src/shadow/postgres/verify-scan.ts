@@ -103,10 +103,10 @@ async function* scanRanges(
         onBoth(comparison, rangeDigestSql(table, access, range, hash)),
         upTo === null ? null : borderAfter(upTo),
       ]);
-    const [rows, sum] = digests[0][0] ?? [];
-    const [followerRows, followerSum] = digests[1][0] ?? [];
-    if (rows === followerRows && sum === followerSum) yield { rows: Number(rows), suspects: [] };
-    else yield* lookIntoRange(comparison, access, range, Number(rows), Number(followerRows));
+    const compared = compareDigests(...digests);
+    const rows = compared.rows;
+    if (compared.differing.size === 0) yield { rows, suspects: [] };
+    else yield* lookIntoRange(comparison, access, range, compared);
     if (upTo === null) return;
     after = upTo;
     upTo = next;
@@ -118,13 +118,13 @@ async function* lookIntoRange(
   comparison: Comparison,
   access: KeyAccess,
   range: KeyRange,
-  rows: number,
-  followerRows: number,
+  compared: ComparedDigests,
 ): AsyncGenerator<ScanStep, void, undefined> {
   const { table, hash, follower, bucketRows, signal } = comparison;
+  const parts = [...compared.differing.keys()];
   let { after } = range;
-  let remaining = followerRows;
-  let counted = rows;
+  let remaining = compared.followerRows;
+  let { rows } = compared;
   for (;;) {
     const rest: KeyRange = { after, upTo: range.upTo };
     const border: readonly string[] | null =
@@ -132,9 +132,9 @@ async function* lookIntoRange(
         ? null
         : keyOf((await follower.query(rangeBoundarySql(table, access, rest, bucketRows), signal))[0]);
     const piece: KeyRange = { after, upTo: border ?? range.upTo };
-    const fetched = await onBoth(comparison, rangeRowsSql(table, access, piece, hash));
-    yield { rows: counted, suspects: suspectsOf(...fetched) };
-    counted = 0;
+    const fetched = await onBoth(comparison, rangeRowsSql(table, access, piece, parts, hash));
+    yield { rows, suspects: suspectsOf(...fetched) };
+    rows = 0;
     if (border === null) return;
     after = border;
     remaining -= bucketRows;
@@ -145,34 +145,67 @@ function keyOf(row: TextRow | undefined): readonly string[] | null {
   return row === undefined ? null : row.map((part) => part ?? '');
 }
 
-interface BucketDigests {
-  readonly buckets: number;
+interface ComparedDigests {
   readonly rows: number;
-  /** Differing buckets and the larger of the two sides' row counts. */
-  readonly differing: ReadonlyMap<number, number>;
+  readonly followerRows: number;
+  /** Buckets, or parts of a range, that differ, with the larger of the two sides' row counts. */
+  readonly differing: ReadonlyMap<string, number>;
+  /** Rows of the largest bucket on either side. */
   readonly largest: number;
 }
 
-async function* scanBuckets(comparison: Comparison): AsyncGenerator<ScanStep, void, undefined> {
-  const { table } = comparison;
-  let digests = await compareBuckets(comparison, bucketsFor(table.rowsEstimated));
-  if (digests.differing.size > 0 && digests.largest > 4 * ROWS_PER_BUCKET) {
-    // The estimate was far off: finer buckets make what must be fetched small again.
-    const finer = bucketsFor(digests.rows);
-    if (finer > digests.buckets) digests = await compareBuckets(comparison, finer);
+/** Compares [bucket, count, sum] of both sides. */
+function compareDigests(authoritative: readonly TextRow[], follower: readonly TextRow[]): ComparedDigests {
+  const theirs = new Map(
+    follower.map(([bucket, rows, sum]) => [bucket ?? '', { rows: Number(rows), sum }] as const),
+  );
+  const differing = new Map<string, number>();
+  let rows = 0;
+  let followerRows = 0;
+  let largest = 0;
+  for (const { rows: count } of theirs.values()) {
+    followerRows += count;
+    largest = Math.max(largest, count);
   }
-  let differing = digests.differing;
-  for (let pass = 2; pass <= PASSES_MAX && differing.size > FEW_BUCKETS; pass += 1) {
-    const again = await compareBuckets(comparison, digests.buckets);
+  for (const [name, text, sum] of authoritative) {
+    const bucket = name ?? '';
+    const count = Number(text);
+    rows += count;
+    largest = Math.max(largest, count);
+    const their = theirs.get(bucket);
+    theirs.delete(bucket);
+    if (their?.rows !== count || their.sum !== sum) {
+      differing.set(bucket, Math.max(count, their?.rows ?? 0));
+    }
+  }
+  for (const [bucket, their] of theirs) differing.set(bucket, their.rows);
+  return { rows, followerRows, differing, largest };
+}
+
+async function* scanBuckets(comparison: Comparison): AsyncGenerator<ScanStep, void, undefined> {
+  const { table, hash } = comparison;
+  const pass = async (count: number): Promise<ComparedDigests> =>
+    compareDigests(...(await onBoth(comparison, bucketDigestsSql(table, count, hash))));
+  let buckets = bucketsFor(table.rowsEstimated);
+  let digests = await pass(buckets);
+  const finer = bucketsFor(digests.rows);
+  if (digests.differing.size > 0 && digests.largest > 4 * ROWS_PER_BUCKET && finer > buckets) {
+    // The estimate was far off: finer buckets make what must be fetched small again.
+    buckets = finer;
+    digests = await pass(buckets);
+  }
+  yield { rows: digests.rows, suspects: [] };
+  let { differing } = digests;
+  for (let passes = 2; passes <= PASSES_MAX && differing.size > FEW_BUCKETS; passes += 1) {
+    const again = await pass(buckets);
     const both = new Map([...differing].filter(([bucket]) => again.differing.has(bucket)));
     const shrunk = both.size * 2 <= differing.size;
     differing = both;
     if (!shrunk) break;
   }
-  yield { rows: digests.rows, suspects: [] };
   for (const group of grouped(differing)) {
-    const statement = bucketRowsSql(table, digests.buckets, group, comparison.hash);
-    yield { rows: 0, suspects: suspectsOf(...(await onBoth(comparison, statement))) };
+    const fetched = await onBoth(comparison, bucketRowsSql(table, buckets, group, hash));
+    yield { rows: 0, suspects: suspectsOf(...fetched) };
   }
 }
 
@@ -181,35 +214,9 @@ function bucketsFor(rows: number): number {
   return 2 ** Math.floor(Math.log2(wanted));
 }
 
-async function compareBuckets(comparison: Comparison, buckets: number): Promise<BucketDigests> {
-  const [authoritative, follower] = await onBoth(
-    comparison,
-    bucketDigestsSql(comparison.table, buckets, comparison.hash),
-  );
-  const theirs = new Map(follower.map(([bucket, rows, sum]) => [bucket, { rows: Number(rows), sum }]));
-  const differing = new Map<number, number>();
-  let total = 0;
-  let largest = 0;
-  for (const [bucket, rows, sum] of authoritative) {
-    const count = Number(rows);
-    total += count;
-    const their = theirs.get(bucket ?? null);
-    theirs.delete(bucket ?? null);
-    largest = Math.max(largest, count, their?.rows ?? 0);
-    if (their?.rows !== count || their.sum !== sum) {
-      differing.set(Number(bucket), Math.max(count, their?.rows ?? 0));
-    }
-  }
-  for (const [bucket, { rows }] of theirs) {
-    largest = Math.max(largest, rows);
-    differing.set(Number(bucket), rows);
-  }
-  return { buckets, rows: total, differing, largest };
-}
-
 /** Buckets to fetch together, each group within {@link FETCHED_ROWS_MAX} rows where a single bucket allows it. */
-function* grouped(buckets: ReadonlyMap<number, number>): Generator<readonly number[], void, undefined> {
-  let group: number[] = [];
+function* grouped(buckets: ReadonlyMap<string, number>): Generator<readonly string[], void, undefined> {
+  let group: string[] = [];
   let total = 0;
   for (const [bucket, rows] of buckets) {
     if (group.length > 0 && total + rows > FETCHED_ROWS_MAX) {

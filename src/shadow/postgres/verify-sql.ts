@@ -90,10 +90,22 @@ function rangeCondition(table: TableInfo, access: KeyAccess, range: KeyRange, va
     ...(range.after === null ? [] : [`(${columns}) > (${bound(range.after)})`]),
     ...(range.upTo === null ? [] : [`(${columns}) <= (${bound(range.upTo)})`]),
   ];
-  return conditions.length === 0 ? '' : ` WHERE ${conditions.join(' AND ')}`;
+  return conditions.length === 0 ? 'true' : conditions.join(' AND ');
 }
 
-/** → [count, sum of hashes]. */
+/** A range is digested in so many parts, so that one differing row does not cost hashing the whole range again. */
+const PARTS = 16;
+const INTEGER = /^(smallint|integer|bigint)$/;
+
+/** Number of the part a row belongs to, from the low bits of its integer key columns; a single part without any. */
+function partNumber(table: TableInfo, access: KeyAccess): string {
+  const integers = access.columns
+    .filter((name) => INTEGER.test(columnNamed(table, name).type))
+    .map((name) => `t.${quoteIdent(name)}::bigint`);
+  return integers.length === 0 ? '0' : `((${integers.join(' # ')}) & ${PARTS - 1})`;
+}
+
+/** → [part, count, sum of hashes] per part that holds rows. */
 export function rangeDigestSql(
   table: TableInfo,
   access: KeyAccess,
@@ -102,8 +114,8 @@ export function rangeDigestSql(
 ): Statement {
   const values: unknown[] = [];
   const where = rangeCondition(table, access, range, values);
-  const text = `SELECT count(*), coalesce(sum(${prefix64(rowHash(table, options))}), 0)
-    FROM ONLY ${quoteTable(table)} AS t${where}`;
+  const text = `SELECT ${partNumber(table, access)}, count(*), sum(${prefix64(rowHash(table, options))})
+    FROM ONLY ${quoteTable(table)} AS t WHERE ${where} GROUP BY 1`;
   return { text, values };
 }
 
@@ -117,22 +129,25 @@ export function rangeBoundarySql(
   const values: unknown[] = [];
   const where = rangeCondition(table, access, range, values);
   const order = access.columns.map((name) => `t.${quoteIdent(name)}`).join(', ');
-  const text = `SELECT ${keyTexts(access.columns)} FROM ONLY ${quoteTable(table)} AS t${where}
+  const text = `SELECT ${keyTexts(access.columns)} FROM ONLY ${quoteTable(table)} AS t WHERE ${where}
     ORDER BY ${order} OFFSET ${rows - 1} LIMIT 1`;
   return { text, values };
 }
 
-/** → [...key in the table's order, hash] of every row in the range. */
+/** → [...key in the table's order, hash] of every row of these parts of the range. */
 export function rangeRowsSql(
   table: TableInfo,
   access: KeyAccess,
   range: KeyRange,
+  parts: readonly string[],
   options: HashOptions,
 ): Statement {
   const values: unknown[] = [];
   const where = rangeCondition(table, access, range, values);
+  values.push(parts);
   const text = `SELECT ${keyTexts(table.key ?? [])}, ${rowHash(table, options)}
-    FROM ONLY ${quoteTable(table)} AS t${where}`;
+    FROM ONLY ${quoteTable(table)} AS t
+    WHERE ${where} AND ${partNumber(table, access)} = ANY ($${values.length}::integer[])`;
   return { text, values };
 }
 
@@ -172,16 +187,16 @@ export function bucketDigestsSql(table: TableInfo, buckets: number, options: Has
 export function bucketRowsSql(
   table: TableInfo,
   buckets: number,
-  wanted: readonly number[],
+  wanted: readonly string[],
   options: HashOptions,
 ): Statement {
   const from = `FROM ${hashedRows(table, options)} AS r
-    WHERE ${bucketNumber(table, buckets)} = ANY ('{${wanted.join(',')}}'::integer[])`;
+    WHERE ${bucketNumber(table, buckets)} = ANY ($1::integer[])`;
   const text =
     table.key === null
       ? `SELECT r.hash, count(*) ${from} GROUP BY 1`
       : `SELECT ${table.key.map((_, index) => `r.k${index}`).join(', ')}, r.hash ${from}`;
-  return { text, values: [] };
+  return { text, values: [wanted] };
 }
 
 /**
