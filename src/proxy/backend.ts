@@ -153,19 +153,19 @@ async function onLine<T>(
   work: (line: ServerLine) => Promise<T>,
 ): Promise<T> {
   const { signal, connectTimeoutMs } = options;
+  const cancelled = (): UnderstudyError =>
+    new UnderstudyError('cancelled', 'connecting was cancelled', { cause: signal?.reason });
+  if (signal?.aborted === true) throw cancelled();
   const line = new ServerLine(endpoint);
   let timer: NodeJS.Timeout | undefined;
   let onAbort = (): void => undefined;
   const stopped = new Promise<never>((_resolve, reject) => {
-    const cancelled = (): void =>
-      reject(new UnderstudyError('cancelled', 'connecting was cancelled', { cause: signal?.reason }));
-    onAbort = cancelled;
+    onAbort = () => reject(cancelled());
     timer = setTimeout(
       () => reject(unreachableBecause(endpoint, `no answer within ${connectTimeoutMs} ms`)),
       connectTimeoutMs,
     );
-    if (signal?.aborted === true) cancelled();
-    else signal?.addEventListener('abort', cancelled, { once: true });
+    signal?.addEventListener('abort', onAbort, { once: true });
   });
   try {
     return await Promise.race([stopped, work(line)]);

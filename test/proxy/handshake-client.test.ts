@@ -269,9 +269,9 @@ describe('deadlines', () => {
   test('a client that says nothing, or not enough, is told that its time is up', async () => {
     await using listener = await listen({ verifiers, timeoutMs: 50 });
     for (const bytes of [Buffer.alloc(0), startup('alice').subarray(0, 10), startup('alice')]) {
-      const client = new RawClient(listener.port).say(bytes);
-      if (bytes.length > 10) await client.message();
-      expect(await client.farewell()).toMatchObject({ severity: 'FATAL', sqlState: '57014' });
+      const rest = await new RawClient(listener.port).say(bytes).rest();
+      // What is asked of the client before its time is up may stand in front.
+      expect(rest.toString('latin1')).toMatch(/E....SFATAL\0VFATAL\0C57014\0[^]*$/);
     }
   });
 
@@ -284,11 +284,9 @@ describe('deadlines', () => {
     expect(await client.farewell()).toMatchObject({ sqlState: '57014' });
   });
 
-  test('a TLS handshake that does not go on is cut off', async () => {
-    await using listener = await listen({ verifiers, timeoutMs: 50, tls: clientSecureContext(certificate) });
-    const client = new RawClient(listener.port).say(encodeSslRequest());
-    expect((await client.take(1)).toString()).toBe('S');
-    expect(await client.rest()).toHaveLength(0);
+  test('a TLS handshake that does not go on is cut off, without plain words in it', async () => {
+    await using listener = await listen({ verifiers, timeoutMs: 500, tls: clientSecureContext(certificate) });
+    expect((await new RawClient(listener.port).say(encodeSslRequest()).rest()).toString()).toBe('S');
   });
 
   test('a verifier source that fails is reported as such', async () => {
