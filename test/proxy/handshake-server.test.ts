@@ -260,6 +260,7 @@ describe('a server that is somebody else', () => {
       { tls: 'require' },
     );
     expect(early).toMatchObject({ code: 'source-unreachable' });
+    expect(early.message).toContain('unencrypted data');
   });
 
   test('can’t answer the request for TLS with an error of its choice, nor talk us out of TLS', async () => {
