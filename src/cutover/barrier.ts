@@ -313,7 +313,7 @@ export async function commit(session: Session, answerTimeoutMs?: number): Promis
  * Runs `attempt` until it succeeds, is refused for another reason than a lock, or the deadline passes. `attempt` sends
  * the statements it is given first: they begin the transaction and bound its waits.
  */
-async function inBarrierTransaction<T>(
+export async function inBarrierTransaction<T>(
   session: Session,
   bounds: Bounds,
   limits: BarrierLimits,
@@ -336,10 +336,10 @@ async function inBarrierTransaction<T>(
   }
 }
 
-type Bounds = Pick<BarrierPlan, 'lockTimeoutMs' | 'attemptMs'>;
+export type Bounds = Pick<BarrierPlan, 'lockTimeoutMs' | 'attemptMs'>;
 
 /** Bounds from the deadlock_timeout that applications have here; see the header. */
-async function readBounds(session: Session, lockTimeoutMs: number): Promise<Bounds> {
+export async function readBounds(session: Session, lockTimeoutMs: number): Promise<Bounds> {
   const found = await session.run(
     `SELECT reset_val AS ms FROM pg_catalog.pg_settings WHERE name = 'deadlock_timeout'`,
   );

@@ -1,79 +1,471 @@
-import type { OperationReport, TableName } from '../core/ports.js';
+/**
+ * Cutover and rollback of one subset. See `runner.ts` for the order of things, `recovery.ts` for restarts.
+ *
+ * Invariants:
+ * - One operation at a time in this process (across processes the journal sees to it). Recovery, finalize and operations
+ *   exclude one another, so that a route read by a recovery is never older than a switch.
+ * - What the journal is owed (an abort or an end that could not be written) is paid before anything else is begun.
+ */
+import type { OperationKind, OperationReport, Side, TableName } from '../core/ports.js';
 import { UnderstudyError } from '../core/errors.js';
+import { createBarrierObjects, installBarrier, planBarrier } from './barrier.js';
+import { abandonDestination, readEpoch } from './fence.js';
+import { finalize } from './finalize.js';
+import {
+  abortOperation,
+  beginOperation,
+  createJournal,
+  finishOperation,
+  readRoute,
+  type OperationKey,
+} from './journal.js';
+import type { Operation } from './operation.js';
+import { recover } from './recovery.js';
+import { Registration } from './registration.js';
+import { OperationRunner, StoppedDead } from './runner.js';
+import { Connections } from './session.js';
+import { StatusReader, readRollbackStatus } from './status.js';
 import type {
   CutoverDeps,
   CutoverStatus,
   FinalizeOptions,
   FinalizeReport,
   OperationOptions,
+  OperationRecord,
   Recovery,
 } from './settings.js';
 
-/** Cutover and rollback of one subset. See `runner.ts` for the order of things, `recovery.ts` for restarts. */
+/** What the journal could not be told when it happened. */
+type Debt =
+  | { readonly kind: 'abort'; readonly key: OperationKey; readonly reason: string }
+  | { readonly kind: 'end'; readonly key: OperationKey; readonly report: OperationReport };
+
+interface Running {
+  readonly kind: OperationKind;
+  readonly controller: AbortController;
+  /** Absent until the journal holds the operation. */
+  runner?: OperationRunner;
+  readonly settled: Promise<unknown>;
+}
+
+/** How long `close` waits for an operation to be undone before it is left to the next process. */
+const CLOSE_WAIT_MS = 10_000;
+
 export class CutoverCoordinator {
   readonly #deps: CutoverDeps;
+  readonly #connections: Connections;
+  readonly #registration: Registration;
+  readonly #proxyId: string;
+  readonly #closing = new AbortController();
+  readonly #status: StatusReader;
+  /** Of operations that were stopped dead. */
+  readonly #abandoned: Connections[] = [];
+  #debts: Debt[] = [];
+  #running: Running | undefined;
+  #finalized = false;
+  #last: OperationReport | undefined;
+  #exclusive: Promise<unknown> = Promise.resolve();
 
   constructor(deps: CutoverDeps) {
     this.#deps = deps;
+    this.#proxyId = deps.random(8);
+    this.#connections = this.#newConnections();
+    this.#status = new StatusReader(this.#connections, deps.subset, deps.log, deps.settings.connectTimeoutMs);
+    this.#registration = new Registration({
+      proxyId: this.#proxyId,
+      connections: this.#connections,
+      clock: deps.clock,
+      log: deps.log,
+      answerTimeoutMs: deps.settings.connectTimeoutMs,
+      onReturn: () => this.#payDebts(),
+    });
   }
+
+  #newConnections(): Connections {
+    const { source, destination, settings } = this.#deps;
+    return new Connections({ source, destination }, settings.connectTimeoutMs);
+  }
+
+  /** One after another; a failure of one is not the next one's. */
+  #exclusively<T>(act: () => Promise<T>): Promise<T> {
+    const result = this.#exclusive.then(act);
+    this.#exclusive = result.catch(() => undefined);
+    return result;
+  }
+
+  // -------------------------------------------------------------------------------------------------------------
+  // Start
 
   /**
    * Decides the route from the source's fence and, only where one stands, the journal; finishes or undoes what a
-   * former process left. Call before serving, and whenever a client met the fence's SQLSTATE. Repeatable.
+   * former process left. Call before serving, and whenever a client met the fence's SQLSTATE; while an operation runs
+   * it waits for its end. Repeatable.
    * Throws `route-unknown` (retry it) where a fence stands and the journal can't be read or another live process
    * is in the middle of an operation, `journal-conflict` where the two sides contradict one another,
    * `source-unreachable`.
    */
   recover(signal: AbortSignal): Promise<Recovery> {
-    return this.#pending(signal);
+    return this.#exclusively(async () => {
+      signal.throwIfAborted();
+      const recovery = await recover({
+        deps: this.#deps,
+        connections: this.#connections,
+        proxyId: this.#proxyId,
+        signal,
+      });
+      this.#finalized = recovery.finalized;
+      return recovery;
+    });
   }
 
-  /** Makes the journal's tables and registers this process as a live proxy. Idempotent. `destination-unreachable`. */
-  ensureJournal(): Promise<void> {
-    return this.#pending();
+  /**
+   * Makes the journal's tables and registers this process as a live proxy, which it stays through losses of the
+   * connection. Idempotent. Throws `destination-unreachable`, and `journal-conflict` where the destination was declared
+   * lost before and has come back.
+   */
+  async ensureJournal(): Promise<void> {
+    const { subset } = this.#deps;
+    const destination = await this.#connections.open('destination', 'journal');
+    try {
+      const known = await readRoute(destination, subset);
+      const epoch = known?.epoch ?? (await this.#sourceEpoch());
+      await createJournal(destination, subset, epoch);
+      const route = await readRoute(destination, subset);
+      const here = this.#deps.traffic.route(subset);
+      if (route === null || route.epoch < here.epoch) {
+        throw new UnderstudyError(
+          'journal-conflict',
+          `the destination’s journal is at epoch ${route?.epoch ?? 0}, the source is at ${here.epoch}: it was declared lost, or is an older copy`,
+          { advice: 'Build the shadow anew in an empty database, and point destination.url at it.' },
+        );
+      }
+    } finally {
+      await destination.end();
+    }
+    await this.#registration.register();
+    await this.#payDebts();
+  }
+
+  async #sourceEpoch(): Promise<number> {
+    const source = await this.#connections.open('source', 'journal');
+    try {
+      return (await readEpoch(source, this.#deps.subset))?.epoch ?? 0;
+    } finally {
+      await source.end();
+    }
   }
 
   /**
    * Installs the barrier on all `tables` of both sides: lowered on the side that leads, raised on the other. After
    * `recover` and `ensureJournal`; on the destination before any row is copied. Idempotent; needs no quiet moment.
+   * Throws `fence-timeout` where a table is locked for `installTimeoutMs`.
    */
-  installBarriers(_tables: readonly TableName[]): Promise<void> {
-    return this.#pending();
+  installBarriers(tables: readonly TableName[]): Promise<void> {
+    return this.#exclusively(async () => {
+      const { subset, settings, clock, traffic } = this.#deps;
+      const limits = {
+        clock,
+        signal: this.#closing.signal,
+        lockTimeoutMs: settings.lockTimeoutMs,
+        timeoutMs: settings.installTimeoutMs,
+      };
+      for (const side of ['destination', 'source'] as const) {
+        const session = await this.#connections.open(side, 'install');
+        try {
+          await createBarrierObjects(session, subset);
+          await installBarrier(session, tables, traffic.route(subset).side !== side, limits);
+        } finally {
+          await session.end();
+        }
+      }
+    });
   }
 
+  // -------------------------------------------------------------------------------------------------------------
+  // Operations
+
   /**
-   * Source → destination. Throws `already-cut-over`, `busy`; whatever goes wrong after that is the report's
-   * `outcome: 'aborted'` with its reason, everything being as before.
+   * Source → destination. Throws `already-cut-over`, `busy`, and what makes it impossible to begin; whatever goes wrong
+   * after that is the report's `outcome: 'aborted'` with its reason, everything being as before.
    */
-  cutover(_options: OperationOptions): Promise<OperationReport> {
-    return this.#pending();
+  cutover(options: OperationOptions): Promise<OperationReport> {
+    const { side } = this.#deps.traffic.route(this.#deps.subset);
+    if (side === 'destination') {
+      return Promise.reject(new UnderstudyError('already-cut-over', 'the destination leads already'));
+    }
+    return this.#operate('cutover', options);
   }
 
   /** Destination → source. Throws `not-cut-over`, `busy`; else as {@link cutover}. */
-  rollback(_options: OperationOptions): Promise<OperationReport> {
-    return this.#pending();
+  rollback(options: OperationOptions): Promise<OperationReport> {
+    const { side } = this.#deps.traffic.route(this.#deps.subset);
+    if (side === 'source') {
+      return Promise.reject(
+        new UnderstudyError('not-cut-over', 'the source leads: there is nothing to roll back'),
+      );
+    }
+    if (this.#finalized) {
+      return Promise.reject(
+        new UnderstudyError(
+          'not-cut-over',
+          'the cutover was finalized: nothing follows the destination any more',
+        ),
+      );
+    }
+    return this.#operate('rollback', options);
   }
 
-  /** Removes what Understudy left behind once the destination leads for good. Throws `not-cut-over`, `busy`. */
-  finalize(_options: FinalizeOptions): Promise<FinalizeReport> {
-    return this.#pending();
+  async #operate(kind: OperationKind, options: OperationOptions): Promise<OperationReport> {
+    if (this.#running !== undefined) {
+      throw new UnderstudyError('busy', `a ${this.#running.kind} is running`, {
+        advice: 'Wait for it to end: `understudy status` shows it.',
+      });
+    }
+    const controller = new AbortController();
+    const settled = this.#exclusively(() => this.#run(kind, options, controller));
+    const running: Running = { kind, controller, settled: settled.catch(() => undefined) };
+    this.#running = running;
+    try {
+      return await settled;
+    } finally {
+      this.#running = undefined;
+    }
+  }
+
+  async #run(
+    kind: OperationKind,
+    options: OperationOptions,
+    controller: AbortController,
+  ): Promise<OperationReport> {
+    await this.ensureJournal();
+    const connections = this.#newConnections();
+    const cancel = (): void =>
+      controller.abort(asCancelled(options.signal.reason, `the ${kind} was cancelled before its commit`));
+    if (options.signal.aborted) cancel();
+    options.signal.addEventListener('abort', cancel, { once: true });
+    let dead = false;
+    try {
+      const operation = await this.#begin(kind, options, controller.signal, connections);
+      const runner = this.#newRunner(operation, options, controller);
+      if (this.#running !== undefined) this.#running.runner = runner;
+      const report = await runner.run();
+      if (report.outcome !== 'dry-run') this.#last = report;
+      return report;
+    } catch (error) {
+      dead = error instanceof StoppedDead && !this.#closing.signal.aborted;
+      throw error;
+    } finally {
+      options.signal.removeEventListener('abort', cancel);
+      // A dead operation's connections stay as they are, as a killed process's would until its sockets close.
+      if (dead) this.#abandoned.push(connections);
+      else await connections.end();
+    }
+  }
+
+  async #begin(
+    kind: OperationKind,
+    options: OperationOptions,
+    signal: AbortSignal,
+    connections: Connections,
+  ): Promise<Operation> {
+    const { random, subset, traffic } = this.#deps;
+    const key: OperationKey = {
+      id: `${kind}-${random(6)}`,
+      attempt: random(16),
+      epoch: traffic.route(subset).epoch,
+    };
+    const from: Side = kind === 'cutover' ? 'source' : 'destination';
+    if (options.dryRun !== true) {
+      const journal = await connections.open('destination', 'journal');
+      try {
+        await beginOperation(journal, key, { subset, kind, from, proxy: this.#proxyId });
+      } finally {
+        await journal.end();
+      }
+    }
+    return {
+      deps: this.#deps,
+      connections,
+      kind,
+      key,
+      proxyId: this.#proxyId,
+      from,
+      to: kind === 'cutover' ? 'destination' : 'source',
+      direction: kind === 'cutover' ? 'forward' : 'reverse',
+      markId: `${key.id}-${random(4)}`,
+      dryRun: options.dryRun === true,
+      signal,
+      closing: this.#closing.signal,
+      onFinding: (finding) => this.#running?.runner?.addFinding(finding),
+      found: {},
+    };
+  }
+
+  #newRunner(operation: Operation, options: OperationOptions, controller: AbortController): OperationRunner {
+    const { holdBudgetMs } = this.#deps.settings;
+    let budget: NodeJS.Timeout | undefined;
+    return new OperationRunner(operation, {
+      onEvent: options.onEvent,
+      onGate: (event) => {
+        clearTimeout(budget);
+        if (event !== 'closing') return;
+        const reason = new UnderstudyError('limit-reached', `the gate was closed for ${holdBudgetMs} ms`, {
+          advice: 'Try again at a quieter moment, or raise cutover.holdBudgetMs.',
+        });
+        budget = setTimeout(() => controller.abort(reason), holdBudgetMs);
+      },
+      onUnjournaledAbort: (reason) => this.#debts.push({ kind: 'abort', key: operation.key, reason }),
+      onUnjournaledEnd: (report) => this.#debts.push({ kind: 'end', key: operation.key, report }),
+    });
+  }
+
+  /** Tells the journal what it could not be told before. Throws `destination-unreachable`. */
+  async #payDebts(): Promise<void> {
+    if (this.#debts.length === 0) return;
+    const session = await this.#connections.open('destination', 'journal');
+    try {
+      for (const debt of this.#debts) {
+        if (debt.kind === 'abort') await abortOperation(session, debt.key, debt.reason);
+        else await finishOperation(session, debt.key, { report: debt.report });
+        this.#debts = this.#debts.filter((each) => each !== debt);
+      }
+    } finally {
+      await session.end();
+    }
   }
 
   /** Asks the running operation to abort. False where none runs or it is past its point of no return. */
   abort(): boolean {
-    return this.#deps === undefined;
+    const running = this.#running;
+    if (running === undefined || running.runner?.undoable === false) return false;
+    running.controller.abort(new UnderstudyError('cancelled', `the ${running.kind} was aborted on request`));
+    return true;
   }
 
-  status(): Promise<CutoverStatus> {
-    return this.#pending();
+  // -------------------------------------------------------------------------------------------------------------
+  // The end of it
+
+  /**
+   * Removes what Understudy left behind once the destination leads for good. Repeatable where it was interrupted.
+   * Throws `not-cut-over`, `busy`, `fence-timeout`, `source-unreachable`, `destination-unreachable`.
+   */
+  async finalize(options: FinalizeOptions): Promise<FinalizeReport> {
+    if (this.#running !== undefined) throw new UnderstudyError('busy', `a ${this.#running.kind} is running`);
+    return await this.#exclusively(async () => {
+      const report = await finalize(this.#deps, this.#connections, options);
+      this.#finalized = true;
+      return report;
+    });
   }
 
-  /** Ends the journal's connections. A running operation is asked to abort and awaited first. */
+  /**
+   * The recorded human decision that the destination is gone for good: lifts the source's fence without the journal, at
+   * an epoch that the lost one can't have reached; should it return, it is not trusted. Writes that were made to the
+   * destination and not yet carried back are lost. Returns the new epoch. Throws `not-cut-over`, `busy`.
+   */
+  async abandonDestination(note: string, signal: AbortSignal): Promise<number> {
+    if (this.#running !== undefined) throw new UnderstudyError('busy', `a ${this.#running.kind} is running`);
+    return await this.#exclusively(async () => {
+      const { subset, settings, clock } = this.#deps;
+      const session = await this.#connections.open('source', 'abandon');
+      try {
+        const plan = await planBarrier(session, settings.lockTimeoutMs);
+        const limits = {
+          clock,
+          signal,
+          lockTimeoutMs: settings.lockTimeoutMs,
+          timeoutMs: settings.installTimeoutMs,
+        };
+        return await abandonDestination({ session, plan, subset, limits }, note);
+      } finally {
+        await session.end();
+      }
+    });
+  }
+
+  // -------------------------------------------------------------------------------------------------------------
+  // Looking
+
+  /** Never throws for a side that can't be asked: what it would have told is `unknown`. */
+  async status(): Promise<CutoverStatus> {
+    const route = this.#deps.traffic.route(this.#deps.subset);
+    const [sides, rollback] = await Promise.all([this.#status.read(), this.#rollbackStatus(route.side)]);
+    const running = this.#running?.runner;
+    return {
+      route,
+      finalized: this.#finalized,
+      running:
+        running === undefined
+          ? null
+          : {
+              id: running.operation.key.id,
+              kind: running.operation.kind,
+              state: running.state,
+              step: running.step,
+              startedAt: running.startedAt,
+            },
+      last: sides.last ?? this.#lastInMemory(),
+      barriers: sides.barriers,
+      rollback,
+      journal: sides.journal,
+    };
+  }
+
+  async #rollbackStatus(leader: Side): Promise<CutoverStatus['rollback']> {
+    if (leader === 'source') return { possible: false, lossless: false, reason: 'the source leads' };
+    if (this.#finalized) return { possible: false, lossless: false, reason: 'the cutover was finalized' };
+    return await readRollbackStatus(this.#deps.shadow);
+  }
+
+  #lastInMemory(): OperationRecord | null {
+    const last = this.#last;
+    if (last === undefined) return null;
+    return {
+      id: last.id,
+      subset: last.subset,
+      kind: last.kind,
+      state: last.outcome === 'done' ? 'done' : 'aborted',
+      startedAt: last.startedAt,
+      finishedAt: null,
+      reason: last.reason === undefined ? null : `${last.reason.code}: ${last.reason.message}`,
+      report: last,
+    };
+  }
+
+  // -------------------------------------------------------------------------------------------------------------
+  // Stop
+
+  /**
+   * Asks a running operation to abort and waits for its end, for a bounded time; what is unfinished then (an outcome in
+   * doubt, a fence that can't be lowered) is the next process's to settle. Ends all connections.
+   */
   async close(): Promise<void> {
-    await Promise.resolve();
+    this.abort();
+    const running = this.#running;
+    if (running !== undefined) {
+      const waited = new AbortController();
+      const timeout = this.#deps.clock.sleep(CLOSE_WAIT_MS, waited.signal).catch(() => undefined);
+      await Promise.race([running.settled, timeout]);
+      waited.abort(new Error('closed'));
+    }
+    this.#closing.abort(new UnderstudyError('cancelled', 'the process is ending'));
+    await running?.settled;
+    await this.#registration.close();
+    await this.#connections.end();
+    for (const connections of this.#abandoned) connections.destroy();
   }
 
-  #pending(_signal?: AbortSignal): Promise<never> {
-    return Promise.reject(new UnderstudyError('internal', 'not built yet'));
+  /** Cuts all connections and stops all waiting at once, as the end of the process would. For fault tests. */
+  destroy(): void {
+    this.#closing.abort(new UnderstudyError('cancelled', 'the process was killed'));
+    this.#registration.destroy();
+    this.#connections.destroy();
+    for (const connections of this.#abandoned) connections.destroy();
   }
+}
+
+function asCancelled(reason: unknown, message: string): UnderstudyError {
+  return reason instanceof UnderstudyError
+    ? reason
+    : new UnderstudyError('cancelled', message, { cause: reason });
 }

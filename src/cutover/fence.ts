@@ -13,6 +13,7 @@
  *   cover   the source leads and no operation is open
  */
 import type { SubsetId } from '../core/ports.js';
+import { UnderstudyError } from '../core/errors.js';
 import { emitMessageSql, quoteLiteral } from '../core/postgres.js';
 import { changeBarrier, type BarrierLimits, type BarrierPlan } from './barrier.js';
 import type { OperationKey } from './journal.js';
@@ -181,6 +182,57 @@ function settleGuard(target: FenceTarget, leader: 'source' | 'destination'): Pro
     },
     limits,
   );
+}
+
+/** Raises what is missing of a fence that stands on some tables only. False where the record says that none stands. */
+export function completeFence(target: FenceTarget, epoch: number): Promise<boolean> {
+  const { session, plan, subset, limits } = target;
+  return changeBarrier(
+    session,
+    plan,
+    {
+      raise: true,
+      reason: { operation: 'of a former cutover', epoch },
+      claimSql: [
+        `SELECT FROM understudy.epoch WHERE subset = ${quoteLiteral(subset)} AND fenced AND epoch = ${epoch} FOR UPDATE`,
+      ],
+      alsoSql: [],
+      end: 'commit',
+    },
+    limits,
+  );
+}
+
+/**
+ * The recorded human decision that the destination is gone for good: the source leads again, at an epoch that no journal
+ * of that destination can have reached. Returns the epoch. What was written to the destination alone is lost.
+ */
+export async function abandonDestination(target: FenceTarget, note: string): Promise<number> {
+  const { session, plan, subset, limits } = target;
+  const record = await readEpoch(session, subset);
+  if (record === null || record.retired) {
+    throw new UnderstudyError('not-cut-over', 'the source has no fence that could be lifted');
+  }
+  // The journal is at most one beyond the fence: a rollback that had committed and not yet reopened the source.
+  const epoch = record.epoch + 2;
+  const lowered = await changeBarrier(
+    session,
+    plan,
+    {
+      raise: false,
+      reason: null,
+      claimSql: [
+        `UPDATE understudy.epoch SET fenced = false, epoch = ${epoch}, operation = NULL, note = ${quoteLiteral(note)},
+           updated_at = pg_catalog.clock_timestamp()
+          WHERE subset = ${quoteLiteral(subset)} AND fenced AND NOT retired AND epoch = ${record.epoch}`,
+      ],
+      alsoSql: [emitMessageSql({ t: 'route', subset, epoch, side: 'source' })],
+      end: 'commit',
+    },
+    limits,
+  );
+  if (!lowered) throw new UnderstudyError('not-cut-over', 'the source has no fence that could be lifted');
+  return epoch;
 }
 
 function lockRouteSql(subset: SubsetId): string {

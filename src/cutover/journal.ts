@@ -187,7 +187,7 @@ export async function beginOperation(
       `WITH begun AS (
          INSERT INTO understudy.operation (id, subset, kind, attempt, epoch, state, proxy)
          SELECT $1::text, subset, $2, $3, epoch, 'preflight', $4 FROM understudy.route
-          WHERE subset = $5 AND side = $6 AND epoch = $7::bigint AND finalized_at IS NULL
+          WHERE subset = $5 AND side = $6 AND epoch = $7::bigint AND finalized_at IS NULL FOR SHARE
          RETURNING id)
        INSERT INTO understudy.event (operation, state) SELECT id, 'preflight' FROM begun`,
       [key.id, operation.kind, key.attempt, operation.proxy, operation.subset, operation.from, key.epoch],
@@ -322,16 +322,30 @@ export async function storeReport(
   ]);
 }
 
-/** Records that nothing can be rolled back any more. Throws `journal-conflict` unless the destination leads at `epoch`. */
-export async function finalizeRoute(session: Session, subset: SubsetId, epoch: number): Promise<void> {
-  const finalized = await session.run(
+/**
+ * Records that nothing can be rolled back any more; repeatable. Throws `not-cut-over` unless the destination leads, `busy`
+ * where an operation is open. Returns the epoch.
+ */
+export async function finalizeRoute(session: Session, subset: SubsetId): Promise<number> {
+  // Locked first and compared in a statement of its own, whose snapshot is taken after the lock: see `fence.ts`.
+  const id = quoteLiteral(subset);
+  const [, , opened, finalized] = await session.batch([
+    'BEGIN',
+    `SELECT FROM understudy.route WHERE subset = ${id} FOR UPDATE`,
+    `SELECT FROM understudy.operation WHERE subset = ${id} AND state NOT IN (${list(FINAL)})`,
     `UPDATE understudy.route SET finalized_at = COALESCE(finalized_at, pg_catalog.clock_timestamp())
-      WHERE subset = $1 AND side = 'destination' AND epoch = $2`,
-    [subset, epoch],
-  );
-  if (finalized.count !== 1) {
-    throw new UnderstudyError('journal-conflict', `the destination does not lead at epoch ${epoch}`);
+      WHERE subset = ${id} AND side = 'destination' AND NOT EXISTS (
+        SELECT FROM understudy.operation WHERE subset = ${id} AND state NOT IN (${list(FINAL)}))
+      RETURNING epoch`,
+    'COMMIT',
+  ]);
+  if (opened !== undefined && opened.count > 0) {
+    throw new UnderstudyError('busy', 'a cutover or rollback of this subset is open in the journal');
   }
+  if (finalized?.count !== 1) {
+    throw new UnderstudyError('not-cut-over', 'the destination does not lead: there is nothing to finalize');
+  }
+  return Number(finalized.rows[0]?.['epoch']);
 }
 
 function conflict(key: OperationKey, what: string): UnderstudyError {

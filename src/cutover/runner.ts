@@ -94,6 +94,10 @@ export class OperationRunner {
   get startedAt(): string {
     return this.#startedAt;
   }
+  /** Whether an abort would still be listened to. */
+  get undoable(): boolean {
+    return !this.#commitSent && (this.#state === 'idle' || accepts(this.#state, 'fail'));
+  }
   get operation(): Operation {
     return this.#operation;
   }

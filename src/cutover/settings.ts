@@ -1,4 +1,3 @@
-import { WHOLE_DATABASE } from '../core/ports.js';
 import type {
   CatalogFingerprint,
   DatabaseEndpoint,
@@ -174,6 +173,8 @@ export interface FinalizeOptions {
   readonly removeFence: boolean;
   /** Stops both streams, so that their slots can be dropped; called once the source is recorded as retired. */
   readonly stopShadow: () => Promise<void>;
+  /** The old server is gone: nothing is undone on it, and it must never be served again. */
+  readonly sourceLost?: boolean;
   readonly signal: AbortSignal;
 }
 
@@ -181,8 +182,6 @@ export interface FinalizeReport {
   readonly epoch: number;
   /** What was removed, as sentences: `source: slot understudy_shop_fwd`. */
   readonly removed: readonly string[];
-  readonly fence: 'kept' | 'removed';
+  readonly fence: 'kept' | 'removed' | 'source-lost';
   readonly seconds: number;
 }
-
-export const DEFAULT_SUBSET: SubsetId = WHOLE_DATABASE;
