@@ -1,0 +1,92 @@
+/**
+ * The main thread's side of the capture. It owns the ring, which outlives the worker: while none is attached, or one
+ * has crashed, statements pile up in the ring and are then dropped, and counted, without troubling traffic.
+ *
+ * States: detached ⇄ attached → closed. Counts of what was aggregated live in the worker and start over with a new
+ * one; what was offered and dropped is counted here.
+ */
+import type { Worker } from 'node:worker_threads';
+import { ByteRingWriter, createByteRing } from '../core/byte-ring.js';
+import { UnderstudyError } from '../core/errors.js';
+import type { CaptureSnapshot, StatementTap, TableName } from '../core/ports.js';
+import { ThreadCaller } from '../core/thread-call.js';
+import { RingTap } from './tap.js';
+
+export interface CaptureOptions {
+  /** Size of the ring, rounded up to a power of two. */
+  readonly ringBytes: number;
+  /** A statement's text is cut there. */
+  readonly textBytesMax: number;
+}
+
+/** What the worker's thread calls carry; see `worker.ts`. */
+export interface StartArgument {
+  readonly ring: SharedArrayBuffer;
+  readonly tables: readonly TableName[];
+}
+export type WorkerSnapshot = Omit<CaptureSnapshot, 'offered' | 'dropped'>;
+
+export class CaptureClient {
+  readonly tap: StatementTap;
+  readonly #memory: SharedArrayBuffer;
+  readonly #ring: ByteRingWriter;
+  #caller: ThreadCaller | undefined;
+  #tables: readonly TableName[] = [];
+  #closed = false;
+
+  constructor(options: CaptureOptions) {
+    this.#memory = createByteRing(options.ringBytes);
+    this.#ring = new ByteRingWriter(this.#memory);
+    this.tap = new RingTap(this.#ring, options.textBytesMax);
+  }
+
+  /**
+   * Hands the ring to a worker running `capture/worker.js`, which the caller started and ends. One at a time: the one
+   * before must have ended. Resolves once it reads the ring.
+   */
+  async attach(worker: Pick<Worker, 'postMessage' | 'on'>): Promise<void> {
+    if (this.#closed) throw closedError();
+    this.detach(new UnderstudyError('internal', 'another capture worker was attached'));
+    this.#caller = new ThreadCaller(worker);
+    const argument: StartArgument = { ring: this.#memory, tables: this.#tables };
+    await this.#call('start', argument);
+  }
+
+  /** The worker is gone: calls fail with `error` until another is attached. */
+  detach(error: UnderstudyError): void {
+    this.#caller?.close(error);
+    this.#caller = undefined;
+  }
+
+  /** Names by which unqualified tables in statements are resolved; kept for workers attached later. */
+  async setTables(tables: readonly TableName[]): Promise<void> {
+    this.#tables = tables;
+    if (this.#caller !== undefined) await this.#call('setTables', tables);
+  }
+
+  /** Counts since the worker started, everything offered before the call included. Throws `internal` without one. */
+  async snapshot(): Promise<CaptureSnapshot> {
+    const counted = await this.#call<WorkerSnapshot>('snapshot', null);
+    return { ...counted, offered: this.#ring.offered, dropped: this.#ring.dropped };
+  }
+
+  /** No more calls. The tap goes on accepting, so that whoever holds it needs no order of shutting down. */
+  close(): void {
+    this.#closed = true;
+    this.detach(closedError());
+  }
+
+  async #call<T>(method: string, argument: unknown): Promise<T> {
+    if (this.#caller === undefined) {
+      throw this.#closed ? closedError() : new UnderstudyError('internal', 'no capture worker is running');
+    }
+    const answer = this.#caller.call<T>(method, argument);
+    // The worker may be asleep on the ring; the message is queued already, so it is found on waking.
+    this.#ring.wake();
+    return await answer;
+  }
+}
+
+function closedError(): UnderstudyError {
+  return new UnderstudyError('cancelled', 'the capture is closed');
+}

@@ -1,0 +1,54 @@
+/** The data path's end of the capture: copies one record per finished statement into the ring, or drops it. */
+import type { ByteRingWriter } from '../core/byte-ring.js';
+import type { StatementTap } from '../core/ports.js';
+import {
+  BYTES_TO_CLIENT,
+  BYTES_TO_SERVER,
+  CUT,
+  DURATION_MICROS,
+  FAILED,
+  FIXED_BYTES,
+  FLAGS,
+  ROWS,
+  SESSION_ID,
+  STATUS_SHIFT,
+} from './record.js';
+
+/** Never blocks, throws or allocates. A text of `textBytesMax` bytes or more is cut there and marked as cut. */
+export class RingTap implements StatementTap {
+  readonly #ring: ByteRingWriter;
+  readonly #textBytesMax: number;
+
+  constructor(ring: ByteRingWriter, textBytesMax: number) {
+    this.#ring = ring;
+    this.#textBytesMax = Math.min(textBytesMax, ring.payloadBytesMax - FIXED_BYTES);
+  }
+
+  offer(
+    sessionId: number,
+    text: Buffer,
+    durationMicros: number,
+    rows: number,
+    bytesToServer: number,
+    bytesToClient: number,
+    failed: boolean,
+    transactionStatus: number,
+  ): boolean {
+    // A text that fills the bound exactly was most likely cut there by whoever offers it.
+    const cut = text.length >= this.#textBytesMax;
+    const textBytes = cut ? this.#textBytesMax : text.length;
+    const offset = this.#ring.reserve(FIXED_BYTES + textBytes);
+    if (offset === -1) return false;
+    const { floats, bytes } = this.#ring;
+    const at = offset >>> 3;
+    floats[at + SESSION_ID] = sessionId;
+    floats[at + DURATION_MICROS] = durationMicros;
+    floats[at + ROWS] = rows;
+    floats[at + BYTES_TO_SERVER] = bytesToServer;
+    floats[at + BYTES_TO_CLIENT] = bytesToClient;
+    floats[at + FLAGS] = (failed ? FAILED : 0) | (cut ? CUT : 0) | (transactionStatus << STATUS_SHIFT);
+    text.copy(bytes, offset + FIXED_BYTES, 0, textBytes);
+    this.#ring.commit();
+    return true;
+  }
+}
