@@ -21,6 +21,12 @@ export interface OperationOptions {
   readonly tables?: readonly string[];
   /** finalize: also take away the fence that keeps the source closed. */
   readonly removeFence?: boolean;
+  /** finalize: the old server is gone; nothing is undone on it, and it must never be served again. */
+  readonly sourceLost?: boolean;
+  /** rollback: the destination is gone for good; what was not yet carried back is lost. A recorded human decision. */
+  readonly destinationLost?: boolean;
+  /** Why, with `destinationLost`; it is recorded. */
+  readonly note?: string;
 }
 
 /** One line of the NDJSON stream. The last line is `result` or `error`. */

@@ -22,8 +22,8 @@ const bool = z.boolean().optional();
 const OPTIONS = {
   verify: z.strictObject({ direction, tables: z.array(z.string().max(200)).max(10_000).optional() }),
   cutover: z.strictObject({ dryRun: bool }),
-  rollback: z.strictObject({ dryRun: bool }),
-  finalize: z.strictObject({ removeFence: bool }),
+  rollback: z.strictObject({ dryRun: bool, destinationLost: bool, note: z.string().max(500).optional() }),
+  finalize: z.strictObject({ removeFence: bool, sourceLost: bool }),
   abort: z.strictObject({}),
 } as const satisfies Record<Operation, z.ZodType>;
 

@@ -149,8 +149,30 @@ function controlVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> {
     .command(
       'rollback',
       'Switch the applications back to the source, without loss',
-      (argv) => argv.option('dry-run', { type: 'boolean', default: false, describe: 'Stop after preflight' }),
-      (args) => runVerb(args, (terminal) => switchVerb(terminal, args, 'rollback', args.dryRun)),
+      (argv) =>
+        argv
+          .option('dry-run', { type: 'boolean', default: false, describe: 'Stop after preflight' })
+          .option('destination-lost', {
+            type: 'boolean',
+            default: false,
+            describe: 'The destination is gone for good: what was not carried back yet is lost',
+          })
+          .option('note', {
+            type: 'string',
+            requiresArg: true,
+            describe: 'Why, with --destination-lost; recorded',
+          })
+          .option('yes', { type: 'boolean', default: false, describe: 'Do not ask' })
+          .check(notTogether('destination-lost', 'dry-run')),
+      (args) =>
+        runVerb(args, async (terminal) =>
+          args.destinationLost
+            ? (await import('./cli/operate.js')).runDestinationLost(terminal, adminOf(args), {
+                yes: args.yes,
+                note: args.note,
+              })
+            : switchVerb(terminal, args, 'rollback', args.dryRun),
+        ),
     )
     .command(
       'finalize',
@@ -162,12 +184,19 @@ function controlVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> {
             type: 'boolean',
             default: false,
             describe: 'Make the retired source writable again; nobody follows it',
-          }),
+          })
+          .option('source-lost', {
+            type: 'boolean',
+            default: false,
+            describe: 'The old server is gone: nothing is undone on it',
+          })
+          .check(notTogether('source-lost', 'remove-fence')),
       (args) =>
         runVerb(args, async (terminal) =>
           (await import('./cli/operate.js')).runFinalize(terminal, adminOf(args), {
             yes: args.yes,
             removeFence: args.removeFence,
+            sourceLost: args.sourceLost,
           }),
         ),
     )
@@ -180,6 +209,15 @@ function controlVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> {
           (await import('./cli/operate.js')).runAbort(terminal, adminOf(args)),
         ),
     );
+}
+
+/** yargs' own `conflicts` takes a default of false for a given option. */
+function notTogether(one: string, other: string) {
+  return (args: Readonly<Record<string, unknown>>): true => {
+    if (args[one] === true && args[other] === true)
+      throw new UnderstudyError('config-invalid', `--${one} and --${other} exclude one another`);
+    return true;
+  };
 }
 
 async function switchVerb(

@@ -99,6 +99,7 @@ export class Operations {
       case 'cutover':
       case 'rollback':
         try {
+          if (options.destinationLost === true) return await this.#abandonDestination(options, signal);
           return await coordinator[operation]({
             ...(options.dryRun === undefined ? {} : { dryRun: options.dryRun }),
             signal,
@@ -111,6 +112,7 @@ export class Operations {
         try {
           return await coordinator.finalize({
             removeFence: options.removeFence ?? false,
+            sourceLost: options.sourceLost ?? false,
             stopShadow: () => this.#deps.retireShadow(),
             signal,
           });
@@ -120,5 +122,14 @@ export class Operations {
       default:
         return unreachable(operation);
     }
+  }
+
+  async #abandonDestination(
+    options: OperationOptions,
+    signal: AbortSignal,
+  ): Promise<{ readonly epoch: number; readonly destinationLost: true }> {
+    const note = options.note ?? 'declared lost by the operator';
+    const epoch = await this.#deps.coordinator.abandonDestination(note, signal);
+    return { epoch, destinationLost: true };
   }
 }

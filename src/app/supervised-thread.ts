@@ -19,7 +19,7 @@ export interface ThreadOptions<T> {
   /** Makes what speaks to the new worker. */
   readonly attach: (worker: Worker) => T;
   /** Sets it going. A failure counts as a crash of the worker. */
-  readonly begin: (client: T) => Promise<void>;
+  readonly begin: (client: T, worker: Worker) => Promise<void>;
   /** The worker is gone: its calls must be failed with `error`. */
   readonly detach: (client: T, error: UnderstudyError) => void;
   readonly log: Log;
@@ -79,7 +79,7 @@ export class SupervisedThread<T> {
     worker.once('exit', (code) => this.#onExit(worker, code, clock.monotonicMs() - startedAt));
     const client = this.#options.attach(worker);
     this.#client = client;
-    this.#options.begin(client).then(
+    this.#options.begin(client, worker).then(
       () => {
         if (this.#worker === worker && this.#state.is('starting')) this.#state.move('running');
       },

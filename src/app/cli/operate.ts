@@ -5,7 +5,15 @@ import { createInterface } from 'node:readline/promises';
 import { UnderstudyError } from '../../core/errors.js';
 import type { AdminClient } from '../admin-client.js';
 import { EXIT, type ExitCode } from './exit-codes.js';
-import { bar, findingLines, formatCount, formatDuration, formatMs, stallHistogram } from './format.js';
+import {
+  bar,
+  findingLines,
+  formatBytes,
+  formatCount,
+  formatDuration,
+  formatMs,
+  stallHistogram,
+} from './format.js';
 import type { Terminal } from './terminal.js';
 
 export async function runVerify(
@@ -78,17 +86,46 @@ export function printSwitch(terminal: Terminal, report: OperationReport): void {
   }
 }
 
+/** The destination is gone for good: the source leads again, without what had not been carried back yet. */
+export async function runDestinationLost(
+  terminal: Terminal,
+  admin: AdminClient,
+  options: { readonly yes: boolean; readonly note: string | undefined },
+): Promise<ExitCode> {
+  if (!options.yes) {
+    const { shadow } = await admin.status();
+    const reverse = shadow.streams.find((stream) => stream.direction === 'reverse');
+    const behind =
+      reverse?.lagBytes == null || reverse.lagMs === null
+        ? 'How much that is, is not known.'
+        : `When last seen, the way back was ${formatBytes(reverse.lagBytes)} and ${formatMs(reverse.lagMs)} behind.`;
+    terminal.line('Writes made to the destination and not yet carried back to the source will be lost.');
+    terminal.line(behind);
+    await confirm(terminal, 'The destination will never be trusted again. Type yes to go on: ');
+  }
+  const result = (await operate(terminal, admin, 'rollback', {
+    destinationLost: true,
+    ...(options.note === undefined ? {} : { note: options.note }),
+  })) as { readonly epoch: number };
+  terminal.line(`the source leads again, at epoch ${result.epoch}; the destination counts as lost`);
+  terminal.result(result);
+  return EXIT.ok;
+}
+
 export async function runFinalize(
   terminal: Terminal,
   admin: AdminClient,
-  options: { readonly yes: boolean; readonly removeFence: boolean },
+  options: { readonly yes: boolean; readonly removeFence: boolean; readonly sourceLost: boolean },
 ): Promise<ExitCode> {
   if (!options.yes)
     await confirm(
       terminal,
       'finalize removes the way back: the source is retired and no longer followed. Type yes to go on: ',
     );
-  const report = await operate(terminal, admin, 'finalize', { removeFence: options.removeFence });
+  const report = await operate(terminal, admin, 'finalize', {
+    removeFence: options.removeFence,
+    sourceLost: options.sourceLost,
+  });
   const { removed, fence } = report as { removed?: readonly string[]; fence?: string };
   for (const what of removed ?? []) terminal.line(`  removed ${what}`);
   terminal.line(terminal.paint('green', `finalized; the source's fence is ${fence ?? 'kept'}`));

@@ -1,5 +1,6 @@
 /** Every key of the configuration, with its check, its default and its description. The reference is made from it. */
 import { z } from 'zod';
+import { PROXY_DEFAULTS as PROXY } from '../../proxy/settings.js';
 import { DEFAULT_CUTOVER_SETTINGS as CUTOVER } from '../../cutover/settings.js';
 import {
   bytes,
@@ -193,7 +194,58 @@ export const sections = {
     ),
   }),
   limits: z.strictObject({
-    clientsMax: count('Client connections at a time.', 1000, { max: 100_000 }),
+    clientsMax: count('Client connections at a time; more get 53300.', PROXY.maxClients, { max: 100_000 }),
+    handshakesMax: count('Connections in their handshake at a time; more are closed.', PROXY.maxHandshakes, {
+      max: 100_000,
+    }),
+    handshakeTimeoutMs: milliseconds('A client has to log in within it.', PROXY.handshakeTimeoutMs),
+    connectTimeoutMs: milliseconds('Opening one server connection.', PROXY.connectTimeoutMs),
+    frameBytesMax: bytes(
+      'Longest protocol message; a longer one closes its connection with an error.',
+      PROXY.frameBytesMax,
+      { min: 65_536, max: PROXY.frameBytesMax },
+    ),
+    heldBytesMax: bytes(
+      'Kept for one session at the gate before its socket is no longer read.',
+      PROXY.heldBytesMax,
+    ),
+    stateBytesMax: bytes(
+      'What one session may hold (settings, prepared statements) to be carried over.',
+      PROXY.stateBytesMax,
+    ),
+    warmConcurrency: count(
+      'Connections opened on the new side at once before a switch.',
+      PROXY.warmConcurrency,
+      {
+        max: 1000,
+      },
+    ),
+    warmAttempts: count('Tries to open one connection on the new side.', PROXY.warmAttempts, { max: 100 }),
+    prepareTimeoutMs: milliseconds(
+      'How long the preparation waits for a session’s next quiet moment.',
+      PROXY.prepareTimeoutMs,
+    ),
+    askTimeoutMs: milliseconds(
+      'How long a session’s server may take to say what it holds.',
+      PROXY.askTimeoutMs,
+    ),
+    staleSessionsMax: count(
+      'Sessions that may be asked again or warmed behind the gate; more is a reason not to close it.',
+      PROXY.staleSessionsMax,
+      { min: 0, max: 100_000 },
+    ),
+    cancelTimeoutMs: milliseconds('A cancelled statement has to end within it.', PROXY.cancelTimeoutMs),
+    switchTimeoutMs: milliseconds(
+      'For a listening session’s last notifications, and for reopening a lost connection, at the switch.',
+      PROXY.switchTimeoutMs,
+    ),
+    stopTimeoutMs: milliseconds(
+      'At a graceful stop, statements and transactions may finish within it.',
+      10_000,
+      {
+        min: 0,
+      },
+    ),
   }),
   log: z.strictObject({
     level: choice(
