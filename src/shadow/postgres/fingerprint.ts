@@ -1,17 +1,213 @@
+/**
+ * A hash per catalog object, so that DDL on either side is noticed, and named, before or under a fence (trap 6).
+ *
+ * Two readings of one server are equal as long as nobody runs DDL. Left out on purpose, because it changes without
+ * DDL of the application: statistics, sequences' values, storage parameters, whether a view is filled, an index still
+ * being built; Understudy's own schema, triggers, publications and the replica identities it sets. A trigger's state is
+ * only "fires for ordinary sessions" or not: triggers that the shadow keeps disabled get their state back at the switch.
+ * Hashes of two servers of one version are comparable; between versions the deparsers' wording may differ.
+ */
 import type pg from 'pg';
+import { asUnderstudyError } from '../../core/errors.js';
 import type { CatalogFingerprint } from '../../core/ports.js';
-import { UnderstudyError } from '../../core/errors.js';
+import { notOfExtension, userSchema } from './schema/catalog.js';
+import {
+  OPERATOR_OBJECT_SQL,
+  OWN_CAST_SQL,
+  OWN_ROUTINE_SQL,
+  ROUTINE_OBJECT_SQL,
+} from './schema/read-routines.js';
 
 export interface FingerprintDifference {
   readonly object: string;
   readonly change: 'added' | 'removed' | 'changed';
 }
 
-/** One hash per catalog object, keyed `table public.orders`. */
-export async function readFingerprint(_client: pg.Client): Promise<CatalogFingerprint> {
-  throw new UnderstudyError('internal', 'not built');
+/** Privileges and owner as text that does not depend on the order they were granted in. */
+function accessSql(acl: string, owner: string): string {
+  return `pg_get_userbyid(${owner}) || ' ' || COALESCE((SELECT string_agg(x::text, ',' ORDER BY x::text) FROM unnest(${acl}) x), '-')`;
 }
 
+const RELATION_KEYWORD = `CASE c.relkind WHEN 'S' THEN 'sequence' WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view'
+  WHEN 'f' THEN 'foreign table' ELSE 'table' END`;
+
+const RELATION = `pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace`;
+const ON_RELATION = `${userSchema('n')} AND c.relpersistence <> 't' AND ${notOfExtension('pg_class', 'c.oid')}`;
+const RELATION_OBJECT = `format('%s %I.%I', ${RELATION_KEYWORD}, n.nspname, c.relname)`;
+
+const TABLES = `
+SELECT ${RELATION_OBJECT} AS object, concat_ws(E'\\n', c.relkind, c.relpersistence, c.relrowsecurity, c.relforcerowsecurity,
+  CASE WHEN c.relkind = 'p' THEN pg_get_partkeydef(c.oid) END, pg_get_expr(c.relpartbound, c.oid),
+  (SELECT string_agg(format('%I.%I', pn.nspname, p.relname), ',' ORDER BY i.inhseqno)
+    FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent JOIN pg_namespace pn ON pn.oid = p.relnamespace
+    WHERE i.inhrelid = c.oid),
+  (SELECT string_agg(concat_ws(' ', quote_ident(a.attname), format_type(a.atttypid, a.atttypmod), a.attnotnull,
+      NULLIF(a.attgenerated, ''), CASE WHEN NOT c.relispartition THEN NULLIF(a.attidentity, '') END,
+      CASE WHEN a.attcollation <> 0 THEN (SELECT format('%I.%I', cn.nspname, co.collname) FROM pg_collation co
+        JOIN pg_namespace cn ON cn.oid = co.collnamespace WHERE co.oid = a.attcollation) END,
+      pg_get_expr(d.adbin, d.adrelid)), E'\\n' ORDER BY a.attnum)
+    FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+    WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)) AS definition
+FROM ${RELATION} WHERE c.relkind IN ('r', 'p', 'f') AND ${ON_RELATION}`;
+
+/** NOT NULL became a named constraint in 18: the column's own flag says it. Partitions' clones go with the root's. */
+const CONSTRAINTS = `
+SELECT format('constraint %I on %I.%I', k.conname, n.nspname, c.relname), pg_get_constraintdef(k.oid)
+FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE k.contype IN ('c', 'p', 'u', 'x', 'f') AND (k.contype <> 'f' OR k.conparentid = 0) AND ${ON_RELATION}`;
+
+const INDEXES = `
+SELECT format('index %I.%I', n.nspname, x.relname), pg_get_indexdef(i.indexrelid)
+FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_class c ON c.oid = i.indrelid
+JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'm') AND (i.indisvalid OR c.relkind = 'p') AND ${ON_RELATION}
+  AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid AND k.contype IN ('p', 'u', 'x'))`;
+
+const SEQUENCES = `
+SELECT ${RELATION_OBJECT}, concat_ws(' ', format_type(s.seqtypid, NULL), s.seqstart, s.seqincrement, s.seqmin, s.seqmax,
+  s.seqcache, s.seqcycle, (SELECT format('%I.%I.%I', tn.nspname, t.relname, a.attname) FROM pg_depend d
+    JOIN pg_class t ON t.oid = d.refobjid JOIN pg_namespace tn ON tn.oid = t.relnamespace
+    JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+    WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.refclassid = 'pg_class'::regclass
+      AND d.deptype IN ('a', 'i')))
+FROM ${RELATION} JOIN pg_sequence s ON s.seqrelid = c.oid WHERE ${ON_RELATION}`;
+
+const VIEWS = `
+SELECT ${RELATION_OBJECT}, concat_ws(E'\\n', (SELECT string_agg(o, ',' ORDER BY o) FROM unnest(c.reloptions) o),
+  pg_get_viewdef(c.oid), (SELECT string_agg(concat_ws(' ', d.adnum, pg_get_expr(d.adbin, d.adrelid)), ',' ORDER BY d.adnum)
+    FROM pg_attrdef d WHERE d.adrelid = c.oid))
+FROM ${RELATION} WHERE c.relkind IN ('v', 'm') AND ${ON_RELATION}`;
+
+const RULES = `
+SELECT format('rule %I on %I.%I', r.rulename, n.nspname, c.relname),
+  CASE r.ev_enabled WHEN 'O' THEN 'origin ' ELSE 'other ' END || pg_get_ruledef(r.oid)
+FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE r.rulename <> '_RETURN' AND ${ON_RELATION}`;
+
+/** A partition's clone of its root's trigger is internal before 15; the triggers behind constraints always are. */
+const TRIGGERS = `
+SELECT format('trigger %I on %I.%I', t.tgname, n.nspname, c.relname),
+  CASE t.tgenabled WHEN 'O' THEN 'origin ' ELSE 'other ' END || pg_get_triggerdef(t.oid)
+FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN pg_constraint k ON k.oid = t.tgconstraint AND k.contype <> 't'
+WHERE (NOT t.tgisinternal OR t.tgparentid <> 0) AND k.oid IS NULL AND t.tgname NOT LIKE 'understudy\\_%'
+  AND ${ON_RELATION}`;
+
+const POLICIES = `
+SELECT format('policy %I on %I.%I', p.polname, n.nspname, c.relname), concat_ws(E'\\n', p.polpermissive, p.polcmd,
+  (SELECT string_agg(r.rolname, ',' ORDER BY r.rolname) FROM pg_roles r WHERE r.oid = ANY (p.polroles)),
+  pg_get_expr(p.polqual, p.polrelid), 'check', pg_get_expr(p.polwithcheck, p.polrelid))
+FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE ${ON_RELATION}`;
+
+const ROUTINES = `
+SELECT ${ROUTINE_OBJECT_SQL}, CASE p.prokind WHEN 'a' THEN concat_ws(' ', pg_get_function_arguments(p.oid),
+    pg_get_function_result(p.oid), p.proparallel, a.aggtransfn, a.aggfinalfn, a.aggcombinefn, a.agginitval)
+  ELSE pg_get_functiondef(p.oid) END
+FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace LEFT JOIN pg_aggregate a ON a.aggfnoid = p.oid
+WHERE ${userSchema('n')} AND ${notOfExtension('pg_proc', 'p.oid')} AND ${OWN_ROUTINE_SQL}`;
+
+const TYPES = `
+SELECT format('type %I.%I', n.nspname, t.typname), concat_ws(E'\\n', t.typtype,
+  (SELECT string_agg(quote_literal(e.enumlabel), ',' ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = t.oid),
+  (SELECT string_agg(concat_ws(' ', quote_ident(a.attname), format_type(a.atttypid, a.atttypmod)), ',' ORDER BY a.attnum)
+    FROM pg_attribute a WHERE a.attrelid = t.typrelid AND t.typrelid <> 0 AND a.attnum > 0 AND NOT a.attisdropped),
+  CASE WHEN t.typtype = 'd' THEN concat_ws(' ', format_type(t.typbasetype, t.typtypmod), t.typnotnull,
+    pg_get_expr(t.typdefaultbin, 0)) END,
+  (SELECT string_agg(concat_ws(' ', quote_ident(k.conname), pg_get_constraintdef(k.oid)), ',' ORDER BY k.conname)
+    FROM pg_constraint k WHERE k.contypid = t.oid AND k.contype = 'c'),
+  (SELECT format_type(r.rngsubtype, NULL) FROM pg_range r WHERE r.rngtypid = t.oid))
+FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace LEFT JOIN pg_class c ON c.oid = t.typrelid
+WHERE t.typtype IN ('e', 'c', 'd', 'r') AND (t.typtype <> 'c' OR c.relkind = 'c')
+  AND ${userSchema('n')} AND ${notOfExtension('pg_type', 't.oid')}`;
+
+const OTHERS = `
+SELECT format('schema %I', n.nspname), '' FROM pg_namespace n WHERE ${userSchema('n')}
+UNION ALL
+SELECT format('extension %I', x.extname), x.extversion FROM pg_extension x
+UNION ALL
+SELECT format('collation %I.%I', n.nspname, c.collname), concat_ws(' ', c.collprovider, c.collisdeterministic, c.collcollate,
+  c.collctype, to_jsonb(c) ->> 'colllocale', to_jsonb(c) ->> 'colliculocale', to_jsonb(c) ->> 'collicurules')
+FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace
+WHERE ${userSchema('n')} AND ${notOfExtension('pg_collation', 'c.oid')}
+UNION ALL
+SELECT ${OPERATOR_OBJECT_SQL}, o.oprcode::text FROM pg_operator o JOIN pg_namespace n ON n.oid = o.oprnamespace
+WHERE ${userSchema('n')} AND ${notOfExtension('pg_operator', 'o.oid')}
+UNION ALL
+SELECT format('cast (%s AS %s)', format_type(c.castsource, NULL), format_type(c.casttarget, NULL)),
+  concat_ws(' ', c.castmethod, c.castcontext, NULLIF(c.castfunc, 0)::regprocedure)
+FROM pg_cast c WHERE ${OWN_CAST_SQL}
+UNION ALL
+SELECT format('statistics %I.%I', n.nspname, s.stxname), pg_get_statisticsobjdef(s.oid)
+FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace
+WHERE ${userSchema('n')} AND ${notOfExtension('pg_statistic_ext', 's.oid')}
+UNION ALL
+SELECT format('text search dictionary %I.%I', n.nspname, d.dictname), concat_ws(' ', t.tmplname, d.dictinitoption)
+FROM pg_ts_dict d JOIN pg_namespace n ON n.oid = d.dictnamespace JOIN pg_ts_template t ON t.oid = d.dicttemplate
+WHERE ${userSchema('n')} AND ${notOfExtension('pg_ts_dict', 'd.oid')}
+UNION ALL
+SELECT format('text search configuration %I.%I', n.nspname, c.cfgname),
+  (SELECT string_agg(concat_ws(' ', m.maptokentype, m.mapseqno, d.dictname), ',' ORDER BY m.maptokentype, m.mapseqno)
+    FROM pg_ts_config_map m JOIN pg_ts_dict d ON d.oid = m.mapdict WHERE m.mapcfg = c.oid)
+FROM pg_ts_config c JOIN pg_namespace n ON n.oid = c.cfgnamespace
+WHERE ${userSchema('n')} AND ${notOfExtension('pg_ts_config', 'c.oid')}`;
+
+const ACCESS = `
+SELECT 'privileges of ' || ${RELATION_OBJECT}, concat_ws(E'\\n', ${accessSql('c.relacl', 'c.relowner')},
+  (SELECT string_agg(a.attname || ' ' || (SELECT string_agg(x::text, ',' ORDER BY x::text) FROM unnest(a.attacl) x), ';' ORDER BY a.attnum)
+    FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attacl IS NOT NULL AND NOT a.attisdropped))
+FROM ${RELATION} WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm', 'S') AND ${ON_RELATION}
+UNION ALL
+SELECT format('privileges of schema %I', n.nspname), ${accessSql('n.nspacl', 'n.nspowner')} FROM pg_namespace n WHERE ${userSchema('n')}
+UNION ALL
+SELECT 'privileges of ' || ${ROUTINE_OBJECT_SQL}, ${accessSql('p.proacl', 'p.proowner')}
+FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+WHERE ${userSchema('n')} AND ${notOfExtension('pg_proc', 'p.oid')} AND ${OWN_ROUTINE_SQL}
+UNION ALL
+SELECT format('privileges of type %I.%I', n.nspname, t.typname), ${accessSql('t.typacl', 't.typowner')}
+FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace LEFT JOIN pg_class c ON c.oid = t.typrelid
+WHERE t.typtype IN ('e', 'c', 'd', 'r') AND (t.typtype <> 'c' OR c.relkind = 'c')
+  AND ${userSchema('n')} AND ${notOfExtension('pg_type', 't.oid')}
+UNION ALL
+SELECT format('default privileges of %I on %s%s', pg_get_userbyid(d.defaclrole), d.defaclobjtype,
+  (SELECT format(' in schema %I', n.nspname) FROM pg_namespace n WHERE n.oid = d.defaclnamespace)),
+  (SELECT string_agg(x::text, ',' ORDER BY x::text) FROM unnest(d.defaclacl) x)
+FROM pg_default_acl d
+UNION ALL
+SELECT 'settings of the database', array_to_string(s.setconfig, E'\\n')
+FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase
+WHERE d.datname = current_database() AND s.setrole = 0`;
+
+const FINGERPRINT_SQL = `SELECT object, md5(COALESCE(definition, '')) AS hash FROM (${[
+  TABLES,
+  CONSTRAINTS,
+  INDEXES,
+  SEQUENCES,
+  VIEWS,
+  RULES,
+  TRIGGERS,
+  POLICIES,
+  ROUTINES,
+  TYPES,
+  OTHERS,
+  ACCESS,
+].join('\nUNION ALL\n')}) entry WHERE object IS NOT NULL`;
+
+/**
+ * One hash per object of the database behind `client`, a control connection, keyed `table public.orders`,
+ * `function public.f(integer)`, `constraint c on public.orders`, `privileges of table public.orders`; names quoted
+ * where SQL would have to. One statement, one round trip; takes no lock on tables, except that deparsing a view takes
+ * the weakest one on what it reads, which no fence holds off. Throws `source-query-failed`.
+ */
+export async function readFingerprint(client: pg.Client): Promise<CatalogFingerprint> {
+  try {
+    const { rows } = await client.query<{ object: string; hash: string }>(FINGERPRINT_SQL);
+    return Object.fromEntries(rows.map((row) => [row.object, row.hash]));
+  } catch (error) {
+    throw asUnderstudyError(error, 'source-query-failed', 'reading the catalog fingerprint');
+  }
+}
+
+/** What differs, by name. `built` is the earlier one: `added` is in `now` alone. */
 export function diffFingerprints(
   built: CatalogFingerprint,
   now: CatalogFingerprint,

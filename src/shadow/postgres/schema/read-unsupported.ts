@@ -1,0 +1,86 @@
+/** What can't be carried: named with a finding, and what needs it is left out with it. */
+import type { Finding } from '../../../core/ports.js';
+import { notOfExtension, rowsOf, userSchema, type Catalog } from './catalog.js';
+import type { NodeId } from './graph.js';
+
+interface UnsupportedRow {
+  readonly id: string;
+  readonly object: string;
+  readonly why: string;
+  readonly advice: string;
+}
+
+const BY_HAND = `'Create it on the destination by hand before the cutover.'`;
+
+const UNSUPPORTED_SQL = `
+SELECT 'pg_class:' || c.oid AS id, format('foreign table %I.%I', n.nspname, c.relname) AS object,
+  'its rows live on another server, and its server and user mappings may not be reachable from the destination' AS why,
+  'Create its server, user mapping and foreign table on the destination by hand before the cutover.' AS advice
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind = 'f' AND ${userSchema('n')} AND ${notOfExtension('pg_class', 'c.oid')}
+UNION ALL
+SELECT 'pg_type:' || t.oid, format('type %I.%I', n.nspname, t.typname),
+  CASE t.typtype WHEN 'r' THEN 'a range type with a canonical function needs C code'
+    ELSE 'a base type needs C code on the destination' END, ${BY_HAND}
+FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace LEFT JOIN pg_range r ON r.rngtypid = t.oid
+WHERE (t.typtype = 'b' AND NOT EXISTS (SELECT FROM pg_type e WHERE e.typarray = t.oid)
+    OR t.typtype = 'p' OR COALESCE(r.rngcanonical, 0) <> 0)
+  AND ${userSchema('n')} AND ${notOfExtension('pg_type', 't.oid')}
+UNION ALL
+SELECT 'pg_opclass:' || o.oid, format('operator class %I.%I', n.nspname, o.opcname),
+  'operator classes are not rebuilt', ${BY_HAND}
+FROM pg_opclass o JOIN pg_namespace n ON n.oid = o.opcnamespace
+WHERE ${userSchema('n')} AND ${notOfExtension('pg_opclass', 'o.oid')}
+UNION ALL
+SELECT 'pg_opfamily:' || o.oid, format('operator family %I.%I', n.nspname, o.opfname),
+  'operator families are not rebuilt', ${BY_HAND}
+FROM pg_opfamily o JOIN pg_namespace n ON n.oid = o.opfnamespace
+WHERE ${userSchema('n')} AND ${notOfExtension('pg_opfamily', 'o.oid')}
+UNION ALL
+SELECT 'pg_conversion:' || o.oid, format('conversion %I.%I', n.nspname, o.conname), 'conversions are not rebuilt', ${BY_HAND}
+FROM pg_conversion o JOIN pg_namespace n ON n.oid = o.connamespace
+WHERE ${userSchema('n')} AND ${notOfExtension('pg_conversion', 'o.oid')}
+UNION ALL
+SELECT 'pg_ts_parser:' || o.oid, format('text search parser %I.%I', n.nspname, o.prsname), 'it needs C code', ${BY_HAND}
+FROM pg_ts_parser o JOIN pg_namespace n ON n.oid = o.prsnamespace
+WHERE ${userSchema('n')} AND ${notOfExtension('pg_ts_parser', 'o.oid')}
+UNION ALL
+SELECT 'pg_ts_template:' || o.oid, format('text search template %I.%I', n.nspname, o.tmplname), 'it needs C code', ${BY_HAND}
+FROM pg_ts_template o JOIN pg_namespace n ON n.oid = o.tmplnamespace
+WHERE ${userSchema('n')} AND ${notOfExtension('pg_ts_template', 'o.oid')}
+UNION ALL
+SELECT 'pg_event_trigger:' || o.oid, format('event trigger %I', o.evtname),
+  'it would act on Understudy’s own statements on the destination', ${BY_HAND}
+FROM pg_event_trigger o WHERE ${notOfExtension('pg_event_trigger', 'o.oid')} AND o.evtname NOT LIKE 'understudy\\_%'
+UNION ALL
+SELECT 'pg_language:' || o.oid, format('language %I', o.lanname), 'procedural languages come with their extension',
+  format('Run CREATE EXTENSION %I on the destination, if it is packaged there.', o.lanname)
+FROM pg_language o WHERE o.oid >= 16384 AND ${notOfExtension('pg_language', 'o.oid')}
+UNION ALL
+SELECT 'pg_foreign_server:' || o.oid, format('foreign server %I', o.srvname),
+  'it may not be reachable from the destination, and its user mappings hold passwords', ${BY_HAND}
+FROM pg_foreign_server o WHERE ${notOfExtension('pg_foreign_server', 'o.oid')}
+UNION ALL
+SELECT 'pg_am:' || o.oid, format('access method %I', o.amname), 'it needs C code', ${BY_HAND}
+FROM pg_am o WHERE o.oid >= 16384 AND ${notOfExtension('pg_am', 'o.oid')}
+UNION ALL
+SELECT 'pg_transform:' || o.oid, format('transform for %s', format_type(o.trftype, NULL)), 'transforms are not rebuilt', ${BY_HAND}
+FROM pg_transform o WHERE o.oid >= 16384 AND ${notOfExtension('pg_transform', 'o.oid')}`;
+
+export interface Unsupported {
+  readonly missing: ReadonlyMap<NodeId, string>;
+  readonly findings: readonly Finding[];
+}
+
+export async function readUnsupported({ client }: Catalog): Promise<Unsupported> {
+  const rows = await rowsOf<UnsupportedRow>(client, 'objects that can’t be carried', UNSUPPORTED_SQL);
+  const findings = rows.map((row): Finding => ({
+    severity: 'warning',
+    check: 'schema-unsupported',
+    side: 'source',
+    object: row.object,
+    message: `${row.object} is not carried to the destination: ${row.why}.`,
+    advice: row.advice,
+  }));
+  return { missing: new Map(rows.map((row) => [row.id, row.object])), findings };
+}

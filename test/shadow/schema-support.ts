@@ -1,0 +1,79 @@
+/** What the schema tests share: the torture schema under roles of its own, builds, and pg_dump where it is there. */
+import { execFile, execFileSync } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { promisify } from 'node:util';
+import type pg from 'pg';
+import type { DatabaseEndpoint } from '../../src/core/ports.js';
+import { quoteIdent } from '../../src/core/postgres.js';
+import type { SchemaPlan } from '../../src/shadow/postgres/schema/plan.js';
+import { buildSchema } from '../../src/shadow/postgres/schema/build.js';
+
+/** Roles belong to the server, not the database: each test has its own, on every server it uses. */
+export interface TestRoles extends AsyncDisposable {
+  readonly owner: string;
+  readonly reader: string;
+  readonly writer: string;
+  fill(sql: string): string;
+}
+
+export async function testRoles(...clients: readonly pg.Client[]): Promise<TestRoles> {
+  const suffix = randomBytes(4).toString('hex');
+  const roles = { owner: `o_${suffix}`, reader: `r_${suffix}`, writer: `w_${suffix}` };
+  const names = Object.values(roles).map(quoteIdent);
+  for (const client of clients) {
+    for (const name of names) await client.query(`CREATE ROLE ${name}`);
+  }
+  return {
+    ...roles,
+    fill: (sql) =>
+      sql.replace(/\{\{(owner|reader|writer)\}\}/g, (_, name: 'owner' | 'reader' | 'writer') => roles[name]),
+    async [Symbol.asyncDispose]() {
+      for (const client of clients) {
+        // One by one: PostgreSQL 14 stumbles over default privileges between roles that it drops together.
+        for (const name of names) await client.query(`DROP OWNED BY ${name} CASCADE`);
+        await client.query(`DROP ROLE ${names.join(', ')}`);
+      }
+    },
+  };
+}
+
+export async function tortureSchema(roles: TestRoles): Promise<string> {
+  return roles.fill(
+    await readFile(new URL('../fixtures/torture-schema.sql', import.meta.url).pathname, 'utf8'),
+  );
+}
+
+export async function buildAll(destination: pg.Client, plan: SchemaPlan): Promise<void> {
+  const { signal } = new AbortController();
+  const before = await buildSchema(destination, plan.beforeCopy, { phase: 'before-copy', signal });
+  const after = await buildSchema(destination, plan.afterCopy, { phase: 'after-copy', signal });
+  const problems = [...before.skipped, ...after.skipped, ...before.findings, ...after.findings];
+  if (problems.length > 0) throw new Error(`the build left something out: ${JSON.stringify(problems)}`);
+}
+
+/** Major version of the pg_dump on PATH; 0 where there is none. */
+export function dumpVersion(): number {
+  try {
+    return Number(/(\d+)\./.exec(execFileSync('pg_dump', ['--version'], { encoding: 'utf8' }))?.[1] ?? 0);
+  } catch {
+    return 0;
+  }
+}
+
+/** The schema as pg_dump writes it, without comments, blank lines and what depends on the moment. */
+export async function dumpSchema(endpoint: DatabaseEndpoint): Promise<readonly string[]> {
+  const { stdout } = await promisify(execFile)(
+    'pg_dump',
+    [
+      '--schema-only',
+      '--exclude-schema=understudy',
+      `--host=${endpoint.host}`,
+      `--port=${endpoint.port}`,
+      `--username=${endpoint.user}`,
+      endpoint.database,
+    ],
+    { env: { ...process.env, PGPASSWORD: endpoint.password ?? '' }, maxBuffer: 1 << 26 },
+  );
+  return stdout.split('\n').filter((line) => line !== '' && !/^(--|\\(un)?restrict)/.test(line));
+}
