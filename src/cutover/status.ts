@@ -5,13 +5,13 @@ import type { Log } from '../core/log.js';
 import { barrierState, readBarrier } from './barrier.js';
 import { readLastOperation, readRoute, type JournalOperation, type JournalRoute } from './journal.js';
 import type { Connections, Session } from './session.js';
-import type { BarrierState, CutoverStatus } from './settings.js';
+import type { BarrierState, CutoverStatus, OperationRecord } from './settings.js';
 
 export interface SidesStatus {
   readonly barriers: Readonly<Record<Side, BarrierState>>;
   readonly journal: CutoverStatus['journal'];
   readonly route: JournalRoute | null;
-  readonly last: JournalOperation | null;
+  readonly last: OperationRecord | null;
 }
 
 export class StatusReader {
@@ -44,7 +44,7 @@ export class StatusReader {
       barriers: { source: source ?? 'unknown', destination: destination?.barrier ?? 'unknown' },
       journal: destination === null ? 'unreachable' : absent ? 'absent' : 'reachable',
       route: destination?.route ?? null,
-      last: destination?.last ?? null,
+      last: recordOf(destination?.last ?? null),
     };
   }
 
@@ -65,6 +65,13 @@ export class StatusReader {
     this.#sessions.set(side, session);
     return session;
   }
+}
+
+/** Without what only the compare-and-swaps need. */
+function recordOf(operation: JournalOperation | null): OperationRecord | null {
+  if (operation === null) return null;
+  const { id, subset, kind, state, startedAt, finishedAt, reason, report } = operation;
+  return { id, subset, kind, state, startedAt, finishedAt, reason, report };
 }
 
 /** Whether the way back would lose anything, while the destination leads. */
