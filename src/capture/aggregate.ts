@@ -1,0 +1,153 @@
+/**
+ * Adds finished statements up: per kind, and per table and kind. Memory is bounded: tables beyond
+ * {@link TABLES_MAX} count together under {@link OTHER_TABLES}.
+ */
+import type { KindUse, StatementKind, TableName, TableUse } from '../core/ports.js';
+import type { WorkerSnapshot } from './client.js';
+import type { TableAccess, TableReference } from './footprint.js';
+import { LatencyHistogram } from './latency.js';
+import type { Statement } from './statements.js';
+import { TransactionCounter } from './transactions.js';
+
+export const TABLES_MAX = 1_000;
+export const OTHER_TABLES = '(other)';
+
+/** One finished statement, as the tap tells of it. */
+export interface Execution {
+  readonly sessionId: number;
+  readonly durationMicros: number;
+  readonly rows: number;
+  readonly bytesToServer: number;
+  readonly bytesToClient: number;
+  readonly failed: boolean;
+  /** I, T or E as its character code; 0 inside a pipeline. */
+  readonly transactionStatus: number;
+  /** The text is longer than what is known of it. */
+  readonly cut: boolean;
+}
+
+class Use {
+  readonly kind: StatementKind;
+  readonly #latency = new LatencyHistogram();
+  #statements = 0;
+  #errors = 0;
+  #rows = 0;
+  #bytesToServer = 0;
+  #bytesToClient = 0;
+
+  constructor(kind: StatementKind) {
+    this.kind = kind;
+  }
+
+  add(execution: Execution, rows: number): void {
+    this.#statements += 1;
+    if (execution.failed) this.#errors += 1;
+    this.#rows += rows;
+    this.#bytesToServer += execution.bytesToServer;
+    this.#bytesToClient += execution.bytesToClient;
+    this.#latency.add(execution.durationMicros);
+  }
+
+  summary(): KindUse {
+    return {
+      kind: this.kind,
+      statements: this.#statements,
+      errors: this.#errors,
+      rows: this.#rows,
+      bytesToServer: this.#bytesToServer,
+      bytesToClient: this.#bytesToClient,
+      latencyMs: this.#latency.summary(),
+    };
+  }
+}
+
+export class CaptureAggregate {
+  readonly #tablesMax: number;
+  readonly #kinds = new Map<StatementKind, Use>();
+  /** table → kind → use. */
+  readonly #tables = new Map<string, Map<StatementKind, Use>>();
+  readonly #transactions = new TransactionCounter();
+  /** Where a statement's accesses are counted; forgotten with the statement, or when names resolve anew. */
+  #usesOf = new WeakMap<Statement, readonly Use[]>();
+  #unparsed = 0;
+  /** Table name → its schema, for names that are in one schema, or in `public`. */
+  #schemas: ReadonlyMap<string, string> = new Map();
+
+  constructor(tablesMax: number = TABLES_MAX) {
+    this.#tablesMax = tablesMax;
+  }
+
+  /** From now on unqualified names of these tables count with their schema. What was counted before stays. */
+  setTables(tables: readonly TableName[]): void {
+    const schemas = new Map<string, string>();
+    const ambiguous = new Set<string>();
+    for (const { schema, name } of tables) {
+      if (schemas.has(name)) ambiguous.add(name);
+      if (!schemas.has(name) || schema === 'public') schemas.set(name, schema);
+    }
+    // The session's search_path decides between several; `public` is the guess that is most often right.
+    for (const name of ambiguous) if (schemas.get(name) !== 'public') schemas.delete(name);
+    this.#schemas = schemas;
+    this.#usesOf = new WeakMap();
+  }
+
+  add(statement: Statement, execution: Execution): void {
+    if (!statement.parsed || execution.cut) this.#unparsed += 1;
+    this.#transactions.add(execution.sessionId, execution.transactionStatus, statement, execution.failed);
+    this.#kindUse(statement.kind).add(execution, execution.rows);
+    let uses = this.#usesOf.get(statement);
+    if (uses === undefined) {
+      uses = statement.accesses.map((access) => this.#tableUse(access));
+      this.#usesOf.set(statement, uses);
+    }
+    // The tag counts what the main verb did: rows selected to be inserted are no rows read by the application.
+    for (const use of uses) use.add(execution, use.kind === statement.kind ? execution.rows : 0);
+  }
+
+  snapshot(): WorkerSnapshot {
+    const tables: TableUse[] = [];
+    for (const [table, kinds] of this.#tables) {
+      for (const use of kinds.values()) tables.push({ table, ...use.summary() });
+    }
+    return {
+      unparsed: this.#unparsed,
+      transactions: {
+        committed: this.#transactions.committed,
+        rolledBack: this.#transactions.rolledBack,
+      },
+      tables,
+      kinds: [...this.#kinds.values()].map((use) => use.summary()),
+    };
+  }
+
+  #kindUse(kind: StatementKind): Use {
+    let use = this.#kinds.get(kind);
+    if (use === undefined) {
+      use = new Use(kind);
+      this.#kinds.set(kind, use);
+    }
+    return use;
+  }
+
+  #tableUse({ table, kind }: TableAccess): Use {
+    const written = this.#resolve(table);
+    const known = this.#tables.has(written);
+    const name = known || this.#tables.size < this.#tablesMax ? written : OTHER_TABLES;
+    let kinds = this.#tables.get(name);
+    if (kinds === undefined) {
+      kinds = new Map();
+      this.#tables.set(name, kinds);
+    }
+    let use = kinds.get(kind);
+    if (use === undefined) {
+      use = new Use(kind);
+      kinds.set(kind, use);
+    }
+    return use;
+  }
+
+  #resolve({ schema, name }: TableReference): string {
+    const owner = schema ?? this.#schemas.get(name);
+    return owner === undefined ? name : `${owner}.${name}`;
+  }
+}
