@@ -229,7 +229,14 @@ export interface ShadowStatus {
   readonly copy: { readonly rows: number; readonly seconds: number };
   readonly streams: readonly StreamStatus[];
   readonly lastVerify: VerifyReport | null;
+  /** What stopped the shadow, or what it is waiting to be over. */
   readonly error: { readonly code: string; readonly message: string; readonly advice?: string } | null;
+  /** What does not stop the shadow, but may stop a cutover. */
+  readonly warnings?: readonly ShadowWarning[];
+}
+export interface ShadowWarning {
+  readonly code: string;
+  readonly message: string;
 }
 
 export interface VerifyOptions {
@@ -305,6 +312,8 @@ export interface VerifyProgress {
 }
 export interface RecentVerifyReport {
   readonly keys: number;
+  /** More was changed than is remembered, or rows without a key were: only a full verification covers those. */
+  readonly incomplete?: boolean;
   readonly mismatches: number;
   readonly differing: readonly { readonly table: string; readonly key: string }[];
 }

@@ -1,0 +1,101 @@
+/** The shadow as the main thread sees it: every call goes to the shadow's own thread. */
+import type { MessagePort, Worker } from 'node:worker_threads';
+import type {
+  CatalogFingerprint,
+  Direction,
+  RecentVerifyReport,
+  ShadowControl,
+  ShadowPhase,
+  ShadowStatus,
+  Side,
+  TableName,
+  VerifyOptions,
+  VerifyProgress,
+  VerifyReport,
+} from '../core/ports.js';
+import type { Position } from '../core/position.js';
+import { serveThreadCalls, ThreadCaller } from '../core/thread-call.js';
+
+/** The module that the worker of a {@link ShadowClient} runs. */
+export const SHADOW_WORKER = new URL('worker.js', import.meta.url);
+
+export interface ShadowHooks {
+  /** The destination's tables are there and still empty: the write guard goes up now, before any row is copied. May be
+   *  called again after a restart, as long as no row was copied. */
+  readonly afterSchemaBuilt: (tables: readonly TableName[]) => Promise<void>;
+  readonly onPhase?: (phase: ShadowPhase) => void;
+}
+
+export class ShadowClient implements ShadowControl {
+  readonly #caller: ThreadCaller;
+
+  /** `port` leads to a worker that runs {@link SHADOW_WORKER} with `ShadowWorkerData`. */
+  constructor(port: Worker | MessagePort, hooks: ShadowHooks) {
+    this.#caller = new ThreadCaller(port);
+    serveThreadCalls(port, {
+      afterSchemaBuilt: (tables: readonly TableName[]) => hooks.afterSchemaBuilt(tables),
+      onPhase: (phase: ShadowPhase) => hooks.onPhase?.(phase),
+    });
+  }
+
+  /** Sets the shadow going; resolves at once. */
+  start(): Promise<void> {
+    return this.#caller.call('start', null);
+  }
+
+  /** Resolves once everything is closed in order. */
+  stop(): Promise<void> {
+    return this.#caller.call('stop', null);
+  }
+
+  /** Stops, and takes back what was made for shadowing on both servers. */
+  remove(signal: AbortSignal): Promise<void> {
+    return this.#caller.call('remove', null, { signal });
+  }
+
+  /** The thread is gone: fails every open call, and every later one. */
+  close(error: Error): void {
+    this.#caller.close(error);
+  }
+
+  status(): Promise<ShadowStatus> {
+    return this.#caller.call('status', null);
+  }
+
+  tables(): Promise<readonly TableName[]> {
+    return this.#caller.call('tables', null);
+  }
+
+  waitForMark(direction: Direction, markId: string, signal: AbortSignal): Promise<Position> {
+    return this.#caller.call('waitForMark', { direction, markId }, { signal });
+  }
+
+  verify(
+    options: VerifyOptions,
+    signal: AbortSignal,
+    onProgress?: (progress: VerifyProgress) => void,
+  ): Promise<VerifyReport> {
+    return this.#caller.call('verify', options, {
+      signal,
+      ...(onProgress === undefined
+        ? {}
+        : { onProgress: (value: unknown) => onProgress(value as VerifyProgress) }),
+    });
+  }
+
+  verifyRecent(direction: Direction, signal: AbortSignal): Promise<RecentVerifyReport> {
+    return this.#caller.call('verifyRecent', direction, { signal });
+  }
+
+  builtFingerprint(side: Side): Promise<CatalogFingerprint> {
+    return this.#caller.call('builtFingerprint', side);
+  }
+
+  prepareReverse(signal: AbortSignal): Promise<void> {
+    return this.#caller.call('prepareReverse', null, { signal });
+  }
+
+  analyze(side: Side, signal: AbortSignal): Promise<void> {
+    return this.#caller.call('analyze', side, { signal });
+  }
+}

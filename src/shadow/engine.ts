@@ -1,0 +1,513 @@
+/**
+ * The shadow of one database: builds it, follows it, compares it, and keeps the way back open.
+ *
+ * Phases, each recorded on the destination when it begins, so that a process killed at any point goes on there:
+ *   connecting → building-schema → copying → indexing → analyzing → following
+ * `stopped` and `failed` are of this process alone. The forward lane runs from the slot's creation on; the reverse lane
+ * from `prepareReverse` on, and after a restart from the start.
+ *
+ * Failing: a retryable error (a server away or restarting, a lost connection) is tried again for ever, with growing
+ * pauses, and shows in `status().error`; lanes retry by themselves. Any other error ends in `failed`: everything stops,
+ * and what is recorded is kept.
+ */
+import { randomUUID } from 'node:crypto';
+import type { Clock } from '../core/clock.js';
+import type { Log } from '../core/log.js';
+import type {
+  CatalogFingerprint,
+  Direction,
+  Finding,
+  RecentVerifyReport,
+  ShadowControl,
+  ShadowPhase,
+  ShadowStatus,
+  ShadowWarning,
+  Side,
+  TableName,
+  VerifyOptions,
+  VerifyProgress,
+  VerifyReport,
+} from '../core/ports.js';
+import type { Position } from '../core/position.js';
+import { asUnderstudyError, UnderstudyError } from '../core/errors.js';
+import { Backoff } from './backoff.js';
+import { Copier } from './copier.js';
+import { Lane } from './lane.js';
+import { RecentKeys } from './recent-keys.js';
+import {
+  buildAfterCopy,
+  buildBeforeCopy,
+  dropLeftovers,
+  ensureStream,
+  proveTables,
+  type StageContext,
+} from './schema-stage.js';
+import { SHADOW_DEFAULTS, type ShadowOptions, type ShadowSettings } from './settings.js';
+import { Verification } from './verification.js';
+import { analyzeAll, analyzeStale } from './postgres/analyze.js';
+import { readApplyTables } from './postgres/apply-table.js';
+import { diffFingerprints, readFingerprint } from './postgres/fingerprint.js';
+import { ensureIdentities, restoreIdentities } from './postgres/identity.js';
+import {
+  addCopySeconds,
+  dropRecords,
+  ensureRecords,
+  readFingerprintRecord,
+  readState,
+  writeFingerprint,
+  writePhase,
+  writeReversePrepared,
+} from './postgres/records.js';
+import { dropPublication, dropSlot, streamNames } from './postgres/slot.js';
+import { closeSession, openSession, withSession, type Session } from './postgres/statement.js';
+import type { TableInfo } from './postgres/table.js';
+import { readTables } from './postgres/tables.js';
+
+export interface ShadowEngineContext {
+  readonly log: Log;
+  readonly clock: Clock;
+  /** 0 ≤ x < 1, for jitter. */
+  readonly random?: () => number;
+  /** The destination's tables are there and still empty: the write guard goes up now, before any row is copied. */
+  readonly afterSchemaBuilt: (tables: readonly TableName[]) => Promise<void>;
+  readonly onPhase?: (phase: ShadowPhase) => void;
+}
+
+const PHASE_ORDER: readonly ShadowPhase[] = [
+  'building-schema',
+  'copying',
+  'indexing',
+  'analyzing',
+  'following',
+];
+
+const WARNINGS_MAX = 100;
+
+export class ShadowEngine implements ShadowControl {
+  readonly #settings: ShadowSettings;
+  readonly #context: ShadowEngineContext;
+  readonly #log: Log;
+  readonly #recent: RecentKeys;
+  readonly #verification: Verification;
+  readonly #forward: Lane;
+  readonly #reverse: Lane;
+  readonly #warnings = new Map<string, ShadowWarning>();
+  #phase: ShadowPhase = 'idle';
+  #failure: UnderstudyError | undefined;
+  #trouble = new Map<string, UnderstudyError>();
+  #tables: readonly TableInfo[] = [];
+  #copier: Copier | undefined;
+  #copySeconds = 0;
+  #copyStartedMs: number | undefined;
+  #reverseStarted = false;
+  #stopping = new AbortController();
+  #running: Promise<void> | undefined;
+
+  constructor(options: ShadowOptions, context: ShadowEngineContext) {
+    this.#settings = { ...SHADOW_DEFAULTS, ...options };
+    if (!/^[a-z0-9_]{1,40}$/.test(this.#settings.migrationId)) {
+      throw new UnderstudyError('config-invalid', 'the migration id must be 1–40 of a–z, 0–9 and _');
+    }
+    this.#context = context;
+    this.#log = context.log.child({ part: 'shadow' });
+    this.#recent = new RecentKeys(this.#settings.recentKeysMax);
+    this.#forward = this.#lane('forward');
+    this.#reverse = this.#lane('reverse');
+    this.#verification = new Verification({
+      endpoints: { source: this.#settings.source, destination: this.#settings.destination },
+      recent: this.#recent,
+      clock: context.clock,
+      log: this.#log,
+      tables: () => this.#tables,
+      waitForMark: (direction, mark, signal) => this.waitForMark(direction, mark, signal),
+    });
+  }
+
+  // --- life ----------------------------------------------------------------------------------------------------
+
+  /** Sets the shadow going, from wherever its records say it is. Idempotent; returns at once. */
+  start(): void {
+    if (this.#running !== undefined) return;
+    this.#stopping = new AbortController();
+    this.#running = this.#run(this.#stopping.signal);
+  }
+
+  /** Ends at the next safe point. What is recorded stays. Idempotent. */
+  async stop(): Promise<void> {
+    this.#stopping.abort(new UnderstudyError('cancelled', 'the shadow was stopped'));
+    await this.#running;
+    await Promise.all([this.#forward.stop(), this.#reverse.stop(), this.#verification.close()]);
+    if (this.#phase !== 'failed' && this.#phase !== 'idle') this.#enter('stopped');
+    this.#running = undefined;
+  }
+
+  /**
+   * Stops for good and takes back what was made on both servers for shadowing: slots, publications, replica
+   * identities, records. The destination's tables and rows stay. Idempotent.
+   */
+  async remove(signal: AbortSignal): Promise<void> {
+    await this.stop();
+    const { migrationId } = this.#settings;
+    for (const [side, direction] of [
+      ['source', 'forward'],
+      ['destination', 'reverse'],
+    ] as const) {
+      signal.throwIfAborted();
+      const names = streamNames(migrationId, direction);
+      await withSession(side, this.#settings[side], 'remove', async (session) => {
+        await dropSlot(session, names.slot, this.#context.clock);
+        await dropPublication(session, names.publication);
+        await ensureRecords(session);
+        await restoreIdentities(session, { clock: this.#context.clock, signal });
+        await dropRecords(session);
+      });
+    }
+  }
+
+  async #run(signal: AbortSignal): Promise<void> {
+    const { retryFirstMs, retryMaxMs } = this.#settings;
+    const random = this.#context.random ?? Math.random;
+    const backoff = new Backoff({ firstMs: retryFirstMs, maxMs: retryMaxMs, random });
+    while (!signal.aborted) {
+      const sessions: Session[] = [];
+      try {
+        await this.#pipeline(signal, sessions, () => {
+          backoff.reset();
+          this.#setTrouble('engine', undefined);
+        });
+      } catch (thrown) {
+        if (signal.aborted) break;
+        const error = this.#failure ?? asUnderstudyError(thrown, 'internal', 'the shadow');
+        if (!error.retryable) {
+          this.#fail(error);
+          break;
+        }
+        const pauseMs = backoff.next();
+        this.#setTrouble('engine', error);
+        this.#log.warn({ code: error.code, reason: error.message, pauseMs }, 'the shadow was interrupted');
+        await this.#context.clock.sleep(pauseMs, signal).catch(() => undefined);
+      } finally {
+        this.#stopCopyClock();
+        await Promise.all(sessions.map((session) => closeSession(session)));
+      }
+    }
+    if (this.#failure !== undefined) await Promise.all([this.#forward.stop(), this.#reverse.stop()]);
+  }
+
+  #fail(error: UnderstudyError): void {
+    this.#failure ??= error;
+    if (this.#phase === 'failed') return;
+    this.#log.error({ code: error.code, reason: error.message }, 'the shadow failed');
+    this.#enter('failed');
+    this.#forward.state.fail(error);
+    this.#reverse.state.fail(error);
+    this.#stopping.abort(error);
+  }
+
+  // --- the pipeline --------------------------------------------------------------------------------------------
+
+  /** One attempt, from connecting to following; ends by throwing. `reached` says that an attempt got somewhere. */
+  async #pipeline(signal: AbortSignal, sessions: Session[], reached: () => void): Promise<void> {
+    const { settings, context } = { settings: this.#settings, context: this.#context };
+    if (this.#phase !== 'following') this.#enter('connecting');
+    const source = await openSession('source', settings.source, 'shadow');
+    sessions.push(source);
+    const destination = await openSession('destination', settings.destination, 'shadow');
+    sessions.push(destination);
+    const stage: StageContext = {
+      settings,
+      source,
+      destination,
+      clock: context.clock,
+      log: this.#log,
+      signal,
+      onFindings: (findings) => this.#note(findings),
+    };
+    await ensureRecords(destination);
+    await ensureRecords(source);
+    const state = await readState(destination, settings.migrationId);
+    const recorded = state?.phase ?? null;
+    this.#copySeconds = state?.copySeconds ?? 0;
+    if (recorded === null) await dropLeftovers(stage);
+    if (isBefore(recorded, 'copying')) await this.#buildSchema(stage);
+    else this.#tables = await readTables(source.client);
+    reached();
+
+    this.#forward.state.copying = isBefore(recorded, 'indexing');
+    await this.#prepareCopier(source);
+    await ensureStream('forward', settings.migrationId, source, destination, this.#tables);
+    this.#forward.start();
+    if (state?.reversePrepared === true) this.#startReverse();
+
+    if (isBefore(recorded, 'indexing')) await this.#copy(stage);
+    if (isBefore(recorded, 'analyzing')) await this.#index(stage);
+    if (isBefore(recorded, 'following')) await this.#analyze(stage);
+    await this.#follow(stage);
+  }
+
+  async #buildSchema(stage: StageContext): Promise<void> {
+    await this.#begin('building-schema', stage);
+    this.#tables = await proveTables(stage);
+    await buildBeforeCopy(stage);
+    await ensureStream('forward', this.#settings.migrationId, stage.source, stage.destination, this.#tables);
+    await this.#context.afterSchemaBuilt(this.#tables.map(({ schema, name }) => ({ schema, name })));
+  }
+
+  async #prepareCopier(source: Session): Promise<void> {
+    const { settings, context } = { settings: this.#settings, context: this.#context };
+    const tables = [...(await readApplyTables(source, this.#tables)).values()];
+    this.#copier = new Copier(
+      this.#forward.state,
+      tables,
+      { ...settings, runId: randomUUID() },
+      { clock: context.clock, log: this.#log },
+    );
+    await this.#copier.load();
+  }
+
+  async #copy(stage: StageContext): Promise<void> {
+    await this.#begin('copying', stage);
+    this.#copyStartedMs = this.#context.clock.monotonicMs();
+    try {
+      await this.#copier?.run(stage.signal);
+    } finally {
+      const seconds = this.#stopCopyClock();
+      await addCopySeconds(stage.destination, this.#settings.migrationId, seconds).catch(() => undefined);
+    }
+    this.#forward.state.copying = false;
+    this.#forward.state.delivered.clear();
+  }
+
+  async #index(stage: StageContext): Promise<void> {
+    await this.#begin('indexing', stage);
+    await buildAfterCopy(stage);
+  }
+
+  async #analyze(stage: StageContext): Promise<void> {
+    await this.#begin('analyzing', stage);
+    await analyzeAll(stage.destination, this.#tables, stage.signal);
+    // What the destination looks like when it is complete: the way back's identities are part of it.
+    await ensureIdentities(stage.destination, await readTables(stage.destination.client), stage);
+    await writeFingerprint(stage.destination, 'destination', await readFingerprint(stage.destination.client));
+  }
+
+  /** Everything is there. Looks at both catalogs now and then, and trims the recently changed keys, until stopped. */
+  async #follow(stage: StageContext): Promise<void> {
+    await this.#begin('following', stage);
+    const { signal } = stage;
+    const { fingerprintIntervalMs, trimIntervalMs } = this.#settings;
+    const leading = (): Direction =>
+      this.#reverse.state.authority.epoch > this.#forward.state.authority.epoch ? 'reverse' : 'forward';
+    const trimming = this.#verification.trim(leading, trimIntervalMs, signal);
+    try {
+      for (;;) {
+        await this.#checkFingerprints().catch((error: unknown) => {
+          this.#log.debug({ reason: String(error) }, 'the catalogs could not be compared');
+        });
+        await this.#context.clock.sleep(fingerprintIntervalMs, signal);
+      }
+    } finally {
+      await trimming;
+    }
+  }
+
+  async #checkFingerprints(): Promise<void> {
+    const now = await Promise.all(
+      (['source', 'destination'] as const).map(async (side) =>
+        withSession(side, this.#settings[side], 'catalog', async (session) => ({
+          side,
+          fingerprint: await readFingerprint(session.client),
+        })),
+      ),
+    );
+    for (const { side, fingerprint } of now) {
+      const differences = diffFingerprints(await this.builtFingerprint(side), fingerprint);
+      const [first] = differences;
+      const key = `catalog-changed ${side}`;
+      if (first === undefined) {
+        this.#warnings.delete(key);
+        continue;
+      }
+      const more = differences.length > 1 ? `, and ${differences.length - 1} more` : '';
+      this.#warnings.set(key, {
+        code: 'catalog-changed',
+        message: `${side}: ${first.object} was ${first.change}${more} since the shadow was built`,
+      });
+    }
+  }
+
+  async #begin(phase: ShadowPhase, stage: StageContext): Promise<void> {
+    stage.signal.throwIfAborted();
+    await writePhase(stage.destination, this.#settings.migrationId, phase);
+    this.#enter(phase);
+  }
+
+  #enter(phase: ShadowPhase): void {
+    if (this.#phase === phase) return;
+    this.#phase = phase;
+    this.#log.info({ phase }, 'phase');
+    this.#context.onPhase?.(phase);
+  }
+
+  #lane(direction: Direction): Lane {
+    const settings = this.#settings;
+    const origin: Side = direction === 'forward' ? 'source' : 'destination';
+    const target: Side = direction === 'forward' ? 'destination' : 'source';
+    return new Lane(
+      direction,
+      {
+        ...settings,
+        ...streamNames(settings.migrationId, direction),
+        originEndpoint: settings[origin],
+        targetEndpoint: settings[target],
+      },
+      {
+        log: this.#log,
+        clock: this.#context.clock,
+        random: this.#context.random ?? Math.random,
+        recent: this.#recent,
+        retryFirstMs: settings.retryFirstMs,
+        retryMaxMs: settings.retryMaxMs,
+        onTrouble: (error) => this.#setTrouble(direction, error),
+        onFailed: (error) => this.#fail(error),
+      },
+    );
+  }
+
+  #startReverse(): void {
+    this.#reverseStarted = true;
+    this.#reverse.start();
+  }
+
+  #setTrouble(part: string, error: UnderstudyError | undefined): void {
+    if (error === undefined) this.#trouble.delete(part);
+    else this.#trouble.set(part, error);
+  }
+
+  #note(findings: readonly Finding[]): void {
+    for (const finding of findings) {
+      if (finding.severity === 'info' || this.#warnings.size >= WARNINGS_MAX) continue;
+      this.#warnings.set(`${finding.check} ${finding.object}`, {
+        code: finding.check,
+        message: `${finding.object}: ${finding.message}`,
+      });
+    }
+  }
+
+  #stopCopyClock(): number {
+    if (this.#copyStartedMs === undefined) return 0;
+    const seconds = (this.#context.clock.monotonicMs() - this.#copyStartedMs) / 1000;
+    this.#copyStartedMs = undefined;
+    this.#copySeconds += seconds;
+    return seconds;
+  }
+
+  // --- ShadowControl -------------------------------------------------------------------------------------------
+
+  async status(): Promise<ShadowStatus> {
+    const tables = this.#copier?.progress() ?? [];
+    const running =
+      this.#copyStartedMs === undefined
+        ? 0
+        : (this.#context.clock.monotonicMs() - this.#copyStartedMs) / 1000;
+    const error = this.#failure ?? [...this.#trouble.values()][0];
+    const ignored = [...this.#forward.state.ignored].map((table) => ({
+      code: 'table-unknown',
+      message: `${table} was made after the shadow and is not part of it`,
+    }));
+    return Promise.resolve({
+      phase: this.#phase,
+      tables,
+      copy: {
+        rows: tables.reduce((sum, table) => sum + table.rowsCopied, 0),
+        seconds: this.#copySeconds + running,
+      },
+      streams: [this.#forward.status(), ...(this.#reverseStarted ? [this.#reverse.status()] : [])],
+      lastVerify: this.#verification.last,
+      error:
+        error === undefined
+          ? null
+          : {
+              code: error.code,
+              message: error.message,
+              ...(error.advice === undefined ? {} : { advice: error.advice }),
+            },
+      warnings: [...this.#warnings.values(), ...ignored],
+    });
+  }
+
+  /** Throws `shadow-not-ready` until the schema is built. */
+  async tables(): Promise<readonly TableName[]> {
+    if (this.#tables.length === 0) {
+      await withSession('source', this.#settings.source, 'tables', async (session) => {
+        this.#tables = await readTables(session.client);
+      });
+    }
+    return this.#tables.map(({ schema, name }) => ({ schema, name }));
+  }
+
+  waitForMark(direction: Direction, markId: string, signal: AbortSignal): Promise<Position> {
+    if (direction === 'reverse' && !this.#reverseStarted) return Promise.reject(notReady('reverse'));
+    return (direction === 'forward' ? this.#forward : this.#reverse).waitForMark(markId, signal);
+  }
+
+  async verify(
+    options: VerifyOptions,
+    signal: AbortSignal,
+    onProgress?: (progress: VerifyProgress) => void,
+  ): Promise<VerifyReport> {
+    if (isBefore(this.#phase, 'indexing')) throw notReady('copy');
+    return await this.#verification.verify(options, signal, onProgress);
+  }
+
+  async verifyRecent(direction: Direction, signal: AbortSignal): Promise<RecentVerifyReport> {
+    return await this.#verification.verifyRecent(direction, signal);
+  }
+
+  async builtFingerprint(side: Side): Promise<CatalogFingerprint> {
+    const known = await withSession('destination', this.#settings.destination, 'fingerprint', (session) =>
+      readFingerprintRecord(session, side),
+    );
+    if (known === null) throw notReady('schema');
+    return known;
+  }
+
+  /** Resolves once the reverse stream is connected and its lag known. */
+  async prepareReverse(signal: AbortSignal): Promise<void> {
+    if (this.#phase !== 'following') throw notReady('shadow');
+    const { settings } = { settings: this.#settings };
+    if (!this.#reverseStarted) {
+      await withSession('destination', settings.destination, 'prepare', (destination) =>
+        withSession('source', settings.source, 'prepare', async (source) => {
+          const tables = await readTables(destination.client);
+          await ensureIdentities(destination, tables, { clock: this.#context.clock, signal });
+          await ensureStream('reverse', settings.migrationId, destination, source, tables);
+          await writeReversePrepared(destination, settings.migrationId);
+        }),
+      );
+      this.#startReverse();
+    }
+    while (this.#reverse.status().lagBytes === null) {
+      if (this.#failure !== undefined) throw this.#failure;
+      await this.#context.clock.sleep(10, signal);
+    }
+    await this.#verification.warm('forward');
+    await this.#verification.warm('reverse');
+  }
+
+  async analyze(side: Side, signal: AbortSignal): Promise<void> {
+    await withSession(side, this.#settings[side], 'analyze', (session) =>
+      analyzeStale(session, this.#tables, signal),
+    );
+  }
+}
+
+function isBefore(phase: ShadowPhase | null, other: ShadowPhase): boolean {
+  return phase === null || PHASE_ORDER.indexOf(phase) < PHASE_ORDER.indexOf(other);
+}
+
+function notReady(what: string): UnderstudyError {
+  return new UnderstudyError('shadow-not-ready', `the ${what} is not ready yet`, {
+    advice: 'Wait until `understudy status` shows the phase following.',
+  });
+}

@@ -1,0 +1,186 @@
+/**
+ * Writes flushes into the target: changes, chunk, marks, authority and position in one transaction each.
+ *
+ * `open` while a transaction holds the first parts of one of the origin's; the flush that brings its last part commits
+ * it. An error while it is open can't be mended here: its earlier parts are gone with the transaction, and only a new
+ * session brings them again.
+ */
+import { WHOLE_DATABASE } from '../core/ports.js';
+import { emitMessageSql } from '../core/postgres.js';
+import type { LaneState } from './lane-state.js';
+import { Applier } from './postgres/apply.js';
+import type { ApplyTable, Binding } from './postgres/apply-table.js';
+import { ChunkWriter } from './postgres/chunk-writer.js';
+import type { ClosedWindow } from './postgres/chunk-windows.js';
+import type { Chunk, ChunkOutcome } from './postgres/chunk.js';
+import { FlushPlanner, type Step } from './postgres/flush-plan.js';
+import {
+  addPendingKey,
+  advanceTableCopy,
+  markSql,
+  progressSql,
+  removePendingKey,
+} from './postgres/records.js';
+import {
+  run,
+  sqlStateOf,
+  TRANSIENT_SQLSTATES,
+  UNIQUENESS_SQLSTATES,
+  type Session,
+} from './postgres/statement.js';
+import type { Change, TransactionPart } from './postgres/transactions.js';
+import type { RelationMessage } from '../wire/postgres/pgoutput.js';
+
+/** How often a flush that lost a deadlock is tried again before the session gives up. */
+const TRANSIENT_ATTEMPTS_MAX = 6;
+const TRANSIENT_PAUSE_MS = 10;
+
+/** What becomes of the chunk whose `high` ends a flush. */
+export type ChunkEnd = ClosedWindow | { readonly chunk: Chunk; readonly outcome: ChunkOutcome };
+
+export interface Flush {
+  readonly parts: readonly TransactionPart[];
+  readonly changes: readonly Change[];
+  readonly last: TransactionPart;
+  readonly chunkEnd: ChunkEnd | null;
+}
+
+export interface PassedMark {
+  readonly id: string;
+  readonly at: bigint;
+}
+
+export class FlushWriter {
+  readonly #state: LaneState;
+  readonly #session: Session;
+  readonly #tables: ReadonlyMap<string, ApplyTable>;
+  readonly #bindingOf: (relation: RelationMessage) => Binding;
+  readonly #applier: Applier;
+  readonly #chunks: ChunkWriter;
+  #open = false;
+
+  constructor(
+    state: LaneState,
+    session: Session,
+    tables: ReadonlyMap<string, ApplyTable>,
+    bindingOf: (relation: RelationMessage) => Binding,
+  ) {
+    this.#state = state;
+    this.#session = session;
+    this.#tables = tables;
+    this.#bindingOf = bindingOf;
+    this.#applier = new Applier(session);
+    this.#chunks = new ChunkWriter(session, this.#applier);
+  }
+
+  get open(): boolean {
+    return this.#open;
+  }
+
+  /** Throws `…-query-failed`, `…-unreachable`, `catalog-changed` or `apply-failed`; nothing is then written. */
+  async write(flush: Flush, marks: readonly PassedMark[]): Promise<void> {
+    const wasOpen = this.#open;
+    for (let attempt = 1; ; attempt++) {
+      try {
+        await this.#writeOnce(flush, marks);
+        this.#state.changesApplied += flush.changes.length;
+        return;
+      } catch (error) {
+        const transient = TRANSIENT_SQLSTATES.includes(sqlStateOf(error) ?? '');
+        // Earlier parts of an open transaction are gone with it: only a new session can bring them again.
+        if (!transient || wasOpen || attempt >= TRANSIENT_ATTEMPTS_MAX) throw error;
+        this.#open = false;
+        await run(this.#session, 'ROLLBACK', { what: 'rolling a flush back' });
+        await this.#state.clock.sleep(TRANSIENT_PAUSE_MS * attempt);
+      }
+    }
+  }
+
+  async #writeOnce(flush: Flush, marks: readonly PassedMark[]): Promise<void> {
+    const partial = this.#open || !flush.last.last;
+    if (!this.#open) await this.#begin();
+    if (partial) await run(this.#session, 'SAVEPOINT part', { what: 'beginning a part' });
+    const steps = await this.#applyChanges(flush.changes, partial);
+    if (partial) await run(this.#session, 'RELEASE SAVEPOINT part', { what: 'ending a part' });
+    this.#state.recent.note(steps);
+    if (!flush.last.last) {
+      this.#open = true;
+      return;
+    }
+    if (isWritable(flush.chunkEnd)) await this.#writeChunk(flush.chunkEnd);
+    const { direction } = this.#state;
+    const closing = [
+      ...marks.map((mark) => markSql(direction, mark.id, mark.at)),
+      progressSql(direction, { position: flush.last.endLsn, ...flush.last.authority }),
+      'COMMIT',
+    ];
+    await run(this.#session, closing.join('; '), { what: 'committing a flush' });
+    this.#open = false;
+  }
+
+  async #begin(): Promise<void> {
+    const tag = emitMessageSql({ t: 'apply', lane: WHOLE_DATABASE, epoch: this.#state.authority.epoch });
+    await run(this.#session, `BEGIN; ${tag}; SET CONSTRAINTS ALL DEFERRED`, {
+      what: 'beginning a flush',
+    });
+  }
+
+  /** Coalesced; where that makes two rows clash on the way, one by one in the origin's order. */
+  async #applyChanges(changes: readonly Change[], partial: boolean): Promise<readonly Step[]> {
+    if (changes.length === 0) return [];
+    const plan = (coalesce: boolean): readonly Step[] => {
+      const planner = new FlushPlanner(coalesce);
+      for (const change of changes) planner.add(change, this.#bindingOf);
+      return planner.finish();
+    };
+    let steps = plan(true);
+    try {
+      await this.#applySteps(steps);
+    } catch (error) {
+      if (!UNIQUENESS_SQLSTATES.includes(sqlStateOf(error) ?? '')) throw error;
+      this.#state.log.debug(
+        { changes: changes.length },
+        'a coalesced flush clashed; replaying it row by row',
+      );
+      if (partial) {
+        await run(this.#session, 'ROLLBACK TO SAVEPOINT part', { what: 'replaying a part' });
+      } else {
+        await run(this.#session, 'ROLLBACK', { what: 'replaying a flush' });
+        await this.#begin();
+      }
+      steps = plan(false);
+      await this.#applySteps(steps);
+    }
+    return steps;
+  }
+
+  async #applySteps(steps: readonly Step[]): Promise<void> {
+    const { orphans } = await this.#applier.apply(steps);
+    for (const { table, key } of orphans) {
+      if (this.#state.copying) {
+        await addPendingKey(this.#session, table.info, key);
+      } else {
+        this.#state.log.warn({ table: table.name }, 'a row that moved to another key was not there');
+      }
+    }
+  }
+
+  async #writeChunk(end: ClosedWindow): Promise<void> {
+    const { chunk, read } = end;
+    const table = this.#tables.get(chunk.table.name) ?? chunk.table;
+    await this.#chunks.write(table, end);
+    if (chunk.pendingKeyId !== null) {
+      await removePendingKey(this.#session, chunk.pendingKeyId);
+    } else {
+      await advanceTableCopy(this.#session, table.info, {
+        border: read.upper,
+        rows: read.rows,
+        done: read.upper === null,
+      });
+    }
+  }
+}
+
+export function isWritable(end: ChunkEnd | null): end is ClosedWindow {
+  return end !== null && 'read' in end;
+}

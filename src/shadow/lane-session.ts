@@ -1,0 +1,399 @@
+/**
+ * A lane's life on one pair of connections: stream → parts → flushes → commits → acknowledgements.
+ *
+ *   stream ──sink──► assembler ──parts──► queue ──take──► flush ──commit──► position ──status──► slot
+ *
+ * The sink runs in the socket's handler and only queues; `run` is the one loop that writes. It ends by throwing what
+ * ended it, after everything that had arrived complete was written.
+ *
+ * Invariants
+ * - Rows, chunk, marks, authority and position of a flush commit in one transaction; in memory they move only after.
+ * - A flush ends at a transaction's end. A transaction larger than the memory bound is written in parts inside one
+ *   open transaction of the target, whose position moves with the last part.
+ * - The slot is told a position only once everything before it is committed here. Where nothing waits, the position of
+ *   the last keepalive counts.
+ * - A chunk's rows are written directly behind the transaction before its `high`, before anything later.
+ * - At the session's end every chunk in flight is read again: its window is incomplete.
+ */
+import type { DatabaseEndpoint } from '../core/ports.js';
+import { parseLsn } from '../core/position.js';
+import { asUnderstudyError, UnderstudyError } from '../core/errors.js';
+import { FlushWriter, isWritable, type ChunkEnd, type Flush } from './flush-writer.js';
+import type { LaneState, LaneTask } from './lane-state.js';
+import { PartQueue } from './part-queue.js';
+import { APPLY_SETTINGS } from './postgres/apply.js';
+import { bind, readApplyTables, type ApplyTable, type Binding } from './postgres/apply-table.js';
+import { readMarks, readProgress } from './postgres/records.js';
+import { ReplicationStream } from './postgres/replication-stream.js';
+import { closeSession, openSession, run, textOf, type Session } from './postgres/statement.js';
+import { readTables } from './postgres/tables.js';
+import { TransactionAssembler, type Change, type TransactionPart } from './postgres/transactions.js';
+import { isCopied } from './postgres/whole-copy.js';
+import type { RelationMessage } from '../wire/postgres/pgoutput.js';
+
+export interface LaneSettings {
+  readonly originEndpoint: DatabaseEndpoint;
+  readonly targetEndpoint: DatabaseEndpoint;
+  readonly slot: string;
+  readonly publication: string;
+  readonly flushIntervalMs: number;
+  readonly flushChangesMax: number;
+  readonly streamBytesMax: number;
+  readonly statusIntervalMs: number;
+  readonly headPollIntervalMs: number;
+}
+
+export class LaneSession {
+  readonly #state: LaneState;
+  readonly #settings: LaneSettings;
+  readonly #queue = new PartQueue();
+  readonly #bindings = new Map<RelationMessage, Binding>();
+  #tables: ReadonlyMap<string, ApplyTable> = new Map();
+  #assembler: TransactionAssembler | undefined;
+  #stream: ReplicationStream | undefined;
+  #apply: Session | undefined;
+  #origin: Session | undefined;
+  #writer: FlushWriter | undefined;
+  #flushing = false;
+  #inFlightBytes = 0;
+  #paused = false;
+  #failure: UnderstudyError | undefined;
+  #notify: () => void = () => undefined;
+
+  readonly #onConnected: () => void;
+
+  constructor(state: LaneState, settings: LaneSettings, onConnected: () => void) {
+    this.#state = state;
+    this.#settings = settings;
+    this.#onConnected = onConnected;
+  }
+
+  /** Never resolves but by `signal`; throws what ended the session. */
+  async run(signal: AbortSignal): Promise<void> {
+    const state = this.#state;
+    const onAbort = (): void => this.#wake();
+    signal.addEventListener('abort', onAbort);
+    try {
+      await this.#connect();
+      state.wake = () => this.#wake();
+      state.connected = true;
+      this.#onConnected();
+      void this.#pollHead(signal);
+      await this.#loop(signal);
+    } finally {
+      signal.removeEventListener('abort', onAbort);
+      state.wake = () => undefined;
+      state.connected = false;
+      state.meter.forget();
+      state.windows.discardAll();
+      await this.#stream?.close();
+      await closeSession(this.#apply);
+      await closeSession(this.#origin);
+    }
+  }
+
+  async #connect(): Promise<void> {
+    const { origin, target, direction } = this.#state;
+    const { originEndpoint, targetEndpoint } = this.#settings;
+    this.#origin = await openSession(origin, originEndpoint, `${direction} head`);
+    this.#apply = await openSession(target, targetEndpoint, `${direction} apply`, APPLY_SETTINGS);
+    this.#tables = await readApplyTables(this.#origin, await readTables(this.#origin.client));
+    this.#writer = new FlushWriter(this.#state, this.#apply, this.#tables, this.#bindingOf);
+    const progress = await readProgress(this.#apply, direction);
+    if (progress === null) {
+      throw new UnderstudyError('internal', `the ${direction} stream has no recorded start`);
+    }
+    for (const [mark, position] of await readMarks(this.#apply, direction)) {
+      this.#state.passed(mark, position);
+    }
+    this.#state.authority = progress;
+    this.#state.committed = progress.position;
+    this.#assembler = new TransactionAssembler(origin, {
+      authority: progress,
+      wanted: (relation) => this.#wanted(relation),
+      partBytesMax: Math.max(65_536, Math.floor(this.#settings.streamBytesMax / 4)),
+    });
+    await this.#noteHeldCommits();
+    this.#stream = await ReplicationStream.open(
+      origin,
+      originEndpoint,
+      {
+        slot: this.#settings.slot,
+        publication: this.#settings.publication,
+        from: progress.position,
+        statusIntervalMs: this.#settings.statusIntervalMs,
+        clock: this.#state.clock,
+      },
+      {
+        onMessage: (message, bytes) => {
+          const part = this.#assembler?.accept(message, bytes);
+          if (part != null) this.#accept(part);
+        },
+        onKeepalive: (walEnd) => {
+          if (this.#assembler?.inTransaction === true) return;
+          this.#queue.reach(walEnd);
+          this.#idle();
+        },
+      },
+    );
+    void this.#stream.ended.then((reason) => this.#fail(reason));
+    const code = target === 'source' ? 'source-unreachable' : 'destination-unreachable';
+    this.#apply.client.on('end', () =>
+      this.#fail(new UnderstudyError(code, `the ${target} ended the apply connection`)),
+    );
+  }
+
+  /**
+   * A commit may be held between its log record and its visibility by a missing standby. One that an earlier process
+   * streamed is not in this one's memory: every commit held now counts as delivered.
+   */
+  async #noteHeldCommits(): Promise<void> {
+    const { copying, delivered } = this.#state;
+    if (!copying || this.#origin === undefined) return;
+    const { rows } = await run(
+      this.#origin,
+      `SELECT a.backend_xid::pg_catalog.text AS xid FROM pg_catalog.pg_stat_activity a
+       WHERE a.wait_event = 'SyncRep' AND a.backend_xid IS NOT NULL
+       UNION
+       SELECT p.transaction::pg_catalog.text FROM pg_catalog.pg_prepared_xacts p
+       WHERE EXISTS (SELECT FROM pg_catalog.pg_stat_activity a
+                     WHERE a.wait_event = 'SyncRep' AND a.backend_xid IS NULL)`,
+      { what: 'looking for held commits' },
+    );
+    for (const row of rows) delivered.delivered(Number(textOf(row, 'xid')));
+  }
+
+  #wanted(relation: RelationMessage): boolean {
+    const name = `${relation.schema}.${relation.name}`;
+    if (this.#tables.has(name)) return true;
+    if (!this.#state.ignored.has(name)) {
+      this.#state.ignored.add(name);
+      this.#state.log.warn({ table: name }, 'the stream carries a table that the shadow does not know');
+    }
+    return false;
+  }
+
+  #bindingOf = (relation: RelationMessage): Binding => {
+    let binding = this.#bindings.get(relation);
+    if (binding === undefined) {
+      const name = `${relation.schema}.${relation.name}`;
+      const table = this.#tables.get(name);
+      if (table === undefined) throw new UnderstudyError('internal', `no table ${name}`);
+      binding = bind(relation, table);
+      this.#bindings.set(relation, binding);
+    }
+    return binding;
+  };
+
+  #accept(part: TransactionPart): void {
+    const { authority } = this.#state;
+    const routeMoved =
+      part.authority.authoritative !== authority.authoritative || part.authority.epoch !== authority.epoch;
+    // Nothing of it has to be written: like a keepalive, it only says how far the stream has come.
+    const nothing = part.last && part.changes.length === 0 && part.messages.length === 0 && !routeMoved;
+    if (nothing && this.#queue.length === 0 && !this.#flushing && !this.#isOpen) {
+      this.#queue.reach(part.endLsn);
+      this.#idle();
+      return;
+    }
+    this.#queue.push(part, this.#state.clock.monotonicMs());
+    const held = this.#queue.bytes + this.#inFlightBytes;
+    if (held > this.#settings.streamBytesMax && !this.#paused) {
+      this.#paused = true;
+      this.#stream?.pause();
+    }
+    this.#wake();
+  }
+
+  /** Nothing waits and nothing is being written: the stream's position is the lane's. */
+  #idle(): void {
+    if (this.#queue.length > 0 || this.#flushing || this.#isOpen) return;
+    this.#advance(this.#queue.position);
+  }
+
+  #advance(position: bigint): void {
+    const state = this.#state;
+    if (state.committed === null || position > state.committed) state.committed = position;
+    this.#stream?.acknowledge(state.committed);
+  }
+
+  #fail(reason: UnderstudyError): void {
+    this.#failure ??= reason;
+    this.#wake();
+  }
+
+  #wake(): void {
+    this.#notify();
+  }
+
+  // --- the loop ------------------------------------------------------------------------------------------------
+
+  async #loop(signal: AbortSignal): Promise<void> {
+    for (;;) {
+      await this.#ready(signal);
+      if (signal.aborted) return;
+      const task = this.#isOpen || this.#failure !== undefined ? undefined : this.#state.tasks.shift();
+      if (task !== undefined) {
+        await this.#task(task);
+      } else if (this.#queue.length > 0) {
+        await this.#flushNext();
+      } else if (this.#failure !== undefined) {
+        throw this.#failure;
+      }
+    }
+  }
+
+  /** Resolves once there is something to do. */
+  async #ready(signal: AbortSignal): Promise<void> {
+    for (;;) {
+      const waitMs = this.#dueInMs(signal);
+      if (waitMs <= 0) return;
+      const impatience = new AbortController();
+      const woken = new Promise<void>((resolve) => (this.#notify = resolve));
+      const late =
+        waitMs === Infinity
+          ? new Promise<never>(() => undefined)
+          : this.#state.clock.sleep(waitMs, impatience.signal).catch(() => undefined);
+      await Promise.race([woken, late]);
+      impatience.abort();
+      this.#notify = () => undefined;
+    }
+  }
+
+  #dueInMs(signal: AbortSignal): number {
+    if (signal.aborted || this.#failure !== undefined) return 0;
+    if (this.#state.tasks.length > 0 && !this.#isOpen) return 0;
+    const oldest = this.#queue.oldestAtMs;
+    if (oldest === null) return Infinity;
+    const { flushChangesMax, flushIntervalMs } = this.#settings;
+    if (this.#queue.urgent || this.#paused || this.#isOpen || this.#queue.changes >= flushChangesMax)
+      return 0;
+    return oldest + flushIntervalMs - this.#state.clock.monotonicMs();
+  }
+
+  async #task(task: LaneTask): Promise<void> {
+    try {
+      if (this.#apply === undefined) throw new UnderstudyError('internal', 'the lane is not connected');
+      await task.work(this.#apply);
+      task.done();
+    } catch (error) {
+      task.failed(error);
+      // Whatever state the task left the connection in, a new one has none of it.
+      throw asUnderstudyError(error, 'internal', 'a task of the lane');
+    }
+  }
+
+  async #flushNext(): Promise<void> {
+    this.#flushing = true;
+    try {
+      const flush = this.#take();
+      if (flush !== null) await this.#flush(flush);
+    } finally {
+      this.#flushing = false;
+      this.#inFlightBytes = 0;
+    }
+    if (this.#paused && this.#queue.bytes <= this.#settings.streamBytesMax / 2) {
+      this.#paused = false;
+      this.#stream?.resume();
+    }
+    this.#idle();
+  }
+
+  #take(): Flush | null {
+    const { windows, delivered, copying } = this.#state;
+    const parts = this.#queue.take(
+      this.#settings.flushChangesMax,
+      this.#settings.streamBytesMax / 2,
+      (part) => part.messages.some((message) => message.t === 'mark' || isKnownHigh(message, windows)),
+    );
+    const last = parts.at(-1);
+    if (last === undefined) return null;
+    this.#inFlightBytes = parts.reduce((sum, part) => sum + part.bytes, 0);
+    let chunkEnd: ChunkEnd | null = null;
+    const changes: Change[] = [];
+    for (const part of parts) {
+      for (const change of part.changes) {
+        windows.observe(change, this.#bindingOf);
+        const kept = this.#withoutCopied(change, part);
+        if (kept !== null) changes.push(kept);
+      }
+      if (!part.last) continue;
+      if (copying) delivered.delivered(part.xid);
+      for (const message of part.messages) {
+        if (message.t === 'low') windows.low(message.chunk, delivered);
+        else if (message.t === 'high') chunkEnd = windows.high(message.chunk) ?? chunkEnd;
+      }
+    }
+    return { parts, changes, last, chunkEnd };
+  }
+
+  /** A change without what the whole copy of its table holds already; null where nothing of it is left. */
+  #withoutCopied(change: Change, part: TransactionPart): Change | null {
+    const { wholeCopies } = this.#state;
+    if (wholeCopies.size === 0) return change;
+    const isDone = (relation: RelationMessage): boolean => {
+      const copy = wholeCopies.get(`${relation.schema}.${relation.name}`);
+      return copy !== undefined && isCopied(copy, part.xid, part.commitLsn);
+    };
+    if (change.kind !== 'truncate') return isDone(change.relation) ? null : change;
+    const relations = change.relations.filter((relation) => !isDone(relation));
+    return relations.length === 0 ? null : { kind: 'truncate', relations };
+  }
+
+  // --- one flush -----------------------------------------------------------------------------------------------
+
+  async #flush(flush: Flush): Promise<void> {
+    const marks = flush.parts.flatMap((part) =>
+      part.messages.flatMap((message) => (message.t === 'mark' ? [{ id: message.id, at: part.endLsn }] : [])),
+    );
+    const { authority } = this.#state;
+    const routeMoved =
+      flush.last.last &&
+      (flush.last.authority.authoritative !== authority.authoritative ||
+        flush.last.authority.epoch !== authority.epoch);
+    const writes =
+      this.#isOpen ||
+      flush.changes.length > 0 ||
+      marks.length > 0 ||
+      routeMoved ||
+      isWritable(flush.chunkEnd);
+    const { chunkEnd } = flush;
+    try {
+      if (writes) await this.#writer?.write(flush, marks);
+    } catch (error) {
+      chunkEnd?.chunk.settle('discarded');
+      throw error;
+    }
+    if (this.#isOpen) return;
+    this.#state.authority = flush.last.authority;
+    this.#state.transactionsApplied += flush.parts.filter(
+      (part) => part.last && part.changes.length > 0,
+    ).length;
+    this.#advance(flush.last.endLsn);
+    for (const mark of marks) this.#state.passed(mark.id, mark.at);
+    if (chunkEnd !== null) chunkEnd.chunk.settle('outcome' in chunkEnd ? chunkEnd.outcome : 'written');
+  }
+
+  /** Whether a transaction of the target holds the first parts of one of the origin's. */
+  get #isOpen(): boolean {
+    return this.#writer?.open === true;
+  }
+
+  async #pollHead(signal: AbortSignal): Promise<void> {
+    try {
+      while (!signal.aborted && this.#failure === undefined && this.#origin !== undefined) {
+        const { rows } = await run(this.#origin, 'SELECT pg_catalog.pg_current_wal_flush_lsn() AS head', {
+          what: 'asking for the head of the log',
+        });
+        this.#state.meter.heard(parseLsn(textOf(rows[0], 'head')), this.#state.clock.monotonicMs());
+        await this.#state.clock.sleep(this.#settings.headPollIntervalMs, signal);
+      }
+    } catch (error) {
+      if (!signal.aborted) this.#fail(asUnderstudyError(error, 'internal', 'asking for the head of the log'));
+    }
+  }
+}
+
+function isKnownHigh(message: TransactionPart['messages'][number], windows: LaneState['windows']): boolean {
+  return message.t === 'high' && windows.has(message.chunk);
+}

@@ -1,0 +1,167 @@
+/**
+ * What a lane knows across the connections it lives through: its position, its marks and who waits for them, its
+ * tasks, and the copy's bookkeeping. One object, changed by the lane's one running session alone.
+ */
+import type { Direction, Side, StreamStatus } from '../core/ports.js';
+import type { Log } from '../core/log.js';
+import type { Clock } from '../core/clock.js';
+import { formatLsn, lsn, type Position } from '../core/position.js';
+import { LagMeter, UNKNOWN_LAG, type Lag } from './lag-meter.js';
+import type { RecentKeys } from './recent-keys.js';
+import { ChunkWindows } from './postgres/chunk-windows.js';
+import { DeliveredTransactions } from './postgres/visibility.js';
+import type { WholeCopy } from './postgres/whole-copy.js';
+import type { Session } from './postgres/statement.js';
+import type { Authority } from './postgres/transactions.js';
+
+/** Runs on the apply connection between two flushes, outside of any transaction. */
+export interface LaneTask {
+  readonly work: (session: Session) => Promise<void>;
+  readonly done: () => void;
+  readonly failed: (error: unknown) => void;
+}
+
+interface MarkWaiter {
+  readonly mark: string;
+  readonly resolve: (position: Position) => void;
+  readonly reject: (error: unknown) => void;
+}
+
+/** Marks remembered for a waiter that asks late. */
+const MARKS_MAX = 500;
+
+/** A lag is unknown when the origin's head was not heard of for this long. */
+const HEAD_STALE_AFTER_MS = 3000;
+
+export class LaneState {
+  readonly direction: Direction;
+  readonly origin: Side;
+  readonly target: Side;
+  readonly log: Log;
+  readonly clock: Clock;
+  readonly windows = new ChunkWindows();
+  readonly delivered = new DeliveredTransactions();
+  readonly wholeCopies = new Map<string, WholeCopy>();
+  readonly recent: RecentKeys;
+  readonly meter = new LagMeter(HEAD_STALE_AFTER_MS);
+  /** Tables that the stream carries and the lane does not know: made after the shadow was. */
+  readonly ignored = new Set<string>();
+  readonly tasks: LaneTask[] = [];
+  /** Whether chunks may be in flight, so that what the stream delivers must be remembered. */
+  copying = false;
+  connected = false;
+  authority: Authority;
+  committed: bigint | null = null;
+  transactionsApplied = 0;
+  changesApplied = 0;
+  readonly #marks = new Map<string, bigint>();
+  readonly #waiters = new Set<MarkWaiter>();
+  #failure: unknown;
+  /** Set by the running session: something changed that it should look at. */
+  wake: () => void = () => undefined;
+
+  constructor(direction: Direction, context: { log: Log; clock: Clock; recent: RecentKeys }) {
+    this.direction = direction;
+    this.origin = direction === 'forward' ? 'source' : 'destination';
+    this.target = direction === 'forward' ? 'destination' : 'source';
+    this.authority = { authoritative: direction === 'forward', epoch: 0 };
+    this.log = context.log;
+    this.clock = context.clock;
+    this.recent = context.recent;
+  }
+
+  /** The stream has durably passed this mark. */
+  passed(mark: string, position: bigint): void {
+    this.#marks.set(mark, position);
+    if (this.#marks.size > MARKS_MAX) {
+      const oldest = this.#marks.keys().next();
+      if (oldest.done !== true) this.#marks.delete(oldest.value);
+    }
+    for (const waiter of this.#waiters) if (waiter.mark === mark) waiter.resolve(lsn(position));
+  }
+
+  /** Resolves once the mark is durably passed; at once where it was passed lately. */
+  waitForMark(mark: string, signal: AbortSignal): Promise<Position> {
+    const known = this.#marks.get(mark);
+    if (known !== undefined) return Promise.resolve(lsn(known));
+    if (signal.aborted) return Promise.reject(signal.reason as Error);
+    if (this.#failure !== undefined) return Promise.reject(this.#failure);
+    return new Promise((resolve, reject) => {
+      const settle = (): void => {
+        this.#waiters.delete(waiter);
+        signal.removeEventListener('abort', onAbort);
+      };
+      const onAbort = (): void => waiter.reject(signal.reason);
+      const waiter: MarkWaiter = {
+        mark,
+        resolve: (position) => {
+          settle();
+          resolve(position);
+        },
+        reject: (error) => {
+          settle();
+          reject(error);
+        },
+      };
+      this.#waiters.add(waiter);
+      signal.addEventListener('abort', onAbort, { once: true });
+    });
+  }
+
+  /** The lane will not go on: nobody waits in vain. */
+  fail(error: unknown): void {
+    this.#failure = error;
+    for (const waiter of this.#waiters) waiter.reject(error);
+    for (const task of this.tasks.splice(0)) task.failed(error);
+    this.windows.discardAll();
+  }
+
+  /**
+   * Runs `work` on the apply connection between two flushes. Rejects if the connection is lost meanwhile, or with the
+   * signal's reason if it aborts before the work began.
+   */
+  exclusive(work: (session: Session) => Promise<void>, signal: AbortSignal): Promise<void> {
+    if (this.#failure !== undefined) return Promise.reject(this.#failure);
+    if (signal.aborted) return Promise.reject(signal.reason as Error);
+    return new Promise((resolve, reject) => {
+      const settle = (): void => signal.removeEventListener('abort', onAbort);
+      const task: LaneTask = {
+        work,
+        done: () => {
+          settle();
+          resolve();
+        },
+        failed: (error) => {
+          settle();
+          reject(error);
+        },
+      };
+      const onAbort = (): void => {
+        const place = this.tasks.indexOf(task);
+        if (place === -1) return;
+        this.tasks.splice(place, 1);
+        reject(signal.reason);
+      };
+      signal.addEventListener('abort', onAbort, { once: true });
+      this.tasks.push(task);
+      this.wake();
+    });
+  }
+
+  status(): StreamStatus {
+    const lag: Lag =
+      this.connected && this.committed !== null
+        ? this.meter.lag(this.committed, this.clock.monotonicMs())
+        : UNKNOWN_LAG;
+    return {
+      direction: this.direction,
+      connected: this.connected,
+      committed: this.committed === null ? null : formatLsn(this.committed),
+      lagBytes: lag.bytes,
+      lagMs: lag.ms,
+      transactionsApplied: this.transactionsApplied,
+      changesApplied: this.changesApplied,
+      authoritative: this.authority.authoritative,
+    };
+  }
+}

@@ -1,0 +1,108 @@
+/**
+ * A lane: one direction's stream, kept alive. States: stopped → running ⇄ waiting → failed | stopped.
+ *
+ * A session that ends on a retryable error is followed by another after a pause, for ever; any other error fails the
+ * lane. Everything durable is in the progress row, so a new session begins exactly where the last commit was.
+ *
+ * Who leads, over any sequence of cutovers and rollbacks
+ * - Each stream decides by its own origin's log alone: it is authoritative behind a `route` message that names its
+ *   origin, and not behind one that names the other side; messages of an older epoch than the last are ignored. The
+ *   forward stream begins authoritative, the reverse one not. The decision is stored with the position, so that a
+ *   restart decides the same.
+ * - No change is missed: a side accepts writes only after the transaction that holds its `route` message, in whose log
+ *   order they come later; the stream that reads them is authoritative by then. The slots are never rewound or
+ *   skipped, and both streams run from preparation to finalisation.
+ * - No change is applied twice or echoed: what a stream applies is tagged as the transaction's first message, and the
+ *   other stream drops tagged transactions whoever leads; progress commits with the changes.
+ * - A side that has been fenced writes nothing untagged: its stream stays authoritative without effect until its log
+ *   says otherwise, which is what lets a rollback continue without a handover between the streams.
+ */
+import type { Direction, StreamStatus } from '../core/ports.js';
+import type { Position } from '../core/position.js';
+import { asUnderstudyError, type UnderstudyError } from '../core/errors.js';
+import { Backoff } from './backoff.js';
+import { LaneSession, type LaneSettings } from './lane-session.js';
+import { LaneState } from './lane-state.js';
+import type { Clock } from '../core/clock.js';
+import type { Log } from '../core/log.js';
+import type { RecentKeys } from './recent-keys.js';
+
+export interface LaneContext {
+  readonly log: Log;
+  readonly clock: Clock;
+  readonly random: () => number;
+  readonly recent: RecentKeys;
+  readonly retryFirstMs: number;
+  readonly retryMaxMs: number;
+  /** A retryable error ended a session; undefined once a new one is connected. */
+  readonly onTrouble: (error: UnderstudyError | undefined) => void;
+  /** The lane will not go on. */
+  readonly onFailed: (error: UnderstudyError) => void;
+}
+
+export class Lane {
+  readonly state: LaneState;
+  readonly #settings: LaneSettings;
+  readonly #context: LaneContext;
+  #stopping = new AbortController();
+  #running: Promise<void> | undefined;
+
+  constructor(direction: Direction, settings: LaneSettings, context: LaneContext) {
+    this.#settings = settings;
+    this.#context = context;
+    this.state = new LaneState(direction, {
+      log: context.log.child({ lane: direction }),
+      clock: context.clock,
+      recent: context.recent,
+    });
+  }
+
+  /** Begins to follow. Idempotent. The progress row must exist. */
+  start(): void {
+    if (this.#running !== undefined) return;
+    this.#stopping = new AbortController();
+    this.#running = this.#run(this.#stopping.signal);
+  }
+
+  /** Ends after the flush at hand. Idempotent. */
+  async stop(): Promise<void> {
+    this.#stopping.abort();
+    await this.#running;
+    this.#running = undefined;
+  }
+
+  status(): StreamStatus {
+    return this.state.status();
+  }
+
+  waitForMark(mark: string, signal: AbortSignal): Promise<Position> {
+    return this.state.waitForMark(mark, signal);
+  }
+
+  async #run(signal: AbortSignal): Promise<void> {
+    const { clock, random, retryFirstMs, retryMaxMs } = this.#context;
+    const backoff = new Backoff({ firstMs: retryFirstMs, maxMs: retryMaxMs, random });
+    while (!signal.aborted) {
+      const session = new LaneSession(this.state, this.#settings, () => {
+        backoff.reset();
+        this.#context.onTrouble(undefined);
+      });
+      try {
+        await session.run(signal);
+      } catch (thrown) {
+        if (signal.aborted) return;
+        const error = asUnderstudyError(thrown, 'internal', `the ${this.state.direction} lane`);
+        if (!error.retryable) {
+          this.state.log.error({ code: error.code, reason: error.message }, 'the lane failed');
+          this.state.fail(error);
+          this.#context.onFailed(error);
+          return;
+        }
+        const pauseMs = backoff.next();
+        this.state.log.warn({ code: error.code, reason: error.message, pauseMs }, 'the lane was interrupted');
+        this.#context.onTrouble(error);
+        await clock.sleep(pauseMs, signal).catch(() => undefined);
+      }
+    }
+  }
+}

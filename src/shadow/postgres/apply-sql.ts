@@ -1,0 +1,190 @@
+/**
+ * The statements that write rows. Values travel as text, one array per column, and are cast to the column's type;
+ * each statement is built once per table and set of columns, so that the server can keep its plan.
+ */
+import type { ApplyTable, Key, Row, Value } from './apply-table.js';
+import { quoteIdent } from '../../core/postgres.js';
+import { UnderstudyError } from '../../core/errors.js';
+
+export interface BulkStatement {
+  readonly text: string;
+  /** For each parameter, the column whose values it holds. */
+  readonly columns: readonly number[];
+}
+
+/** One element per value; `{"a",NULL}`. */
+export function textArray(values: readonly Value[]): string {
+  let text = '{';
+  for (let index = 0; index < values.length; index++) {
+    const value = values[index];
+    if (index > 0) text += ',';
+    if (value === null) {
+      text += 'NULL';
+    } else if (value === undefined) {
+      throw new UnderstudyError('internal', 'a value that the log did not carry can’t be written');
+    } else {
+      text += `"${/["\\]/.test(value) ? value.replace(/["\\]/g, String.raw`\$&`) : value}"`;
+    }
+  }
+  return `${text}}`;
+}
+
+/** The values of `columns`, one array parameter each. */
+export function arrayParameters(statement: BulkStatement, rows: readonly Row[]): string[] {
+  return statement.columns.map((column) => textArray(rows.map((row) => row[column])));
+}
+
+export function columnList(table: ApplyTable): string {
+  return table.columns.map((column) => quoteIdent(column.name)).join(', ');
+}
+
+/** `unnest($1::text[], …) AS u(c0, …)` */
+function unnest(columns: readonly number[]): string {
+  const arrays = columns.map((_, index) => `$${index + 1}::pg_catalog.text[]`).join(', ');
+  return `unnest(${arrays}) AS u(${columns.map((column) => `c${column}`).join(', ')})`;
+}
+
+function cast(table: ApplyTable, column: number): string {
+  return `u.c${column}::${columnAt(table, column).type}`;
+}
+
+export function columnAt(table: ApplyTable, index: number): ApplyTable['columns'][number] {
+  const column = table.columns[index];
+  if (column === undefined) throw new UnderstudyError('internal', `${table.name} has no column ${index}`);
+  return column;
+}
+
+export function keyIndexes(table: ApplyTable): readonly number[] {
+  if (table.key === null) throw new UnderstudyError('internal', `${table.name} has no key`);
+  return table.key;
+}
+
+/** `t.key = u.key AND …`, by the key types' own operators. `right(column)` is the other side of each comparison. */
+export function keyEquals(table: ApplyTable, left: string, right: (column: number) => string): string {
+  return keyIndexes(table)
+    .map((column, position) => {
+      const schema = quoteIdent(table.operatorSchemas[position] ?? 'pg_catalog');
+      const name = quoteIdent(columnAt(table, column).name);
+      return `${left}.${name} OPERATOR(${schema}.=) ${right(column)}`;
+    })
+    .join(' AND ');
+}
+
+export function deleteSql(table: ApplyTable): BulkStatement {
+  const columns = keyIndexes(table);
+  const matches = keyEquals(table, 't', (column) => cast(table, column));
+  return { text: `DELETE FROM ONLY ${table.sql} AS t USING ${unnest(columns)} WHERE ${matches}`, columns };
+}
+
+function allColumns(table: ApplyTable): readonly number[] {
+  return table.columns.map((_, index) => index);
+}
+
+/** What an upsert does to a row that is there already. */
+export function conflictClause(table: ApplyTable): string {
+  const key = keyIndexes(table);
+  const set = allColumns(table)
+    .filter((index) => !key.includes(index))
+    .map((index) => quoteIdent(columnAt(table, index).name))
+    .map((name) => `${name} = EXCLUDED.${name}`);
+  const target = key.map((index) => quoteIdent(columnAt(table, index).name)).join(', ');
+  const action = set.length === 0 ? 'DO NOTHING' : `DO UPDATE SET ${set.join(', ')}`;
+  return `ON CONFLICT (${target}) ${action}`;
+}
+
+export function insertSql(table: ApplyTable, upsert: boolean): BulkStatement {
+  const columns = allColumns(table);
+  const values = columns.map((column) => cast(table, column)).join(', ');
+  return {
+    text:
+      `INSERT INTO ${table.sql} (${columnList(table)}) OVERRIDING SYSTEM VALUE ` +
+      `SELECT ${values} FROM ${unnest(columns)}${upsert ? ` ${conflictClause(table)}` : ''}`,
+    columns,
+  };
+}
+
+/** Sets the `carried` columns outside of the key; null where there is none to set. */
+export function updateSql(table: ApplyTable, carried: readonly number[]): BulkStatement | null {
+  const key = keyIndexes(table);
+  const set = carried.filter((index) => !key.includes(index));
+  if (set.length === 0) return null;
+  const columns = [...key, ...set];
+  const assignments = set.map(
+    (index) => `${quoteIdent(columnAt(table, index).name)} = ${cast(table, index)}`,
+  );
+  return {
+    text:
+      `UPDATE ONLY ${table.sql} AS t SET ${assignments.join(', ')} FROM ${unnest(columns)} ` +
+      `WHERE ${keyEquals(table, 't', (column) => cast(table, column))}`,
+    columns,
+  };
+}
+
+export interface SingleStatement {
+  readonly text: string;
+  readonly values: string[];
+}
+
+/**
+ * Replaces one row, found by its old key, by one whose columns are the carried values and, for the rest, what the old
+ * row held. One statement: the old row's columns never leave the server.
+ */
+export function moveSql(table: ApplyTable, from: Key, row: Row): SingleStatement {
+  const values: string[] = [];
+  const parameter = (value: string, type: string): string => {
+    values.push(value);
+    return `$${values.length}::pg_catalog.text::${type}`;
+  };
+  const key = keyIndexes(table);
+  const found = keyEquals(table, 't', (column) =>
+    parameter(from[key.indexOf(column)] ?? '', columnAt(table, column).type),
+  );
+  const selected = table.columns.map((column, index) => {
+    const value = row[index];
+    if (value === undefined) return `o.${quoteIdent(column.name)}`;
+    return value === null ? `NULL::${column.type}` : parameter(value, column.type);
+  });
+  return {
+    text:
+      `WITH o AS (DELETE FROM ONLY ${table.sql} AS t WHERE ${found} RETURNING t.*) ` +
+      `INSERT INTO ${table.sql} (${columnList(table)}) OVERRIDING SYSTEM VALUE SELECT ${selected.join(', ')} FROM o`,
+    values,
+  };
+}
+
+/** Types whose `=` under an empty search_path is exact or wider than the text's, and can use an index. */
+const PREFILTERED_TYPES =
+  /^(smallint|integer|bigint|uuid|date|boolean|text|character varying(\(\d+\))?|numeric(\(.*\))?|timestamp(\(\d\))? with(out)? time zone)$/;
+
+/**
+ * Deletes exactly one row equal to `old` in the text of all its columns. Equality of types is not exact (1.0 = 1.00,
+ * 0 = -0), so it only narrows the search; `format` prints a value as the log does, which a cast to text does not.
+ */
+export function deleteOneSql(table: ApplyTable, old: Row): SingleStatement {
+  const values: string[] = [];
+  const conditions = table.columns.map((column, index) => {
+    const name = `t.${quoteIdent(column.name)}`;
+    const value = old[index];
+    if (value === undefined) {
+      throw new UnderstudyError('apply-failed', `${table.name}: a change without key lacks a column`);
+    }
+    // A composite of nulls IS NULL too: format tells it from NULL, as only NULL prints as nothing at all.
+    if (value === null) return `pg_catalog.num_nulls(${name}) = 1`;
+    values.push(value);
+    const parameter = `$${values.length}::pg_catalog.text`;
+    const exact = `pg_catalog.num_nulls(${name}) = 0 AND pg_catalog.format('%s', ${name}) = ${parameter}`;
+    return PREFILTERED_TYPES.test(column.type)
+      ? `${name} = ${parameter}::${column.type} AND ${exact}`
+      : exact;
+  });
+  const where = conditions.length === 0 ? 'true' : conditions.join(' AND ');
+  return {
+    text: `DELETE FROM ONLY ${table.sql} WHERE ctid = (SELECT t.ctid FROM ONLY ${table.sql} AS t WHERE ${where} LIMIT 1)`,
+    values,
+  };
+}
+
+/** `count` rows of a table that has no column to write. */
+export function insertEmptySql(table: ApplyTable, count: number): string {
+  return `INSERT INTO ${table.sql} SELECT FROM pg_catalog.generate_series(1, ${count})`;
+}

@@ -1,0 +1,176 @@
+/** A table as the stream writes it: the columns it carries, how a row is found, and how its values are cast. */
+import type { ColumnInfo, TableInfo } from './table.js';
+import { tableKey } from './table.js';
+import { quoteIdent, quoteTable } from '../../core/postgres.js';
+import { textOf, run, type Session } from './statement.js';
+import { UnderstudyError } from '../../core/errors.js';
+import type { RelationMessage, Tuple } from '../../wire/postgres/pgoutput.js';
+
+/** A column's value as text; null is NULL, undefined an out-of-line value the change left as it was. */
+export type Value = string | null | undefined;
+/** Values in the order of {@link ApplyTable.columns}. */
+export type Row = readonly Value[];
+/** Values of the key, in the order of {@link ApplyTable.key}. */
+export type Key = readonly string[];
+
+export interface ApplyTable {
+  readonly info: TableInfo;
+  /** `schema.name`, for messages and as a map's key. */
+  readonly name: string;
+  /** Quoted, for SQL. */
+  readonly sql: string;
+  /** What the log carries: everything but generated columns. */
+  readonly columns: readonly ColumnInfo[];
+  /** Indexes into `columns`; null where rows can only be told apart by all their values. */
+  readonly key: readonly number[] | null;
+  /** Per key column, the schema of its type's comparison operators: an extension's are not on the search path. */
+  readonly operatorSchemas: readonly string[];
+  /** Quoted schema of the comparison operators where all key columns share it, as a row comparison needs. */
+  readonly rowOperatorSchema: string | null;
+  /**
+   * Whether an existing row may be overwritten in place. Not where a column outside the key is GENERATED ALWAYS AS
+   * IDENTITY: UPDATE may only reset it, so the row is replaced.
+   */
+  readonly updatable: boolean;
+}
+
+/**
+ * Replica identity and upsert both need a key whose every column the log carries; a key over a generated column is
+ * none.
+ */
+function usableKey(info: TableInfo, columns: readonly ColumnInfo[]): readonly number[] | null {
+  if (info.key === null || info.key.length === 0) return null;
+  const indexes = info.key.map((name) => columns.findIndex((column) => column.name === name));
+  return indexes.includes(-1) ? null : indexes;
+}
+
+export function hasUsableKey(info: TableInfo): boolean {
+  return (
+    usableKey(
+      info,
+      info.columns.filter((column) => !column.generated),
+    ) !== null
+  );
+}
+
+export function applyTable(info: TableInfo, operatorSchemas: readonly string[]): ApplyTable {
+  const columns = info.columns.filter((column) => !column.generated);
+  const key = usableKey(info, columns);
+  const schemas = key === null ? [] : operatorSchemas;
+  const first = schemas[0];
+  return {
+    info,
+    name: tableKey(info),
+    sql: quoteTable(info),
+    columns,
+    key,
+    operatorSchemas: schemas,
+    rowOperatorSchema:
+      first !== undefined && schemas.every((schema) => schema === first) ? quoteIdent(first) : null,
+    updatable: columns.every(
+      (column, index) => column.identity !== 'always' || key?.includes(index) === true,
+    ),
+  };
+}
+
+/** Schema of each key column's equality operator, by the operator class of an index over the key. */
+const OPERATORS_SQL = `
+  SELECT n.nspname AS schema, c.relname AS name, a.attname AS column, pg_catalog.min(o.nspname) AS operator_schema
+  FROM pg_catalog.pg_index i
+  JOIN pg_catalog.pg_class c ON c.oid = i.indrelid
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  CROSS JOIN LATERAL unnest(i.indkey::int2[], i.indclass::oid[]) AS k(attnum, opclass)
+  JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum
+  JOIN pg_catalog.pg_opclass oc ON oc.oid = k.opclass
+  JOIN pg_catalog.pg_am am ON am.oid = oc.opcmethod AND am.amname = 'btree'
+  JOIN pg_catalog.pg_amop ao ON ao.amopfamily = oc.opcfamily AND ao.amopstrategy = 3
+    AND ao.amoplefttype = oc.opcintype AND ao.amoprighttype = oc.opcintype
+  JOIN pg_catalog.pg_operator op ON op.oid = ao.amopopr
+  JOIN pg_catalog.pg_namespace o ON o.oid = op.oprnamespace
+  WHERE i.indisunique
+  GROUP BY 1, 2, 3`;
+
+/** The tables that hold rows, as the side of `session` defines them; by `schema.name`. */
+export async function readApplyTables(
+  session: Session,
+  tables: readonly TableInfo[],
+): Promise<ReadonlyMap<string, ApplyTable>> {
+  const { rows } = await run(session, OPERATORS_SQL, { what: 'reading the key operators' });
+  const schemas = new Map(
+    rows.map((row) => [
+      JSON.stringify([textOf(row, 'schema'), textOf(row, 'name'), textOf(row, 'column')]),
+      textOf(row, 'operator_schema'),
+    ]),
+  );
+  const result = new Map<string, ApplyTable>();
+  for (const info of tables) {
+    if (info.kind === 'partitioned') continue;
+    const operators = (info.key ?? []).map(
+      (column) => schemas.get(JSON.stringify([info.schema, info.name, column])) ?? 'pg_catalog',
+    );
+    result.set(tableKey(info), applyTable(info, operators));
+  }
+  return result;
+}
+
+/** How a relation of the log maps onto a table: for each of the table's columns, its place in the log's tuples. */
+export interface Binding {
+  readonly relation: RelationMessage;
+  readonly table: ApplyTable;
+  readonly places: readonly number[];
+}
+
+/** Throws `catalog-changed` where the log's columns are not the table's. */
+export function bind(relation: RelationMessage, table: ApplyTable): Binding {
+  const places = table.columns.map((column) =>
+    relation.columns.findIndex(({ name }) => name === column.name),
+  );
+  const missing = table.columns.filter((_, index) => places[index] === -1).map(({ name }) => name);
+  const generated = table.info.columns.filter((column) => column.generated).map(({ name }) => name);
+  const known = new Set([...table.columns.map(({ name }) => name), ...generated]);
+  const added = relation.columns.map(({ name }) => name).filter((name) => !known.has(name));
+  if (missing.length > 0 || added.length > 0) {
+    throw new UnderstudyError(
+      'catalog-changed',
+      `${table.name}: its columns changed while it was shadowed (${[
+        ...added.map((name) => `+${name}`),
+        ...missing.map((name) => `-${name}`),
+      ].join(', ')})`,
+      {
+        advice: 'Make the same change on the other side, or remove the shadow and build it anew.',
+        details: { table: table.name, added, missing },
+      },
+    );
+  }
+  return { relation, table, places };
+}
+
+/** The tuple in the table's column order. */
+export function bindRow(binding: Binding, tuple: Tuple): Value[] {
+  return binding.places.map((place) => {
+    const value = tuple[place];
+    if (typeof value === 'object' && value !== null) {
+      throw new UnderstudyError(
+        'protocol-violation',
+        `${binding.table.name}: a binary value nobody asked for`,
+      );
+    }
+    return value;
+  });
+}
+
+/** The key of a row. Throws `apply-failed` where the row does not hold it. */
+export function keyOf(table: ApplyTable, row: Row): string[] {
+  return (table.key ?? []).map((index) => {
+    const value = row[index];
+    if (typeof value === 'string') return value;
+    throw new UnderstudyError('apply-failed', `${table.name}: a change does not name its row’s key`, {
+      advice: `Check the table’s replica identity: it must cover the key.`,
+    });
+  });
+}
+
+/** One string per key, for maps. */
+export function keyId(key: Key): string {
+  return key.length === 1 && key[0] !== undefined ? key[0] : JSON.stringify(key);
+}

@@ -1,0 +1,129 @@
+/**
+ * Reads chunks on the source: `low` mark, a read under one snapshot, `high` mark.
+ *
+ * The marks are committed with `synchronous_commit = local`: they need not reach a standby, and must not wait for one
+ * that is missing. No lock is taken but the read's own, and no snapshot outlives a chunk.
+ */
+import type pg from 'pg';
+import { to as copyTo } from 'pg-copy-streams';
+import type { DatabaseEndpoint, LogMessage } from '../../core/ports.js';
+import { emitMessageSql, quoteIdent, quoteLiteral } from '../../core/postgres.js';
+import {
+  copyFormat,
+  copyOptions,
+  keyCompares,
+  type Chunk,
+  type ChunkRead,
+  type CopyFormat,
+} from './chunk.js';
+import { columnAt, columnList, keyEquals, keyIndexes } from './apply-sql.js';
+import type { ApplyTable, Key } from './apply-table.js';
+import { openSession, run, statementError, textOf, type Session } from './statement.js';
+import { parseSnapshot, type Snapshot } from './visibility.js';
+
+/** A chunk is a range of the key's index, whatever the source's statistics say. */
+const READER_SETTINGS = { synchronous_commit: 'local', enable_seqscan: 'off' };
+
+export async function openReader(endpoint: DatabaseEndpoint): Promise<Session> {
+  return await openSession('source', endpoint, 'copy', READER_SETTINGS);
+}
+
+export async function emit(session: Session, message: LogMessage): Promise<void> {
+  await run(session, emitMessageSql(message), { what: `writing a ${message.t} mark` });
+}
+
+/** Begins a read under one snapshot, and returns it. The caller ends the transaction. */
+export async function beginRead(session: Session): Promise<{ readonly text: string; readonly at: Snapshot }> {
+  const what = 'taking a snapshot';
+  await run(session, 'BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY', { what });
+  const { rows } = await run(session, 'SELECT pg_catalog.pg_current_snapshot()::text AS snapshot', { what });
+  const text = textOf(rows[0], 'snapshot');
+  return { text, at: parseSnapshot(text) };
+}
+
+/** The key of the `rows`th row above `lower`; null where there are not that many. */
+async function upperBound(
+  session: Session,
+  table: ApplyTable,
+  lower: Key | null,
+  rows: number,
+): Promise<Key | null> {
+  const names = keyIndexes(table).map((index) => `t.${quoteIdent(columnAt(table, index).name)}`);
+  const columns = names.map((name, index) => `${name}::pg_catalog.text AS k${index}`).join(', ');
+  const where = lower === null ? '' : ` WHERE ${keyCompares(table, '>', lower)}`;
+  const result = await run(
+    session,
+    `SELECT ${columns} FROM ONLY ${table.sql} AS t${where} ORDER BY ${names.join(', ')} OFFSET ${rows - 1} LIMIT 1`,
+    { what: `finding a chunk of ${table.name}`, carriesRows: true },
+  );
+  const row = result.rows[0];
+  return row === undefined ? null : names.map((_, index) => textOf(row, `k${index}`));
+}
+
+/** Collects a COPY … TO STDOUT. */
+async function copyOut(
+  session: Session,
+  sql: string,
+  what: string,
+): Promise<{ readonly data: Buffer[]; readonly rows: number }> {
+  const stream = copyTo(sql);
+  session.client.query(stream);
+  const data: Buffer[] = [];
+  try {
+    for await (const piece of stream) data.push(piece as Buffer);
+  } catch (error) {
+    throw statementError(session.side, error, { what, carriesRows: true });
+  }
+  return { data, rows: stream.rowCount };
+}
+
+/**
+ * Reads a chunk of at most `rows` rows. `acceptable` is asked whether the snapshot may be used; where not, the
+ * transaction ends and null is returned.
+ */
+export async function readChunk(
+  session: Session,
+  chunk: Chunk,
+  rows: number,
+  acceptable: (snapshot: Snapshot) => boolean,
+): Promise<ChunkRead | null> {
+  const { table } = chunk;
+  const what = `copying ${table.name}`;
+  try {
+    chunk.snapshot = 'taking';
+    const { at } = await beginRead(session);
+    chunk.snapshot = at;
+    if (!acceptable(at)) return null;
+    const single = chunk.pendingKeyId !== null;
+    const upper = single ? null : await upperBound(session, table, chunk.lower, rows);
+    const format = copyFormat(table);
+    const conditions = single
+      ? [
+          keyEquals(table, 't', (column) => {
+            const position = keyIndexes(table).indexOf(column);
+            return `${quoteLiteral(chunk.lower?.[position] ?? '')}::${columnAt(table, column).type}`;
+          }),
+        ]
+      : [
+          ...(chunk.lower === null ? [] : [keyCompares(table, '>', chunk.lower)]),
+          ...(upper === null ? [] : [keyCompares(table, '<=', upper)]),
+        ];
+    const where = conditions.length === 0 ? '' : ` WHERE ${conditions.join(' AND ')}`;
+    const { data, rows: count } = await copyOut(session, copyOutSql(table, where, format), what);
+    return { data, format, rows: count, upper };
+  } finally {
+    // Nothing was written; the end of the read only lets go of its snapshot.
+    await session.client.query('ROLLBACK').catch(() => undefined);
+  }
+}
+
+function copyOutSql(table: ApplyTable, where: string, format: CopyFormat): string {
+  return `COPY (SELECT ${columnList(table)} FROM ONLY ${table.sql} AS t${where}) TO STDOUT ${copyOptions(format)}`;
+}
+
+/** A stream of the whole table, under the snapshot of the transaction the session is in. */
+export function streamWhole(session: Session, table: ApplyTable): ReturnType<typeof copyTo> {
+  const stream = copyTo(copyOutSql(table, '', copyFormat(table)));
+  session.client.query(stream as unknown as pg.Submittable);
+  return stream;
+}

@@ -1,0 +1,90 @@
+/** A piece of a table on its way from the source to the destination. */
+import type { ApplyTable, Key } from './apply-table.js';
+import { columnAt, keyIndexes } from './apply-sql.js';
+import { quoteIdent, quoteLiteral } from '../../core/postgres.js';
+import type { Snapshot } from './visibility.js';
+
+export type CopyFormat = 'binary' | 'text';
+
+export type ChunkOutcome =
+  | 'written'
+  /** Its window saw a TRUNCATE, another definition of the table, or a row that moved without all its columns; or the
+   *  stream was interrupted. Read it again. */
+  | 'discarded'
+  /** Its snapshot missed a commit that had been streamed before. Read it again, a little later. */
+  | 'stale';
+
+/** What the reader found between the marks. */
+export interface ChunkRead {
+  readonly data: readonly Buffer[];
+  readonly format: CopyFormat;
+  readonly rows: number;
+  /** The last key of the chunk; null where it reaches the table's end. */
+  readonly upper: Key | null;
+}
+
+export interface Chunk {
+  readonly id: string;
+  readonly table: ApplyTable;
+  /** Rows above this key; null from the beginning. */
+  readonly lower: Key | null;
+  /** The record that asked for this one row, where the chunk repairs a key. */
+  readonly pendingKeyId: string | null;
+  /** `taking` from before the server is asked for it until its answer is here. */
+  snapshot: Snapshot | 'untaken' | 'taking';
+  /** Set before `high` is emitted. */
+  read: ChunkRead | null;
+  /** Called once. */
+  readonly settle: (outcome: ChunkOutcome) => void;
+}
+
+/** Types whose binary form is not the same bytes on both servers, or that have none. */
+const TEXT_ONLY_TYPES = /^(reg[a-z]+|aclitem|gtsvector|pg_snapshot|txid_snapshot|refcursor)(\[\])*$/;
+
+/**
+ * Binary where every column's type is the server's own, or an enum, whose binary form is its label. Arrays,
+ * composites, ranges and domains of a user's types embed OIDs or may come from an extension; reg* are OIDs themselves.
+ */
+export function copyFormat(table: ApplyTable): CopyFormat {
+  const binary = table.columns.every((column) => {
+    if (column.typeKind === 'e') return !column.type.endsWith('[]');
+    return !column.type.includes('.') && !TEXT_ONLY_TYPES.test(column.type);
+  });
+  return binary ? 'binary' : 'text';
+}
+
+export function copyOptions(format: CopyFormat): string {
+  return format === 'binary' ? '(FORMAT binary)' : "(FORMAT text, ENCODING 'UTF8')";
+}
+
+/** `key > bound`, or `<=`, in the order of the key's index. */
+export function keyCompares(table: ApplyTable, operator: '>' | '<=', bound: Key): string {
+  const columns = keyIndexes(table).map((index) => columnAt(table, index));
+  const values = columns.map((column, position) => `${quoteLiteral(bound[position] ?? '')}::${column.type}`);
+  if (table.rowOperatorSchema !== null) {
+    const left = columns.map((column) => `t.${quoteIdent(column.name)}`).join(', ');
+    return `ROW(${left}) OPERATOR(${table.rowOperatorSchema}.${operator}) ROW(${values.join(', ')})`;
+  }
+  return lexicographic(table, operator, 0, values);
+}
+
+/** A row comparison spelled out, for columns whose operators live in different schemas. */
+function lexicographic(
+  table: ApplyTable,
+  operator: '>' | '<=',
+  position: number,
+  values: readonly string[],
+): string {
+  const key = keyIndexes(table);
+  const column = key[position];
+  if (column === undefined) return operator === '<=' ? 'true' : 'false';
+  const name = `t.${quoteIdent(columnAt(table, column).name)}`;
+  const schema = quoteIdent(table.operatorSchemas[position] ?? 'pg_catalog');
+  const strict = operator === '>' ? '>' : '<';
+  const rest = lexicographic(table, operator, position + 1, values);
+  const value = values[position] ?? 'NULL';
+  return (
+    `(${name} OPERATOR(${schema}.${strict}) ${value} OR ` +
+    `(${name} OPERATOR(${schema}.=) ${value} AND ${rest}))`
+  );
+}

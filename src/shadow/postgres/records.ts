@@ -1,0 +1,378 @@
+/**
+ * What the shadow records, so that a process killed at any point goes on where it was.
+ *
+ * On the destination: the phase, the copy's progress per table, the fingerprints of both sides, and the forward
+ * stream's progress. On the source: the reverse stream's progress, and the replica identities that were changed.
+ * A stream's progress is written in the transaction that holds the changes: neither can be there without the other.
+ */
+import type { CatalogFingerprint, Direction, ShadowPhase, Side, TableName } from '../../core/ports.js';
+import { quoteLiteral } from '../../core/postgres.js';
+import { formatLsn, parseLsn } from '../../core/position.js';
+import { inTransaction, run, textOf, type Session, type TextRow } from './statement.js';
+import type { Authority } from './transactions.js';
+import type { Key } from './apply-table.js';
+
+const CREATE_SQL = `
+SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('understudy'));
+CREATE SCHEMA IF NOT EXISTS understudy;
+CREATE TABLE IF NOT EXISTS understudy.shadow_state (
+  migration text PRIMARY KEY,
+  phase text NOT NULL,
+  reverse_prepared boolean NOT NULL DEFAULT false,
+  copy_seconds double precision NOT NULL DEFAULT 0
+);
+CREATE TABLE IF NOT EXISTS understudy.table_copy (
+  schema_name text NOT NULL,
+  table_name text NOT NULL,
+  border text[],
+  rows_copied bigint NOT NULL DEFAULT 0,
+  done boolean NOT NULL DEFAULT false,
+  snapshot text,
+  snapshot_until pg_lsn,
+  PRIMARY KEY (schema_name, table_name)
+);
+CREATE TABLE IF NOT EXISTS understudy.pending_key (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  schema_name text NOT NULL,
+  table_name text NOT NULL,
+  key text[] NOT NULL
+);
+CREATE TABLE IF NOT EXISTS understudy.progress (
+  direction text PRIMARY KEY,
+  position pg_lsn NOT NULL,
+  authoritative boolean NOT NULL,
+  epoch bigint NOT NULL,
+  updated_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE TABLE IF NOT EXISTS understudy.mark_seen (
+  direction text NOT NULL,
+  mark text NOT NULL,
+  position pg_lsn NOT NULL,
+  PRIMARY KEY (direction, mark)
+);
+CREATE TABLE IF NOT EXISTS understudy.fingerprint (
+  side text PRIMARY KEY,
+  objects jsonb NOT NULL,
+  taken_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE TABLE IF NOT EXISTS understudy.identity_change (
+  schema_name text NOT NULL,
+  table_name text NOT NULL,
+  before "char" NOT NULL,
+  before_index text,
+  PRIMARY KEY (schema_name, table_name)
+);`;
+
+/** Creates Understudy's schema and the shadow's tables where they are missing. */
+export async function ensureRecords(session: Session): Promise<void> {
+  const what = `creating Understudy’s tables on the ${session.side}`;
+  await inTransaction(session, what, async () => {
+    await run(session, CREATE_SQL, { what });
+  });
+}
+
+/** Removes the shadow's tables. The schema stays: others keep theirs in it. */
+export async function dropRecords(session: Session): Promise<void> {
+  await run(
+    session,
+    `DROP TABLE IF EXISTS understudy.shadow_state, understudy.table_copy, understudy.pending_key,
+      understudy.progress, understudy.mark_seen, understudy.fingerprint, understudy.identity_change`,
+    { what: `dropping the shadow’s tables on the ${session.side}` },
+  );
+}
+
+// --- phase -----------------------------------------------------------------------------------------------------
+
+export interface ShadowState {
+  readonly phase: ShadowPhase;
+  readonly reversePrepared: boolean;
+  readonly copySeconds: number;
+}
+
+export async function readState(session: Session, migration: string): Promise<ShadowState | null> {
+  const { rows } = await run(
+    session,
+    {
+      text: 'SELECT phase, reverse_prepared, copy_seconds FROM understudy.shadow_state WHERE migration = $1',
+      values: [migration],
+    },
+    { what: 'reading the shadow’s state' },
+  );
+  const row = rows[0];
+  if (row === undefined) return null;
+  return {
+    phase: textOf(row, 'phase') as ShadowPhase,
+    reversePrepared: row['reverse_prepared'] === 't',
+    copySeconds: Number(textOf(row, 'copy_seconds')),
+  };
+}
+
+export async function writePhase(session: Session, migration: string, phase: ShadowPhase): Promise<void> {
+  await run(
+    session,
+    {
+      text: `INSERT INTO understudy.shadow_state (migration, phase) VALUES ($1, $2)
+        ON CONFLICT (migration) DO UPDATE SET phase = EXCLUDED.phase`,
+      values: [migration, phase],
+    },
+    { what: 'recording the phase' },
+  );
+}
+
+export async function addCopySeconds(session: Session, migration: string, seconds: number): Promise<void> {
+  await run(
+    session,
+    {
+      text: 'UPDATE understudy.shadow_state SET copy_seconds = copy_seconds + $2 WHERE migration = $1',
+      values: [migration, String(seconds)],
+    },
+    { what: 'recording the copy’s duration' },
+  );
+}
+
+export async function writeReversePrepared(session: Session, migration: string): Promise<void> {
+  await run(
+    session,
+    {
+      text: 'UPDATE understudy.shadow_state SET reverse_prepared = true WHERE migration = $1',
+      values: [migration],
+    },
+    { what: 'recording the reverse stream' },
+  );
+}
+
+// --- copy ------------------------------------------------------------------------------------------------------
+
+export interface TableCopy {
+  /** The key up to which rows are copied; null before the first chunk. */
+  readonly border: readonly string[] | null;
+  readonly rows: number;
+  readonly done: boolean;
+  /** Of a table copied whole: its snapshot, and the position from which on every transaction is newer than it. */
+  readonly snapshot: string | null;
+  readonly snapshotUntil: bigint | null;
+}
+
+export async function readTableCopies(session: Session): Promise<ReadonlyMap<string, TableCopy>> {
+  const { rows } = await run(
+    session,
+    `SELECT schema_name, table_name, pg_catalog.to_json(border) AS border, rows_copied, done, snapshot, snapshot_until
+     FROM understudy.table_copy`,
+    { what: 'reading the copy’s progress' },
+  );
+  return new Map(
+    rows.map((row): [string, TableCopy] => [
+      `${textOf(row, 'schema_name')}.${textOf(row, 'table_name')}`,
+      {
+        border: row['border'] == null ? null : (JSON.parse(row['border']) as string[]),
+        rows: Number(textOf(row, 'rows_copied')),
+        done: row['done'] === 't',
+        snapshot: row['snapshot'] ?? null,
+        snapshotUntil: row['snapshot_until'] == null ? null : parseLsn(row['snapshot_until']),
+      },
+    ]),
+  );
+}
+
+/** Moves a table's border; in the transaction that holds the rows. */
+export async function advanceTableCopy(
+  session: Session,
+  table: TableName,
+  step: { readonly border: Key | null; readonly rows: number; readonly done: boolean },
+): Promise<void> {
+  await run(
+    session,
+    {
+      name: 'advance_table_copy',
+      text: `INSERT INTO understudy.table_copy AS c (schema_name, table_name, border, rows_copied, done)
+        VALUES ($1, $2, $3::text[], $4, $5)
+        ON CONFLICT (schema_name, table_name) DO UPDATE
+        SET border = COALESCE(EXCLUDED.border, c.border), rows_copied = c.rows_copied + EXCLUDED.rows_copied,
+            done = EXCLUDED.done`,
+      values: [table.schema, table.name, step.border, String(step.rows), step.done],
+    },
+    { what: 'recording the copy’s progress', carriesRows: true },
+  );
+}
+
+/** Records that a table was copied whole; in the transaction that holds the rows. */
+export async function recordWholeCopy(
+  session: Session,
+  table: TableName,
+  copy: { readonly rows: number; readonly snapshot: string; readonly until: bigint },
+): Promise<void> {
+  await run(
+    session,
+    {
+      text: `INSERT INTO understudy.table_copy AS c
+          (schema_name, table_name, rows_copied, done, snapshot, snapshot_until)
+        VALUES ($1, $2, $3, true, $4, $5)
+        ON CONFLICT (schema_name, table_name) DO UPDATE
+        SET rows_copied = EXCLUDED.rows_copied, done = true, snapshot = EXCLUDED.snapshot,
+            snapshot_until = EXCLUDED.snapshot_until`,
+      values: [table.schema, table.name, String(copy.rows), copy.snapshot, formatLsn(copy.until)],
+    },
+    { what: 'recording a table’s copy' },
+  );
+}
+
+export interface PendingKey {
+  readonly id: string;
+  readonly table: string;
+  readonly key: Key;
+}
+
+/** Keys whose rows the stream could not complete and that a chunk of one row must bring. */
+export async function readPendingKeys(session: Session): Promise<readonly PendingKey[]> {
+  const { rows } = await run(
+    session,
+    `SELECT id, schema_name, table_name, pg_catalog.to_json(key) AS key FROM understudy.pending_key ORDER BY id`,
+    { what: 'reading the pending keys' },
+  );
+  return rows.map((row) => ({
+    id: textOf(row, 'id'),
+    table: `${textOf(row, 'schema_name')}.${textOf(row, 'table_name')}`,
+    key: JSON.parse(textOf(row, 'key')) as string[],
+  }));
+}
+
+export async function addPendingKey(session: Session, table: TableName, key: Key): Promise<void> {
+  await run(
+    session,
+    {
+      text: 'INSERT INTO understudy.pending_key (schema_name, table_name, key) VALUES ($1, $2, $3::text[])',
+      values: [table.schema, table.name, key],
+    },
+    { what: 'recording a pending key', carriesRows: true },
+  );
+}
+
+export async function removePendingKey(session: Session, id: string): Promise<void> {
+  await run(
+    session,
+    { text: 'DELETE FROM understudy.pending_key WHERE id = $1', values: [id] },
+    { what: 'removing a pending key' },
+  );
+}
+
+// --- streams ---------------------------------------------------------------------------------------------------
+
+export interface StreamProgress extends Authority {
+  readonly position: bigint;
+}
+
+export async function readProgress(session: Session, direction: Direction): Promise<StreamProgress | null> {
+  const { rows } = await run(
+    session,
+    {
+      text: 'SELECT position, authoritative, epoch FROM understudy.progress WHERE direction = $1',
+      values: [direction],
+    },
+    { what: 'reading the stream’s progress' },
+  );
+  const row = rows[0];
+  if (row === undefined) return null;
+  return {
+    position: parseLsn(textOf(row, 'position')),
+    authoritative: row['authoritative'] === 't',
+    epoch: Number(textOf(row, 'epoch')),
+  };
+}
+
+/** Records where a new stream begins, unless one is recorded already. */
+export async function initialiseProgress(
+  session: Session,
+  direction: Direction,
+  progress: StreamProgress,
+): Promise<void> {
+  await run(
+    session,
+    {
+      text: `INSERT INTO understudy.progress (direction, position, authoritative, epoch) VALUES ($1, $2, $3, $4)
+        ON CONFLICT (direction) DO NOTHING`,
+      values: [
+        direction,
+        formatLsn(progress.position),
+        String(progress.authoritative),
+        String(progress.epoch),
+      ],
+    },
+    { what: 'recording the stream’s start' },
+  );
+}
+
+/** For the end of an apply transaction, together with its COMMIT in one round trip. */
+export function progressSql(direction: Direction, progress: StreamProgress): string {
+  return (
+    `UPDATE understudy.progress SET position = '${formatLsn(progress.position)}', ` +
+    `authoritative = ${String(progress.authoritative)}, epoch = ${progress.epoch}, updated_at = pg_catalog.now() ` +
+    `WHERE direction = ${quoteLiteral(direction)}`
+  );
+}
+
+/** Marks kept: a waiter that asks after a restart finds the last ones. */
+const MARKS_KEPT = 200;
+
+export function markSql(direction: Direction, mark: string, position: bigint): string {
+  return (
+    `INSERT INTO understudy.mark_seen (direction, mark, position) ` +
+    `VALUES (${quoteLiteral(direction)}, ${quoteLiteral(mark)}, '${formatLsn(position)}') ON CONFLICT DO NOTHING`
+  );
+}
+
+/** The last marks the stream has passed, oldest first. */
+export async function readMarks(
+  session: Session,
+  direction: Direction,
+): Promise<ReadonlyMap<string, bigint>> {
+  await run(
+    session,
+    {
+      text: `DELETE FROM understudy.mark_seen WHERE direction = $1 AND position < (
+        SELECT position FROM understudy.mark_seen WHERE direction = $1
+        ORDER BY position DESC OFFSET $2 LIMIT 1)`,
+      values: [direction, MARKS_KEPT],
+    },
+    { what: 'pruning the marks' },
+  );
+  const { rows } = await run(
+    session,
+    {
+      text: 'SELECT mark, position FROM understudy.mark_seen WHERE direction = $1 ORDER BY position',
+      values: [direction],
+    },
+    { what: 'reading the marks' },
+  );
+  return new Map(rows.map((row) => [textOf(row, 'mark'), parseLsn(textOf(row, 'position'))]));
+}
+
+// --- fingerprints ----------------------------------------------------------------------------------------------
+
+export async function writeFingerprint(
+  session: Session,
+  side: Side,
+  fingerprint: CatalogFingerprint,
+): Promise<void> {
+  await run(
+    session,
+    {
+      text: `INSERT INTO understudy.fingerprint (side, objects) VALUES ($1, $2)
+        ON CONFLICT (side) DO UPDATE SET objects = EXCLUDED.objects, taken_at = pg_catalog.now()`,
+      values: [side, JSON.stringify(fingerprint)],
+    },
+    { what: 'recording a fingerprint' },
+  );
+}
+
+export async function readFingerprintRecord(
+  session: Session,
+  side: Side,
+): Promise<CatalogFingerprint | null> {
+  const { rows } = await run(
+    session,
+    { text: 'SELECT objects FROM understudy.fingerprint WHERE side = $1', values: [side] },
+    { what: 'reading a fingerprint' },
+  );
+  const row: TextRow | undefined = rows[0];
+  return row === undefined ? null : (JSON.parse(textOf(row, 'objects')) as CatalogFingerprint);
+}

@@ -1,0 +1,230 @@
+/**
+ * One replication stream: a walsender's connection from START_REPLICATION to its end.
+ *
+ * States: opening → streaming → ended. `ended` settles exactly once, whatever ends it: our `close`, the server's
+ * shutdown, a lost socket, a malformed message, or a sink that throws.
+ *
+ * Invariants
+ * - The sink is called synchronously from the socket's data handler, so that no message outlives the parser's buffer.
+ * - `flushed` only ever grows, and only the owner raises it: what it says is durable may be discarded by the server.
+ * - The server is answered at least every `statusIntervalMs`, also while reading is paused, and at once when it asks
+ *   (a server that shuts down waits for that answer).
+ */
+import pg from 'pg';
+import type { Clock } from '../../core/clock.js';
+import type { DatabaseEndpoint, Side } from '../../core/ports.js';
+import { connectControl, quoteLiteral } from '../../core/postgres.js';
+import { formatLsn } from '../../core/position.js';
+import { asUnderstudyError, UnderstudyError } from '../../core/errors.js';
+import { decodePgOutput, type PgOutputMessage } from '../../wire/postgres/pgoutput.js';
+import { readReplicationFrame, writeStandbyStatus } from '../../wire/postgres/replication.js';
+
+export interface StreamSink {
+  /** `bytes`: the message's size on the wire. */
+  onMessage(message: PgOutputMessage, bytes: number): void;
+  /** Everything committed before `walEnd` has been sent, unless a transaction is being received. */
+  onKeepalive(walEnd: bigint): void;
+}
+
+export interface StreamOptions {
+  readonly slot: string;
+  readonly publication: string;
+  /** The stream begins with the first transaction that commits at or after it. */
+  readonly from: bigint;
+  readonly statusIntervalMs: number;
+  readonly clock: Clock;
+}
+
+/** The server's CopyData framing: type byte and a length that counts itself. */
+function copyData(payload: Buffer): Buffer {
+  const header = Buffer.alloc(5);
+  header[0] = 0x64;
+  header.writeInt32BE(payload.length + 4, 1);
+  return Buffer.concat([header, payload]);
+}
+
+/** undefined_object: the slot or publication is gone. object_not_in_prerequisite_state: the slot was invalidated.
+ *  undefined_file: its log was removed. */
+const LOST_SQLSTATES: readonly string[] = ['42704', '55000', '58P01'];
+
+function streamError(side: Side, slot: string, error: unknown): UnderstudyError {
+  if (error instanceof UnderstudyError) return error;
+  if (error instanceof pg.DatabaseError && LOST_SQLSTATES.includes(error.code ?? '')) {
+    return new UnderstudyError('slot-lost', `replication slot ${slot} on the ${side}: ${error.message}`, {
+      cause: error,
+      advice: `The shadow can’t follow the ${side} any further: remove it and build it anew.`,
+      details: { sqlState: error.code ?? '' },
+    });
+  }
+  return asUnderstudyError(error, 'stream-broken', `the replication stream from the ${side}`);
+}
+
+/** Drives the CopyBoth exchange as pg's active query. */
+class StreamQuery implements pg.Submittable {
+  connection: pg.Connection | undefined;
+  readonly #text: string;
+  readonly #onStart: () => void;
+  readonly #onFrame: (frame: Buffer) => void;
+  readonly #onEnd: (error: unknown) => void;
+  /** pg overwrites it where a query timeout is configured. */
+  callback = (): void => undefined;
+
+  constructor(
+    text: string,
+    handlers: { onStart: () => void; onFrame: (frame: Buffer) => void; onEnd: (error: unknown) => void },
+  ) {
+    this.#text = text;
+    this.#onStart = handlers.onStart;
+    this.#onFrame = handlers.onFrame;
+    this.#onEnd = handlers.onEnd;
+  }
+
+  submit(connection: pg.Connection): void {
+    this.connection = connection;
+    connection.once('replicationStart', this.#onStart);
+    connection.query(this.#text);
+  }
+
+  handleCopyData(message: { readonly chunk: Buffer }): void {
+    this.#onFrame(message.chunk);
+  }
+
+  handleError(error: unknown): void {
+    this.#onEnd(error);
+  }
+
+  handleCommandComplete(): void {
+    this.#onEnd(new UnderstudyError('stream-broken', 'the server ended the replication stream'));
+  }
+
+  handleReadyForQuery(): void {
+    this.#onEnd(new UnderstudyError('stream-broken', 'the server ended the replication stream'));
+  }
+}
+
+export class ReplicationStream {
+  /** Resolves with the reason once the stream is over; never rejects. */
+  readonly ended: Promise<UnderstudyError>;
+  readonly #side: Side;
+  readonly #client: pg.Client;
+  readonly #options: StreamOptions;
+  readonly #sink: StreamSink;
+  readonly #query: StreamQuery;
+  #settleEnded: (reason: UnderstudyError) => void = () => undefined;
+  #over = false;
+  #received: bigint;
+  #flushed: bigint;
+  #timer: NodeJS.Timeout | undefined;
+
+  private constructor(
+    side: Side,
+    client: pg.Client,
+    options: StreamOptions,
+    sink: StreamSink,
+    onStart: () => void,
+  ) {
+    this.#side = side;
+    this.#client = client;
+    this.#options = options;
+    this.#sink = sink;
+    this.#received = options.from;
+    this.#flushed = options.from;
+    this.ended = new Promise((resolve) => (this.#settleEnded = resolve));
+    const publications = quoteLiteral(`"${options.publication}"`);
+    this.#query = new StreamQuery(
+      `START_REPLICATION SLOT "${options.slot}" LOGICAL ${formatLsn(options.from)} ` +
+        `(proto_version '1', publication_names ${publications}, messages 'true')`,
+      { onStart, onFrame: (frame) => this.#onFrame(frame), onEnd: (error) => this.#end(error) },
+    );
+  }
+
+  /** Resolves once the server streams. Throws `slot-lost`, `stream-broken` or `…-unreachable`. */
+  static async open(
+    side: Side,
+    endpoint: DatabaseEndpoint,
+    options: StreamOptions,
+    sink: StreamSink,
+  ): Promise<ReplicationStream> {
+    const client = await connectControl(side, endpoint, { purpose: 'stream', replication: true });
+    let started = (): void => undefined;
+    const start = new Promise<void>((resolve) => (started = resolve));
+    const stream = new ReplicationStream(side, client, options, sink, () => started());
+    client.on('error', (error) => stream.#end(error));
+    client.on('end', () => stream.#end(new UnderstudyError('stream-broken', 'the connection was closed')));
+    client.query(stream.#query);
+    const failure = await Promise.race([start, stream.ended]);
+    if (failure !== undefined) throw failure;
+    stream.#timer = setInterval(() => stream.#sendStatus(), options.statusIntervalMs);
+    return stream;
+  }
+
+  /** Up to where the log has arrived. */
+  get received(): bigint {
+    return this.#received;
+  }
+
+  /** Everything before `flushed` is durable on the other side. Told to the server with the next status. */
+  acknowledge(flushed: bigint): void {
+    if (flushed > this.#flushed) this.#flushed = flushed;
+    if (flushed > this.#received) this.#received = flushed;
+  }
+
+  /** Stops reading the socket; the server then waits. Status messages go on. */
+  pause(): void {
+    this.#query.connection?.stream.pause();
+  }
+
+  resume(): void {
+    this.#query.connection?.stream.resume();
+  }
+
+  /** Tells the server the last position and leaves. Idempotent. */
+  async close(): Promise<void> {
+    if (!this.#over) {
+      this.#sendStatus();
+      const { connection } = this.#query;
+      const gone = new Promise<void>((resolve) => this.#client.once('end', () => resolve()));
+      connection?.stream.resume();
+      connection?.end();
+      const impatience = new AbortController();
+      await Promise.race([
+        gone,
+        this.#options.clock.sleep(1000, impatience.signal).catch(() => undefined),
+      ]).finally(() => impatience.abort());
+      this.#end(new UnderstudyError('stream-broken', 'the stream was closed'));
+    }
+    await this.#client.end().catch(() => undefined);
+  }
+
+  #onFrame(frame: Buffer): void {
+    if (this.#over) return;
+    try {
+      const content = readReplicationFrame(frame);
+      if (content.kind === 'keepalive') {
+        if (content.walEnd > this.#received) this.#received = content.walEnd;
+        this.#sink.onKeepalive(content.walEnd);
+        if (content.replyRequested) this.#sendStatus();
+      } else {
+        this.#sink.onMessage(decodePgOutput(content.data), frame.length);
+      }
+    } catch (error) {
+      this.#end(asUnderstudyError(error, 'internal', 'reading the replication stream'));
+    }
+  }
+
+  #sendStatus(): void {
+    const stream = this.#query.connection?.stream;
+    if (this.#over || stream === undefined || !stream.writable) return;
+    const at = this.#options.clock.now();
+    stream.write(copyData(writeStandbyStatus({ received: this.#received, flushed: this.#flushed, at })));
+  }
+
+  #end(reason: unknown): void {
+    if (this.#over) return;
+    this.#over = true;
+    clearInterval(this.#timer);
+    this.#settleEnded(streamError(this.#side, this.#options.slot, reason));
+    // Destroys the socket: the server's side of the exchange can't be ended in order any more.
+    void this.#client.end().catch(() => undefined);
+  }
+}

@@ -1,0 +1,244 @@
+/**
+ * Assembles the stream's messages into transactions, in commit order, and decides what of them counts.
+ *
+ * - A transaction whose first message is `apply` was written by Understudy itself: its changes came from the other
+ *   side and must not go back there. They are dropped, its position counts.
+ * - While the stream's origin does not lead, changes are dropped too; messages are read all the same. Which side leads
+ *   follows from the origin's own log alone: see `route` in lane.ts.
+ * - A transaction larger than `partBytesMax` is handed on in parts, so that memory stays bounded.
+ */
+import type { LogMessage, Side } from '../../core/ports.js';
+import { LOG_MESSAGE_PREFIX } from '../../core/ports.js';
+import { UnderstudyError } from '../../core/errors.js';
+import type {
+  BeginMessage,
+  LogicalMessage,
+  OldTuple,
+  PgOutputMessage,
+  RelationMessage,
+  Tuple,
+} from '../../wire/postgres/pgoutput.js';
+
+export type RowChange =
+  | { readonly kind: 'insert'; readonly relation: RelationMessage; readonly row: Tuple }
+  | {
+      readonly kind: 'update';
+      readonly relation: RelationMessage;
+      readonly old: OldTuple | null;
+      readonly row: Tuple;
+    }
+  | { readonly kind: 'delete'; readonly relation: RelationMessage; readonly old: OldTuple };
+export interface TruncateChange {
+  readonly kind: 'truncate';
+  readonly relations: readonly RelationMessage[];
+}
+export type Change = RowChange | TruncateChange;
+
+/** Who leads, as far as the origin's log has told. */
+export interface Authority {
+  readonly authoritative: boolean;
+  readonly epoch: number;
+}
+
+export interface TransactionPart {
+  readonly xid: number;
+  readonly commitLsn: bigint;
+  /** Where a stream resumes behind the transaction; meaningful in the last part alone. */
+  readonly endLsn: bigint;
+  readonly last: boolean;
+  readonly changes: readonly Change[];
+  readonly bytes: number;
+  /** Understudy's own messages of the whole transaction, in the last part. */
+  readonly messages: readonly LogMessage[];
+  /** Who leads behind this transaction. */
+  readonly authority: Authority;
+}
+
+interface OpenTransaction {
+  readonly begin: BeginMessage;
+  tagged: boolean;
+  empty: boolean;
+  changes: Change[];
+  bytes: number;
+  messages: LogMessage[];
+}
+
+/** What a change holds in memory beyond its size on the wire. */
+const CHANGE_OVERHEAD_BYTES = 160;
+
+/** Reads a message of Understudy's; null for one it does not know, such as of a later version. */
+export function parseLogMessage(content: string): LogMessage | null {
+  let value: unknown;
+  try {
+    value = JSON.parse(content);
+  } catch {
+    return null;
+  }
+  if (typeof value !== 'object' || value === null || !('t' in value)) return null;
+  const known = ['apply', 'low', 'high', 'mark', 'route'];
+  return typeof value.t === 'string' && known.includes(value.t) ? (value as LogMessage) : null;
+}
+
+export class TransactionAssembler {
+  readonly #origin: Side;
+  readonly #wanted: (relation: RelationMessage) => boolean;
+  readonly #partBytesMax: number;
+  readonly #relations = new Map<number, { readonly relation: RelationMessage; readonly wanted: boolean }>();
+  #open: OpenTransaction | null = null;
+  #authority: Authority;
+
+  constructor(
+    origin: Side,
+    options: {
+      readonly authority: Authority;
+      /** Whether the table is one of the lane's. */
+      readonly wanted: (relation: RelationMessage) => boolean;
+      readonly partBytesMax: number;
+    },
+  ) {
+    this.#origin = origin;
+    this.#authority = options.authority;
+    this.#wanted = options.wanted;
+    this.#partBytesMax = options.partBytesMax;
+  }
+
+  /** Whether a transaction is being received: a keepalive's position then says nothing. */
+  get inTransaction(): boolean {
+    return this.#open !== null;
+  }
+
+  /** Takes the next message; returns a part once one is complete. Throws `protocol-violation` on a broken order. */
+  accept(message: PgOutputMessage, bytes: number): TransactionPart | null {
+    switch (message.kind) {
+      case 'begin':
+        if (this.#open !== null) throw broken('a transaction begins inside another');
+        this.#open = { begin: message, tagged: false, empty: true, changes: [], bytes: 0, messages: [] };
+        return null;
+      case 'commit':
+        return this.#commit(message.endLsn);
+      case 'relation':
+        this.#remember(message);
+        return null;
+      case 'type':
+      case 'origin':
+        return null;
+      case 'message':
+        this.#logicalMessage(message);
+        return null;
+      default:
+        return this.#change(message, bytes);
+    }
+  }
+
+  #remember(message: RelationMessage): void {
+    const known = this.#relations.get(message.id)?.relation;
+    // The server repeats itself after every change to its caches: only another definition is another relation.
+    if (known !== undefined && sameRelation(known, message)) return;
+    this.#relations.set(message.id, { relation: message, wanted: this.#wanted(message) });
+  }
+
+  #logicalMessage(message: LogicalMessage): void {
+    const open = this.#open;
+    if (open === null || !message.transactional || message.prefix !== LOG_MESSAGE_PREFIX) return;
+    const parsed = parseLogMessage(message.content);
+    if (parsed?.t === 'apply') {
+      if (open.empty) open.tagged = true;
+    } else if (parsed !== null) {
+      open.messages.push(parsed);
+    }
+    open.empty = false;
+  }
+
+  #change(
+    message: Extract<PgOutputMessage, { kind: 'insert' | 'update' | 'delete' | 'truncate' }>,
+    bytes: number,
+  ): TransactionPart | null {
+    const open = this.#open;
+    if (open === null) throw broken('a change outside of a transaction');
+    open.empty = false;
+    if (open.tagged || !this.#authority.authoritative) return null;
+    const change = this.#resolve(message);
+    if (change === null) return null;
+    open.changes.push(change);
+    open.bytes += bytes + CHANGE_OVERHEAD_BYTES;
+    return open.bytes >= this.#partBytesMax ? this.#part(open, open.begin.commitLsn, false) : null;
+  }
+
+  #resolve(
+    message: Extract<PgOutputMessage, { kind: 'insert' | 'update' | 'delete' | 'truncate' }>,
+  ): Change | null {
+    if (message.kind === 'truncate') {
+      const relations = message.relationIds.flatMap((id) => {
+        const known = this.#relation(id);
+        return known.wanted ? [known.relation] : [];
+      });
+      return relations.length === 0 ? null : { kind: 'truncate', relations };
+    }
+    const { relation, wanted } = this.#relation(message.relationId);
+    if (!wanted) return null;
+    switch (message.kind) {
+      case 'insert':
+        return { kind: 'insert', relation, row: message.row };
+      case 'update':
+        return { kind: 'update', relation, old: message.old, row: message.row };
+      case 'delete':
+        return { kind: 'delete', relation, old: message.old };
+    }
+  }
+
+  #relation(id: number): { readonly relation: RelationMessage; readonly wanted: boolean } {
+    const known = this.#relations.get(id);
+    if (known === undefined) throw broken(`a change to relation ${id}, which was not described`);
+    return known;
+  }
+
+  #commit(endLsn: bigint): TransactionPart {
+    const open = this.#open;
+    if (open === null) throw broken('a commit outside of a transaction');
+    this.#open = null;
+    for (const message of open.messages) {
+      if (message.t !== 'route' || message.epoch < this.#authority.epoch) continue;
+      this.#authority = { epoch: message.epoch, authoritative: message.side === this.#origin };
+    }
+    return this.#part(open, endLsn, true);
+  }
+
+  #part(open: OpenTransaction, endLsn: bigint, last: boolean): TransactionPart {
+    const { xid, commitLsn } = open.begin;
+    const part: TransactionPart = {
+      xid,
+      commitLsn,
+      endLsn,
+      last,
+      changes: open.changes,
+      bytes: open.bytes,
+      messages: last ? open.messages : [],
+      authority: this.#authority,
+    };
+    open.changes = [];
+    open.bytes = 0;
+    return part;
+  }
+}
+
+function broken(what: string): UnderstudyError {
+  return new UnderstudyError('protocol-violation', `pgoutput: ${what}`);
+}
+
+function sameRelation(a: RelationMessage, b: RelationMessage): boolean {
+  return (
+    a.schema === b.schema &&
+    a.name === b.name &&
+    a.replicaIdentity === b.replicaIdentity &&
+    a.columns.length === b.columns.length &&
+    a.columns.every((column, index) => {
+      const other = b.columns[index];
+      return (
+        other !== undefined &&
+        column.name === other.name &&
+        column.typeOid === other.typeOid &&
+        column.typeModifier === other.typeModifier
+      );
+    })
+  );
+}

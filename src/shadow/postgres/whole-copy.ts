@@ -1,0 +1,93 @@
+/**
+ * Copies a table without a usable key: whole, under one snapshot, between two flushes of the stream.
+ *
+ * Everything the stream has applied so far must be visible to the snapshot, as the copy replaces it; a later change is
+ * applied only if its transaction is not in the snapshot. A crash before the commit leaves the table as it was, and
+ * it is copied again. Meanwhile the stream waits, unread: its bound is the copy's duration, its log stays on the
+ * source.
+ */
+import { pipeline } from 'node:stream/promises';
+import { from as copyFrom } from 'pg-copy-streams';
+import type { Clock } from '../../core/clock.js';
+import { parseLsn } from '../../core/position.js';
+import type { ApplyTable } from './apply-table.js';
+import { columnList, insertEmptySql } from './apply-sql.js';
+import { copyFormat, copyOptions } from './chunk.js';
+import { beginRead, streamWhole } from './chunk-reader.js';
+import { run, statementError, textOf, type Session } from './statement.js';
+import { sees, type DeliveredTransactions, type Snapshot } from './visibility.js';
+
+/** Which changes to a whole-copied table are in its copy already. */
+export interface WholeCopy {
+  readonly snapshot: Snapshot;
+  /** A transaction that commits from here on is not in the snapshot. */
+  readonly until: bigint;
+}
+
+/** Whether the transaction's changes are in the copy. */
+export function isCopied(copy: WholeCopy, xid: number, commitLsn: bigint): boolean {
+  return commitLsn < copy.until && sees(copy.snapshot, xid);
+}
+
+export interface WholeCopyResult extends WholeCopy {
+  readonly snapshotText: string;
+  readonly rows: number;
+}
+
+const STALE_PAUSE_MS = 20;
+
+/**
+ * Replaces the table's rows on the destination, in the transaction the caller began there. Resolves with what later
+ * changes are to be held against.
+ */
+export async function copyWhole(
+  source: Session,
+  destination: Session,
+  table: ApplyTable,
+  context: {
+    readonly delivered: DeliveredTransactions;
+    readonly clock: Clock;
+    readonly signal: AbortSignal;
+  },
+): Promise<WholeCopyResult> {
+  const what = `copying ${table.name}`;
+  for (;;) {
+    context.signal.throwIfAborted();
+    const { text, at } = await beginRead(source);
+    try {
+      if (context.delivered.seenBy(at)) {
+        const { rows: positions } = await run(
+          source,
+          'SELECT pg_catalog.pg_current_wal_insert_lsn() AS position',
+          { what },
+        );
+        const until = parseLsn(textOf(positions[0], 'position'));
+        await run(destination, `TRUNCATE ONLY ${table.sql}`, { what });
+        const rows = await pipe(source, destination, table, what);
+        return { snapshot: at, snapshotText: text, until, rows };
+      }
+    } finally {
+      await source.client.query('ROLLBACK').catch(() => undefined);
+    }
+    await context.clock.sleep(STALE_PAUSE_MS, context.signal);
+  }
+}
+
+async function pipe(source: Session, destination: Session, table: ApplyTable, what: string): Promise<number> {
+  if (table.columns.length === 0) {
+    const { rows } = await run(source, `SELECT pg_catalog.count(*) AS n FROM ONLY ${table.sql}`, { what });
+    const count = Number(textOf(rows[0], 'n'));
+    if (count > 0) await run(destination, insertEmptySql(table, count), { what });
+    return count;
+  }
+  const options = copyOptions(copyFormat(table));
+  const out = streamWhole(source, table);
+  const into = copyFrom(`COPY ${table.sql} (${columnList(table)}) FROM STDIN ${options}`);
+  destination.client.query(into);
+  try {
+    await pipeline(out, into);
+  } catch (error) {
+    throw statementError(destination.side, error, { what, carriesRows: true });
+  }
+  return into.rowCount;
+}

@@ -1,0 +1,56 @@
+/** What the shadow can be told; every wait, size and queue has its bound here. */
+import type { DatabaseEndpoint } from '../core/ports.js';
+
+export interface ShadowSettings {
+  readonly source: DatabaseEndpoint;
+  readonly destination: DatabaseEndpoint;
+  /** Names publications and slots: lower-case letters, digits and underscores, at most 40. */
+  readonly migrationId: string;
+  /** Create the source's roles on the destination where they are missing. */
+  readonly copyRoles: boolean;
+  /** Rows per chunk of the copy, at most. */
+  readonly chunkRows: number;
+  /** Bytes a chunk aims at; wide rows make chunks of fewer rows. */
+  readonly chunkBytes: number;
+  /** Tables read side by side. */
+  readonly copyConcurrency: number;
+  /** A change waits at most that long for others to be written with it. */
+  readonly flushIntervalMs: number;
+  /** Changes written in one transaction, unless the source's own is larger. */
+  readonly flushChangesMax: number;
+  /** Memory for changes received and not yet written, per stream; past it the socket is not read. */
+  readonly streamBytesMax: number;
+  /** How often the server is told the position. */
+  readonly statusIntervalMs: number;
+  /** How often the head of the log is asked for, which lag is measured against. */
+  readonly headPollIntervalMs: number;
+  /** How often both catalogs are compared with what the shadow was built from. */
+  readonly fingerprintIntervalMs: number;
+  /** Pauses between attempts after a retryable error: exponential, with jitter. */
+  readonly retryFirstMs: number;
+  readonly retryMaxMs: number;
+  /** Keys remembered as changed since the last clean comparison. */
+  readonly recentKeysMax: number;
+  /** How often some of them are compared and forgotten. */
+  readonly trimIntervalMs: number;
+}
+
+export type ShadowOptions = Pick<ShadowSettings, 'source' | 'destination' | 'migrationId'> &
+  Partial<ShadowSettings>;
+
+export const SHADOW_DEFAULTS: Omit<ShadowSettings, 'source' | 'destination' | 'migrationId'> = {
+  copyRoles: true,
+  chunkRows: 20_000,
+  chunkBytes: 4 * 1024 * 1024,
+  copyConcurrency: 2,
+  flushIntervalMs: 20,
+  flushChangesMax: 5000,
+  streamBytesMax: 32 * 1024 * 1024,
+  statusIntervalMs: 1000,
+  headPollIntervalMs: 250,
+  fingerprintIntervalMs: 10_000,
+  retryFirstMs: 100,
+  retryMaxMs: 10_000,
+  recentKeysMax: 50_000,
+  trimIntervalMs: 300,
+};

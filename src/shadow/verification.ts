@@ -1,0 +1,265 @@
+/**
+ * Compares the two sides for the engine: all rows, or those changed since the last clean comparison.
+ *
+ * While the shadow follows, the changed keys are trimmed: looked up on both sides a few at a time, and forgotten where
+ * they are equal. A key that is changed again meanwhile stays (see RecentKeys), so that behind a fence only what was
+ * changed in the last moments is left to compare.
+ */
+import { randomUUID } from 'node:crypto';
+import type { Clock } from '../core/clock.js';
+import type { Log } from '../core/log.js';
+import type {
+  Direction,
+  RecentVerifyReport,
+  Side,
+  VerifyOptions,
+  VerifyProgress,
+  VerifyReport,
+} from '../core/ports.js';
+import { emitMessageSql } from '../core/postgres.js';
+import { formatLsn, type Position } from '../core/position.js';
+import { UnderstudyError } from '../core/errors.js';
+import type { RecentBatch, RecentKeys, RecentSnapshot } from './recent-keys.js';
+import { closeSession, openSession, run, type Session } from './postgres/statement.js';
+import { tableKey, type TableInfo } from './postgres/table.js';
+import { verifyKeys, verifyTables } from './postgres/verify.js';
+import type { DatabaseEndpoint } from '../core/ports.js';
+
+export interface VerificationContext {
+  readonly endpoints: Readonly<Record<Side, DatabaseEndpoint>>;
+  readonly recent: RecentKeys;
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly tables: () => readonly TableInfo[];
+  readonly waitForMark: (direction: Direction, mark: string, signal: AbortSignal) => Promise<Position>;
+}
+
+interface Pair {
+  readonly authoritative: Session;
+  readonly follower: Session;
+}
+
+const TRIM_KEYS_MAX = 1000;
+/** Fewer than these are compared behind the fence in no time. */
+const TRIM_KEYS_MIN = 100;
+const DIFFERING_KEYS_MAX = 100;
+
+export class Verification {
+  readonly #context: VerificationContext;
+  /** Connections kept for the comparison behind a fence, by direction. */
+  readonly #warm = new Map<Direction, Pair>();
+  #last: VerifyReport | null = null;
+
+  constructor(context: VerificationContext) {
+    this.#context = context;
+  }
+
+  get last(): VerifyReport | null {
+    return this.#last;
+  }
+
+  /** Throws `source-…`, `destination-…` errors, the signal's reason, or `request-invalid` for an unknown table. */
+  async verify(
+    options: VerifyOptions,
+    signal: AbortSignal,
+    onProgress?: (progress: VerifyProgress) => void,
+  ): Promise<VerifyReport> {
+    const { clock, recent } = this.#context;
+    const { direction } = options;
+    const tables = this.#chosen(options.tables);
+    const startedAt = clock.now().toISOString();
+    const startedMs = clock.monotonicMs();
+    const snapshot = recent.snapshot();
+    const pair = await this.#open(direction, 'verify');
+    const marker = await this.#session(direction, 'verify marks');
+    try {
+      const result = await verifyTables(
+        { authoritative: pair.authoritative.client, follower: pair.follower.client },
+        tables,
+        {
+          settle: (limit) => this.#settle(marker, direction, limit),
+          signal,
+          authoritativeSide: origin(direction),
+          ...(onProgress === undefined ? {} : { onProgress }),
+        },
+      );
+      const report: VerifyReport = {
+        startedAt,
+        seconds: (clock.monotonicMs() - startedMs) / 1000,
+        position: result.position,
+        tables: result.verdicts.length,
+        rows: result.rows,
+        mismatches: result.mismatches,
+        verdicts: result.verdicts,
+      };
+      if (options.tables === undefined) {
+        this.#last = report;
+        if (report.mismatches === 0) recent.settleAll(snapshot);
+      }
+      return report;
+    } finally {
+      await Promise.all([closePair(pair), closeSession(marker)]);
+    }
+  }
+
+  /** Compares what was changed since the last clean comparison. Meant for behind a fence: nothing may be in flight. */
+  async verifyRecent(direction: Direction, signal: AbortSignal): Promise<RecentVerifyReport> {
+    const { recent } = this.#context;
+    const snapshot = recent.snapshot();
+    const differing = await this.#compareWarm(direction, snapshot, signal, true);
+    const keys = snapshot.batches.reduce((sum, batch) => sum + batch.keys.length, 0);
+    if (differing.length === 0) recent.settle(snapshot);
+    return {
+      keys,
+      mismatches: differing.length,
+      differing: differing.slice(0, DIFFERING_KEYS_MAX),
+      ...(recent.overflowed ? { incomplete: true } : {}),
+    };
+  }
+
+  /** A warm connection may have died unnoticed: one new pair is tried. */
+  async #compareWarm(
+    direction: Direction,
+    snapshot: RecentSnapshot,
+    signal: AbortSignal,
+    mayRetry: boolean,
+  ): Promise<{ readonly table: string; readonly key: string }[]> {
+    const pair = await this.#warmPair(direction);
+    try {
+      return await this.#compare(direction, pair, snapshot, signal);
+    } catch (error) {
+      this.#warm.delete(direction);
+      await closePair(pair);
+      if (!mayRetry || signal.aborted || !(error instanceof UnderstudyError) || !error.retryable) throw error;
+      return await this.#compareWarm(direction, snapshot, signal, false);
+    }
+  }
+
+  /** Opens the connections that `verifyRecent` will need. */
+  async warm(direction: Direction): Promise<void> {
+    await this.#warmPair(direction);
+  }
+
+  /** Trims the recently changed keys until the signal aborts. Never throws. */
+  async trim(direction: () => Direction, intervalMs: number, signal: AbortSignal): Promise<void> {
+    const { clock, recent, log } = this.#context;
+    let pair: Pair | undefined;
+    let pairOf: Direction | undefined;
+    while (!signal.aborted) {
+      await clock.sleep(intervalMs, signal).catch(() => undefined);
+      if (signal.aborted || recent.size < TRIM_KEYS_MIN) continue;
+      try {
+        const wanted = direction();
+        if (pair === undefined || pairOf !== wanted) {
+          await closePair(pair);
+          pair = await this.#open(wanted, 'trim');
+          pairOf = wanted;
+        }
+        await this.#trimOnce(wanted, pair, signal);
+      } catch (error) {
+        log.debug(
+          { reason: error instanceof Error ? error.message : String(error) },
+          'trimming was interrupted',
+        );
+        await closePair(pair);
+        pair = undefined;
+      }
+    }
+    await closePair(pair);
+  }
+
+  async close(): Promise<void> {
+    const pairs = [...this.#warm.values()];
+    this.#warm.clear();
+    await Promise.all(pairs.map((pair) => closePair(pair)));
+  }
+
+  async #trimOnce(direction: Direction, pair: Pair, signal: AbortSignal): Promise<void> {
+    const snapshot = this.#context.recent.snapshot(TRIM_KEYS_MAX);
+    const differing = await this.#compare(direction, pair, snapshot, signal);
+    const unequal = new Set(differing.map(({ table, key }) => JSON.stringify([table, key])));
+    const equal: RecentBatch[] = snapshot.batches.map(({ table, keys }) => ({
+      table,
+      keys: keys.filter((key) => !unequal.has(JSON.stringify([table, key.join(',')]))),
+    }));
+    this.#context.recent.settle({ generation: snapshot.generation, batches: equal });
+  }
+
+  async #compare(
+    direction: Direction,
+    pair: Pair,
+    snapshot: RecentSnapshot,
+    signal: AbortSignal,
+  ): Promise<{ readonly table: string; readonly key: string }[]> {
+    const byName = new Map(this.#context.tables().map((table) => [tableKey(table), table]));
+    const differing: { table: string; key: string }[] = [];
+    for (const { table: name, keys } of snapshot.batches) {
+      signal.throwIfAborted();
+      const table = byName.get(name);
+      if (table === undefined || table.key === null) continue;
+      const sides = { authoritative: pair.authoritative.client, follower: pair.follower.client };
+      for (const key of await verifyKeys(sides, table, keys, origin(direction))) {
+        differing.push({ table: name, key });
+      }
+    }
+    return differing;
+  }
+
+  #chosen(names: readonly string[] | undefined): readonly TableInfo[] {
+    const tables = this.#context.tables();
+    if (names === undefined) return tables;
+    const unknown = names.find((name) => !tables.some((table) => tableKey(table) === name));
+    if (unknown !== undefined) {
+      throw new UnderstudyError('request-invalid', `there is no table ${unknown}`, {
+        advice: 'Name tables as schema.name.',
+      });
+    }
+    return tables.filter((table) => names.includes(tableKey(table)));
+  }
+
+  async #settle(marker: Session, direction: Direction, signal: AbortSignal): Promise<string> {
+    const mark = `verify-${randomUUID()}`;
+    await run(marker, emitMessageSql({ t: 'mark', id: mark }), { what: 'writing a mark' });
+    const position = await this.#context.waitForMark(direction, mark, signal);
+    return formatLsn(position.value);
+  }
+
+  async #session(direction: Direction, purpose: string): Promise<Session> {
+    const side = origin(direction);
+    return await openSession(side, this.#context.endpoints[side], purpose);
+  }
+
+  async #open(direction: Direction, purpose: string): Promise<Pair> {
+    const followerSide: Side = direction === 'forward' ? 'destination' : 'source';
+    const authoritative = await this.#session(direction, purpose);
+    try {
+      const follower = await openSession(followerSide, this.#context.endpoints[followerSide], purpose);
+      return { authoritative, follower };
+    } catch (error) {
+      await closeSession(authoritative);
+      throw error;
+    }
+  }
+
+  async #warmPair(direction: Direction): Promise<Pair> {
+    const known = this.#warm.get(direction);
+    if (known !== undefined) return known;
+    const pair = await this.#open(direction, 'verify recent');
+    this.#warm.set(direction, pair);
+    const forget = (): void => {
+      if (this.#warm.get(direction) === pair) this.#warm.delete(direction);
+    };
+    pair.authoritative.client.on('end', forget);
+    pair.follower.client.on('end', forget);
+    return pair;
+  }
+}
+
+function origin(direction: Direction): Side {
+  return direction === 'forward' ? 'source' : 'destination';
+}
+
+async function closePair(pair: Pair | undefined): Promise<void> {
+  if (pair === undefined) return;
+  await Promise.all([closeSession(pair.authoritative), closeSession(pair.follower)]);
+}

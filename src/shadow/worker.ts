@@ -1,0 +1,53 @@
+/**
+ * The shadow's thread. Serves the engine's calls on the parent's port, and calls back for what only the main thread
+ * can do: raising the write guard between the schema and the first row.
+ *
+ * `workerData` is {@link ShadowWorkerData}. The thread ends by `process.exit` of nobody: after `stop`, its connections
+ * and timers are gone, and the parent terminates it.
+ */
+import { parentPort, workerData } from 'node:worker_threads';
+import { systemClock } from '../core/clock.js';
+import { UnderstudyError } from '../core/errors.js';
+import { createLog, type LogLevel } from '../core/log.js';
+import type { Direction, Side, VerifyOptions } from '../core/ports.js';
+import { serveThreadCalls, ThreadCaller, type ThreadHandler } from '../core/thread-call.js';
+import { ShadowEngine } from './engine.js';
+import type { ShadowOptions } from './settings.js';
+
+export interface ShadowWorkerData {
+  readonly options: ShadowOptions;
+  readonly logLevel: LogLevel;
+}
+
+function engineHandlers(engine: ShadowEngine): Readonly<Record<string, ThreadHandler>> {
+  return {
+    start: () => engine.start(),
+    stop: () => engine.stop(),
+    remove: (_: never, { signal }) => engine.remove(signal),
+    status: () => engine.status(),
+    tables: () => engine.tables(),
+    waitForMark: (argument: { direction: Direction; markId: string }, { signal }) =>
+      engine.waitForMark(argument.direction, argument.markId, signal),
+    verify: (options: VerifyOptions, { signal, progress }) => engine.verify(options, signal, progress),
+    verifyRecent: (direction: Direction, { signal }) => engine.verifyRecent(direction, signal),
+    builtFingerprint: (side: Side) => engine.builtFingerprint(side),
+    prepareReverse: (_: never, { signal }) => engine.prepareReverse(signal),
+    analyze: (side: Side, { signal }) => engine.analyze(side, signal),
+  };
+}
+
+function main(): void {
+  const port = parentPort;
+  if (port === null) throw new UnderstudyError('internal', 'the shadow’s worker needs a parent');
+  const { options, logLevel } = workerData as ShadowWorkerData;
+  const parent = new ThreadCaller(port);
+  const engine = new ShadowEngine(options, {
+    log: createLog(logLevel),
+    clock: systemClock,
+    afterSchemaBuilt: (tables) => parent.call<void>('afterSchemaBuilt', tables),
+    onPhase: (phase) => void parent.call<void>('onPhase', phase).catch(() => undefined),
+  });
+  serveThreadCalls(port, engineHandlers(engine));
+}
+
+main();

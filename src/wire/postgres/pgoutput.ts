@@ -1,0 +1,333 @@
+/**
+ * The messages of the `pgoutput` logical decoding plugin, protocol version 1 with `messages`.
+ * https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html
+ *
+ * Pure: one message in, one object out. Nothing returned aliases the input, whose memory the caller may reuse.
+ */
+import { UnderstudyError } from '../../core/errors.js';
+
+/**
+ * One column of a tuple. string: the type's text form. Buffer: its binary form, only where binary was asked for.
+ * undefined: an out-of-line value that the change left as it was, which the log does not carry.
+ */
+export type TupleValue = string | Buffer | null | undefined;
+export type Tuple = readonly TupleValue[];
+
+export interface RelationColumn {
+  readonly name: string;
+  /** Part of the replica identity; every column where the identity is FULL. */
+  readonly identity: boolean;
+  readonly typeOid: number;
+  readonly typeModifier: number;
+}
+
+export interface RelationMessage {
+  readonly kind: 'relation';
+  readonly id: number;
+  readonly schema: string;
+  readonly name: string;
+  /** pg_class.relreplident: d default, n nothing, f full, i index. */
+  readonly replicaIdentity: string;
+  readonly columns: readonly RelationColumn[];
+}
+
+export interface BeginMessage {
+  readonly kind: 'begin';
+  /** Position of the commit record. */
+  readonly commitLsn: bigint;
+  /** Microseconds since 2000-01-01. */
+  readonly commitMicros: bigint;
+  /** The low 32 bits of the transaction's id. */
+  readonly xid: number;
+}
+
+export interface CommitMessage {
+  readonly kind: 'commit';
+  readonly commitLsn: bigint;
+  /** The first position after the transaction: where a stream resumes behind it. */
+  readonly endLsn: bigint;
+  readonly commitMicros: bigint;
+}
+
+export interface OriginMessage {
+  readonly kind: 'origin';
+  readonly commitLsn: bigint;
+  readonly name: string;
+}
+
+export interface TypeMessage {
+  readonly kind: 'type';
+  readonly oid: number;
+  readonly schema: string;
+  readonly name: string;
+}
+
+export interface InsertMessage {
+  readonly kind: 'insert';
+  readonly relationId: number;
+  readonly row: Tuple;
+}
+
+/** The row before the change: its identity's columns alone (`key`), or all of them. */
+export interface OldTuple {
+  readonly kind: 'key' | 'full';
+  readonly row: Tuple;
+}
+
+export interface UpdateMessage {
+  readonly kind: 'update';
+  readonly relationId: number;
+  /** Absent where the identity did not change and is not FULL. */
+  readonly old: OldTuple | null;
+  readonly row: Tuple;
+}
+
+export interface DeleteMessage {
+  readonly kind: 'delete';
+  readonly relationId: number;
+  readonly old: OldTuple;
+}
+
+export interface TruncateMessage {
+  readonly kind: 'truncate';
+  readonly relationIds: readonly number[];
+  readonly cascade: boolean;
+  readonly restartIdentity: boolean;
+}
+
+export interface LogicalMessage {
+  readonly kind: 'message';
+  readonly transactional: boolean;
+  readonly lsn: bigint;
+  readonly prefix: string;
+  readonly content: string;
+}
+
+export type PgOutputMessage =
+  | BeginMessage
+  | CommitMessage
+  | OriginMessage
+  | RelationMessage
+  | TypeMessage
+  | InsertMessage
+  | UpdateMessage
+  | DeleteMessage
+  | TruncateMessage
+  | LogicalMessage;
+
+const TRUNCATE_CASCADE = 1;
+const TRUNCATE_RESTART_IDENTITY = 2;
+const MESSAGE_TRANSACTIONAL = 1;
+const COLUMN_IN_IDENTITY = 1;
+
+function malformed(what: string): never {
+  throw new UnderstudyError('protocol-violation', `pgoutput: ${what}`);
+}
+
+/** Walks one message; every read checks that it stays inside. */
+class Reader {
+  readonly #bytes: Buffer;
+  #at = 0;
+
+  constructor(bytes: Buffer) {
+    this.#bytes = bytes;
+  }
+
+  #take(length: number): number {
+    const at = this.#at;
+    if (length < 0 || at + length > this.#bytes.length) malformed('a message ends too early');
+    this.#at = at + length;
+    return at;
+  }
+
+  byte(): number {
+    const at = this.#take(1);
+    return this.#bytes.readUInt8(at);
+  }
+
+  int16(): number {
+    const at = this.#take(2);
+    return this.#bytes.readInt16BE(at);
+  }
+
+  int32(): number {
+    const at = this.#take(4);
+    return this.#bytes.readInt32BE(at);
+  }
+
+  uint32(): number {
+    const at = this.#take(4);
+    return this.#bytes.readUInt32BE(at);
+  }
+
+  uint64(): bigint {
+    const at = this.#take(8);
+    return this.#bytes.readBigUInt64BE(at);
+  }
+
+  int64(): bigint {
+    const at = this.#take(8);
+    return this.#bytes.readBigInt64BE(at);
+  }
+
+  text(length: number): string {
+    const at = this.#take(length);
+    return this.#bytes.toString('utf8', at, at + length);
+  }
+
+  copy(length: number): Buffer {
+    const at = this.#take(length);
+    return Buffer.from(this.#bytes.subarray(at, at + length));
+  }
+
+  cstring(): string {
+    const end = this.#bytes.indexOf(0, this.#at);
+    if (end < 0) malformed('a name is not terminated');
+    const text = this.#bytes.toString('utf8', this.#at, end);
+    this.#at = end + 1;
+    return text;
+  }
+
+  end(): void {
+    if (this.#at !== this.#bytes.length) malformed('bytes follow a message');
+  }
+}
+
+function readTuple(reader: Reader): Tuple {
+  const count = reader.int16();
+  if (count < 0) malformed('a tuple has a negative number of columns');
+  const row: TupleValue[] = [];
+  for (let index = 0; index < count; index++) {
+    const form = reader.byte();
+    switch (form) {
+      case 0x6e: // n
+        row.push(null);
+        break;
+      case 0x75: // u
+        row.push(undefined);
+        break;
+      case 0x74: // t
+        row.push(reader.text(reader.int32()));
+        break;
+      case 0x62: // b
+        row.push(reader.copy(reader.int32()));
+        break;
+      default:
+        malformed(`unknown column form ${form}`);
+    }
+  }
+  return row;
+}
+
+function readOld(form: number, reader: Reader): OldTuple {
+  if (form === 0x4b /* K */) return { kind: 'key', row: readTuple(reader) };
+  if (form === 0x4f /* O */) return { kind: 'full', row: readTuple(reader) };
+  return malformed(`unknown tuple form ${form}`);
+}
+
+function readNew(form: number, reader: Reader): Tuple {
+  if (form !== 0x4e /* N */) malformed(`unknown tuple form ${form}`);
+  return readTuple(reader);
+}
+
+function readUpdate(reader: Reader): UpdateMessage {
+  const relationId = reader.uint32();
+  const form = reader.byte();
+  if (form === 0x4e) return { kind: 'update', relationId, old: null, row: readTuple(reader) };
+  const old = readOld(form, reader);
+  return { kind: 'update', relationId, old, row: readNew(reader.byte(), reader) };
+}
+
+function readRelation(reader: Reader): RelationMessage {
+  const id = reader.uint32();
+  // The server sends an empty name for pg_catalog.
+  const schema = reader.cstring() || 'pg_catalog';
+  const name = reader.cstring();
+  const replicaIdentity = String.fromCharCode(reader.byte());
+  const count = reader.int16();
+  if (count < 0) malformed('a relation has a negative number of columns');
+  const columns: RelationColumn[] = [];
+  for (let index = 0; index < count; index++) {
+    const flags = reader.byte();
+    columns.push({
+      name: reader.cstring(),
+      identity: (flags & COLUMN_IN_IDENTITY) !== 0,
+      typeOid: reader.uint32(),
+      typeModifier: reader.int32(),
+    });
+  }
+  return { kind: 'relation', id, schema, name, replicaIdentity, columns };
+}
+
+function readTruncate(reader: Reader): TruncateMessage {
+  const count = reader.int32();
+  const flags = reader.byte();
+  if (count < 0) malformed('a truncation names a negative number of relations');
+  const relationIds: number[] = [];
+  for (let index = 0; index < count; index++) relationIds.push(reader.uint32());
+  return {
+    kind: 'truncate',
+    relationIds,
+    cascade: (flags & TRUNCATE_CASCADE) !== 0,
+    restartIdentity: (flags & TRUNCATE_RESTART_IDENTITY) !== 0,
+  };
+}
+
+function readLogicalMessage(reader: Reader): LogicalMessage {
+  const flags = reader.byte();
+  const lsn = reader.uint64();
+  const prefix = reader.cstring();
+  const content = reader.text(reader.int32());
+  return { kind: 'message', transactional: (flags & MESSAGE_TRANSACTIONAL) !== 0, lsn, prefix, content };
+}
+
+function readBody(type: number, reader: Reader): PgOutputMessage {
+  switch (type) {
+    case 0x42: // B
+      return {
+        kind: 'begin',
+        commitLsn: reader.uint64(),
+        commitMicros: reader.int64(),
+        xid: reader.uint32(),
+      };
+    case 0x43: // C
+      reader.byte(); // Flags, none defined.
+      return {
+        kind: 'commit',
+        commitLsn: reader.uint64(),
+        endLsn: reader.uint64(),
+        commitMicros: reader.int64(),
+      };
+    case 0x4f: // O
+      return { kind: 'origin', commitLsn: reader.uint64(), name: reader.cstring() };
+    case 0x52: // R
+      return readRelation(reader);
+    case 0x59: // Y
+      return {
+        kind: 'type',
+        oid: reader.uint32(),
+        schema: reader.cstring() || 'pg_catalog',
+        name: reader.cstring(),
+      };
+    case 0x49: // I
+      return { kind: 'insert', relationId: reader.uint32(), row: readNew(reader.byte(), reader) };
+    case 0x55: // U
+      return readUpdate(reader);
+    case 0x44: // D
+      return { kind: 'delete', relationId: reader.uint32(), old: readOld(reader.byte(), reader) };
+    case 0x54: // T
+      return readTruncate(reader);
+    case 0x4d: // M
+      return readLogicalMessage(reader);
+    default:
+      return malformed(`unknown message type ${type}`);
+  }
+}
+
+/** Decodes one message, without its XLogData header. Throws `protocol-violation` on anything malformed. */
+export function decodePgOutput(bytes: Buffer): PgOutputMessage {
+  const reader = new Reader(bytes);
+  const message = readBody(reader.byte(), reader);
+  reader.end();
+  return message;
+}

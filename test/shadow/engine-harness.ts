@@ -1,0 +1,118 @@
+/** An engine on a pair of databases, and exact comparison of both sides by other means than its own. */
+import { randomUUID } from 'node:crypto';
+import { expect } from 'vitest';
+import type pg from 'pg';
+import { systemClock } from '../../src/core/clock.js';
+import { createLog, silentLog } from '../../src/core/log.js';
+import type { DatabaseEndpoint, Direction, ShadowPhase, Side } from '../../src/core/ports.js';
+import { emitMessageSql, quoteTable } from '../../src/core/postgres.js';
+import { ShadowEngine } from '../../src/shadow/engine.js';
+import type { ShadowOptions } from '../../src/shadow/settings.js';
+import { readTables } from '../../src/shadow/postgres/tables.js';
+import { until } from '../support/servers.js';
+
+export interface Sides {
+  readonly source: DatabaseEndpoint;
+  readonly destination: DatabaseEndpoint;
+  readonly onSource: pg.Client;
+  readonly onDestination: pg.Client;
+}
+
+const log = process.env['SHADOW_LOG'] === undefined ? silentLog : createLog('debug');
+
+export class EngineHarness implements AsyncDisposable {
+  readonly engine: ShadowEngine;
+  readonly phases: ShadowPhase[] = [];
+  readonly built: string[] = [];
+  readonly #sides: Sides;
+
+  constructor(sides: Sides, options: Partial<ShadowOptions> = {}) {
+    this.#sides = sides;
+    this.engine = new ShadowEngine(
+      {
+        source: sides.source,
+        destination: sides.destination,
+        migrationId: sides.source.database.slice(0, 40),
+        copyRoles: false,
+        retryFirstMs: 20,
+        retryMaxMs: 200,
+        ...options,
+      },
+      {
+        log,
+        clock: systemClock,
+        afterSchemaBuilt: async (tables) => {
+          this.built.push(...tables.map(({ schema, name }) => `${schema}.${name}`));
+          await Promise.resolve();
+        },
+        onPhase: (phase) => this.phases.push(phase),
+      },
+    );
+  }
+
+  start(): this {
+    this.engine.start();
+    return this;
+  }
+
+  async reach(phase: ShadowPhase): Promise<this> {
+    await until(
+      async () => {
+        const status = await this.engine.status();
+        if (status.phase === 'failed' && phase !== 'failed') throw new Error(JSON.stringify(status.error));
+        return status.phase === phase;
+      },
+      { what: `phase ${phase}` },
+    ).catch(async (error: unknown) => {
+      throw new Error(`${String(error)}; ${JSON.stringify(await this.engine.status())}`);
+    });
+    return this;
+  }
+
+  /** Emits a mark where the direction begins and waits until it is applied. */
+  async caughtUp(direction: Direction = 'forward'): Promise<void> {
+    const id = randomUUID();
+    const client = direction === 'forward' ? this.#sides.onSource : this.#sides.onDestination;
+    await client.query(emitMessageSql({ t: 'mark', id }));
+    await this.engine.waitForMark(direction, id, AbortSignal.timeout(20_000));
+  }
+
+  /** Both sides hold the same rows in every table; returns how many. */
+  async expectSame(): Promise<number> {
+    const [ours, theirs] = await Promise.all([
+      contents(this.#sides.onSource),
+      contents(this.#sides.onDestination),
+    ]);
+    expect(theirs).toEqual(ours);
+    return Object.values(ours).reduce((sum, rows) => sum + rows.length, 0);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.engine.stop();
+  }
+}
+
+/** Every row of every table as its output text, sorted. */
+export async function contents(client: pg.Client): Promise<Record<string, readonly string[]>> {
+  const result: Record<string, readonly string[]> = {};
+  for (const table of await readTables(client)) {
+    if (table.kind === 'partitioned') continue;
+    const columns = table.columns.map(({ name }) => `t."${name}"`);
+    const row =
+      columns.length === 0 ? `''` : `format('${columns.map(() => '%L').join(',')}', ${columns.join(', ')})`;
+    const { rows } = await client.query<{ row: string }>(
+      `SELECT ${row} AS row FROM ONLY ${quoteTable(table)} AS t ORDER BY 1`,
+    );
+    result[`${table.schema}.${table.name}`] = rows.map((each) => each.row);
+  }
+  return result;
+}
+
+export async function emitRoute(client: pg.Client, side: Side, epoch: number): Promise<void> {
+  await client.query(emitMessageSql({ t: 'route', subset: 'all', epoch, side }));
+}
+
+/** Runs statements with `public` on the search path, as one transaction. */
+export async function sql(client: pg.Client, text: string): Promise<void> {
+  await client.query(`SET search_path = public; ${text}; SET search_path = ''`);
+}
