@@ -9,6 +9,7 @@ import type {
 } from '../core/ports.js';
 import type { SerializedError } from '../core/errors.js';
 import type { CutoverStatus } from '../cutover/settings.js';
+import type { ProxyStatus } from '../proxy/proxy.js';
 
 export const OPERATIONS = ['verify', 'cutover', 'rollback', 'finalize', 'abort'] as const;
 export type Operation = (typeof OPERATIONS)[number];
@@ -53,7 +54,7 @@ export interface StatusReport {
   readonly route: Route | null;
   readonly source: string;
   readonly destination: string;
-  readonly proxy: Readonly<Record<string, unknown>>;
+  readonly proxy: ProxyStatus;
   /** null: capture is switched off or its thread is starting. */
   readonly capture: CaptureSnapshot | null;
   readonly shadow: ShadowStatus;

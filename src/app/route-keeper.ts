@@ -16,7 +16,10 @@ import type { Recovery } from '../cutover/settings.js';
 export interface RouteKeeperDeps {
   readonly recover: (signal: AbortSignal) => Promise<Recovery>;
   readonly setRoute: (subset: SubsetId, route: Route) => void;
-  readonly setUnavailable: (subset: SubsetId, sqlState: string, message: string) => void;
+  readonly setUnavailable: (
+    subset: SubsetId,
+    refusal: { readonly sqlState: string; readonly message: string } | null,
+  ) => void;
   readonly log: Log;
   readonly clock: Clock;
   readonly backoffMs?: { readonly first: number; readonly most: number };
@@ -48,7 +51,7 @@ export class RouteKeeper {
 
   /** Asks once; where that fails, goes on asking in the background. */
   async start(): Promise<void> {
-    this.#deps.setUnavailable(WHOLE_DATABASE, CANNOT_CONNECT_NOW, 'Understudy is starting');
+    this.#refuse('Understudy is starting');
     await this.refresh();
     if (this.#recovery === undefined) void this.#keepAsking();
   }
@@ -77,6 +80,7 @@ export class RouteKeeper {
       this.#recovery = recovery;
       this.#problem = undefined;
       this.#deps.setRoute(WHOLE_DATABASE, recovery.route);
+      if (before === undefined) this.#deps.setUnavailable(WHOLE_DATABASE, null);
       if (before?.route.epoch !== recovery.route.epoch || recovery.action !== 'none')
         log.info({ ...recovery }, 'route');
       for (const resolve of this.#waiting.splice(0)) resolve(recovery);
@@ -87,9 +91,12 @@ export class RouteKeeper {
         log.error({ code: problem.code, error: problem.message }, 'which side leads is not known');
       this.#problem = problem;
       // A route that was known stays in force: a switch in between would have come through this process.
-      if (this.#recovery === undefined)
-        this.#deps.setUnavailable(WHOLE_DATABASE, CANNOT_CONNECT_NOW, clientMessage(problem));
+      if (this.#recovery === undefined) this.#refuse(clientMessage(problem));
     }
+  }
+
+  #refuse(message: string): void {
+    this.#deps.setUnavailable(WHOLE_DATABASE, { sqlState: CANNOT_CONNECT_NOW, message });
   }
 
   async #keepAsking(): Promise<void> {

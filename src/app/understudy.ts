@@ -1,24 +1,301 @@
-/** Being wired. */
-import type { Log } from '../core/log.js';
-import type { ResolvedConfig } from './config.js';
+/**
+ * The composition root: makes every part, wires them through `core/ports.ts`, and ends them in order.
+ *
+ * Starting, in order:
+ *   1. proxy and admin port: the proxy listens and answers 57P03 while it is not known which side leads;
+ *   2. the route: the source's fence decides, the journal only where one stands. Failing is no reason to end;
+ *   3. once the route is known: the shadow's thread, unless it is switched off or the migration is finalized.
+ * `startUnderstudy` resolves after the first attempt at 2.
+ *
+ * What may fail without taking traffic with it: destination, shadow, capture, admin requests. What ends the start:
+ * a port that is taken.
+ */
+import { randomBytes } from 'node:crypto';
+import type { AdminControl, Readiness, StatusReport } from '../admin/control.js';
+import { AdminServer } from '../admin/server.js';
+import { systemClock, type Clock } from '../core/clock.js';
+import { UnderstudyError, asUnderstudyError } from '../core/errors.js';
+import { createLog, type Log } from '../core/log.js';
+import {
+  WHOLE_DATABASE,
+  type Direction,
+  type OperationKind,
+  type ShadowPhase,
+  type TableName,
+} from '../core/ports.js';
+import { CutoverCoordinator } from '../cutover/coordinator.js';
+import type { CutoverStatus, StepPoint } from '../cutover/settings.js';
+import type { Proxy } from '../proxy/proxy.js';
+import { readFingerprint } from '../shadow/postgres/fingerprint.js';
+import { CaptureThread } from './capture-thread.js';
+import { resolveConfig, type ResolvedConfig } from './config.js';
+import { endpointText } from './config/endpoint.js';
 import type { UnderstudyConfig } from './config/schema.js';
-import type { StepPoint } from '../cutover/settings.js';
-import type { OperationKind } from '../core/ports.js';
-import { UnderstudyError } from '../core/errors.js';
+import { inspectForCutover, sessionHints } from './control-side.js';
+import { Operations } from './operations.js';
+import { makeProxy, type ProxyParts } from './proxy-parts.js';
+import { RouteKeeper } from './route-keeper.js';
+import { ShadowThread } from './shadow-thread.js';
+import { ThreadShadow } from './thread-shadow.js';
+import { VERSION } from './version.js';
 
 export interface UnderstudyHooks {
   readonly log?: Log;
+  readonly clock?: Clock;
+  /** Called at every step of an operation; see {@link StepPoint}. For fault tests. */
   readonly observe?: (point: StepPoint, kind: OperationKind) => void | Promise<void>;
 }
-export interface Understudy {
+
+export interface Understudy extends AsyncDisposable {
   readonly version: string;
+  /** The port applications connect to. */
   readonly port: number;
+  readonly adminPort: number;
   readonly adminUrl: string;
+  status(): Promise<StatusReport>;
+  readonly operate: AdminControl['operate'];
+  /** Graceful: clients may finish what they are at, a running operation undoes itself or is carried to its end. */
   stop(): Promise<void>;
 }
+
+/**
+ * Starts Understudy in this process. Takes what `loadConfig` returned, or the same as an object.
+ * Throws `config-invalid`, `port-in-use`. Databases that can't be reached are no reason to fail.
+ */
 export async function startUnderstudy(
-  _config: ResolvedConfig | UnderstudyConfig,
-  _hooks: UnderstudyHooks = {},
+  config: ResolvedConfig | UnderstudyConfig,
+  hooks: UnderstudyHooks = {},
 ): Promise<Understudy> {
-  throw new UnderstudyError('internal', 'not built yet');
+  const resolved =
+    'url' in config.source ? resolveConfig(config as UnderstudyConfig) : (config as ResolvedConfig);
+  const composition = new Composition(resolved, hooks);
+  try {
+    await composition.start();
+    return composition;
+  } catch (error) {
+    await composition.stop();
+    throw error;
+  }
+}
+
+const HINTS_EVERY_MS = 60_000;
+
+class Composition implements Understudy, AdminControl {
+  readonly version = VERSION;
+  readonly #config: ResolvedConfig;
+  readonly #log: Log;
+  readonly #clock: Clock;
+  readonly #startedAt: Date;
+  readonly #startedMs: number;
+  readonly #stopping = new AbortController();
+  readonly #capture: CaptureThread | undefined;
+  readonly #proxyParts: ProxyParts;
+  readonly #proxy: Proxy;
+  readonly #shadowThread: ShadowThread;
+  readonly #shadow: ThreadShadow;
+  readonly #coordinator: CutoverCoordinator;
+  readonly #route: RouteKeeper;
+  readonly #operations: Operations;
+  readonly #admin: AdminServer;
+  #port = 0;
+  #stopped: Promise<void> | undefined;
+
+  constructor(config: ResolvedConfig, hooks: UnderstudyHooks) {
+    this.#config = config;
+    const log = hooks.log ?? createLog(config.log.level);
+    const clock = hooks.clock ?? systemClock;
+    this.#log = log;
+    this.#clock = clock;
+    this.#startedAt = clock.now();
+    this.#startedMs = clock.monotonicMs();
+    const parts = { config, log, clock };
+    this.#capture = config.capture.enabled ? new CaptureThread(config.capture, parts) : undefined;
+    this.#proxyParts = makeProxy({
+      ...parts,
+      tap: this.#capture?.tap ?? null,
+      leader: () => this.#route.recovery?.route.side,
+      onFenceMet: () => void this.#route.refresh(),
+    });
+    this.#proxy = this.#proxyParts.proxy;
+    this.#shadowThread = new ShadowThread({
+      ...parts,
+      afterSchemaBuilt: (tables) => this.#afterSchemaBuilt(tables),
+      onPhase: (phase) => this.#onPhase(phase),
+    });
+    this.#shadow = new ThreadShadow(this.#shadowThread);
+    this.#coordinator = new CutoverCoordinator({
+      source: config.source,
+      destination: config.destination,
+      subset: WHOLE_DATABASE,
+      migrationId: config.migration.id,
+      traffic: this.#proxy,
+      shadow: this.#shadow,
+      log: log.child({ part: 'cutover' }),
+      clock,
+      settings: config.cutover,
+      random: (bytes) => randomBytes(bytes).toString('hex'),
+      inspect: (signal) => inspectForCutover(config, config.migration.id, signal),
+      readFingerprint,
+      ...(hooks.observe === undefined ? {} : { observe: hooks.observe }),
+    });
+    this.#route = new RouteKeeper({
+      recover: (signal) => this.#coordinator.recover(signal),
+      setRoute: (subset, route) => this.#proxy.setRoute(subset, route),
+      setUnavailable: (subset, refusal) => this.#proxy.setUnavailable(subset, refusal),
+      log: log.child({ part: 'route' }),
+      clock,
+    });
+    this.#operations = new Operations({
+      coordinator: this.#coordinator,
+      shadow: this.#shadow,
+      direction: () => this.#direction(),
+      requireRoute: () => this.#requireRoute(),
+      retireShadow: () => this.#shadowThread.stop(),
+      onSettled: () => this.#route.refresh(),
+      log: log.child({ part: 'operations' }),
+    });
+    this.#admin = new AdminServer(config.admin, this, log.child({ part: 'admin' }));
+  }
+
+  get port(): number {
+    return this.#port;
+  }
+
+  get adminPort(): number {
+    return this.#admin.port;
+  }
+
+  get adminUrl(): string {
+    const { host } = this.#config.admin;
+    return `http://${host.includes(':') ? `[${host}]` : host}:${this.adminPort}`;
+  }
+
+  async start(): Promise<void> {
+    this.#capture?.start();
+    ({ port: this.#port } = await this.#proxy.start());
+    await this.#admin.start();
+    void this.#whenRouted();
+    await this.#route.start();
+  }
+
+  /** What waits for the route: the shadow, and the session hints. */
+  async #whenRouted(): Promise<void> {
+    const { finalized } = await this.#route.known();
+    if (this.#stopping.signal.aborted) return;
+    if (!finalized && this.#config.shadow.enabled) this.#shadowThread.start();
+    void this.#refreshHints();
+  }
+
+  /** The destination has its tables and not one row yet: its guard goes up before the first. */
+  async #afterSchemaBuilt(tables: readonly TableName[]): Promise<void> {
+    // A journal that couldn't be read at the start is readable now.
+    if (this.#route.recovery?.action === 'unreachable') await this.#route.refresh();
+    await this.#coordinator.ensureJournal();
+    await this.#coordinator.installBarriers(tables);
+  }
+
+  #onPhase(phase: ShadowPhase): void {
+    this.#log.info({ phase }, 'shadow');
+    if (phase !== 'following') return;
+    this.#shadow.tables().then(
+      (tables) => this.#capture?.setTables(tables),
+      () => undefined,
+    );
+  }
+
+  /** Names of settings that sessions may hold unseen come from the catalogs, which change. */
+  async #refreshHints(): Promise<void> {
+    while (!this.#stopping.signal.aborted) {
+      try {
+        this.#proxyParts.setHints(
+          await sessionHints(this.#config, this.#route.recovery?.route.side ?? 'source'),
+        );
+      } catch (error) {
+        this.#log.debug(
+          { error: asUnderstudyError(error, 'internal', 'session hints').message },
+          'no session hints',
+        );
+      }
+      await this.#clock.sleep(HINTS_EVERY_MS, this.#stopping.signal).catch(() => undefined);
+    }
+  }
+
+  #direction(): Direction {
+    return this.#route.recovery?.route.side === 'destination' ? 'reverse' : 'forward';
+  }
+
+  #requireRoute(): void {
+    if (this.#route.recovery !== undefined) return;
+    throw (
+      this.#route.problem ??
+      new UnderstudyError('route-unknown', 'it is not known yet which side leads', {
+        advice: 'Wait until `understudy status` shows a route.',
+      })
+    );
+  }
+
+  readiness(): Readiness {
+    if (this.#stopping.signal.aborted) return { ready: false, reason: 'stopping' };
+    if (this.#route.recovery === undefined)
+      return { ready: false, reason: this.#route.problem?.message ?? 'starting' };
+    return { ready: true };
+  }
+
+  async status(): Promise<StatusReport> {
+    const known = this.#route.recovery !== undefined;
+    const [capture, shadow, cutover] = await Promise.all([
+      this.#capture?.snapshot() ?? null,
+      this.#shadow.status(),
+      this.#cutoverStatus(),
+    ]);
+    return {
+      version: VERSION,
+      pid: process.pid,
+      startedAt: this.#startedAt.toISOString(),
+      uptimeSeconds: (this.#clock.monotonicMs() - this.#startedMs) / 1000,
+      migration: this.#config.migration.id,
+      ready: this.readiness(),
+      route: known ? this.#proxy.route(WHOLE_DATABASE) : null,
+      source: endpointText(this.#config.source),
+      destination: endpointText(this.#config.destination),
+      proxy: this.#proxy.status(),
+      capture,
+      shadow,
+      cutover,
+    };
+  }
+
+  async #cutoverStatus(): Promise<CutoverStatus | null> {
+    try {
+      return await this.#coordinator.status();
+    } catch (error) {
+      this.#log.debug({ error: asUnderstudyError(error, 'internal', 'status').message }, 'no cutover status');
+      return null;
+    }
+  }
+
+  readonly operate: AdminControl['operate'] = (operation, options, emit) =>
+    this.#operations.operate(operation, options, emit);
+
+  stop(): Promise<void> {
+    this.#stopped ??= this.#stop();
+    return this.#stopped;
+  }
+
+  async #stop(): Promise<void> {
+    this.#stopping.abort(new UnderstudyError('cancelled', 'stopping'));
+    this.#route.stop();
+    await this.#operations.close();
+    await this.#proxy.stop({ drainTimeoutMs: this.#config.limits.stopTimeoutMs });
+    await this.#proxyParts.closeVerifiers();
+    await this.#shadowThread.stop();
+    await this.#coordinator.close();
+    await this.#capture?.stop();
+    await this.#admin.stop();
+    this.#log.info({}, 'stopped');
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.stop();
+  }
 }

@@ -13,7 +13,8 @@ function keeper(recover: () => Promise<Recovery>) {
   const made = new RouteKeeper({
     recover,
     setRoute: (_subset, route) => told.push(`${route.side} ${route.epoch}`),
-    setUnavailable: (_subset, sqlState, message) => told.push(`${sqlState} ${message}`),
+    setUnavailable: (_subset, refusal) =>
+      told.push(refusal === null ? 'available' : `${refusal.sqlState} ${refusal.message}`),
     log: silentLog,
     clock: systemClock,
     backoffMs: { first: 1, most: 2 },
@@ -33,7 +34,7 @@ test('clients are turned away until the route is known, and the asking goes on b
   expect(made.problem?.code).toBe('source-unreachable');
   expect(made.recovery).toBeUndefined();
   expect(await made.known()).toEqual(SOURCE_LEADS);
-  expect(told.at(-1)).toBe('source 0');
+  expect(told.slice(-2)).toEqual(['source 0', 'available']);
   expect(told.filter((line) => line.startsWith('57P03')).length).toBeGreaterThan(1);
   expect(told.join()).not.toContain('secret-host');
   expect(made.problem).toBeUndefined();
@@ -62,7 +63,7 @@ test('a known route stays in force when asking again fails', async () => {
   const { made, told } = keeper(() => answers.shift() ?? Promise.reject(new Error('asked too often')));
   await made.start();
   await made.refresh();
-  expect(told.at(-1)).toBe('source 0');
+  expect(told.slice(-2)).toEqual(['source 0', 'available']);
   await Promise.all([made.refresh(), made.refresh()]);
   expect(told.at(-1)).toBe('destination 1');
 });

@@ -51,18 +51,25 @@ export function statusLines(status: StatusReport): readonly string[] {
     `route        ${where}${status.ready.ready ? '' : `; not ready: ${status.ready.reason ?? ''}`}`,
     `source       ${status.source}`,
     `destination  ${status.destination}`,
-    `proxy        ${plainFields(status.proxy)}`,
+    `proxy        ${proxyText(status.proxy)}`,
     ...shadowLines(status),
     ...cutoverLines(status.cutover),
     ...captureLines(status),
   ];
 }
 
-function plainFields(fields: Readonly<Record<string, unknown>>): string {
-  return Object.entries(fields)
-    .filter(([, value]) => ['number', 'string', 'boolean'].includes(typeof value))
-    .map(([name, value]) => `${name} ${String(value)}`)
+function proxyText(proxy: StatusReport['proxy']): string {
+  const { state, host, port, sessions, bySide, connections, gates, unavailable } = proxy;
+  const gate = Object.values(gates)
+    .map((each) => (each.state === 'open' ? 'gate open' : `gate ${each.state}, ${each.held} held`))
     .join(', ');
+  return [
+    `${state} on ${host}:${port}`,
+    `${sessions} sessions (${bySide.source} on the source, ${bySide.destination} on the destination)`,
+    `${connections.accepted} accepted and ${connections.refused} refused so far`,
+    gate,
+    ...(unavailable === null ? [] : [`refusing clients: ${unavailable}`]),
+  ].join(', ');
 }
 
 function shadowLines({ shadow }: StatusReport): readonly string[] {

@@ -1,5 +1,6 @@
 /** Every key of the configuration, with its check, its default and its description. The reference is made from it. */
 import { z } from 'zod';
+import { SHADOW_DEFAULTS as SHADOW } from '../../shadow/settings.js';
 import { PROXY_DEFAULTS as PROXY } from '../../proxy/settings.js';
 import { DEFAULT_CUTOVER_SETTINGS as CUTOVER } from '../../cutover/settings.js';
 import {
@@ -124,6 +125,53 @@ export const sections = {
   }),
   shadow: z.strictObject({
     enabled: flag('Build and follow the shadow. False runs the proxy alone.', true),
+    copyRoles: flag('Create the source’s roles on the destination where they are missing.', SHADOW.copyRoles),
+    chunkRows: count('Rows per chunk of the copy, at most.', SHADOW.chunkRows),
+    chunkBytes: bytes('Bytes a chunk aims at; wide rows make chunks of fewer rows.', SHADOW.chunkBytes, {
+      max: 1_073_741_824,
+    }),
+    copyConcurrency: count('Tables read side by side.', SHADOW.copyConcurrency, { max: 64 }),
+    flushIntervalMs: milliseconds(
+      'A change waits at most that long for others to be written with it.',
+      SHADOW.flushIntervalMs,
+      { max: 60_000 },
+    ),
+    flushChangesMax: count(
+      'Changes written in one transaction, unless the source’s own is larger.',
+      SHADOW.flushChangesMax,
+    ),
+    streamBytesMax: bytes(
+      'Memory for changes received and not yet written, per stream; past it the log waits at the source.',
+      SHADOW.streamBytesMax,
+      { min: 1_048_576 },
+    ),
+    statusIntervalMs: milliseconds(
+      'How often a server is told how far its log is done with.',
+      SHADOW.statusIntervalMs,
+      {
+        max: 60_000,
+      },
+    ),
+    headPollIntervalMs: milliseconds(
+      'How often the head of the log is asked for, which lag is measured against.',
+      SHADOW.headPollIntervalMs,
+      { max: 60_000 },
+    ),
+    fingerprintIntervalMs: milliseconds(
+      'How often both catalogs are compared with what the shadow was built from.',
+      SHADOW.fingerprintIntervalMs,
+    ),
+    retryFirstMs: milliseconds(
+      'Pause before the first new attempt after a passing error.',
+      SHADOW.retryFirstMs,
+    ),
+    retryMaxMs: milliseconds('The longest such pause.', SHADOW.retryMaxMs),
+    recentKeysMax: count(
+      'Keys remembered as changed since the last clean comparison.',
+      SHADOW.recentKeysMax,
+      { max: 10_000_000 },
+    ),
+    trimIntervalMs: milliseconds('How often some of them are compared and forgotten.', SHADOW.trimIntervalMs),
   }),
   cutover: z.strictObject({
     drainTimeoutMs: milliseconds(

@@ -1,0 +1,121 @@
+/** What the proxy is made of, from the configuration. */
+import type { DatabaseEndpoint, Side, StatementTap } from '../core/ports.js';
+import type { Clock } from '../core/clock.js';
+import type { Log } from '../core/log.js';
+import { UnderstudyError } from '../core/errors.js';
+import { createProxy, type Proxy, type ProxyTarget } from '../proxy/proxy.js';
+import { PROXY_DEFAULTS, type ProxySettings } from '../proxy/settings.js';
+import { clientSecureContext } from '../proxy/tls.js';
+import { QueryVerifiers, UsersFileVerifiers, type VerifierSource } from '../proxy/verifiers.js';
+import type { SessionHints } from '../shadow/postgres/preflight-sessions.js';
+import type { ResolvedConfig } from './config.js';
+
+export interface ProxyParts {
+  readonly proxy: Proxy;
+  readonly closeVerifiers: () => Promise<void>;
+  /** Takes over newly read hints. */
+  readonly setHints: (hints: SessionHints) => void;
+}
+
+export interface ProxyPartsDeps {
+  readonly config: ResolvedConfig;
+  readonly tap: StatementTap | null;
+  readonly log: Log;
+  readonly clock: Clock;
+  /** The side that may be written at present; undefined while that is not known. */
+  readonly leader: () => Side | undefined;
+  readonly onFenceMet: () => void;
+}
+
+export function makeProxy(deps: ProxyPartsDeps): ProxyParts {
+  const { config } = deps;
+  const { source: verifiers, close } = verifierSource(deps);
+  let hints: SessionHints = { dottedSettings: [], statefulFunctions: [] };
+  let names: readonly string[] = [];
+  const proxy = createProxy(proxySettings(config), {
+    source: target('source', config.source),
+    destination: target('destination', config.destination),
+    verifiers,
+    tap: deps.tap,
+    log: deps.log.child({ part: 'proxy' }),
+    clock: deps.clock,
+    customSettings: () => hints.dottedSettings,
+    statefulFunctions: () => names,
+    onFenceMet: deps.onFenceMet,
+  });
+  return {
+    proxy,
+    closeVerifiers: close,
+    setHints: (read) => {
+      const changed = JSON.stringify(read) !== JSON.stringify(hints);
+      // The proxy compiles the names once and tells by identity whether they changed.
+      if (!changed) return;
+      hints = read;
+      names = unqualifiedNames(read.statefulFunctions);
+    },
+  };
+}
+
+/** `app.set_tenant(text)` → `set_tenant`: statements may name it either way. */
+export function unqualifiedNames(functions: readonly string[]): readonly string[] {
+  const names = functions.map((signature) => {
+    const beforeArguments = signature.replace(/\(.*$/s, '');
+    return (/(?:^|\.)("(?:[^"]|"")*"|[^".]*)$/.exec(beforeArguments)?.[1] ?? beforeArguments)
+      .replace(/^"(.*)"$/s, '$1')
+      .replaceAll('""', '"')
+      .toLowerCase();
+  });
+  return [...new Set(names)];
+}
+
+function target(side: Side, endpoint: DatabaseEndpoint): ProxyTarget {
+  const { host, port, tls, tlsCa, database } = endpoint;
+  return { endpoint: { side, host, port, tls, ...(tlsCa === undefined ? {} : { tlsCa }) }, database };
+}
+
+function verifierSource({ config, leader }: ProxyPartsDeps): {
+  readonly source: VerifierSource;
+  readonly close: () => Promise<void>;
+} {
+  if (config.auth.usersFile !== undefined)
+    return { source: new UsersFileVerifiers(config.auth.usersFile), close: () => Promise.resolve() };
+  const { connectTimeoutMs, clientsMax } = config.limits;
+  const source = new QueryVerifiers({
+    current: () => {
+      const side = leader();
+      if (side === undefined) throw new UnderstudyError('route-unknown', 'which side leads is not known yet');
+      return { side, endpoint: config[side] };
+    },
+    connectTimeoutMs,
+    queryTimeoutMs: connectTimeoutMs,
+    waitingMax: clientsMax,
+  });
+  return { source, close: () => source.close() };
+}
+
+function proxySettings({ listen, auth, limits, capture }: ResolvedConfig): ProxySettings {
+  return {
+    ...PROXY_DEFAULTS,
+    host: listen.host,
+    port: listen.port,
+    authentication: auth.method,
+    ...(listen.tls === undefined
+      ? {}
+      : { tls: clientSecureContext({ certPem: listen.tls.cert, keyPem: listen.tls.key }) }),
+    maxClients: limits.clientsMax,
+    maxHandshakes: limits.handshakesMax,
+    handshakeTimeoutMs: limits.handshakeTimeoutMs,
+    connectTimeoutMs: limits.connectTimeoutMs,
+    frameBytesMax: limits.frameBytesMax,
+    textBytesMax: capture.textBytesMax,
+    heldBytesMax: limits.heldBytesMax,
+    stateBytesMax: limits.stateBytesMax,
+    warmConcurrency: limits.warmConcurrency,
+    warmAttempts: limits.warmAttempts,
+    prepareTimeoutMs: limits.prepareTimeoutMs,
+    askTimeoutMs: limits.askTimeoutMs,
+    staleSessionsMax: limits.staleSessionsMax,
+    cancelTimeoutMs: limits.cancelTimeoutMs,
+    switchTimeoutMs: limits.switchTimeoutMs,
+  };
+}
