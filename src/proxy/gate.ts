@@ -1,0 +1,450 @@
+/**
+ * The gate in front of a subset: holds its sessions at their boundaries, has them moved, and lets them go on.
+ *
+ * States:
+ * - open: sessions are served; new ones come in.
+ * - closing: every session goes on to its next boundary; new connections wait.
+ * - closed: all sessions are at rest and warm. Only in this state may the route change.
+ * - switching: sessions take their warm connections.
+ * - suspended: it is not known which side serves; statements and connections are refused with a reason.
+ *
+ *   open → closing → closed ⇄ switching          closing, closed → open (release, or any failure of the hold)
+ *   open ⇄ suspended
+ *
+ * Invariants:
+ * - While the gate is not open no session is added, so `closed` stays true for all there are.
+ * - Nothing is forwarded to the old side once `switching` was entered.
+ * - A hold that fails leaves the gate open and every client on its old side, its bytes forwarded in order.
+ */
+import { UnderstudyError, asUnderstudyError } from '../core/errors.js';
+import type {
+  HoldOptions,
+  HoldReport,
+  PrepareReport,
+  Route,
+  SessionBlocker,
+  Side,
+  StallReport,
+  SubsetId,
+  SwitchReport,
+} from '../core/ports.js';
+import { StateCell } from '../core/state-machine.js';
+import { Limiter } from './limiter.js';
+import type { Router } from './router.js';
+import type { SessionContext } from './session-context.js';
+import { SessionMove, type MoveTarget } from './session-move.js';
+import type { Session } from './session.js';
+import { NO_STALL, stallReport } from './stall.js';
+
+export type GateState = 'open' | 'closing' | 'closed' | 'switching' | 'suspended';
+
+export interface GateDeps {
+  readonly subset: SubsetId;
+  readonly context: SessionContext;
+  readonly router: Router;
+  readonly sessions: () => readonly Session[];
+  readonly target: (side: Side) => MoveTarget;
+  readonly settingNames: () => readonly string[];
+  readonly statefulFunctions: () => readonly string[];
+}
+
+export interface Refusal {
+  readonly sqlState: string;
+  readonly message: string;
+}
+
+interface Waiting {
+  readonly sinceMs: number;
+  readonly gone: AbortSignal;
+  readonly resolve: () => void;
+  readonly reject: (error: Error) => void;
+}
+
+/** A connection that may not come in; `response` is what its client is told. */
+export class NotAdmitted extends UnderstudyError {
+  readonly sqlState: string;
+
+  constructor({ sqlState, message }: Refusal) {
+    super('route-unknown', message);
+    this.sqlState = sqlState;
+  }
+}
+
+const PINNED_MESSAGE =
+  'terminating connection because the database was switched over and this session holds what can’t be moved';
+
+export class Gate {
+  readonly #deps: GateDeps;
+  readonly #moves = new Map<Session, SessionMove>();
+  #movingTo: Side | null = null;
+  #waiting: Waiting[] = [];
+  #refusal: Refusal | null = null;
+  /** Resolves a drain that is being waited for. */
+  #onProgress: () => void = () => undefined;
+  readonly #state: StateCell<GateState>;
+
+  constructor(deps: GateDeps) {
+    this.#deps = deps;
+    this.#state = new StateCell<GateState>(
+      'gate',
+      {
+        open: ['closing', 'suspended'],
+        closing: ['closed', 'open'],
+        closed: ['switching', 'open'],
+        switching: ['closed'],
+        suspended: ['open'],
+      },
+      'open',
+      (from, to) => deps.context.log.debug({ subset: deps.subset, from, to }, 'gate'),
+    );
+  }
+
+  get state(): GateState {
+    return this.#state.current;
+  }
+
+  get waiting(): number {
+    return this.#waiting.length;
+  }
+
+  /** Whether what ends a prepared transaction may still go to the present side. */
+  get mayPassHeld(): boolean {
+    return this.#state.is('closing', 'closed') && this.#refusal === null;
+  }
+
+  // ---------------------------------------------------------------------------------------------------- sessions
+
+  /** Resolves once a new connection may open its backend. Throws {@link NotAdmitted}; `cancelled`. */
+  async admission(gone: AbortSignal): Promise<void> {
+    if (this.#refusal !== null) throw new NotAdmitted(this.#refusal);
+    if (this.#state.is('open')) return;
+    const onGone = (): void => {
+      this.#waiting = this.#waiting.filter((waiting) => waiting.gone !== gone);
+      reject(asUnderstudyError(gone.reason, 'cancelled', 'the client has left'));
+    };
+    let reject: (error: Error) => void = () => undefined;
+    gone.addEventListener('abort', onGone, { once: true });
+    try {
+      await new Promise<void>((resolve, refuse) => {
+        reject = refuse;
+        this.#waiting.push({ sinceMs: this.#deps.context.clock.monotonicMs(), gone, resolve, reject });
+      });
+    } finally {
+      gone.removeEventListener('abort', onGone);
+    }
+  }
+
+  /** A session came in through the open gate. One that comes between prepare and hold is warmed at once. */
+  opened(session: Session): void {
+    if (this.#movingTo === null || !this.#state.is('open')) return;
+    const { settings } = this.#deps.context;
+    const limiter = new Limiter(settings.warmConcurrency);
+    this.#moveOf(session, this.#movingTo)
+      .refresh(settings.prepareTimeoutMs, new AbortController().signal, limiter.run)
+      .catch(() => undefined);
+  }
+
+  closed(session: Session): void {
+    this.#moves.get(session)?.discard();
+    this.#moves.delete(session);
+    this.#onProgress();
+  }
+
+  atRest(session: Session): void {
+    if (this.#refusal !== null) session.failHeld(this.#refusal.sqlState, this.#refusal.message);
+    this.#onProgress();
+  }
+
+  #moveOf(session: Session, to: Side): SessionMove {
+    const known = this.#moves.get(session);
+    if (known !== undefined) return known;
+    const { context, settingNames, target } = this.#deps;
+    const move = new SessionMove(session, target(to), { context, settingNames });
+    this.#moves.set(session, move);
+    return move;
+  }
+
+  /** Warm connections to one side are of no use for the other. */
+  #aim(to: Side): void {
+    if (this.#deps.router.route(this.#deps.subset).side === to) {
+      throw new UnderstudyError('already-cut-over', `sessions are on the ${to} already`);
+    }
+    if (this.#movingTo !== to) this.discardWarm();
+    this.#movingTo = to;
+    this.#deps.context.text.setStatefulNames(this.#deps.statefulFunctions());
+  }
+
+  // ----------------------------------------------------------------------------------------------------- prepare
+
+  async prepare(to: Side, signal: AbortSignal): Promise<PrepareReport> {
+    if (!this.#state.is('open')) throw this.#busy();
+    this.#aim(to);
+    const { settings } = this.#deps.context;
+    const limiter = new Limiter(settings.warmConcurrency);
+    const moves = this.#deps.sessions().map((session) => this.#moveOf(session, to));
+    await Promise.all(
+      moves.map(async (move) => {
+        move.forget();
+        await move.refresh(settings.prepareTimeoutMs, signal, limiter.run).catch(() => undefined);
+      }),
+    );
+    if (signal.aborted) throw asUnderstudyError(signal.reason, 'cancelled', 'preparing the sessions');
+    const present = moves.filter((move) => move.session.phase !== 'closed');
+    return {
+      sessions: present.length,
+      warm: present.filter((move) => move.warm).length,
+      stale: present.filter((move) => !move.warm && move.blockers.length === 0).length,
+      blockers: present.flatMap((move) => move.blockers),
+    };
+  }
+
+  discardWarm(): void {
+    for (const move of this.#moves.values()) move.discard();
+    this.#moves.clear();
+    this.#movingTo = null;
+  }
+
+  // -------------------------------------------------------------------------------------------------------- hold
+
+  /**
+   * 1. Refuse early what can't succeed: pinned sessions, too many to be asked again.
+   * 2. Close: every session goes on to its boundary. Wait for the last, to the drain deadline.
+   * 3. Ask again the sessions that changed since they were asked, and warm those that came late.
+   * 4. Closed. Any failure on the way opens the gate again.
+   */
+  async hold(to: Side, options: HoldOptions): Promise<HoldReport> {
+    if (!this.#state.is('open')) throw this.#busy();
+    this.#aim(to);
+    this.#refuseEarly(to, options);
+    const { clock } = this.#deps.context;
+    const startedMs = clock.monotonicMs();
+    this.#state.move('closing');
+    try {
+      for (const session of this.#deps.sessions()) session.hold();
+      await this.#drain(options);
+      const drainedMs = clock.monotonicMs();
+      await this.#refreshStale(to, options.signal);
+      this.#refuseUnready(options);
+      if (options.signal.aborted) throw this.#aborted(options.signal);
+      this.#state.move('closed');
+      return {
+        drainMs: drainedMs - startedMs,
+        refreshMs: clock.monotonicMs() - drainedMs,
+        sessions: this.#deps.sessions().length,
+      };
+    } catch (error) {
+      this.#open();
+      throw asUnderstudyError(error, 'internal', 'holding the sessions');
+    }
+  }
+
+  #refuseEarly(to: Side, options: HoldOptions): void {
+    if (options.signal.aborted) throw this.#aborted(options.signal);
+    const moves = this.#deps.sessions().map((session) => this.#moveOf(session, to));
+    const pinned = moves.filter((move) => move.current && move.blockers.length > 0);
+    if (options.onPinned === 'refuse' && pinned.length > 0) {
+      throw pinnedError(pinned.flatMap((move) => move.blockers));
+    }
+    this.#refuseTooMany(moves.filter((move) => !move.warm && !pinned.includes(move)).length);
+  }
+
+  #refuseTooMany(stale: number): void {
+    const { staleSessionsMax } = this.#deps.context.settings;
+    if (stale <= staleSessionsMax) return;
+    throw new UnderstudyError(
+      'warm-failed',
+      `${stale} sessions would have to be prepared behind the closed gate; at most ${staleSessionsMax} may`,
+      { details: { stale, staleSessionsMax }, advice: 'Prepare again, right before the hold.' },
+    );
+  }
+
+  #unrested(): Session[] {
+    return this.#deps.sessions().filter((session) => !session.atRest && !session.replication);
+  }
+
+  async #drain(options: HoldOptions): Promise<void> {
+    const { settings } = this.#deps.context;
+    if (await this.#rested(options.drainTimeoutMs, options.signal)) return;
+    if (options.onDrainTimeout === 'cancel') {
+      await Promise.all(this.#unrested().map((session) => session.rollBack()));
+      if (await this.#rested(settings.cancelTimeoutMs, options.signal)) return;
+    }
+    const open = this.#unrested();
+    throw new UnderstudyError(
+      'drain-timeout',
+      `${open.length} of ${this.#deps.sessions().length} sessions had a statement or transaction open after ${options.drainTimeoutMs} ms`,
+      {
+        advice: 'Choose a quieter moment, a longer drain, or to cancel what is open then.',
+        details: {
+          sessions: open.map((session) => {
+            const { id, user, applicationName, transactionStatus, busy, inTransactionMs } = session.info;
+            return { id, user, applicationName, transactionStatus, busy, inTransactionMs };
+          }),
+        },
+      },
+    );
+  }
+
+  /** Whether all sessions came to rest within the time. Throws where `signal` fires. */
+  async #rested(withinMs: number, signal: AbortSignal): Promise<boolean> {
+    if (this.#unrested().length === 0) return true;
+    const { clock } = this.#deps.context;
+    const over = new AbortController();
+    const timeUp = clock.sleep(withinMs, AbortSignal.any([signal, over.signal])).catch(() => undefined);
+    const drained = new Promise<void>((resolve) => {
+      this.#onProgress = () => {
+        if (this.#unrested().length === 0) resolve();
+      };
+    });
+    await Promise.race([drained, timeUp]);
+    over.abort();
+    this.#onProgress = () => undefined;
+    if (signal.aborted) throw this.#aborted(signal);
+    return this.#unrested().length === 0;
+  }
+
+  async #refreshStale(to: Side, signal: AbortSignal): Promise<void> {
+    const { settings } = this.#deps.context;
+    const moves = this.#deps
+      .sessions()
+      .map((session) => this.#moveOf(session, to))
+      .filter((move) => !move.warm && !move.session.replication && !move.session.backendLost);
+    this.#refuseTooMany(moves.length);
+    const limiter = new Limiter(settings.warmConcurrency);
+    await Promise.all(
+      moves.map((move) => move.refresh(settings.askTimeoutMs, signal, limiter.run).catch(() => undefined)),
+    );
+    if (signal.aborted) throw this.#aborted(signal);
+  }
+
+  #refuseUnready(options: HoldOptions): void {
+    const unready = [...this.#moves.values()].filter((move) => !move.warm && move.session.phase !== 'closed');
+    if (unready.length === 0 || options.onPinned === 'close') return;
+    const blockers = unready.flatMap((move) => move.blockers);
+    const refused = blockers.some((blocker) => blocker.reason === 'destination-refuses');
+    if (blockers.length > 0 && !refused) throw pinnedError(blockers);
+    throw new UnderstudyError(
+      'warm-failed',
+      `${unready.length} sessions have no connection on the new side`,
+      {
+        details: { blockers, sessions: unready.map((move) => move.session.id) },
+      },
+    );
+  }
+
+  // ---------------------------------------------------------------------------------------------- switch, release
+
+  /** Every session that is not on the route's side yet takes its warm connection; one that has none is closed. */
+  async switchTo(route: Route): Promise<SwitchReport> {
+    this.#state.move('switching');
+    const { context, router, subset } = this.#deps;
+    const signal = AbortSignal.timeout(context.settings.switchTimeoutMs);
+    // One may still be ending a prepared transaction.
+    await this.#rested(context.settings.switchTimeoutMs, new AbortController().signal);
+    router.set(subset, route);
+    let moved = 0;
+    let closed = 0;
+    await Promise.all(
+      this.#deps.sessions().map(async (session) => {
+        if (session.side === route.side) return;
+        const move = this.#moves.get(session);
+        const warm = session.atRest && move !== undefined ? await this.#takeWarm(move, signal) : null;
+        if (session.phase === 'closed') {
+          warm?.discard();
+        } else if (warm !== null && session.atRest) {
+          session.swap(warm, route.side);
+          moved += 1;
+        } else {
+          warm?.discard();
+          session.terminate('57P01', PINNED_MESSAGE);
+          closed += 1;
+        }
+      }),
+    );
+    this.discardWarm();
+    this.#state.move('closed');
+    return { moved, closed };
+  }
+
+  async #takeWarm(move: SessionMove, signal: AbortSignal): ReturnType<SessionMove['take']> {
+    // What the old side has notified arrives before the answer to one more question.
+    if (move.listening && !move.session.backendLost) {
+      const { answer, giveUp } = move.session.ask(() => 'SELECT 1');
+      signal.addEventListener('abort', giveUp, { once: true });
+      await answer.catch(() => undefined);
+    }
+    return await move.take(signal);
+  }
+
+  release(): StallReport {
+    if (!this.#state.is('closing', 'closed')) return NO_STALL;
+    return stallReport(this.#open());
+  }
+
+  #open(): number[] {
+    this.#refusal = null;
+    this.#state.move('open');
+    const nowMs = this.#deps.context.clock.monotonicMs();
+    const waits: number[] = [];
+    for (const session of this.#deps.sessions()) {
+      const wait = session.release();
+      if (wait !== null) waits.push(wait);
+    }
+    for (const waiting of this.#waiting.splice(0)) {
+      waits.push(nowMs - waiting.sinceMs);
+      waiting.resolve();
+    }
+    return waits;
+  }
+
+  // ----------------------------------------------------------------------------------------------------- refusing
+
+  /** Answers what is held with an error, and goes on doing so until the release. */
+  failHeld(sqlState: string, message: string): void {
+    if (!this.#state.is('closing', 'closed')) return;
+    this.#refuse({ sqlState, message });
+  }
+
+  /** Which side serves is not known: statements and connections are refused until `resume`. */
+  suspend(sqlState: string, message: string): void {
+    if (this.#state.is('closing', 'closed', 'switching')) throw this.#busy();
+    if (this.#state.is('open')) {
+      this.#state.move('suspended');
+      for (const session of this.#deps.sessions()) session.hold();
+    }
+    this.#refuse({ sqlState, message });
+  }
+
+  resume(): void {
+    if (this.#state.is('suspended')) this.#open();
+  }
+
+  #refuse(refusal: Refusal): void {
+    this.#refusal = refusal;
+    for (const session of this.#deps.sessions()) session.failHeld(refusal.sqlState, refusal.message);
+    this.refuseWaiting(refusal);
+  }
+
+  /** Turns away the connections that wait to be let in. */
+  refuseWaiting(refusal: Refusal): void {
+    for (const waiting of this.#waiting.splice(0)) waiting.reject(new NotAdmitted(refusal));
+  }
+
+  #busy(): UnderstudyError {
+    return new UnderstudyError('busy', `the gate is ${this.#state.current}`);
+  }
+
+  #aborted(signal: AbortSignal): UnderstudyError {
+    return asUnderstudyError(signal.reason, 'cancelled', 'the hold was cancelled');
+  }
+}
+
+function pinnedError(blockers: readonly SessionBlocker[]): UnderstudyError {
+  const named = blockers
+    .slice(0, 5)
+    .map((blocker) => `session ${blocker.sessionId}: ${blocker.reason} ${blocker.detail}`);
+  return new UnderstudyError('session-pinned', `sessions hold what can’t be moved: ${named.join('; ')}`, {
+    details: { blockers },
+    advice: 'Have these clients let go of it, or let the switch close their sessions.',
+  });
+}

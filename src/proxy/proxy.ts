@@ -1,0 +1,523 @@
+/**
+ * The data plane: listens, takes clients through their handshake, opens a backend for each on the side that serves,
+ * and is the traffic control a cutover works with.
+ *
+ * States: new → listening → stopping → stopped.
+ *
+ * A client's way in: handshake → room? → database known? → admission by the gate → backend opened on the route's side
+ * → gate still open? (else that backend is given up and the client waits on) → session.
+ *
+ * Failures before there is a session are told the client as PostgreSQL tells them, by a FATAL ErrorResponse in place
+ * of the first ParameterStatus.
+ */
+import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import net from 'node:net';
+import type { Clock } from '../core/clock.js';
+import { UnderstudyError, asUnderstudyError } from '../core/errors.js';
+import type { Log } from '../core/log.js';
+import {
+  WHOLE_DATABASE,
+  type HoldOptions,
+  type HoldReport,
+  type PrepareReport,
+  type Route,
+  type Side,
+  type StallReport,
+  type StatementTap,
+  type SubsetId,
+  type SwitchReport,
+  type TrafficControl,
+} from '../core/ports.js';
+import { FENCE_SQLSTATE, GUARD_SQLSTATE } from '../core/postgres.js';
+import { StateCell } from '../core/state-machine.js';
+import {
+  encodeBackendKeyData,
+  encodeErrorResponse,
+  encodeParameterStatus,
+  encodeReadyForQuery,
+} from '../wire/postgres/messages.js';
+import { StatementText } from '../wire/postgres/statement-text.js';
+import { BackendRefused, openBackend, sendCancel, type Backend, type BackendEndpoint } from './backend.js';
+import { acceptClient, type AcceptedClient } from './client-handshake.js';
+import { Gate, NotAdmitted, type GateState } from './gate.js';
+import { Router, known } from './router.js';
+import type { SessionContext, SessionInfo } from './session-context.js';
+import { Session } from './session.js';
+import type { ProxySettings } from './settings.js';
+import { closeWith } from './socket-reader.js';
+import type { VerifierSource } from './verifiers.js';
+
+/** One of the two databases, as clients' connections are opened on it. */
+export interface ProxyTarget {
+  readonly endpoint: BackendEndpoint;
+  readonly database: string;
+}
+
+export interface ProxyDeps {
+  readonly source: ProxyTarget;
+  readonly destination: ProxyTarget;
+  readonly verifiers: VerifierSource;
+  /** Null: capture is switched off. */
+  readonly tap: StatementTap | null;
+  readonly log: Log;
+  readonly clock: Clock;
+  /** Names of custom settings known from function bodies, policies, pg_db_role_setting and captured text. */
+  readonly customSettings: () => readonly string[];
+  /**
+   * Names whose mention in a statement may change session state: of functions that set, listen, lock or make
+   * temporary objects, and of tables and views behind which such functions stand. Unqualified, lower case. Return the
+   * same array as long as nothing changed.
+   */
+  readonly statefulFunctions: () => readonly string[];
+  /** A client met the fence or the guard: the route may have changed elsewhere. */
+  readonly onFenceMet?: (sqlState: string) => void;
+}
+
+export interface ProxyStatus {
+  readonly state: ProxyState;
+  readonly host: string;
+  readonly port: number;
+  /** Null until a route is set. */
+  readonly route: Route | null;
+  /** Why clients are refused; null while they are served. */
+  readonly unavailable: string | null;
+  readonly sessions: number;
+  readonly bySide: Readonly<Record<Side, number>>;
+  readonly gates: Readonly<
+    Record<SubsetId, { readonly state: GateState; readonly held: number; readonly waiting: number }>
+  >;
+  readonly connections: { readonly accepted: number; readonly refused: number; readonly handshaking: number };
+  readonly cancelRequests: number;
+  readonly bytesFromClients: number;
+  readonly bytesToClients: number;
+  readonly clients: readonly SessionInfo[];
+}
+
+export type ProxyState = 'new' | 'listening' | 'stopping' | 'stopped';
+
+export interface Proxy extends TrafficControl {
+  /** Listens. Throws `port-in-use`. Clients are refused with 57P03 until a route is set. */
+  start(): Promise<{ readonly host: string; readonly port: number }>;
+  /**
+   * Takes no more clients, closes idle sessions with 57P01, and busy ones as soon as they come to rest; at the
+   * deadline, those that are left.
+   */
+  stop(options: { readonly drainTimeoutMs: number }): Promise<void>;
+  status(): ProxyStatus;
+  /** At startup, or after a recovery. Sessions on the other side are closed with 57P01: only `switchTo` moves. */
+  setRoute(subset: SubsetId, route: Route): void;
+  /**
+   * While set, connections get FATAL and statements ERROR with this SQLSTATE and message. Null ends it. Throws `busy`
+   * while a hold is on.
+   */
+  setUnavailable(
+    subset: SubsetId,
+    refusal: { readonly sqlState: string; readonly message: string } | null,
+  ): void;
+}
+
+export function createProxy(settings: ProxySettings, deps: ProxyDeps): Proxy {
+  return new PostgresProxy(settings, deps);
+}
+
+class PostgresProxy implements Proxy {
+  readonly #settings: ProxySettings;
+  readonly #deps: ProxyDeps;
+  readonly #server: net.Server;
+  readonly #router = new Router();
+  readonly #gate: Gate;
+  readonly #context: SessionContext;
+  readonly #sessions = new Set<Session>();
+  /** By the process id of the key the client was given. */
+  readonly #byKey = new Map<number, { readonly session: Session; readonly secret: Buffer }>();
+  /** Accepted clients that have no session yet. */
+  readonly #entering = new Set<net.Socket>();
+  readonly #handshaking = new Set<net.Socket>();
+  readonly #stop = new AbortController();
+  #unavailable: string | null = null;
+  #nextSessionId = 1;
+  #accepted = 0;
+  #refused = 0;
+  #cancelRequests = 0;
+  #closedBytesFrom = 0;
+  #closedBytesTo = 0;
+  #onSessionEnd: () => void = () => undefined;
+  readonly #state = new StateCell<ProxyState>(
+    'proxy',
+    { new: ['listening', 'stopped'], listening: ['stopping'], stopping: ['stopped'], stopped: [] },
+    'new',
+  );
+
+  constructor(settings: ProxySettings, deps: ProxyDeps) {
+    this.#settings = settings;
+    this.#deps = deps;
+    this.#context = {
+      settings,
+      tap: deps.tap,
+      text: new StatementText(),
+      clock: deps.clock,
+      log: deps.log,
+      mayPassHeld: () => this.#gate.mayPassHeld,
+      onAtRest: (session) => this.#atRest(session),
+      onClosed: (session) => this.#sessionClosed(session),
+      onError: (sqlState) => {
+        if (sqlState === FENCE_SQLSTATE || sqlState === GUARD_SQLSTATE) deps.onFenceMet?.(sqlState);
+      },
+      cancelBackend: (backend) => this.#cancelBackend(backend),
+    };
+    this.#gate = new Gate({
+      subset: WHOLE_DATABASE,
+      context: this.#context,
+      router: this.#router,
+      sessions: () => [...this.#sessions],
+      target: (side) => ({ side, ...deps[side] }),
+      settingNames: deps.customSettings,
+      statefulFunctions: deps.statefulFunctions,
+    });
+    this.#server = net.createServer({ noDelay: true, keepAlive: true }, (socket) =>
+      this.#onConnection(socket),
+    );
+  }
+
+  // ---------------------------------------------------------------------------------------------------- listening
+
+  async start(): Promise<{ readonly host: string; readonly port: number }> {
+    const { host, port } = this.#settings;
+    if (this.#router.get(WHOLE_DATABASE) === undefined && this.#unavailable === null) {
+      this.setUnavailable(WHOLE_DATABASE, STARTING);
+    }
+    this.#server.listen(port, host);
+    try {
+      await once(this.#server, 'listening');
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'EADDRINUSE') {
+        throw new UnderstudyError('port-in-use', `port ${port} on ${host} is taken by another process`, {
+          cause: error,
+          advice: 'Stop that process, or choose another listen.port.',
+        });
+      }
+      throw asUnderstudyError(error, 'config-invalid', `listening on ${host}:${port}`);
+    }
+    this.#state.move('listening');
+    this.#server.on('error', (error) => this.#deps.log.error({ error: error.message }, 'listener'));
+    return this.#address();
+  }
+
+  #address(): { readonly host: string; readonly port: number } {
+    const address = this.#server.address();
+    if (address === null || typeof address === 'string') return this.#settings;
+    return { host: address.address, port: address.port };
+  }
+
+  async stop(options: { readonly drainTimeoutMs: number }): Promise<void> {
+    if (this.#state.is('stopping', 'stopped')) return;
+    if (this.#state.is('new')) {
+      this.#state.move('stopped');
+      return;
+    }
+    this.#state.move('stopping');
+    this.#stop.abort(new UnderstudyError('cancelled', 'the proxy is stopping'));
+    const closed = once(this.#server, 'close');
+    this.#server.close();
+    for (const socket of this.#handshaking) socket.destroy();
+    this.#gate.refuseWaiting(SHUTTING_DOWN);
+    for (const session of this.#sessions) {
+      if (session.idle) session.terminate(SHUTTING_DOWN.sqlState, SHUTTING_DOWN.message);
+      else session.hold();
+    }
+    await this.#sessionsEnded(options.drainTimeoutMs);
+    for (const session of this.#sessions) {
+      this.#cancelBackend(session.backend);
+      session.terminate(SHUTTING_DOWN.sqlState, SHUTTING_DOWN.message);
+    }
+    await closed;
+    this.#gate.discardWarm();
+    this.#state.move('stopped');
+  }
+
+  async #sessionsEnded(withinMs: number): Promise<void> {
+    if (this.#sessions.size === 0) return;
+    const over = new AbortController();
+    const timeUp = this.#deps.clock.sleep(withinMs, over.signal).catch(() => undefined);
+    const ended = new Promise<void>((resolve) => {
+      this.#onSessionEnd = () => {
+        if (this.#sessions.size === 0) resolve();
+      };
+    });
+    await Promise.race([ended, timeUp]);
+    over.abort();
+  }
+
+  // -------------------------------------------------------------------------------------------------- a client's way in
+
+  #onConnection(socket: net.Socket): void {
+    socket.on('error', () => undefined);
+    if (this.#handshaking.size >= this.#settings.maxHandshakes) {
+      this.#refused += 1;
+      socket.destroy();
+      return;
+    }
+    this.#handshaking.add(socket);
+    this.#serve(socket).catch((error: unknown) => {
+      this.#deps.log.error({ error: String(error) }, 'a connection failed');
+      socket.destroy();
+    });
+  }
+
+  async #serve(socket: net.Socket): Promise<void> {
+    const { tls, authentication, handshakeTimeoutMs } = this.#settings;
+    let client: AcceptedClient | null;
+    try {
+      client = await acceptClient(socket, {
+        verifiers: this.#deps.verifiers,
+        authentication,
+        timeoutMs: handshakeTimeoutMs,
+        ...(tls === undefined ? {} : { tls }),
+        onCancel: (processId, secret) => this.#onCancel(processId, secret),
+        log: this.#deps.log,
+      });
+    } finally {
+      this.#handshaking.delete(socket);
+    }
+    if (client === null) return;
+    const entered = client.socket;
+    this.#entering.add(entered);
+    // A client that leaves while it waits frees its place.
+    const gone = new AbortController();
+    const onGone = (): void => gone.abort(new UnderstudyError('cancelled', 'the client has left'));
+    entered.once('close', onGone);
+    try {
+      const refusal = await this.#enter(client, gone.signal);
+      if (refusal === null) return;
+      this.#refused += 1;
+      closeWith(entered, refusal);
+    } finally {
+      entered.off('close', onGone);
+      this.#entering.delete(entered);
+    }
+  }
+
+  /** Makes it a session, or returns the FATAL it is to be told. */
+  async #enter(client: AcceptedClient, gone: AbortSignal): Promise<Buffer | null> {
+    if (!this.#state.is('listening')) return fatal(SHUTTING_DOWN);
+    if (this.#sessions.size + this.#entering.size > this.#settings.maxClients) return fatal(TOO_MANY);
+    try {
+      if (client.database !== this.#deps.source.database) return await this.#refuseDatabase(client, gone);
+      for (;;) {
+        await this.#gate.admission(gone);
+        if (gone.aborted) return EMPTY;
+        const { side } = this.#router.route(WHOLE_DATABASE);
+        const target = this.#deps[side];
+        const backend = await this.#open(client, target.endpoint, target.database, gone);
+        // The gate may have closed, and the side changed, while the server answered.
+        const present = this.#gate.state === 'open' && this.#router.route(WHOLE_DATABASE).side === side;
+        if (present && this.#state.is('listening')) {
+          this.#begin(client, backend, side);
+          return null;
+        }
+        backend.socket.destroy();
+        if (!this.#state.is('listening')) return fatal(SHUTTING_DOWN);
+      }
+    } catch (error) {
+      if (error instanceof BackendRefused) return error.response;
+      if (error instanceof NotAdmitted) return fatal(error);
+      if (error instanceof UnderstudyError && error.code === 'cancelled') {
+        return gone.aborted ? EMPTY : fatal(SHUTTING_DOWN);
+      }
+      if (error instanceof UnderstudyError && error.code === 'route-unknown') return fatal(STARTING);
+      this.#deps.log.error({ error: String(error) }, 'opening a session failed');
+      return fatal({ sqlState: 'XX000', message: 'internal error of the proxy' });
+    }
+  }
+
+  async #open(
+    client: AcceptedClient,
+    endpoint: BackendEndpoint,
+    database: string,
+    gone: AbortSignal,
+  ): Promise<Backend> {
+    return await openBackend(
+      endpoint,
+      { user: client.user, database, parameters: client.parameters },
+      client.credentials,
+      {
+        connectTimeoutMs: this.#settings.connectTimeoutMs,
+        signal: AbortSignal.any([gone, this.#stop.signal]),
+      },
+    );
+  }
+
+  /** Only one database is managed. For any other the server's own refusal is relayed, and its consent refused. */
+  async #refuseDatabase(client: AcceptedClient, gone: AbortSignal): Promise<Buffer> {
+    const backend = await this.#open(client, this.#deps.source.endpoint, client.database, gone);
+    backend.socket.destroy();
+    return fatal({
+      sqlState: '3D000',
+      message: `database "${client.database}" is not managed by this Understudy, which serves "${this.#deps.source.database}"`,
+    });
+  }
+
+  #begin(client: AcceptedClient, backend: Backend, side: Side): void {
+    const session = new Session(this.#nextSessionId++, client, backend, side, this.#context);
+    let processId = randomBytes(4).readUInt32BE() >>> 1;
+    while (this.#byKey.has(processId)) processId = (processId + 1) >>> 0;
+    const secret = randomBytes(4);
+    this.#byKey.set(processId, { session, secret });
+    this.#keyOf.set(session, processId);
+    this.#sessions.add(session);
+    this.#accepted += 1;
+    const parameters = [...backend.parameters].map(([name, value]) => encodeParameterStatus(name, value));
+    session.start(
+      Buffer.concat([
+        backend.notices,
+        ...parameters,
+        encodeBackendKeyData(processId, secret),
+        encodeReadyForQuery('I'),
+      ]),
+    );
+    if (session.phase !== 'closed') this.#gate.opened(session);
+  }
+
+  readonly #keyOf = new WeakMap<Session, number>();
+
+  #sessionClosed(session: Session): void {
+    const key = this.#keyOf.get(session);
+    if (key !== undefined) this.#byKey.delete(key);
+    this.#sessions.delete(session);
+    const { bytesFromClient, bytesToClient } = session.info;
+    this.#closedBytesFrom += bytesFromClient;
+    this.#closedBytesTo += bytesToClient;
+    this.#gate.closed(session);
+    this.#onSessionEnd();
+  }
+
+  #atRest(session: Session): void {
+    if (this.#state.is('stopping')) session.terminate(SHUTTING_DOWN.sqlState, SHUTTING_DOWN.message);
+    else this.#gate.atRest(session);
+  }
+
+  // ------------------------------------------------------------------------------------------------------- cancel
+
+  #onCancel(processId: number, secret: Buffer): void {
+    this.#cancelRequests += 1;
+    const entry = this.#byKey.get(processId);
+    // As PostgreSQL: a wrong key is met with silence.
+    if (entry !== undefined && entry.secret.equals(secret)) entry.session.cancelStatement();
+  }
+
+  #cancelBackend(backend: Backend): void {
+    const { endpoint, processId, secretKey } = backend;
+    sendCancel(endpoint, processId, secretKey, this.#settings.connectTimeoutMs).catch((error: unknown) => {
+      this.#deps.log.warn(
+        { side: endpoint.side, error: String(error) },
+        'a cancel request did not get through',
+      );
+    });
+  }
+
+  // ----------------------------------------------------------------------------------------------- traffic control
+
+  route(subset: SubsetId): Route {
+    return this.#router.route(subset);
+  }
+
+  setRoute(subset: SubsetId, route: Route): void {
+    if (this.#gate.state !== 'open' && this.#gate.state !== 'suspended') {
+      throw new UnderstudyError('busy', `the gate is ${this.#gate.state}`);
+    }
+    this.#router.set(subset, route);
+    for (const session of this.#sessions) {
+      if (session.side !== route.side)
+        session.terminate('57P01', `the ${route.side} serves this database now`);
+    }
+    if (this.#unavailable === STARTING.message) this.setUnavailable(subset, null);
+  }
+
+  setUnavailable(
+    subset: SubsetId,
+    refusal: { readonly sqlState: string; readonly message: string } | null,
+  ): void {
+    known(subset);
+    if (refusal === null) this.#gate.resume();
+    else this.#gate.suspend(refusal.sqlState, refusal.message);
+    this.#unavailable = refusal?.message ?? null;
+  }
+
+  prepare(subset: SubsetId, to: Side, signal: AbortSignal): Promise<PrepareReport> {
+    return this.#gateOf(subset).prepare(to, signal);
+  }
+
+  hold(subset: SubsetId, to: Side, options: HoldOptions): Promise<HoldReport> {
+    return this.#gateOf(subset).hold(to, options);
+  }
+
+  switchTo(subset: SubsetId, route: Route): Promise<SwitchReport> {
+    return this.#gateOf(subset).switchTo(route);
+  }
+
+  release(subset: SubsetId): StallReport {
+    return this.#gateOf(subset).release();
+  }
+
+  failHeld(subset: SubsetId, sqlState: string, message: string): void {
+    this.#gateOf(subset).failHeld(sqlState, message);
+  }
+
+  discardWarm(subset: SubsetId): void {
+    this.#gateOf(subset).discardWarm();
+  }
+
+  #gateOf(subset: SubsetId): Gate {
+    known(subset);
+    return this.#gate;
+  }
+
+  // ------------------------------------------------------------------------------------------------------- status
+
+  status(): ProxyStatus {
+    const clients = [...this.#sessions].map((session) => session.info);
+    const sum = (pick: (info: SessionInfo) => number): number =>
+      clients.reduce((total, info) => total + pick(info), 0);
+    return {
+      state: this.#state.current,
+      ...this.#address(),
+      route: this.#router.get(WHOLE_DATABASE) ?? null,
+      unavailable: this.#unavailable,
+      sessions: clients.length,
+      bySide: {
+        source: clients.filter((info) => info.side === 'source').length,
+        destination: clients.filter((info) => info.side === 'destination').length,
+      },
+      gates: {
+        [WHOLE_DATABASE]: {
+          state: this.#gate.state,
+          held: clients.filter((info) => info.heldBytes > 0).length,
+          waiting: this.#gate.waiting,
+        },
+      },
+      connections: {
+        accepted: this.#accepted,
+        refused: this.#refused,
+        handshaking: this.#handshaking.size,
+      },
+      cancelRequests: this.#cancelRequests,
+      bytesFromClients: this.#closedBytesFrom + sum((info) => info.bytesFromClient),
+      bytesToClients: this.#closedBytesTo + sum((info) => info.bytesToClient),
+      clients,
+    };
+  }
+}
+
+const EMPTY = Buffer.alloc(0);
+const STARTING = { sqlState: '57P03', message: 'Understudy is starting: which side serves is not known yet' };
+const SHUTTING_DOWN = {
+  sqlState: '57P01',
+  message: 'terminating connection because the proxy is shutting down',
+};
+const TOO_MANY = { sqlState: '53300', message: 'sorry, too many clients already' };
+
+function fatal(refusal: { readonly sqlState: string; readonly message: string }): Buffer {
+  const { sqlState, message } = refusal;
+  return encodeErrorResponse({ severity: 'FATAL', sqlState, message });
+}

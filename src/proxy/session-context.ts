@@ -1,0 +1,47 @@
+/** What sessions share, and how they report. */
+import type { Clock } from '../core/clock.js';
+import type { Log } from '../core/log.js';
+import type { Side, StatementTap } from '../core/ports.js';
+import type { StatementText } from '../wire/postgres/statement-text.js';
+import type { Backend } from './backend.js';
+import type { ProxySettings } from './settings.js';
+import type { Session, SessionPhase } from './session.js';
+import type { Reply } from './warm-connection.js';
+
+export interface SessionContext {
+  readonly settings: ProxySettings;
+  readonly tap: StatementTap | null;
+  readonly text: StatementText;
+  readonly clock: Clock;
+  readonly log: Log;
+  /** Whether a held statement that ends a prepared transaction may still go to the present side. */
+  readonly mayPassHeld: () => boolean;
+  readonly onAtRest: (session: Session) => void;
+  readonly onClosed: (session: Session) => void;
+  /** SQLSTATE of an error a client met. */
+  readonly onError: (sqlState: string) => void;
+  /** Sends a CancelRequest to a backend; never throws. */
+  readonly cancelBackend: (backend: Backend) => void;
+}
+
+export interface SessionInfo {
+  readonly id: number;
+  readonly user: string;
+  readonly applicationName: string;
+  readonly side: Side;
+  readonly phase: SessionPhase;
+  /** I, T or E, as of the last ReadyForQuery. */
+  readonly transactionStatus: string;
+  /** Something sent is not answered, or a pipeline or COPY is open. */
+  readonly busy: boolean;
+  /** Null outside a transaction. */
+  readonly inTransactionMs: number | null;
+  readonly heldBytes: number;
+  readonly bytesFromClient: number;
+  readonly bytesToClient: number;
+}
+
+export interface StateAnswer extends Reply {
+  /** The session's count of changes when it was asked. */
+  readonly changes: number;
+}

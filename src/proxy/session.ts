@@ -1,0 +1,750 @@
+/**
+ * One client and its one backend: relays both ways, and can be held, asked, moved and closed.
+ *
+ * States:
+ * - serving: bytes pass as they come.
+ * - draining: the gate is closing. The session goes on to its next boundary: everything sent is answered, no pipeline
+ *   is half sent, no COPY and no transaction is open, no frame is half passed.
+ * - held: at that boundary. What the client sends is kept, in order; past a bound its socket is no longer read.
+ * - answering: statements are answered here instead of by the server (local-answers.ts): a cancelled one that was
+ *   held, all of them while an outcome is in doubt, or those of a transaction the proxy rolled back.
+ * - closed: final.
+ *
+ *   serving ⇄ draining → held → serving          held ⇄ answering → serving          any → closed
+ *
+ * Invariants:
+ * - Bytes of one client are never reordered, and each goes to exactly one backend.
+ * - A session is moved only at rest (held, or answering with an idle backend), so that nothing is forwarded to the
+ *   old side after it, and no answer of the old side is cut.
+ * - Writing to one peer never outruns it: a full socket stops the reading of the other.
+ *
+ * Failures: a peer's protocol violation closes this session alone, with 08P01. A lost backend closes it as PostgreSQL
+ * would, except at rest, where the session may be about to leave that backend: then it is closed at the release.
+ */
+import type net from 'node:net';
+import { UnderstudyError } from '../core/errors.js';
+import type { Side } from '../core/ports.js';
+import { StateCell } from '../core/state-machine.js';
+import {
+  FRONTEND,
+  encodeErrorResponse,
+  encodeFrame,
+  encodeParameterStatus,
+  encodeSync,
+  encodeTerminate,
+} from '../wire/postgres/messages.js';
+import { encodeRawQuery } from '../wire/postgres/raw-text.js';
+import type { Backend } from './backend.js';
+import type { AcceptedClient } from './client-handshake.js';
+import { CLASSIFY_BYTES_MAX, ClientStream } from './client-stream.js';
+import { HeldBytes } from './held-bytes.js';
+import { LocalAnswers, type AnswerMode } from './local-answers.js';
+import { OwnExchanges } from './own-exchanges.js';
+import { ResponseTracker, STATUS_IDLE } from './response-tracker.js';
+import { ROLLED_BACK, ServerStream } from './server-stream.js';
+import type { SessionContext, SessionInfo, StateAnswer } from './session-context.js';
+import { closeWith } from './socket-reader.js';
+import { StatementLog } from './statement-log.js';
+import type { Reply, WarmConnection } from './warm-connection.js';
+
+export type SessionPhase = 'serving' | 'draining' | 'held' | 'answering' | 'closed';
+
+/** Why the client's socket is not being read; a bit set. */
+const BACKEND_FULL = 1;
+const HELD_FULL = 2;
+const TOO_DEEP = 4;
+
+interface WaitingAsk {
+  readonly sql: () => string;
+  readonly resolve: (answer: StateAnswer) => void;
+  readonly reject: (error: Error) => void;
+}
+
+export class Session {
+  readonly id: number;
+  readonly accepted: AcceptedClient;
+  /** A replication connection: its protocol is not that of statements, so it can't be held or moved. */
+  readonly replication: boolean;
+  readonly #context: SessionContext;
+  readonly #client: net.Socket;
+  #backend: Backend;
+  #side: Side;
+  readonly #tracker = new ResponseTracker();
+  readonly #own: OwnExchanges;
+  readonly clientStream: ClientStream;
+  #serverStream: ServerStream;
+  readonly #log: StatementLog;
+  readonly #held = new HeldBytes();
+  /** When the first of the held bytes came. */
+  #heldSinceMs: number | null = null;
+  #answers: LocalAnswers | null = null;
+  /** The proxy is rolling the client's transaction back. */
+  #rollingBack = false;
+  #gateClosed = false;
+  #asks: WaitingAsk[] = [];
+  #cancelWanted = false;
+  #clientPaused = 0;
+  #backendPaused = false;
+  #backendLost = false;
+  #transactionSinceMs: number | null = null;
+  readonly #parameters = new Map<string, string>();
+  #bytesFromClient = 0;
+  #bytesToClient = 0;
+  readonly #phase = new StateCell<SessionPhase>(
+    'session',
+    {
+      serving: ['draining', 'closed'],
+      draining: ['serving', 'held', 'answering', 'closed'],
+      held: ['serving', 'draining', 'answering', 'closed'],
+      answering: ['serving', 'held', 'closed'],
+      closed: [],
+    },
+    'serving',
+  );
+
+  constructor(id: number, accepted: AcceptedClient, backend: Backend, side: Side, context: SessionContext) {
+    this.id = id;
+    this.accepted = accepted;
+    this.#context = context;
+    this.#client = accepted.socket;
+    this.#backend = backend;
+    this.#side = side;
+    this.replication = isReplication(accepted.parameters.get('replication'));
+    const { settings } = context;
+    this.#own = new OwnExchanges(settings.stateBytesMax);
+    this.#log = new StatementLog(context.tap, id, settings.textBytesMax, () => context.clock.monotonicMs());
+    this.clientStream = new ClientStream({
+      tracker: this.#tracker,
+      log: this.#log,
+      text: context.text,
+      frameBytesMax: settings.frameBytesMax,
+      forward: (bytes) => this.#toServer(bytes),
+    });
+    this.#serverStream = this.#newServerStream();
+  }
+
+  get phase(): SessionPhase {
+    return this.#phase.current;
+  }
+
+  get side(): Side {
+    return this.#side;
+  }
+
+  get backend(): Backend {
+    return this.#backend;
+  }
+
+  /** Nothing of it is in flight, and nothing new will be before `release`. */
+  get atRest(): boolean {
+    return this.#phase.is('held', 'closed') || (this.#phase.is('answering') && !this.#rollingBack);
+  }
+
+  get backendLost(): boolean {
+    return this.#backendLost;
+  }
+
+  /** Outside a transaction with nothing in flight. */
+  get idle(): boolean {
+    return this.#atBoundary();
+  }
+
+  get info(): SessionInfo {
+    const since = this.#transactionSinceMs;
+    return {
+      id: this.id,
+      user: this.accepted.user,
+      applicationName: this.accepted.parameters.get('application_name') ?? '',
+      side: this.#side,
+      phase: this.#phase.current,
+      transactionStatus: String.fromCharCode(this.#tracker.status),
+      busy: !this.#tracker.settled,
+      inTransactionMs: since === null ? null : Math.round(this.#context.clock.monotonicMs() - since),
+      heldBytes: this.#held.length,
+      bytesFromClient: this.#bytesFromClient,
+      bytesToClient: this.#bytesToClient,
+    };
+  }
+
+  // ------------------------------------------------------------------------------------------------------ life
+
+  /** Greets the client with `greeting` (up to ReadyForQuery) and begins to relay. */
+  start(greeting: Buffer): void {
+    for (const [name, value] of this.#backend.parameters) this.#parameters.set(name, value);
+    this.#client.on('data', (chunk: Buffer) => this.#onClientData(chunk));
+    this.#client.on('drain', () => this.#resumeBackend());
+    this.#client.on('error', () => undefined);
+    this.#client.on('close', () => this.#onClientGone());
+    this.#toClient(greeting);
+    this.#attachBackend();
+    if (this.#client.destroyed) {
+      this.#onClientGone();
+      return;
+    }
+    if (this.accepted.leftover.length > 0) this.#onClientData(this.accepted.leftover);
+    this.#client.resume();
+  }
+
+  /** Ends the session with a FATAL error in the client's protocol. */
+  terminate(sqlState: string, message: string): void {
+    this.#close(encodeErrorResponse({ severity: 'FATAL', sqlState, message }));
+  }
+
+  #close(last: Buffer | null): void {
+    if (this.#phase.is('closed')) return;
+    const betweenFrames = !this.#serverStream.walker.insideForwardedFrame;
+    this.#phase.move('closed');
+    this.#detachBackend();
+    this.#leaveBackend(this.#backend);
+    this.#client.removeAllListeners('data');
+    this.#client.removeAllListeners('drain');
+    // In the middle of a message an error can't be said; a closed connection says enough.
+    if (betweenFrames) closeWith(this.#client, last ?? undefined);
+    else this.#client.destroy();
+    this.#held.clear();
+    this.#answers = null;
+    this.#own.lost('the session was closed');
+    for (const ask of this.#asks.splice(0)) ask.reject(closedError());
+    this.#context.onClosed(this);
+  }
+
+  #onClientGone(): void {
+    if (this.#phase.is('closed')) return;
+    this.#close(null);
+  }
+
+  /** Lets the server finish what it has been sent; it sees the end of the connection then. */
+  #leaveBackend(backend: Backend): void {
+    closeWith(backend.socket, this.#atBoundary() ? encodeTerminate() : undefined, LEAVE_TIMEOUT_MS);
+  }
+
+  // ----------------------------------------------------------------------------------------------- client → server
+
+  #onClientData(chunk: Buffer): void {
+    this.#bytesFromClient += chunk.length;
+    switch (this.#phase.current) {
+      case 'serving':
+      case 'draining':
+        if (this.#held.length > 0) this.#keep(chunk);
+        else this.#walkClient(chunk);
+        break;
+      case 'held':
+        this.#keep(chunk);
+        this.#lookAtHeld();
+        break;
+      case 'answering':
+        this.#keep(chunk);
+        this.#answerHeld();
+        break;
+      case 'closed':
+        return;
+    }
+    this.#settle();
+  }
+
+  /** Returns false where it stopped in front of a frame that must wait; the rest is at the head of what is held. */
+  #walkClient(chunk: Buffer): boolean {
+    const { walker } = this.clientStream;
+    let used: number;
+    try {
+      used = walker.walk(chunk);
+    } catch (error) {
+      this.#violation(error);
+      return false;
+    }
+    if (used === chunk.length) return true;
+    this.#putBack(chunk.subarray(used));
+    this.#putBack(walker.takePartialHeader());
+    return false;
+  }
+
+  #keep(chunk: Buffer): void {
+    this.#heldSinceMs ??= this.#context.clock.monotonicMs();
+    this.#held.append(chunk);
+    if (this.#held.length > this.#context.settings.heldBytesMax) this.#pauseClient(HELD_FULL);
+  }
+
+  #putBack(chunk: Buffer): void {
+    if (chunk.length === 0) return;
+    this.#heldSinceMs ??= this.#context.clock.monotonicMs();
+    this.#held.prepend(chunk);
+  }
+
+  /** Sends on what was held, as far as it may go. */
+  #pump(): void {
+    for (let chunk = this.#held.shift(); chunk !== undefined; chunk = this.#held.shift()) {
+      if (!this.#walkClient(chunk)) break;
+    }
+    if (this.#phase.is('closed')) return;
+    if (this.#held.length === 0) this.#heldSinceMs = null;
+    if (this.#held.length <= this.#context.settings.heldBytesMax) this.#resumeClient(HELD_FULL);
+  }
+
+  /** Some messages need not or must not wait: a goodbye, and the end of a prepared transaction. */
+  #lookAtHeld(): void {
+    const header = this.#held.peek(5);
+    if (header.length < 5) return;
+    const type = header[0] ?? 0;
+    if (type === FRONTEND.terminate) {
+      this.#close(null);
+      return;
+    }
+    if (type !== FRONTEND.query && type !== FRONTEND.parse) return;
+    const length = header.readInt32BE(1) + 1;
+    if (length < 5 || length > CLASSIFY_BYTES_MAX || this.#held.length < length) return;
+    if (!this.clientStream.endsPreparedTransaction(type, this.#held.peek(length).subarray(5))) return;
+    if (!this.#context.mayPassHeld()) return;
+    this.#phase.move('draining');
+    this.#serverStream.whole = false;
+    this.#pump();
+  }
+
+  #toServer(bytes: Buffer): void {
+    if (!this.#backend.socket.write(bytes)) this.#pauseClient(BACKEND_FULL);
+  }
+
+  #pauseClient(reason: number): void {
+    if (this.#clientPaused === 0) this.#client.pause();
+    this.#clientPaused |= reason;
+  }
+
+  #resumeClient(reason: number): void {
+    if ((this.#clientPaused & reason) === 0) return;
+    this.#clientPaused &= ~reason;
+    if (this.#clientPaused === 0 && !this.#phase.is('closed')) this.#client.resume();
+  }
+
+  // ----------------------------------------------------------------------------------------------- server → client
+
+  readonly #onBackendData = (chunk: Buffer): void => {
+    try {
+      this.#serverStream.walker.walk(chunk);
+    } catch (error) {
+      this.#violation(error);
+      return;
+    }
+    this.#settle();
+  };
+  readonly #onBackendDrain = (): void => this.#resumeClient(BACKEND_FULL);
+  readonly #onBackendGone = (): void => this.#backendGone();
+
+  #newServerStream(): ServerStream {
+    const { settings } = this.#context;
+    return new ServerStream({
+      tracker: this.#tracker,
+      log: this.#log,
+      own: this.#own,
+      frameBytesMax: settings.frameBytesMax,
+      replyBytesMax: settings.stateBytesMax,
+      forward: (bytes) => this.#toClient(bytes),
+      onParameter: (name, value) => this.#parameters.set(name, value),
+      onError: this.#context.onError,
+    });
+  }
+
+  #attachBackend(): void {
+    const { socket, leftover } = this.#backend;
+    socket.on('data', this.#onBackendData);
+    socket.on('drain', this.#onBackendDrain);
+    socket.on('error', this.#onBackendGone);
+    socket.on('close', this.#onBackendGone);
+    this.#backendPaused = false;
+    if (socket.destroyed) {
+      this.#backendGone();
+      return;
+    }
+    if (leftover.length > 0) this.#onBackendData(leftover);
+    socket.resume();
+  }
+
+  #detachBackend(): void {
+    const { socket } = this.#backend;
+    socket.off('data', this.#onBackendData);
+    socket.off('drain', this.#onBackendDrain);
+    socket.off('error', this.#onBackendGone);
+    socket.off('close', this.#onBackendGone);
+    this.#resumeClient(BACKEND_FULL);
+  }
+
+  #toClient(bytes: Buffer): void {
+    this.#bytesToClient += bytes.length;
+    if (!this.#client.write(bytes) && !this.#backendPaused) {
+      this.#backendPaused = true;
+      this.#backend.socket.pause();
+    }
+  }
+
+  #resumeBackend(): void {
+    if (!this.#backendPaused) return;
+    this.#backendPaused = false;
+    this.#backend.socket.resume();
+  }
+
+  #backendGone(): void {
+    if (this.#phase.is('closed') || this.#backendLost) return;
+    this.#backendLost = true;
+    this.#own.lost('the connection to the server was lost');
+    for (const ask of this.#asks.splice(0)) ask.reject(closedError());
+    if (this.atRest) this.#context.onAtRest(this);
+    else this.#closeForLostBackend();
+  }
+
+  #closeForLostBackend(): void {
+    const { fatal } = this.#serverStream;
+    const seen = fatal !== null && !this.atRest;
+    this.#close(seen ? null : (fatal ?? LOST_CONNECTION));
+  }
+
+  #violation(error: unknown): void {
+    const known = error instanceof UnderstudyError && error.code !== 'internal';
+    this.#context.log.warn(
+      { session: this.id, error: error instanceof Error ? error.message : String(error) },
+      'a session was closed for a protocol violation',
+    );
+    this.terminate(known ? '08P01' : 'XX000', known ? error.message : 'internal error of the proxy');
+  }
+
+  // ------------------------------------------------------------------------------------------------- at boundaries
+
+  #atBoundary(): boolean {
+    return (
+      this.#tracker.quiescent &&
+      !this.clientStream.walker.insideFrame &&
+      !this.#serverStream.walker.insideForwardedFrame
+    );
+  }
+
+  /** After anything that may have settled something: goes on with what waited for that. */
+  #settle(): void {
+    if (this.#phase.is('closed')) return;
+    this.#followTransaction();
+    if (this.#cancelWanted && !this.#tracker.ownAtHead) {
+      this.#cancelWanted = false;
+      if (this.#tracker.awaitingReady) this.#context.cancelBackend(this.#backend);
+    }
+    if (this.#phase.is('draining')) {
+      if (this.#held.length > 0 && !this.#tracker.awaitingReady && !this.#atBoundary()) this.#pump();
+      if (this.#phase.is('draining') && this.#atBoundary()) this.#rest();
+    }
+    if (this.#asks.length > 0 && this.#askable()) this.#sendAsk();
+    if (this.#tracker.depth > PIPELINE_DEPTH_MAX) this.#pauseClient(TOO_DEEP);
+    else if (this.#tracker.depth < PIPELINE_DEPTH_MAX / 4) this.#resumeClient(TOO_DEEP);
+  }
+
+  #followTransaction(): void {
+    if (!this.#serverStream.sawReady) return;
+    this.#serverStream.sawReady = false;
+    if (this.#tracker.status === STATUS_IDLE) this.#transactionSinceMs = null;
+    else this.#transactionSinceMs ??= this.#context.clock.monotonicMs();
+  }
+
+  #rest(): void {
+    this.#phase.move('held');
+    this.#serverStream.whole = true;
+    this.#putBack(this.clientStream.walker.takePartialHeader());
+    this.#lookAtHeld();
+    if (this.#phase.is('held')) this.#context.onAtRest(this);
+  }
+
+  // ------------------------------------------------------------------------------------------------- gate's orders
+
+  /** The gate closes: the session goes on to its next boundary. */
+  hold(): void {
+    this.#gateClosed = true;
+    if (!this.#phase.is('serving')) return;
+    this.#phase.move('draining');
+    this.clientStream.draining = true;
+    this.#settle();
+  }
+
+  /** The gate opens. Returns how long this client has waited, in milliseconds; null where nothing of it was held. */
+  release(): number | null {
+    this.#gateClosed = false;
+    const since = this.#heldSinceMs;
+    const waited = since === null ? null : this.#context.clock.monotonicMs() - since;
+    switch (this.#phase.current) {
+      case 'draining':
+      case 'held':
+        this.#serve();
+        break;
+      case 'answering':
+        if (this.#answers?.finish() === true) this.#answersDone();
+        return null;
+      default:
+        return null;
+    }
+    return waited;
+  }
+
+  #serve(): void {
+    if (this.#backendLost) {
+      this.#closeForLostBackend();
+      return;
+    }
+    this.clientStream.draining = false;
+    this.#phase.move('serving');
+    this.#serverStream.whole = false;
+    this.#pump();
+    this.#settle();
+  }
+
+  /** Moves the session, at rest, to a connection that holds what it held. */
+  swap(warm: WarmConnection, side: Side): void {
+    if (this.#phase.is('closed')) {
+      warm.discard();
+      return;
+    }
+    if (!this.atRest) throw new UnderstudyError('internal', `moving a session that is ${this.phase}`);
+    const old = this.#backend;
+    this.#detachBackend();
+    closeWith(old.socket, encodeTerminate(), LEAVE_TIMEOUT_MS);
+    this.#own.lost('the session has moved');
+    const notifications = warm.take();
+    this.#backend = warm.backend;
+    this.#side = side;
+    this.#backendLost = false;
+    this.#tracker.reset();
+    this.#serverStream = this.#newServerStream();
+    this.#serverStream.whole = true;
+    for (const [name, value] of warm.backend.parameters) {
+      if (this.#parameters.get(name) === value) continue;
+      this.#parameters.set(name, value);
+      this.#toClient(encodeParameterStatus(name, value));
+    }
+    for (const frame of notifications) this.#toClient(frame);
+    this.#attachBackend();
+    this.#parseUnnamedAgain();
+  }
+
+  /** Answers what is held, and what comes, with this error; until `release`. */
+  failHeld(sqlState: string, message: string): void {
+    if (!this.#phase.is('held')) return;
+    this.#answer('all', sqlState, message);
+  }
+
+  /**
+   * The client asked to cancel what it is running. A statement that waits at the gate is answered here; one that runs
+   * is cancelled on the backend, unless the proxy's own question stands in front of it: then after that.
+   */
+  cancelStatement(): void {
+    if (this.#phase.is('held')) {
+      if (this.#held.length > 0) this.#answer('once', '57014', 'canceling statement due to user request');
+      return;
+    }
+    this.#cancelWanted = true;
+    this.#settle();
+    this.#cancelWanted &&= this.#tracker.ownAtHead;
+  }
+
+  // --------------------------------------------------------------------------------------------- local answers
+
+  #answer(
+    mode: AnswerMode,
+    sqlState: string,
+    message: string,
+    more: { readonly skipping?: boolean; readonly told?: boolean; readonly untilSync?: boolean } = {},
+  ): void {
+    const { settings, text } = this.#context;
+    this.#answers = new LocalAnswers({
+      mode,
+      sqlState,
+      message,
+      ...more,
+      frameBytesMax: settings.frameBytesMax,
+      textBytesMax: settings.textBytesMax,
+      send: (frame) => this.#toClient(frame),
+      classify: (bytes, start, end) => text.classify(bytes, start, end, false),
+      flagsOf: (statement) => this.#log.flagsOf(statement),
+    });
+    this.#phase.move('answering');
+    this.#answerHeld();
+  }
+
+  #answerHeld(): void {
+    const answers = this.#answers;
+    if (answers === null) return;
+    for (let chunk = this.#held.shift(); chunk !== undefined; chunk = this.#held.shift()) {
+      let used: number;
+      try {
+        used = answers.walk(chunk);
+      } catch (error) {
+        this.#violation(error);
+        return;
+      }
+      if (answers.terminated) {
+        this.#close(null);
+        return;
+      }
+      if (used === chunk.length) continue;
+      this.#held.prepend(chunk.subarray(used));
+      break;
+    }
+    this.#resumeClient(HELD_FULL);
+    if (this.#held.length === 0) this.#heldSinceMs = null;
+    if (answers.done) this.#answersDone();
+  }
+
+  #answersDone(): void {
+    if (this.#rollingBack) return;
+    const answers = this.#answers;
+    this.#answers = null;
+    if (answers !== null) this.#held.prepend(answers.takePartialHeader());
+    if (this.#gateClosed) {
+      this.#phase.move('held');
+      this.#lookAtHeld();
+    } else {
+      this.#serve();
+    }
+  }
+
+  // ---------------------------------------------------------------------------------------------------- roll back
+
+  /**
+   * The drain deadline has passed: ends what the session has open, and tells its client 40001. Resolves once the
+   * backend is idle. A client in the middle of a message is closed with 57P01, as nothing can be said in between.
+   */
+  async rollBack(): Promise<void> {
+    if (this.atRest) return;
+    if (this.clientStream.walker.insideFrame) {
+      this.terminate('57P01', 'terminating connection because the database is being switched over');
+      return;
+    }
+    if (this.#tracker.awaitingReady || this.#tracker.copy !== 'none') {
+      await this.#cancelRunning();
+      if (this.atRest || this.#phase.is('closed')) return;
+    }
+    if (this.#tracker.awaitingReady || !this.#phase.is('draining')) return;
+    await this.#endTransaction();
+  }
+
+  async #cancelRunning(): Promise<void> {
+    this.#serverStream.cancelling = true;
+    if (this.#tracker.copy === 'in') {
+      this.#toServer(encodeFrame(FRONTEND.copyFail, Buffer.from(`${ROLLED_BACK.message}\0`)));
+      this.#tracker.sentCopyEnd();
+    } else {
+      this.#context.cancelBackend(this.#backend);
+    }
+    const deadline = this.#context.clock.monotonicMs() + this.#context.settings.cancelTimeoutMs;
+    while (
+      !this.#phase.is('closed', 'held') &&
+      (this.#tracker.awaitingReady || this.#tracker.copy !== 'none') &&
+      this.#context.clock.monotonicMs() < deadline
+    ) {
+      await this.#context.clock.sleep(2);
+    }
+    this.#serverStream.cancelling = false;
+  }
+
+  async #endTransaction(): Promise<void> {
+    const { unsynced } = this.#tracker;
+    const skipping = this.#tracker.skipping;
+    const inBlock = this.#tracker.status !== STATUS_IDLE;
+    const told = this.#tracker.status === STATUS_FAILED_BLOCK || skipping;
+    this.#rollingBack = true;
+    if (unsynced && !skipping) this.#toClient(encodeErrorResponse(ROLLED_BACK));
+    this.#answer('transaction', ROLLED_BACK.sqlState, ROLLED_BACK.message, {
+      skipping: unsynced,
+      told: told || unsynced,
+      untilSync: !inBlock,
+    });
+    // A server that skips to the next Sync would skip the ROLLBACK too.
+    const messages = skipping ? [this.#ownSync(), this.#ownQuery('ROLLBACK')] : [this.#ownQuery('ROLLBACK')];
+    await Promise.all(messages).catch(() => undefined);
+    this.#rollingBack = false;
+    if (this.#phase.is('closed')) return;
+    this.#serverStream.whole = true;
+    if (this.#answers?.done === true) this.#answersDone();
+    if (this.atRest) this.#context.onAtRest(this);
+  }
+
+  #ownQuery(sql: string): Promise<Reply> {
+    return this.#sendOwn(encodeRawQuery(sql), 'own-query');
+  }
+
+  #ownSync(): Promise<Reply> {
+    return this.#sendOwn(encodeSync(), 'own-sync');
+  }
+
+  #sendOwn(messages: Buffer, kind: 'own-query' | 'own-sync'): Promise<Reply> {
+    const reply = this.#own.expect();
+    this.#tracker.sentOwn(kind);
+    this.#backend.socket.write(messages);
+    this.#serverStream.ownSent();
+    return reply;
+  }
+
+  // -------------------------------------------------------------------------------------------------- own questions
+
+  /**
+   * Runs one simple query of the proxy's own on the client's backend, at the session's next quiescent moment, and
+   * swallows its answer. `sql` is called when it is sent. An unnamed prepared statement, which a simple query
+   * destroys, is made again behind it. Rejects where the session or its backend is lost first.
+   */
+  ask(sql: () => string): { readonly answer: Promise<StateAnswer>; readonly giveUp: () => void } {
+    let waiting: WaitingAsk | undefined;
+    const answer = new Promise<StateAnswer>((resolve, reject) => {
+      if (this.#phase.is('closed') || this.#backendLost) {
+        reject(closedError());
+        return;
+      }
+      waiting = { sql, resolve, reject };
+      this.#asks.push(waiting);
+      this.#settle();
+    });
+    const giveUp = (): void => {
+      this.#asks = this.#asks.filter((ask) => ask !== waiting);
+      waiting?.reject(new UnderstudyError('cancelled', 'the session was not asked in time'));
+    };
+    return { answer, giveUp };
+  }
+
+  #askable(): boolean {
+    return (
+      this.#atBoundary() &&
+      !this.#rollingBack &&
+      !this.#backendLost &&
+      !this.clientStream.terminated &&
+      !this.clientStream.unnamedIrreplaceable
+    );
+  }
+
+  #sendAsk(): void {
+    const ask = this.#asks.shift();
+    if (ask === undefined) return;
+    const { changes } = this.clientStream;
+    this.#ownQuery(ask.sql()).then(
+      (reply) => ask.resolve({ ...reply, changes }),
+      (error: Error) => ask.reject(error),
+    );
+    this.#parseUnnamedAgain();
+  }
+
+  #parseUnnamedAgain(): void {
+    const payload = this.clientStream.unnamedParse;
+    if (payload === null) return;
+    const messages = Buffer.concat([encodeFrame(FRONTEND.parse, payload), encodeSync()]);
+    // It was accepted before; where it no longer is, its client learns of it from its Bind.
+    this.#sendOwn(messages, 'own-sync').catch(() => undefined);
+  }
+}
+
+/** Messages awaiting an answer beyond which a client is no longer read. */
+const PIPELINE_DEPTH_MAX = 8192;
+/** For a server to finish what it runs and close. */
+const LEAVE_TIMEOUT_MS = 60_000;
+const STATUS_FAILED_BLOCK = 0x45;
+
+const LOST_CONNECTION = encodeErrorResponse({
+  severity: 'FATAL',
+  sqlState: '08006',
+  message: 'server closed the connection unexpectedly',
+});
+
+function closedError(): UnderstudyError {
+  return new UnderstudyError('cancelled', 'the session has ended');
+}
+
+function isReplication(value: string | undefined): boolean {
+  return value !== undefined && !['false', 'off', 'no', '0', 'f', 'n'].includes(value.toLowerCase());
+}

@@ -1,0 +1,62 @@
+/** Bounds of the proxy, all from configuration. */
+import type { SecureContext } from 'node:tls';
+import type { ClientAuthentication } from './client-authentication.js';
+
+export interface ProxySettings {
+  readonly host: string;
+  /** 0 takes a free one. */
+  readonly port: number;
+  readonly authentication: ClientAuthentication;
+  /** Answers SSLRequest with S where present. */
+  readonly tls?: SecureContext;
+  /** Clients served at once; more get 53300. */
+  readonly maxClients: number;
+  /** Connections in their handshake at once; more are closed unanswered. */
+  readonly maxHandshakes: number;
+  readonly handshakeTimeoutMs: number;
+  /** For opening one server connection. */
+  readonly connectTimeoutMs: number;
+  /** Bound on a message's length field; PostgreSQL's own is about 1 GiB. */
+  readonly frameBytesMax: number;
+  /** Statement text is cut there for the tap. */
+  readonly textBytesMax: number;
+  /** Bytes kept for one session at the gate before its socket is no longer read. */
+  readonly heldBytesMax: number;
+  /** Bound on what a session may hold (settings, prepared statements) to be carried over. */
+  readonly stateBytesMax: number;
+  /** Connections opened on the new side at once. */
+  readonly warmConcurrency: number;
+  /** Tries to open one connection on the new side. */
+  readonly warmAttempts: number;
+  /** How long `prepare` waits for a session's next quiet moment. */
+  readonly prepareTimeoutMs: number;
+  /** How long a session's own backend may take to say what it holds. */
+  readonly askTimeoutMs: number;
+  /** Sessions that may be asked again or warmed behind the gate; more is a reason not to close it. */
+  readonly staleSessionsMax: number;
+  /** For a cancelled statement or COPY to end. */
+  readonly cancelTimeoutMs: number;
+  /** For a listening session's last notifications, and for reopening a lost warm connection, at the switch. */
+  readonly switchTimeoutMs: number;
+}
+
+export const PROXY_DEFAULTS = {
+  host: '127.0.0.1',
+  port: 6432,
+  authentication: 'verifier',
+  maxClients: 1000,
+  maxHandshakes: 1000,
+  handshakeTimeoutMs: 60_000,
+  connectTimeoutMs: 10_000,
+  frameBytesMax: 0x4000_0000 + 0x10_0000,
+  textBytesMax: 4096,
+  heldBytesMax: 1024 * 1024,
+  stateBytesMax: 4 * 1024 * 1024,
+  warmConcurrency: 8,
+  warmAttempts: 2,
+  prepareTimeoutMs: 5000,
+  askTimeoutMs: 5000,
+  staleSessionsMax: 64,
+  cancelTimeoutMs: 2000,
+  switchTimeoutMs: 2000,
+} as const satisfies ProxySettings;
