@@ -69,12 +69,23 @@ class Writer {
 
 test('a database is cut over to 18, back to 14 and over again under writing clients, and no statement fails', async () => {
   await using pair = await databasePair();
+  const role = `app_${pair.source.database}`;
+  await using _roles = {
+    async [Symbol.asyncDispose]() {
+      for (const client of [pair.onSource, pair.onDestination]) {
+        await client.query(`DROP OWNED BY ${role}`).catch(() => undefined);
+        await client.query(`DROP ROLE IF EXISTS ${role}`);
+      }
+    },
+  };
   await pair.onSource.query(`
     CREATE TABLE public.account (id bigint PRIMARY KEY, note text NOT NULL, at timestamptz NOT NULL DEFAULT now());
     CREATE TABLE public.entry (
       id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
       account bigint NOT NULL REFERENCES public.account
     );
+    CREATE ROLE ${role} LOGIN PASSWORD 'app';
+    GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA public TO ${role};
     INSERT INTO public.account SELECT n, 'before ' || n FROM generate_series(1, 2000) n;
     INSERT INTO public.entry (account) SELECT id FROM public.account;
   `);
@@ -82,9 +93,11 @@ test('a database is cut over to 18, back to 14 and over again under writing clie
     source: { url: urlOf(pair.source) },
     destination: { url: urlOf(pair.destination) },
   });
-  const url = urlOf(pair.source, understudy.port);
+  // The role is the source's; the shadow brought it, with its verifier, so that one proof opens both.
+  const url = urlOf({ ...pair.source, user: role, password: 'app' }, understudy.port);
 
   const simple = new pg.Client({ connectionString: url });
+  simple.on('error', () => undefined);
   await simple.connect();
   const extended = postgres(url, { max: 1, idle_timeout: 0, max_lifetime: null });
   const writers = [
@@ -116,6 +129,7 @@ test('a database is cut over to 18, back to 14 and over again under writing clie
       (line) => 'event' in line && line.event === 'step' && steps.push(line.step),
       never,
     )) as OperationReport;
+    expect(report.reason).toBeUndefined();
     expect(report).toMatchObject({ outcome: 'done', epoch, closed: 0 });
     expect(report.moved).toBe(2);
     await everyoneWrites();
