@@ -13,7 +13,7 @@ import type { LoadOptions, SessionCheck, WindowFigures } from '../src/app/demo/l
 import { LoadThread } from '../src/app/demo/load-thread.js';
 import { RunOwner } from '../src/app/demo/run-owner.js';
 import { shopAuditPlan } from '../src/app/demo/shop-audit.js';
-import { ROWS_AT_SCALE_1, copyShopRole, createShop } from '../src/app/demo/shop-data.js';
+import { ROWS_AT_SCALE_1, prepareDestination, createShop } from '../src/app/demo/shop-data.js';
 import { SHOP_DATABASE, SHOP_PASSWORD, SHOP_ROLE } from '../src/app/demo/shop-schema.js';
 import { UnderstudyProcess } from '../src/app/demo/understudy-process.js';
 import { describeMachine, machineLines } from './support/machine.js';
@@ -79,7 +79,10 @@ class CutoverBench {
     const [source, destination] = await Promise.all([this.#server(14), this.#server(18)]);
     const scale = this.#settings.rows / ROWS_AT_SCALE_1;
     await this.#owner.interruptible(createShop((database) => source.url(database), { scale }));
-    await copyShopRole(source.url('postgres'), destination.url('postgres'));
+    await prepareDestination(
+      (database) => source.url(database),
+      (database) => destination.url(database),
+    );
     const understudy = await this.#understudy(source, destination);
     const load = await this.#load(understudy, scale);
     await this.#untilFollowing(understudy);
@@ -187,7 +190,7 @@ class CutoverBench {
     const deadline = performance.now() + FOLLOW_TIMEOUT_MS;
     for (;;) {
       const { shadow } = await understudy.admin.status();
-      if (shadow.error !== null) throw new Error(`shadow: ${shadow.error.message}`);
+      if (shadow.phase === 'failed') throw new Error(`shadow: ${shadow.error?.message ?? 'failed'}`);
       const forward = shadow.streams.find((stream) => stream.direction === 'forward');
       if (shadow.phase === 'following' && forward?.lagMs != null && forward.lagMs < 500) return;
       if (performance.now() > deadline) throw new Error(`the shadow does not follow: ${shadow.phase}`);

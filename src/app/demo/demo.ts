@@ -25,7 +25,7 @@ import type { LoadOptions } from './load.js';
 import { LoadThread } from './load-thread.js';
 import { RunOwner } from './run-owner.js';
 import { shopAuditPlan } from './shop-audit.js';
-import { ROWS_AT_SCALE_1, copyShopRole, createShop } from './shop-data.js';
+import { ROWS_AT_SCALE_1, prepareDestination, createShop } from './shop-data.js';
 import { SHOP_DATABASE, SHOP_PASSWORD, SHOP_ROLE } from './shop-schema.js';
 import { UnderstudyProcess } from './understudy-process.js';
 
@@ -197,8 +197,12 @@ class Demo {
         onProgress: ({ done, total }) => this.#terminal.transient(`  ${bar(done / total, 30)}`),
       }),
     );
-    // Roles belong to a server, not to a database: the operator brings them. Same name, same verifier.
-    await this.#owner.interruptible(copyShopRole(source.url('postgres'), destination.url('postgres')));
+    await this.#owner.interruptible(
+      prepareDestination(
+        (database) => source.url(database),
+        (database) => destination.url(database),
+      ),
+    );
     this.#done(`${formatCount(rows)} rows`);
     return rows;
   }
@@ -248,9 +252,18 @@ class Demo {
   async #followShadow(understudy: UnderstudyProcess, load: LoadThread): Promise<ShadowStatus> {
     this.#stage('The shadow is built: schema, rows, indexes, and the stream of changes meanwhile');
     let phase = '';
+    let trouble = '';
     for (;;) {
       const { shadow } = await understudy.admin.status();
-      if (shadow.error !== null) throw new UnderstudyError('shadow-failed', shadow.error.message);
+      // Passing trouble is retried, and shown; what retrying can't mend ends the demo.
+      if (shadow.phase === 'failed') {
+        const { message = 'no reason given', advice } = shadow.error ?? {};
+        throw new UnderstudyError('shadow-failed', message, advice === undefined ? {} : { advice });
+      }
+      if (shadow.error !== null && shadow.error.message !== trouble) {
+        trouble = shadow.error.message;
+        this.#terminal.line(`  tried again after: ${trouble}`);
+      }
       const { transactions, failed } = await load.snapshot();
       const clients = `${formatCount(transactions)} transactions of clients, ${failed} failed`;
       if (shadow.phase !== phase) {

@@ -119,18 +119,25 @@ export async function createShop(
   });
 }
 
-/** Gives a second server the shop's role, with the very same password verifier: roles belong to no database. */
-export async function copyShopRole(fromUrl: string, toUrl: string): Promise<void> {
-  const verifier = await withClient(fromUrl, async (client) => {
+/**
+ * What an operator brings to the destination: an empty database of the same name, and the role, which belongs to no
+ * database, with the very same password verifier. `url(database)` give superusers' connection strings.
+ */
+export async function prepareDestination(
+  sourceUrl: (database: string) => string,
+  destinationUrl: (database: string) => string,
+): Promise<void> {
+  const verifier = await withClient(sourceUrl('postgres'), async (client) => {
     const { rows } = await client.query<{ rolpassword: string }>(
       'SELECT rolpassword FROM pg_authid WHERE rolname = $1',
       [SHOP_ROLE],
     );
     return rows[0]?.rolpassword ?? '';
   });
-  await withClient(toUrl, (client) =>
-    client.query(`CREATE ROLE ${SHOP_ROLE} LOGIN PASSWORD '${verifier.replaceAll("'", "''")}'`),
-  );
+  await withClient(destinationUrl('postgres'), async (client) => {
+    await client.query(`CREATE ROLE ${SHOP_ROLE} LOGIN PASSWORD '${verifier.replaceAll("'", "''")}'`);
+    await client.query(`CREATE DATABASE ${SHOP_DATABASE}`);
+  });
 }
 
 async function countRows(client: pg.Client): Promise<number> {
