@@ -10,6 +10,7 @@
 import type pg from 'pg';
 import { asUnderstudyError } from '../../core/errors.js';
 import type { CatalogFingerprint } from '../../core/ports.js';
+import { TOKEN_SQL } from './fingerprint-token.js';
 import { notOfExtension, userSchema } from './schema/catalog.js';
 import {
   OPERATOR_OBJECT_SQL,
@@ -25,7 +26,8 @@ export interface FingerprintDifference {
 
 /** Privileges and owner as text that does not depend on the order they were granted in. */
 function accessSql(acl: string, owner: string): string {
-  return `pg_get_userbyid(${owner}) || ' ' || COALESCE((SELECT string_agg(x::text, ',' ORDER BY x::text) FROM unnest(${acl}) x), '-')`;
+  return `pg_get_userbyid(${owner}) || ' ' || CASE WHEN ${acl} IS NULL THEN '-' ELSE
+    (SELECT string_agg(x::text, ',' ORDER BY x::text) FROM unnest(${acl}) x) END`;
 }
 
 const RELATION_KEYWORD = `CASE c.relkind WHEN 'S' THEN 'sequence' WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view'
@@ -153,9 +155,12 @@ WHERE ${userSchema('n')} AND ${notOfExtension('pg_ts_config', 'c.oid')}`;
 
 const ACCESS = `
 SELECT 'privileges of ' || ${RELATION_OBJECT}, concat_ws(E'\\n', ${accessSql('c.relacl', 'c.relowner')},
-  (SELECT string_agg(a.attname || ' ' || (SELECT string_agg(x::text, ',' ORDER BY x::text) FROM unnest(a.attacl) x), ';' ORDER BY a.attnum)
-    FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attacl IS NOT NULL AND NOT a.attisdropped))
-FROM ${RELATION} WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm', 'S') AND ${ON_RELATION}
+  granted.columns)
+FROM ${RELATION} LEFT JOIN (
+  SELECT a.attrelid, string_agg(a.attname || ' ' || (SELECT string_agg(x::text, ',' ORDER BY x::text) FROM unnest(a.attacl) x), ';'
+    ORDER BY a.attnum) AS columns
+  FROM pg_attribute a WHERE a.attacl IS NOT NULL AND NOT a.attisdropped AND a.attrelid >= 16384 GROUP BY 1) granted ON granted.attrelid = c.oid
+WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm', 'S') AND ${ON_RELATION}
 UNION ALL
 SELECT format('privileges of schema %I', n.nspname), ${accessSql('n.nspacl', 'n.nspowner')} FROM pg_namespace n WHERE ${userSchema('n')}
 UNION ALL
@@ -177,6 +182,7 @@ SELECT 'settings of the database', array_to_string(s.setconfig, E'\\n')
 FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase
 WHERE d.datname = current_database() AND s.setrole = 0`;
 
+/** The token comes as a row of its own, of the same snapshot. */
 const FINGERPRINT_SQL = `SELECT object, md5(COALESCE(definition, '')) AS hash FROM (${[
   TABLES,
   CONSTRAINTS,
@@ -190,18 +196,51 @@ const FINGERPRINT_SQL = `SELECT object, md5(COALESCE(definition, '')) AS hash FR
   TYPES,
   OTHERS,
   ACCESS,
-].join('\nUNION ALL\n')}) entry WHERE object IS NOT NULL`;
+].join('\nUNION ALL\n')}) entry UNION ALL SELECT '', ${TOKEN_SQL}`;
+
+/** Readings by token, the latest last: a process reads two databases, over and over. */
+const readings = new Map<string, CatalogFingerprint>();
+const READINGS_MAX = 8;
+
+function remember(token: string, fingerprint: CatalogFingerprint): void {
+  readings.delete(token);
+  readings.set(token, fingerprint);
+  for (const oldest of readings.keys()) {
+    if (readings.size <= READINGS_MAX) break;
+    readings.delete(oldest);
+  }
+}
+
+/** Statements are prepared: planning them takes as long as running them, and only a session's first pays for it. */
+async function knownReading(client: pg.Client): Promise<CatalogFingerprint | undefined> {
+  if (readings.size === 0) return undefined;
+  const { rows } = await client.query<{ token: string }>({
+    name: 'understudy_fingerprint_token',
+    text: `SELECT ${TOKEN_SQL} AS token`,
+  });
+  return readings.get(rows[0]?.token ?? '');
+}
 
 /**
  * One hash per object of the database behind `client`, a control connection, keyed `table public.orders`,
  * `function public.f(integer)`, `constraint c on public.orders`, `privileges of table public.orders`; names quoted
- * where SQL would have to. One statement, one round trip; takes no lock on tables, except that deparsing a view takes
- * the weakest one on what it reads, which no fence holds off. Throws `source-query-failed`.
+ * where SQL would have to. One round trip where nothing changed since this process last read, else two. Takes no lock on
+ * tables, except that deparsing a view takes the weakest one on what it reads, which no fence holds off.
+ * Throws `source-query-failed`.
  */
 export async function readFingerprint(client: pg.Client): Promise<CatalogFingerprint> {
   try {
-    const { rows } = await client.query<{ object: string; hash: string }>(FINGERPRINT_SQL);
-    return Object.fromEntries(rows.map((row) => [row.object, row.hash]));
+    const known = await knownReading(client);
+    if (known !== undefined) return known;
+    const { rows } = await client.query<{ object: string; hash: string }>({
+      name: 'understudy_fingerprint',
+      text: FINGERPRINT_SQL,
+    });
+    const token = rows.find((row) => row.object === '')?.hash ?? '';
+    const entries = rows.filter((row) => row.object !== '').map((row) => [row.object, row.hash] as const);
+    const fingerprint = Object.freeze(Object.fromEntries(entries));
+    remember(token, fingerprint);
+    return fingerprint;
   } catch (error) {
     throw asUnderstudyError(error, 'source-query-failed', 'reading the catalog fingerprint');
   }

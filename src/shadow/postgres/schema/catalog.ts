@@ -45,7 +45,10 @@ export function notOfExtension(catalog: string, oid: string): string {
   return `NOT EXISTS (SELECT FROM pg_depend ext WHERE ext.classid = '${catalog}'::regclass AND ext.objid = ${oid} AND ext.deptype = 'e')`;
 }
 
-/** A JSON column of a row, as json_agg makes it; absent as empty. */
-export function parseList<T>(json: string | null): readonly T[] {
+/** Text of a JSON array of `T`, as json_agg makes it in a query of ours. The property exists for the compiler alone. */
+export type JsonList<T> = string & { readonly item?: T };
+
+/** No rows aggregate to null: an empty list. */
+export function parseList<T>(json: JsonList<T> | null): readonly T[] {
   return json === null ? [] : (JSON.parse(json) as T[]);
 }

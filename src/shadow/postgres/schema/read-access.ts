@@ -3,7 +3,7 @@
  * the database's own settings. Last, because what an owner may not do any more Understudy may still have to.
  */
 import { quoteIdent, quoteLiteral } from '../../../core/postgres.js';
-import { parseList, rowsOf, userSchema, type Catalog } from './catalog.js';
+import { type JsonList, parseList, rowsOf, userSchema, type Catalog } from './catalog.js';
 import type { NodeId } from './graph.js';
 import type { SchemaStatement, SchemaStatementKind } from './plan.js';
 import { OPERATOR_OBJECT_SQL } from './read-routines.js';
@@ -348,8 +348,8 @@ export function settingSql(stored: string): string {
 }
 
 interface DatabaseRow {
-  readonly settings: string | null;
-  readonly privileges: string | null;
+  readonly settings: JsonList<string> | null;
+  readonly privileges: JsonList<{ privilege: string; role: string | null; held: boolean }> | null;
 }
 
 /** ALTER DATABASE … SET, and privileges on the database beyond those a database is born with. */
@@ -370,14 +370,12 @@ export async function readDatabase({ client }: Catalog): Promise<readonly Schema
   );
   const row = rows[0];
   const object = 'database';
-  const settings = parseList<string>(row?.settings ?? null).map((setting): SchemaStatement => ({
+  const settings = parseList(row?.settings ?? null).map((setting): SchemaStatement => ({
     kind: 'setting',
     object,
     sql: onThisDatabase(`ALTER DATABASE %I SET ${escapeFormat(settingSql(setting))}`),
   }));
-  const privileges = parseList<{ privilege: string; role: string | null; held: boolean }>(
-    row?.privileges ?? null,
-  ).map((entry): SchemaStatement => {
+  const privileges = parseList(row?.privileges ?? null).map((entry): SchemaStatement => {
     const grantee = entry.role === null ? 'PUBLIC' : escapeFormat(quoteIdent(entry.role));
     const statement = entry.held
       ? `GRANT ${entry.privilege} ON DATABASE %I TO ${grantee}`

@@ -4,7 +4,7 @@
  * As pg_dump does it, an index or key of a partitioned table is built on the root alone, on each leaf under the
  * leaf's own name, and then attached: names stay what they were, and each leaf's index is a step of its own.
  */
-import { notOfExtension, parseList, rowsOf, userSchema, type Catalog } from './catalog.js';
+import { notOfExtension, type JsonList, parseList, rowsOf, userSchema, type Catalog } from './catalog.js';
 import { RANK, type SchemaNode } from './graph.js';
 import type { SchemaStatement } from './plan.js';
 
@@ -24,7 +24,7 @@ interface IndexRow {
   readonly parent_oid: string | null;
   readonly parent_name: string | null;
   readonly statistics: string | null;
-  readonly options: string | null;
+  readonly options: JsonList<string> | null;
 }
 
 /** An index that is not valid is left out as pg_dump does: nothing uses it, and it may not be buildable. */
@@ -61,7 +61,7 @@ function indexStatements(row: IndexRow): readonly SchemaStatement[] {
   }
   const object = `index ${row.name}`;
   // A constraint's definition leaves its index's storage parameters out.
-  const options = parseList<string>(row.options);
+  const options = parseList(row.options);
   if (options.length > 0)
     statements.push({ kind: 'index', object, sql: `ALTER INDEX ${row.name} SET (${options.join(', ')})` });
   if (row.clustered === 't') {

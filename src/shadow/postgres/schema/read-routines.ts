@@ -1,5 +1,5 @@
 /** Functions and procedures, aggregates, operators, casts, text search dictionaries and configurations. */
-import { notOfExtension, parseList, rowsOf, userSchema, type Catalog } from './catalog.js';
+import { notOfExtension, type JsonList, parseList, rowsOf, userSchema, type Catalog } from './catalog.js';
 import { RANK, type SchemaNode } from './graph.js';
 import type { SchemaStatementKind } from './plan.js';
 
@@ -143,7 +143,7 @@ export async function readCasts({ client }: Catalog): Promise<readonly SchemaNod
 }
 
 interface ConfigurationRow extends StatementRow {
-  readonly mappings: string | null;
+  readonly mappings: JsonList<string> | null;
 }
 
 /** Dictionaries and configurations; parsers and templates are C code and named as unsupported. */
@@ -183,7 +183,7 @@ export async function readTextSearch({ client }: Catalog): Promise<readonly Sche
       aliases: [],
       phase: 'before-copy',
       rank: RANK.textSearch,
-      statements: [row.sql, ...parseList<string>(row.mappings)].map((sql) => ({
+      statements: [row.sql, ...parseList(row.mappings)].map((sql) => ({
         kind: 'text-search',
         object: row.object,
         sql,

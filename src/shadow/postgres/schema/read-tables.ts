@@ -6,7 +6,7 @@
  * so are checks of tables outside any inheritance. Everything else about a column is part of CREATE TABLE.
  */
 import { quoteLiteral } from '../../../core/postgres.js';
-import { notOfExtension, parseList, rowsOf, userSchema, type Catalog } from './catalog.js';
+import { notOfExtension, type JsonList, parseList, rowsOf, userSchema, type Catalog } from './catalog.js';
 import { RANK, type SchemaNode } from './graph.js';
 import type { SchemaStatement } from './plan.js';
 import { collationSql } from './read-types.js';
@@ -114,12 +114,12 @@ interface TableRow {
   readonly partition_key: string | null;
   readonly of_type: string | null;
   readonly access_method: string | null;
-  readonly options: string | null;
-  readonly toast_options: string | null;
-  readonly parents: string | null;
+  readonly options: JsonList<string> | null;
+  readonly toast_options: JsonList<string> | null;
+  readonly parents: JsonList<{ oid: string; name: string }> | null;
   readonly has_children: string;
-  readonly columns: string | null;
-  readonly checks: string | null;
+  readonly columns: JsonList<ColumnJson> | null;
+  readonly checks: JsonList<ConstraintJson> | null;
 }
 
 const STORAGE = `CASE a.attstorage WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL' WHEN 'm' THEN 'MAIN' WHEN 'x' THEN 'EXTENDED' END`;
@@ -188,13 +188,13 @@ interface Table {
 }
 
 function tableOf(row: TableRow): Table {
-  const parents = parseList<{ oid: string; name: string }>(row.parents);
+  const parents = parseList(row.parents);
   return {
     row,
     object: `table ${row.name}`,
     parents,
-    columns: parseList<ColumnJson>(row.columns),
-    checks: parseList<ConstraintJson>(row.checks),
+    columns: parseList(row.columns),
+    checks: parseList(row.checks),
     alone: parents.length === 0 && row.has_children === 'f' && row.kind === 'r',
     isPartition: row.partition === 't',
   };
@@ -234,8 +234,8 @@ function columnSql(table: Table, column: ColumnJson): string {
 
 function storageOptions(row: TableRow): string {
   const list = [
-    ...parseList<string>(row.options),
-    ...parseList<string>(row.toast_options).map((option) => `toast.${option}`),
+    ...parseList(row.options),
+    ...parseList(row.toast_options).map((option) => `toast.${option}`),
   ];
   if (list.length === 0) return '';
   const quoted = list.map((option) => {

@@ -1,6 +1,6 @@
 /** Schemas, extensions, collations and types. */
 import { quoteLiteral } from '../../../core/postgres.js';
-import { notOfExtension, parseList, rowsOf, userSchema, type Catalog } from './catalog.js';
+import { notOfExtension, type JsonList, parseList, rowsOf, userSchema, type Catalog } from './catalog.js';
 import { RANK, type SchemaNode } from './graph.js';
 
 export async function readSchemas({ client }: Catalog): Promise<readonly SchemaNode[]> {
@@ -22,7 +22,7 @@ export async function readSchemas({ client }: Catalog): Promise<readonly SchemaN
 }
 
 export async function readExtensions({ client }: Catalog): Promise<readonly SchemaNode[]> {
-  const rows = await rowsOf<{ oid: string; name: string; schema: string; members: string | null }>(
+  const rows = await rowsOf<{ oid: string; name: string; schema: string; members: JsonList<string> | null }>(
     client,
     'extensions',
     `SELECT x.oid, quote_ident(x.extname) AS name, quote_ident(n.nspname) AS schema,
@@ -33,7 +33,7 @@ export async function readExtensions({ client }: Catalog): Promise<readonly Sche
   );
   return rows.map(({ oid, name, schema, members }) => ({
     id: `pg_extension:${oid}`,
-    aliases: parseList<string>(members),
+    aliases: parseList(members),
     phase: 'before-copy',
     rank: RANK.extension,
     statements: [
@@ -107,8 +107,8 @@ interface TypeRow {
   readonly name: string;
   readonly typtype: 'e' | 'c' | 'd' | 'r';
   readonly relation_oid: string;
-  readonly labels: string | null;
-  readonly attributes: string | null;
+  readonly labels: JsonList<string> | null;
+  readonly attributes: JsonList<string> | null;
   readonly domain: string | null;
   readonly range: string | null;
 }
@@ -246,11 +246,11 @@ export async function readTypes({ client }: Catalog): Promise<readonly SchemaNod
   return rows.flatMap((row): readonly SchemaNode[] => {
     switch (row.typtype) {
       case 'e': {
-        const labels = parseList<string>(row.labels).map(quoteLiteral);
+        const labels = parseList(row.labels).map(quoteLiteral);
         return [typeNode(row, `CREATE TYPE ${row.name} AS ENUM (${labels.join(', ')})`)];
       }
       case 'c': {
-        const attributes = parseList<string>(row.attributes);
+        const attributes = parseList(row.attributes);
         const sql = `CREATE TYPE ${row.name} AS (${attributes.join(', ')})`;
         return [typeNode(row, sql, [`pg_class:${row.relation_oid}`])];
       }

@@ -1,6 +1,6 @@
 /** Views, materialised views, rules, triggers, row security and policies. */
 import { quoteLiteral } from '../../../core/postgres.js';
-import { notOfExtension, parseList, rowsOf, userSchema, type Catalog } from './catalog.js';
+import { notOfExtension, type JsonList, parseList, rowsOf, userSchema, type Catalog } from './catalog.js';
 import { RANK, refreshId, type SchemaNode } from './graph.js';
 import type { DeferredTrigger, SchemaStatement } from './plan.js';
 
@@ -11,11 +11,11 @@ interface ViewRow {
   readonly rule_oid: string;
   readonly name: string;
   readonly kind: 'v' | 'm';
-  readonly options: string | null;
+  readonly options: JsonList<string> | null;
   readonly access_method: string | null;
   readonly definition: string;
   readonly populated: string;
-  readonly defaults: string | null;
+  readonly defaults: JsonList<ViewDefault> | null;
 }
 
 interface ViewDefault {
@@ -24,8 +24,8 @@ interface ViewDefault {
   readonly expression: string;
 }
 
-function optionList(options: string | null): string {
-  const list = parseList<string>(options).map((option) => {
+function optionList(options: JsonList<string> | null): string {
+  const list = parseList(options).map((option) => {
     const at = option.indexOf('=');
     return at < 0 ? option : `${option.slice(0, at)} = ${quoteLiteral(option.slice(at + 1))}`;
   });
@@ -70,7 +70,7 @@ function viewNodes(row: ViewRow): readonly SchemaNode[] {
     ],
     needs: [],
   };
-  const defaults = parseList<ViewDefault>(row.defaults).map((one): SchemaNode => {
+  const defaults = parseList(row.defaults).map((one): SchemaNode => {
     const sql = `ALTER TABLE ${row.name} ALTER COLUMN ${one.column} SET DEFAULT ${one.expression}`;
     return {
       id: `pg_attrdef:${one.oid}`,
@@ -119,7 +119,7 @@ interface FiringRow {
   /** pg_trigger.tgenabled, pg_rewrite.ev_enabled: Origin, Disabled, Replica, Always. */
   readonly enabled: 'O' | 'D' | 'R' | 'A';
   readonly definition: string;
-  readonly clones: string | null;
+  readonly clones: JsonList<CloneJson> | null;
 }
 
 interface CloneJson {
@@ -165,7 +165,7 @@ function firingObject(row: FiringRow, what: 'trigger' | 'rule'): FiringObjects {
   };
   setState(row.table_name, row.quoted, row.enabled, 'O');
   // A root's trigger is cloned to its partitions, and what is set on the root goes to them with it.
-  for (const clone of parseList<CloneJson>(row.clones)) {
+  for (const clone of parseList(row.clones)) {
     if (clone.enabled !== row.enabled) setState(clone.table, clone.name, clone.enabled, 'unknown');
   }
   return {
@@ -230,7 +230,7 @@ interface PolicyRow {
   readonly table_name: string;
   readonly permissive: string;
   readonly command: string;
-  readonly roles: string | null;
+  readonly roles: JsonList<{ name: string; quoted: string }> | null;
   readonly using: string | null;
   readonly with_check: string | null;
 }
@@ -244,7 +244,7 @@ const POLICY_COMMAND: Readonly<Record<string, string>> = {
 };
 
 function policyNode(row: PolicyRow): SchemaNode {
-  const roles = parseList<{ name: string; quoted: string }>(row.roles);
+  const roles = parseList(row.roles);
   const parts = [`CREATE POLICY ${row.name} ON ${row.table_name}`];
   parts.push(row.permissive === 't' ? 'AS PERMISSIVE' : 'AS RESTRICTIVE');
   parts.push(`FOR ${POLICY_COMMAND[row.command] ?? 'ALL'}`);
