@@ -118,6 +118,17 @@ beforeAll(async () => {
   await arrangeAndSwitch();
 });
 
+/** An operation that ends before it closes the gate says why. */
+async function gateClosed(operation: Promise<OperationReport>): Promise<void> {
+  const ended = operation.then((early) => {
+    throw new Error(`ended before the gate closed: ${JSON.stringify(early.reason ?? early.outcome)}`);
+  });
+  const closed = until(async () => (await stack.status()).cutover.running?.step === 'hold', {
+    what: 'the gate to close',
+  });
+  await Promise.race([closed, ended]);
+}
+
 async function arrangeAndSwitch(): Promise<void> {
   named = await session();
   await named.query(NAMED, [1]);
@@ -156,9 +167,7 @@ async function arrangeAndSwitch(): Promise<void> {
   await notifier.query("NOTIFY news, 'before'");
 
   const operation = stack.operate('cutover');
-  await until(async () => (await stack.status()).cutover.running?.step === 'hold', {
-    what: 'the gate to close',
-  });
+  await gateClosed(operation);
   // Arrives while the gate is closed: it waits, and is answered by the new server.
   const held = major(late);
   seen.cursor.push(
