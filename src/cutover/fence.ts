@@ -15,7 +15,7 @@
 import type { SubsetId } from '../core/ports.js';
 import { UnderstudyError } from '../core/errors.js';
 import { emitMessageSql, quoteLiteral } from '../core/postgres.js';
-import { changeBarrier, type BarrierLimits, type BarrierPlan } from './barrier.js';
+import { changeBarrier, readBarrier, type BarrierLimits, type BarrierPlan } from './barrier.js';
 import type { OperationKey } from './journal.js';
 import { FINAL } from './machine.js';
 import type { Session } from './session.js';
@@ -153,9 +153,15 @@ export function raiseGuard(target: FenceTarget, key: OperationKey, markId: strin
   );
 }
 
-/** Lowers the destination's guard while it leads and nothing is going on. False where that isn't so. */
-export function lowerGuard(target: FenceTarget): Promise<boolean> {
-  return settleGuard(target, 'destination');
+/**
+ * Lowers the destination's guard, if it is up, while the destination leads and nothing is going on. False where that
+ * isn't so. A rollback's abort that is in the journal leaves no raising of its own under way: both lock its row.
+ */
+export async function lowerGuard(target: FenceTarget): Promise<boolean> {
+  // A guard that never rose, because somebody held a table, must not have to wait for that table to be lowered.
+  const triggers = await readBarrier(target.session);
+  if (!triggers.some((trigger) => trigger.raised)) return true;
+  return await settleGuard(target, 'destination');
 }
 
 /** Raises the destination's guard while the source leads and nothing is going on. False where that isn't so. */

@@ -87,13 +87,13 @@ export function followingTarget(operation: Operation): FenceTarget {
 
 /** `promise`, unless the signal aborts first; what the promise comes to then is nobody's business any more. */
 export async function abortable<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  promise.catch(() => undefined);
   signal.throwIfAborted();
   let onAbort: (() => void) | undefined;
   const aborted = new Promise<never>((_resolve, reject) => {
     onAbort = () => reject(asUnderstudyError(signal.reason, 'cancelled', 'cancelled'));
     signal.addEventListener('abort', onAbort, { once: true });
   });
-  promise.catch(() => undefined);
   try {
     return await Promise.race([promise, aborted]);
   } finally {

@@ -55,6 +55,8 @@ export const TABLES: readonly TableName[] = [
   { schema: 'odd "name', name: 'Tab le' },
 ];
 
+const LOCK_NOT_AVAILABLE = '55P03';
+
 const STALL: StallReport = { held: 0, p50: 0, p99: 0, max: 0, histogram: [] };
 
 /** Fails where it is told to; remembers what it was asked for. */
@@ -286,12 +288,14 @@ export class Stage implements AsyncDisposable {
   async #refusal(side: Side, table: TableName): Promise<string | null> {
     const client = side === 'source' ? this.pair.onSource : this.pair.onDestination;
     try {
+      // A transaction that may yet open the side holds its tables: whoever writes waits, and is not let in before.
+      await client.query('SET lock_timeout = 20');
       await client.query(`DELETE FROM ONLY ${quoteTable(table)} WHERE false`);
       return null;
     } catch (error) {
       const { code } = error as pg.DatabaseError;
       const barrier = side === 'source' ? FENCE_SQLSTATE : GUARD_SQLSTATE;
-      if (code !== barrier) throw error;
+      if (code !== barrier && code !== LOCK_NOT_AVAILABLE) throw error;
       return code;
     }
   }

@@ -1,0 +1,108 @@
+/** COMMIT was sent and no answer came. Only the journal tells, and it tells the truth. */
+import { describe, expect, test } from 'vitest';
+import type { OperationReport, Side } from '../../src/core/ports.js';
+import type { CutoverSettings } from '../../src/cutover/settings.js';
+import { until } from '../support/servers.js';
+import { Relay, type Loss } from './relay.js';
+import { Stage } from './stage.js';
+
+const SETTINGS = { commitAnswerTimeoutMs: 300, inDoubtTimeoutMs: 60, connectTimeoutMs: 500 };
+
+interface Doubt extends AsyncDisposable {
+  readonly stage: Stage;
+  readonly relay: Relay;
+}
+
+/** A stage whose coordinator reaches the destination through a relay, the side that `kind` leaves leading. */
+async function open(
+  kind: 'cutover' | 'rollback',
+  loss: Loss,
+  thenDown: boolean,
+  settings: Partial<CutoverSettings> = SETTINGS,
+): Promise<Doubt> {
+  const direct = await Stage.open({ settings: SETTINGS });
+  if (kind === 'rollback') expect(await direct.operate('cutover')).toMatchObject({ outcome: 'done' });
+  const relay = await Relay.open(direct.pair.destination);
+  await direct.restart({
+    settings,
+    destination: relay.endpoint,
+    observe: (point) => {
+      if (point === 'before:send-commit') relay.lose(loss, thenDown);
+    },
+  });
+  return {
+    stage: direct,
+    relay,
+    async [Symbol.asyncDispose]() {
+      await direct[Symbol.asyncDispose]();
+      await relay[Symbol.asyncDispose]();
+    },
+  };
+}
+
+describe.each(['cutover', 'rollback'] as const)('%s', (kind) => {
+  const from: Side = kind === 'cutover' ? 'source' : 'destination';
+  const to: Side = kind === 'cutover' ? 'destination' : 'source';
+
+  test('the answer is lost and the commit happened: it goes forward', async () => {
+    await using doubt = await open(kind, 'answer', false);
+    const { stage, relay } = doubt;
+    expect(await stage.operate(kind)).toMatchObject({ outcome: 'done' });
+    expect(relay.lost).toBe(1);
+    expect(stage.traffic.current.side).toBe(to);
+    expect(await stage.writable()).toEqual([to]);
+  });
+
+  test('the COMMIT is lost: it is undone', async () => {
+    await using doubt = await open(kind, 'commit', false);
+    const { stage } = doubt;
+    const { epoch } = stage.traffic.current;
+    const report = await stage.operate(kind);
+    expect(report).toMatchObject({ outcome: 'aborted', epoch, reason: { code: 'in-doubt' } });
+    expect(stage.traffic.current.side).toBe(from);
+    expect(stage.traffic.gate).toBe('open');
+    expect(await stage.writable()).toEqual([from]);
+  });
+
+  test.each(['answer', 'commit'] as const)(
+    'the %s is lost and the journal is gone for a while: the barrier stands, held statements fail with 08007',
+    async (loss) => {
+      await using doubt = await open(kind, loss, true);
+      const { stage, relay } = doubt;
+      const running = stage.operate(kind);
+      await until(() => stage.traffic.failedHeld.length >= 2, { what: 'held statements to fail' });
+      expect(stage.traffic.gate).toBe('closed');
+      expect(new Set(stage.traffic.failedHeld)).toEqual(new Set(['08007']));
+      expect((await stage.coordinator.status()).running).toMatchObject({ state: 'in-doubt' });
+      // Asking to abort changes nothing: only the journal leaves this state.
+      expect(stage.coordinator.abort()).toBe(false);
+      const writable = await stage.writable();
+      expect(writable).toEqual(loss === 'answer' && kind === 'cutover' ? ['destination'] : []);
+      relay.restore();
+      const report: OperationReport = await running;
+      expect(report.outcome).toBe(loss === 'answer' ? 'done' : 'aborted');
+      expect(await stage.writable()).toEqual([loss === 'answer' ? to : from]);
+      expect(stage.traffic.gate).toBe('open');
+    },
+  );
+
+  test('the process ends while in doubt: nothing is undone, the next one settles it', async () => {
+    await using doubt = await open(kind, 'answer', true);
+    const { stage, relay } = doubt;
+    const running = stage.operate(kind).catch((error: Error) => error.name);
+    await until(() => stage.traffic.failedHeld.length > 0);
+    stage.coordinator.destroy();
+    expect(await running).toBe('StoppedDead');
+    relay.restore();
+    expect(await stage.startAnother()).toMatchObject({ action: 'completed', route: { side: to } });
+    expect(await stage.writable()).toEqual([to]);
+  });
+});
+
+test('a COMMIT lost in silence: the server ends the transaction itself, and only then it is undone', async () => {
+  await using doubt = await open('cutover', 'silence', false, { ...SETTINGS, holdBudgetMs: 1500 });
+  const { stage } = doubt;
+  expect(await stage.operate('cutover')).toMatchObject({ outcome: 'aborted', reason: { code: 'in-doubt' } });
+  expect(stage.traffic.failedHeld).toContain('08007');
+  expect(await stage.writable()).toEqual(['source']);
+});
