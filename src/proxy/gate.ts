@@ -107,6 +107,11 @@ export class Gate {
     return this.#waiting.length;
   }
 
+  /** Sessions that could be moved as they are. */
+  get warm(): number {
+    return [...this.#moves.values()].filter((move) => move.warm).length;
+  }
+
   /** Whether what ends a prepared transaction may still go to the present side. */
   get mayPassHeld(): boolean {
     return this.#state.is('closing', 'closed') && this.#refusal === null;

@@ -74,6 +74,16 @@ export interface ProxyDeps {
   readonly onFenceMet?: (sqlState: string) => void;
 }
 
+export interface GateStatus {
+  readonly state: GateState;
+  /** Sessions with something waiting. */
+  readonly held: number;
+  /** New connections that wait to be let in. */
+  readonly waiting: number;
+  /** Sessions whose connection on the other side is ready to be taken over. */
+  readonly warm: number;
+}
+
 export interface ProxyStatus {
   readonly state: ProxyState;
   readonly host: string;
@@ -84,9 +94,7 @@ export interface ProxyStatus {
   readonly unavailable: string | null;
   readonly sessions: number;
   readonly bySide: Readonly<Record<Side, number>>;
-  readonly gates: Readonly<
-    Record<SubsetId, { readonly state: GateState; readonly held: number; readonly waiting: number }>
-  >;
+  readonly gates: Readonly<Record<SubsetId, GateStatus>>;
   readonly connections: { readonly accepted: number; readonly refused: number; readonly handshaking: number };
   readonly cancelRequests: number;
   readonly bytesFromClients: number;
@@ -494,6 +502,7 @@ class PostgresProxy implements Proxy {
           state: this.#gate.state,
           held: clients.filter((info) => info.heldBytes > 0).length,
           waiting: this.#gate.waiting,
+          warm: this.#gate.warm,
         },
       },
       connections: {

@@ -37,6 +37,8 @@ export interface SessionInfo {
   /** Null outside a transaction. */
   readonly inTransactionMs: number | null;
   readonly heldBytes: number;
+  /** The server connection is gone; the session waits at the gate for another. */
+  readonly backendLost: boolean;
   readonly bytesFromClient: number;
   readonly bytesToClient: number;
 }

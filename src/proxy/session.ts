@@ -161,6 +161,7 @@ export class Session {
       busy: !this.#tracker.settled,
       inTransactionMs: since === null ? null : Math.round(this.#context.clock.monotonicMs() - since),
       heldBytes: this.#held.length,
+      backendLost: this.#backendLost,
       bytesFromClient: this.#bytesFromClient,
       bytesToClient: this.#bytesToClient,
     };
