@@ -20,13 +20,32 @@ export interface Tokens {
   readonly cut: boolean;
 }
 
-const WORD_START = /[A-Za-z_\u0080-\uffff]/;
-const WORD = /[A-Za-z_\u0080-\uffff][\w$\u0080-\uffff]*/y;
+/** Classes of the characters below 128; all others are letters. This runs for every character: no patterns here. */
+const SPACE = 1;
+const LETTER = 2;
+const DIGIT = 3;
+const CLASSES = new Uint8Array(128);
+for (const character of ' \t\n\r\f\v') CLASSES[character.charCodeAt(0)] = SPACE;
+for (const character of '0123456789') CLASSES[character.charCodeAt(0)] = DIGIT;
+for (let code = 0; code < 26; code += 1) {
+  CLASSES[0x41 + code] = LETTER;
+  CLASSES[0x61 + code] = LETTER;
+}
+CLASSES[0x5f] = LETTER;
+
+const DOLLAR = 0x24;
+const QUOTE = 0x27;
+const DOUBLE_QUOTE = 0x22;
+const DOT = 0x2e;
+
+function classOf(code: number): number {
+  return code < 128 ? (CLASSES[code] ?? 0) : LETTER;
+}
+
 const NUMBER =
   /(?:0[xX][0-9a-fA-F_]+|0[oO][0-7_]+|0[bB][01_]+|(?:\d[\d_]*(?:\.[\d_]*)?|\.\d[\d_]*)(?:[eE][+-]?\d+)?)/y;
 const PARAMETER = /\$\d+/y;
 const DOLLAR_TAG = /\$(?:[A-Za-z_\u0080-\uffff][\w\u0080-\uffff]*)?\$/y;
-const SPACE = /\s+/y;
 
 /** A literal's and a parameter's only instances: their texts don't matter. */
 const LITERAL: Token = { kind: 'literal', text: '' };
@@ -55,19 +74,32 @@ class Lexer {
 
   #next(): void {
     const sql = this.#sql;
-    const character = sql[this.#at] ?? '';
-    const following = sql[this.#at + 1];
-    if (this.#match(SPACE) !== null) return;
-    if (character === '-' && following === '-') this.#lineComment();
-    else if (character === '/' && following === '*') this.#blockComment();
-    else if (character === `'`) this.#string(this.#at, false);
-    else if (character === '"') this.#quotedName(this.#at);
-    else if (character === '$') this.#dollar();
-    else if (WORD_START.test(character)) this.#word();
-    else if (/\d/.test(character) || (character === '.' && /\d/.test(following ?? ''))) {
-      this.#match(NUMBER);
-      this.tokens.push(LITERAL);
-    } else this.#mark(character);
+    const code = sql.charCodeAt(this.#at);
+    switch (classOf(code)) {
+      case SPACE:
+        this.#at += 1;
+        return;
+      case LETTER:
+        this.#word();
+        return;
+      case DIGIT:
+        this.#number();
+        return;
+      default:
+    }
+    const following = sql.charCodeAt(this.#at + 1);
+    if (code === QUOTE) this.#string(this.#at, false);
+    else if (code === DOUBLE_QUOTE) this.#quotedName(this.#at);
+    else if (code === DOLLAR) this.#dollar();
+    else if (code === DOT && classOf(following) === DIGIT) this.#number();
+    else if (code === 0x2d && following === 0x2d) this.#lineComment();
+    else if (code === 0x2f && following === 0x2a) this.#blockComment();
+    else this.#mark(sql.charAt(this.#at));
+  }
+
+  #number(): void {
+    this.#match(NUMBER);
+    this.tokens.push(LITERAL);
   }
 
   #match(pattern: RegExp): string | null {
@@ -82,8 +114,7 @@ class Lexer {
     let token = MARKS.get(character);
     if (token === undefined) {
       token = { kind: 'mark', text: character };
-      // Only the few characters of the grammar are kept.
-      if (character.charCodeAt(0) < 0x80) MARKS.set(character, token);
+      MARKS.set(character, token);
     }
     this.tokens.push(token);
     this.#at += 1;
@@ -113,10 +144,10 @@ class Lexer {
   #string(quote: number, backslashes: boolean): void {
     this.tokens.push(LITERAL);
     for (let at = quote + 1; at < this.#sql.length; at += 1) {
-      const character = this.#sql[at];
-      if (character === '\\' && backslashes) at += 1;
-      else if (character === `'`) {
-        if (this.#sql[at + 1] === `'`) at += 1;
+      const code = this.#sql.charCodeAt(at);
+      if (code === 0x5c && backslashes) at += 1;
+      else if (code === QUOTE) {
+        if (this.#sql.charCodeAt(at + 1) === QUOTE) at += 1;
         else {
           this.#at = at + 1;
           return;
@@ -157,18 +188,34 @@ class Lexer {
   }
 
   #word(): void {
-    const word = this.#match(WORD) ?? '';
-    const next = this.#sql[this.#at];
-    if (next === `'` && /^[eEbBxXnN]$/.test(word)) {
-      this.#string(this.#at, word === 'e' || word === 'E');
-      return;
+    const sql = this.#sql;
+    const start = this.#at;
+    let at = start;
+    let upper = false;
+    for (; at < sql.length; at += 1) {
+      const code = sql.charCodeAt(at);
+      if (code >= 0x41 && code <= 0x5a) upper = true;
+      else if (classOf(code) < LETTER && code !== DOLLAR) break;
     }
-    if (next === '&' && /^[uU]$/.test(word)) {
-      const quote = this.#sql[this.#at + 1];
-      if (quote === `'`) return this.#string(this.#at + 1, false);
-      if (quote === '"') return this.#quotedName(this.#at + 1);
+    this.#at = at;
+    if (at - start === 1 && this.#prefixed(sql.charAt(start))) return;
+    const word = sql.slice(start, at);
+    this.tokens.push({ kind: 'word', text: upper ? foldCase(word) : word });
+  }
+
+  /** E'…', B'…', X'…', N'…', U&'…' and U&"…": whether the letter just passed begins one, which is then read. */
+  #prefixed(letter: string): boolean {
+    const next = this.#sql.charCodeAt(this.#at);
+    if (next === QUOTE && /[eEbBxXnN]/.test(letter)) {
+      this.#string(this.#at, letter === 'e' || letter === 'E');
+      return true;
     }
-    this.tokens.push({ kind: 'word', text: foldCase(word) });
+    if (next !== 0x26 || !/[uU]/.test(letter)) return false;
+    const quote = this.#sql.charCodeAt(this.#at + 1);
+    if (quote === QUOTE) this.#string(this.#at + 1, false);
+    else if (quote === DOUBLE_QUOTE) this.#quotedName(this.#at + 1);
+    else return false;
+    return true;
   }
 
   #end(): void {

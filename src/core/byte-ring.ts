@@ -65,6 +65,8 @@ export class ByteRingWriter {
   /** Where the reader was when last looked at; it can only be further by now. */
   #tail: number;
   #nextHead: number;
+  /** The reader was woken since the ring got half full; once is enough, and a call to the kernel. */
+  #hurried = false;
   #offered = 0;
   #dropped = 0;
 
@@ -107,14 +109,18 @@ export class ByteRingWriter {
     return start + RECORD_HEADER_BYTES;
   }
 
-  /** Publishes what `reserve` made room for, and wakes a waiting reader once the ring is half full. */
+  /** Publishes what `reserve` made room for, and wakes a waiting reader once when the ring gets half full. */
   commit(): void {
+    const { words, capacity } = this.#views;
     this.#head = this.#nextHead;
-    Atomics.store(this.#views.words, HEAD, this.#head);
-    if ((this.#head - this.#tail) >>> 0 > this.#views.capacity / 2) {
-      this.#tail = Atomics.load(this.#views.words, TAIL);
-      if ((this.#head - this.#tail) >>> 0 > this.#views.capacity / 2) this.wake();
+    Atomics.store(words, HEAD, this.#head);
+    let half = (this.#head - this.#tail) >>> 0 > capacity / 2;
+    if (half) {
+      this.#tail = Atomics.load(words, TAIL);
+      half = (this.#head - this.#tail) >>> 0 > capacity / 2;
+      if (half && !this.#hurried) this.wake();
     }
+    this.#hurried = half;
   }
 
   /** Copies a payload into the ring. Returns false, and counts a drop, if it was full. Never blocks. */
