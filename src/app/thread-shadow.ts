@@ -79,7 +79,9 @@ export class ThreadShadow implements ShadowControl {
     signal: AbortSignal,
     onProgress?: (progress: VerifyProgress) => void,
   ): Promise<VerifyReport> {
-    return this.#require().verify(options, signal, onProgress);
+    const report = await this.#require().verify(options, signal, onProgress);
+    this.#lastVerify = report;
+    return report;
   }
 
   async verifyRecent(direction: Direction, signal: AbortSignal): Promise<RecentVerifyReport> {

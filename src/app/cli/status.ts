@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { StatusReport } from '../../admin/control.js';
-import type { StreamStatus, TableProgress } from '../../core/ports.js';
+import type { Route, StreamStatus, TableProgress } from '../../core/ports.js';
 import type { CutoverStatus } from '../../cutover/settings.js';
 import type { AdminClient } from '../admin-client.js';
 import { EXIT, type ExitCode } from './exit-codes.js';
@@ -72,14 +72,15 @@ function proxyText(proxy: StatusReport['proxy']): string {
   ].join(', ');
 }
 
-function shadowLines({ shadow }: StatusReport): readonly string[] {
+function shadowLines({ shadow, route }: StatusReport): readonly string[] {
   const lines = [`shadow       ${shadow.phase}`];
   if (shadow.error !== null) {
     lines.push(`             ${shadow.error.code}: ${shadow.error.message}`);
     if (shadow.error.advice !== undefined) lines.push(`             → ${shadow.error.advice}`);
   }
   if (shadow.phase === 'copying') lines.push(...copyLines(shadow.tables));
-  for (const stream of shadow.streams) lines.push(`  ${stream.direction.padEnd(11)}${streamText(stream)}`);
+  for (const stream of shadow.streams)
+    lines.push(`  ${stream.direction.padEnd(11)}${streamText(stream, route)}`);
   const verify = shadow.lastVerify;
   if (verify !== null)
     lines.push(
@@ -88,12 +89,13 @@ function shadowLines({ shadow }: StatusReport): readonly string[] {
   return lines;
 }
 
-function streamText(stream: StreamStatus): string {
+function streamText(stream: StreamStatus, route: Route | null): string {
   const lag =
     stream.lagBytes === null || stream.lagMs === null
       ? 'lag unknown'
       : `lag ${formatBytes(stream.lagBytes)}, ${formatMs(stream.lagMs)}`;
-  const role = stream.authoritative ? 'carries changes' : 'keeps its place';
+  const leader = stream.direction === 'forward' ? 'source' : 'destination';
+  const role = stream.authoritative && route?.side === leader ? 'carries changes' : 'keeps its place';
   return `${stream.connected ? 'connected' : 'not connected'}, ${role}, ${lag}, ${formatCount(stream.changesApplied)} changes applied`;
 }
 
