@@ -16,7 +16,8 @@
  * - An error in an extended message makes the server skip everything up to the next Sync, simple queries included.
  * - In copy-in mode the server ignores Sync and Flush, also those sent before it announced the mode. libpq relies on
  *   it: it sends Sync right after Execute, before it knows that a COPY follows.
- * - Any message in copy-in mode but data, its end, Flush and Sync ends the mode with an error, and is swallowed by it.
+ * - Any message in copy-in mode but data, its end, Flush and Sync ends the mode with an error, and is swallowed by it
+ *   (from 14 on the server closes the connection).
  * https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-COPY
  */
 import { UnderstudyError } from '../core/errors.js';

@@ -10,7 +10,7 @@ import { openBackend } from '../../src/proxy/backend.js';
 import { createProxy, type Proxy, type ProxyDeps, type ProxyTarget } from '../../src/proxy/proxy.js';
 import { PROXY_DEFAULTS, type ProxySettings } from '../../src/proxy/settings.js';
 import { SUPERUSER, SUPERUSER_PASSWORD } from '../../src/app/demo/embedded-server.js';
-import { until, type DatabasePair } from '../support/servers.js';
+import type { DatabasePair } from '../support/servers.js';
 
 function targetOf(side: Side, endpoint: DatabaseEndpoint): ProxyTarget {
   const { host, port, tls, database } = endpoint;
@@ -113,6 +113,7 @@ export class RawClient implements AsyncDisposable {
   processId = 0;
   secret: Buffer = Buffer.alloc(0);
   closed = false;
+  #check: () => void = () => undefined;
   #buffer = Buffer.alloc(0);
   readonly #port: number;
 
@@ -121,7 +122,10 @@ export class RawClient implements AsyncDisposable {
     this.#port = port;
     socket.on('data', (chunk: Buffer) => this.#read(chunk));
     socket.on('error', () => undefined);
-    socket.on('close', () => (this.closed = true));
+    socket.on('close', () => {
+      this.closed = true;
+      this.#check();
+    });
   }
 
   /** Resolves once the server is ready, or has closed. */
@@ -173,8 +177,12 @@ export class RawClient implements AsyncDisposable {
   #read(chunk: Buffer): void {
     this.#received.push(chunk);
     this.#buffer = Buffer.concat([this.#buffer, chunk]);
-    for (;;) {
-      if (this.#buffer.length < 5) return;
+    this.#split();
+    this.#check();
+  }
+
+  #split(): void {
+    while (this.#buffer.length >= 5) {
       const length = this.#buffer.readUInt32BE(1);
       if (this.#buffer.length < length + 1) return;
       const type = String.fromCharCode(this.#buffer[0] ?? 0);
@@ -194,9 +202,17 @@ export class RawClient implements AsyncDisposable {
 
   /** Waits until `count` ReadyForQuery have come in all since the connection or the last `take`. */
   async readies(count: number): Promise<void> {
-    await until(() => this.closed || this.messages.filter(({ type }) => type === 'Z').length >= count, {
-      what: `ReadyForQuery ${count}, got ${this.types}`,
-    });
+    let timer: NodeJS.Timeout | undefined;
+    await new Promise<void>((resolve, reject) => {
+      this.#check = () => {
+        if (this.closed || this.messages.filter(({ type }) => type === 'Z').length >= count) resolve();
+      };
+      timer = setTimeout(
+        () => reject(new Error(`waiting for ${count} ReadyForQuery, got ${this.types}`)),
+        20_000,
+      );
+      this.#check();
+    }).finally(() => clearTimeout(timer));
   }
 
   /** The types of the messages so far, in order, as one string. */

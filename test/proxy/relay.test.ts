@@ -104,6 +104,46 @@ const conversations: Record<string, { readonly frames: Buffer[]; readonly readie
     ], // prettier-ignore
     readies: 2,
   },
+  'a query behind a failed extended message, which the server skips': {
+    frames: [
+      send.parse('SELECT nonsense'), send.query('SELECT 1'), send.sync(),
+      send.parse('SELECT 1/0'), send.bind(), send.execute(), send.copyDone(), send.flush(), send.query('SELECT 2'),
+      send.bind(), send.sync(), send.query('SELECT 3'),
+    ], // prettier-ignore
+    readies: 3,
+  },
+  'a query behind extended messages without a Sync': {
+    frames: [send.parse('SELECT 1'), send.bind(), send.execute(), send.query('SELECT 2')],
+    readies: 1,
+  },
+  'copy in, all of it sent ahead': {
+    frames: [
+      send.query('BEGIN'),
+      send.parse('COPY item FROM STDIN'), send.bind(), send.execute(), send.sync(),
+      send.copyData('2000\ta\n'), send.sync(), send.copyDone(), send.sync(),
+      send.parse('COPY item FROM STDIN'), send.bind(), send.execute(), send.sync(),
+      send.copyData('2001\ta\n'), send.copyFail('no'), send.sync(),
+      send.query('ROLLBACK'), send.query('SELECT 1'),
+    ], // prettier-ignore
+    readies: 5,
+  },
+  'copy in that fails before it begins': {
+    frames: [
+      send.query('COPY nonsense FROM STDIN'), send.copyData('2000\ta\n'), send.copyDone(),
+      send.parse('COPY item (nonsense) FROM STDIN'), send.bind(), send.execute(), send.sync(),
+      send.copyData('2000\ta\n'), send.copyDone(), send.sync(),
+      send.query('SELECT 1'),
+    ], // prettier-ignore
+    readies: 4,
+  },
+  'a function call, and one that fails': {
+    frames: [
+      // int4abs(int4), its argument and result as text.
+      frame('F', [0, 0, 4, 227, 0, 0, 0, 1, 0, 0, 0, 2], '-5', [0, 0]),
+      frame('F', [0, 0, 0, 1, 0, 0, 0, 0, 0, 0]),
+    ],
+    readies: 2,
+  },
   'an empty query, a notice and a suspended portal': {
     frames: [
       send.query(''),
@@ -368,9 +408,9 @@ test('a stop closes idle sessions, lets busy ones finish, and cuts off the rest'
   await using busy = await RawClient.connect(own.port, own.database);
   await using open = await RawClient.connect(own.port, own.database);
   await open.run([send.query('BEGIN')]);
-  busy.write(send.query('SELECT pg_sleep(0.2), 42'));
+  busy.write(send.query('SELECT pg_sleep(0.1), 42'));
   await until(() => own.proxy.status().clients.some(({ busy: working }) => working));
-  await own.proxy.stop({ drainTimeoutMs: 400 });
+  await own.proxy.stop({ drainTimeoutMs: 1000 });
   await until(() => idle.closed && busy.closed && open.closed);
   expect([idle.types, busy.types, open.types]).toEqual(['E', 'TDCZE', 'E']);
   for (const client of [idle, busy, open]) expect(sqlStates(client.messages)).toEqual(['57P01']);

@@ -220,6 +220,8 @@ function follows(
 function endOfTransaction(rest: string): number {
   if (/^\s*prepared\b/i.test(rest)) return ENDS_PREPARED;
   if (/^\s*(?:work\s+|transaction\s+)?to\b/i.test(rest)) return CLEAN;
+  // A transaction follows at once, so it is not over.
+  if (/^\s*(?:work\s+|transaction\s+)?and\s+chain\b/i.test(rest)) return CLEAN;
   return ENDS_TRANSACTION;
 }
 
