@@ -58,16 +58,20 @@ export class VerifySide {
     }
   }
 
-  /**
-   * Readies the session and returns the database's encoding.
-   * Throws `internal` if the connection is not pinned as `connectControl` pins it.
-   */
-  async prepare(signal?: AbortSignal): Promise<string> {
+  /** Makes the session's scans modest; for scans only, a look-up by keys needs none of it. */
+  async restrain(signal?: AbortSignal): Promise<void> {
     for (const text of SESSION_SQL) {
       await this.query({ text, values: [] }, signal).catch((error: unknown) => {
         if (!(error instanceof UnderstudyError) || error.retryable) throw error;
       });
     }
+  }
+
+  /**
+   * The database's encoding. Throws `internal` if the connection is not pinned as `connectControl` pins it: values
+   * would print otherwise than on the other side.
+   */
+  async encoding(signal?: AbortSignal): Promise<string> {
     const [row = []] = await this.query({ text: OUTPUT_SETTINGS_SQL, values: [] }, signal);
     const [encoding, ...settings] = row;
     OUTPUT_SETTINGS.forEach((name, index) => {

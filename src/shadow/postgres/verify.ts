@@ -89,7 +89,8 @@ export async function verifyTables(
   const authoritativeSide = options.authoritativeSide ?? 'source';
   const authoritative = new VerifySide(sides.authoritative, authoritativeSide);
   const follower = new VerifySide(sides.follower, otherSide(authoritativeSide));
-  const hash = await prepare(authoritative, follower, signal);
+  await Promise.all([authoritative.restrain(signal), follower.restrain(signal)]);
+  const hash = await hashOptions(authoritative, follower, sides, signal);
   let position = '';
   const settle = async (): Promise<void> => {
     position = await abortable(options.settle(signal), signal);
@@ -135,7 +136,7 @@ export async function verifyTables(
 /**
  * Which of these rows differ: `keys` hold the values of `table.key`, as text, in its order. Returns the differing
  * ones, each joined by commas. Assumes that nothing is in flight (behind a fence). One statement per side and 1,000
- * keys. Throws as {@link verifyTables}; the table must have a key.
+ * keys; the first call on two connections costs one more, which a call without keys takes ahead. Throws as {@link verifyTables}; the table must have a key.
  */
 export async function verifyKeys(
   sides: VerifySides,
@@ -144,10 +145,10 @@ export async function verifyKeys(
   authoritativeSide: Side = 'source',
 ): Promise<readonly string[]> {
   invariant(table.key !== null, `${tableKey(table)} has a key to look rows up by`);
-  if (keys.length === 0) return [];
   const authoritative = new VerifySide(sides.authoritative, authoritativeSide);
   const follower = new VerifySide(sides.follower, otherSide(authoritativeSide));
-  const hash = await encodings(authoritative, follower, sides);
+  const hash = await hashOptions(authoritative, follower, sides);
+  if (keys.length === 0) return [];
   const [ours, theirs] = await Promise.all(
     [authoritative, follower].map(async (side) =>
       readByKey(side, table, await lookupAccess(side, table), hash)(keys),
@@ -164,28 +165,21 @@ function displayKey(id: UnitId): string {
   return id.join(',');
 }
 
-async function prepare(
-  authoritative: VerifySide,
-  follower: VerifySide,
-  signal: AbortSignal,
-): Promise<HashOptions> {
-  const [ours, theirs] = await Promise.all([authoritative.prepare(signal), follower.prepare(signal)]);
-  return { toUtf8: ours !== theirs };
-}
+/** Pairs of connections that were looked at already, so that a check behind the fence costs one round trip. */
+const knownPairs = new WeakMap<pg.Client, WeakMap<pg.Client, HashOptions>>();
 
-/** Whether connections were readied already, so that a check behind the fence costs one round trip. */
-const preparedPairs = new WeakMap<pg.Client, WeakMap<pg.Client, HashOptions>>();
-
-async function encodings(
+async function hashOptions(
   authoritative: VerifySide,
   follower: VerifySide,
   sides: VerifySides,
+  signal?: AbortSignal,
 ): Promise<HashOptions> {
-  const pairs = preparedPairs.get(sides.authoritative) ?? new WeakMap<pg.Client, HashOptions>();
-  preparedPairs.set(sides.authoritative, pairs);
-  const known = pairs.get(sides.follower);
-  if (known !== undefined) return known;
-  const options = await prepare(authoritative, follower, new AbortController().signal);
+  const known = knownPairs.get(sides.authoritative)?.get(sides.follower);
+  if (known !== undefined && signal === undefined) return known;
+  const [ours, theirs] = await Promise.all([authoritative.encoding(signal), follower.encoding(signal)]);
+  const options: HashOptions = { toUtf8: ours !== theirs };
+  const pairs = knownPairs.get(sides.authoritative) ?? new WeakMap<pg.Client, HashOptions>();
+  knownPairs.set(sides.authoritative, pairs);
   pairs.set(sides.follower, options);
   return options;
 }
