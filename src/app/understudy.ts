@@ -79,6 +79,7 @@ export async function startUnderstudy(
 }
 
 const HINTS_EVERY_MS = 60_000;
+const FENCE_REFRESH_MS = 1000;
 
 class Composition implements Understudy, AdminControl {
   readonly version = VERSION;
@@ -98,6 +99,7 @@ class Composition implements Understudy, AdminControl {
   readonly #operations: Operations;
   readonly #admin: AdminServer;
   #port = 0;
+  #fenceMet: Promise<unknown> | undefined;
   #stopped: Promise<void> | undefined;
 
   constructor(config: ResolvedConfig, hooks: UnderstudyHooks) {
@@ -114,7 +116,7 @@ class Composition implements Understudy, AdminControl {
       ...parts,
       tap: this.#capture?.tap ?? null,
       leader: () => this.#route.recovery?.route.side,
-      onFenceMet: () => void this.#route.refresh(),
+      onFenceMet: () => this.#onFenceMet(),
     });
     this.#proxy = this.#proxyParts.proxy;
     this.#shadowThread = new ShadowThread({
@@ -192,6 +194,15 @@ class Composition implements Understudy, AdminControl {
     if (this.#route.recovery?.action === 'unreachable') await this.#route.refresh();
     await this.#coordinator.ensureJournal();
     await this.#coordinator.installBarriers(tables);
+  }
+
+  /** Another process may have switched. A client that keeps running into the fence asks once a second. */
+  #onFenceMet(): void {
+    this.#fenceMet ??= this.#route
+      .refresh()
+      .then(() => this.#clock.sleep(FENCE_REFRESH_MS, this.#stopping.signal))
+      .catch(() => undefined)
+      .finally(() => (this.#fenceMet = undefined));
   }
 
   #onPhase(phase: ShadowPhase): void {
