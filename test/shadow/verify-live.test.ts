@@ -185,6 +185,27 @@ test('named keys are compared in one go, whatever their types', async () => {
   expect(await verifyKeys(sides, await copies.table('k'), [])).toEqual([]);
 });
 
+test('a key whose type comes from an extension is compared by that type’s own equality and index', async () => {
+  await copies.onBoth(`CREATE EXTENSION citext SCHEMA @; CREATE TABLE @.login (name @.citext PRIMARY KEY, n int);
+    INSERT INTO @.login SELECT 'User' || i, i FROM generate_series(1, 3000) i`);
+  await copies.onDestination(`UPDATE @.login SET n = 0 WHERE name = 'User7'`);
+  const sides = { authoritative: pair.onSource, follower: pair.onDestination };
+  const table = await copies.table('login');
+  const scans = async (): Promise<unknown> =>
+    (
+      await copies.onDestination(
+        `SELECT seq_scan FROM pg_stat_xact_user_tables WHERE relid = '@.login'::regclass`,
+      )
+    ).rows;
+  await copies.onDestination('BEGIN');
+  const before = await scans();
+  expect(await verifyKeys(sides, table, [['user6'], ['USER7'], ['nobody']])).toEqual(['USER7']);
+  expect(await scans()).toEqual(before);
+  await copies.onDestination('ROLLBACK');
+  const { verdicts } = await copies.verify();
+  expect(verdicts[0]?.differingKeys).toEqual([{ key: 'User7', difference: 'different' }]);
+});
+
 test('keys are found through the index, on a table that was never analysed too', async () => {
   await copies.onBoth(`CREATE TABLE @.big (id bigint PRIMARY KEY, v text);
     INSERT INTO @.big SELECT i, 'v' || i FROM generate_series(1, 100000) i`);
