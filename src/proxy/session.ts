@@ -21,7 +21,6 @@
  * Failures: a peer's protocol violation closes this session alone, with 08P01. A lost backend closes it as PostgreSQL
  * would, except at rest, where the session may be about to leave that backend: then it is closed at the release.
  */
-import type net from 'node:net';
 import { UnderstudyError } from '../core/errors.js';
 import type { Side } from '../core/ports.js';
 import { StateCell } from '../core/state-machine.js';
@@ -31,7 +30,6 @@ import {
   encodeFrame,
   encodeParameterStatus,
   encodeSync,
-  encodeTerminate,
 } from '../wire/postgres/messages.js';
 import { encodeRawQuery } from '../wire/postgres/raw-text.js';
 import type { Backend } from './backend.js';
@@ -43,16 +41,12 @@ import { OwnExchanges } from './own-exchanges.js';
 import { ResponseTracker, STATUS_IDLE } from './response-tracker.js';
 import { ROLLED_BACK, ServerStream } from './server-stream.js';
 import type { SessionContext, SessionInfo, StateAnswer } from './session-context.js';
-import { closeWith } from './socket-reader.js';
+import { rollBackSession } from './session-rollback.js';
+import { HELD_FULL, SessionSockets, TOO_DEEP } from './session-sockets.js';
 import { StatementLog } from './statement-log.js';
 import type { Reply, WarmConnection } from './warm-connection.js';
 
 export type SessionPhase = 'serving' | 'draining' | 'held' | 'answering' | 'closed';
-
-/** Why the client's socket is not being read; a bit set. */
-const BACKEND_FULL = 1;
-const HELD_FULL = 2;
-const TOO_DEEP = 4;
 
 interface WaitingAsk {
   readonly sql: () => string;
@@ -66,8 +60,7 @@ export class Session {
   /** A replication connection: its protocol is not that of statements, so it can't be held or moved. */
   readonly replication: boolean;
   readonly #context: SessionContext;
-  readonly #client: net.Socket;
-  #backend: Backend;
+  readonly #sockets: SessionSockets;
   #side: Side;
   readonly #tracker = new ResponseTracker();
   readonly #own: OwnExchanges;
@@ -83,13 +76,9 @@ export class Session {
   #gateClosed = false;
   #asks: WaitingAsk[] = [];
   #cancelWanted = false;
-  #clientPaused = 0;
-  #backendPaused = false;
   #backendLost = false;
   #transactionSinceMs: number | null = null;
   readonly #parameters = new Map<string, string>();
-  #bytesFromClient = 0;
-  #bytesToClient = 0;
   readonly #phase = new StateCell<SessionPhase>(
     'session',
     {
@@ -106,9 +95,13 @@ export class Session {
     this.id = id;
     this.accepted = accepted;
     this.#context = context;
-    this.#client = accepted.socket;
-    this.#backend = backend;
     this.#side = side;
+    this.#sockets = new SessionSockets(accepted.socket, backend, {
+      onClientData: (chunk) => this.#onClientData(chunk),
+      onClientGone: () => this.#close(null),
+      onBackendData: (chunk) => this.#onBackendData(chunk),
+      onBackendGone: () => this.#backendGone(),
+    });
     this.replication = isReplication(accepted.parameters.get('replication'));
     const { settings } = context;
     this.#own = new OwnExchanges(settings.stateBytesMax);
@@ -118,7 +111,7 @@ export class Session {
       log: this.#log,
       text: context.text,
       frameBytesMax: settings.frameBytesMax,
-      forward: (bytes) => this.#toServer(bytes),
+      forward: (bytes) => this.#sockets.toServer(bytes),
     });
     this.#serverStream = this.#newServerStream();
   }
@@ -132,7 +125,7 @@ export class Session {
   }
 
   get backend(): Backend {
-    return this.#backend;
+    return this.#sockets.backend;
   }
 
   /** Nothing of it is in flight, and nothing new will be before `release`. */
@@ -162,8 +155,8 @@ export class Session {
       inTransactionMs: since === null ? null : Math.round(this.#context.clock.monotonicMs() - since),
       heldBytes: this.#held.length,
       backendLost: this.#backendLost,
-      bytesFromClient: this.#bytesFromClient,
-      bytesToClient: this.#bytesToClient,
+      bytesFromClient: this.#sockets.bytesFromClient,
+      bytesToClient: this.#sockets.bytesToClient,
     };
   }
 
@@ -171,19 +164,8 @@ export class Session {
 
   /** Greets the client with `greeting` (up to ReadyForQuery) and begins to relay. */
   start(greeting: Buffer): void {
-    for (const [name, value] of this.#backend.parameters) this.#parameters.set(name, value);
-    this.#client.on('data', (chunk: Buffer) => this.#onClientData(chunk));
-    this.#client.on('drain', () => this.#resumeBackend());
-    this.#client.on('error', () => undefined);
-    this.#client.on('close', () => this.#onClientGone());
-    this.#toClient(greeting);
-    this.#attachBackend();
-    if (this.#client.destroyed) {
-      this.#onClientGone();
-      return;
-    }
-    if (this.accepted.leftover.length > 0) this.#onClientData(this.accepted.leftover);
-    this.#client.resume();
+    for (const [name, value] of this.backend.parameters) this.#parameters.set(name, value);
+    this.#sockets.start(greeting, this.accepted.leftover);
   }
 
   /** Ends the session with a FATAL error in the client's protocol. */
@@ -193,15 +175,11 @@ export class Session {
 
   #close(last: Buffer | null): void {
     if (this.#phase.is('closed')) return;
-    const betweenFrames = !this.#serverStream.walker.insideForwardedFrame;
     this.#phase.move('closed');
-    this.#detachBackend();
-    this.#leaveBackend(this.#backend);
-    this.#client.removeAllListeners('data');
-    this.#client.removeAllListeners('drain');
-    // In the middle of a message an error can't be said; a closed connection says enough.
-    if (betweenFrames) closeWith(this.#client, last ?? undefined);
-    else this.#client.destroy();
+    this.#sockets.close(last, {
+      cut: this.#serverStream.walker.insideForwardedFrame,
+      idle: this.#atBoundary(),
+    });
     this.#held.clear();
     this.#answers = null;
     this.#own.lost('the session was closed');
@@ -209,20 +187,9 @@ export class Session {
     this.#context.onClosed(this);
   }
 
-  #onClientGone(): void {
-    if (this.#phase.is('closed')) return;
-    this.#close(null);
-  }
-
-  /** Lets the server finish what it has been sent; it sees the end of the connection then. */
-  #leaveBackend(backend: Backend): void {
-    closeWith(backend.socket, this.#atBoundary() ? encodeTerminate() : undefined, LEAVE_TIMEOUT_MS);
-  }
-
   // ----------------------------------------------------------------------------------------------- client → server
 
   #onClientData(chunk: Buffer): void {
-    this.#bytesFromClient += chunk.length;
     switch (this.#phase.current) {
       case 'serving':
       case 'draining':
@@ -262,7 +229,7 @@ export class Session {
   #keep(chunk: Buffer): void {
     this.#heldSinceMs ??= this.#context.clock.monotonicMs();
     this.#held.append(chunk);
-    if (this.#held.length > this.#context.settings.heldBytesMax) this.#pauseClient(HELD_FULL);
+    if (this.#held.length > this.#context.settings.heldBytesMax) this.#sockets.pauseClient(HELD_FULL);
   }
 
   #putBack(chunk: Buffer): void {
@@ -278,7 +245,7 @@ export class Session {
     }
     if (this.#phase.is('closed')) return;
     if (this.#held.length === 0) this.#heldSinceMs = null;
-    if (this.#held.length <= this.#context.settings.heldBytesMax) this.#resumeClient(HELD_FULL);
+    if (this.#held.length <= this.#context.settings.heldBytesMax) this.#sockets.resumeClient(HELD_FULL);
   }
 
   /** Some messages need not or must not wait: a goodbye, and the end of a prepared transaction. */
@@ -300,24 +267,9 @@ export class Session {
     this.#pump();
   }
 
-  #toServer(bytes: Buffer): void {
-    if (!this.#backend.socket.write(bytes)) this.#pauseClient(BACKEND_FULL);
-  }
-
-  #pauseClient(reason: number): void {
-    if (this.#clientPaused === 0) this.#client.pause();
-    this.#clientPaused |= reason;
-  }
-
-  #resumeClient(reason: number): void {
-    if ((this.#clientPaused & reason) === 0) return;
-    this.#clientPaused &= ~reason;
-    if (this.#clientPaused === 0 && !this.#phase.is('closed')) this.#client.resume();
-  }
-
   // ----------------------------------------------------------------------------------------------- server → client
 
-  readonly #onBackendData = (chunk: Buffer): void => {
+  #onBackendData(chunk: Buffer): void {
     try {
       this.#serverStream.walker.walk(chunk);
     } catch (error) {
@@ -325,9 +277,7 @@ export class Session {
       return;
     }
     this.#settle();
-  };
-  readonly #onBackendDrain = (): void => this.#resumeClient(BACKEND_FULL);
-  readonly #onBackendGone = (): void => this.#backendGone();
+  }
 
   #newServerStream(): ServerStream {
     const { settings } = this.#context;
@@ -337,48 +287,10 @@ export class Session {
       own: this.#own,
       frameBytesMax: settings.frameBytesMax,
       replyBytesMax: settings.stateBytesMax,
-      forward: (bytes) => this.#toClient(bytes),
+      forward: (bytes) => this.#sockets.toClient(bytes),
       onParameter: (name, value) => this.#parameters.set(name, value),
       onError: this.#context.onError,
     });
-  }
-
-  #attachBackend(): void {
-    const { socket, leftover } = this.#backend;
-    socket.on('data', this.#onBackendData);
-    socket.on('drain', this.#onBackendDrain);
-    socket.on('error', this.#onBackendGone);
-    socket.on('close', this.#onBackendGone);
-    this.#backendPaused = false;
-    if (socket.destroyed) {
-      this.#backendGone();
-      return;
-    }
-    if (leftover.length > 0) this.#onBackendData(leftover);
-    socket.resume();
-  }
-
-  #detachBackend(): void {
-    const { socket } = this.#backend;
-    socket.off('data', this.#onBackendData);
-    socket.off('drain', this.#onBackendDrain);
-    socket.off('error', this.#onBackendGone);
-    socket.off('close', this.#onBackendGone);
-    this.#resumeClient(BACKEND_FULL);
-  }
-
-  #toClient(bytes: Buffer): void {
-    this.#bytesToClient += bytes.length;
-    if (!this.#client.write(bytes) && !this.#backendPaused) {
-      this.#backendPaused = true;
-      this.#backend.socket.pause();
-    }
-  }
-
-  #resumeBackend(): void {
-    if (!this.#backendPaused) return;
-    this.#backendPaused = false;
-    this.#backend.socket.resume();
   }
 
   #backendGone(): void {
@@ -421,15 +333,15 @@ export class Session {
     this.#followTransaction();
     if (this.#cancelWanted && !this.#tracker.ownAtHead) {
       this.#cancelWanted = false;
-      if (this.#tracker.awaitingReady) this.#context.cancelBackend(this.#backend);
+      if (this.#tracker.awaitingReady) this.#context.cancelBackend(this.backend);
     }
     if (this.#phase.is('draining')) {
       if (this.#held.length > 0 && !this.#tracker.awaitingReady && !this.#atBoundary()) this.#pump();
       if (this.#phase.is('draining') && this.#atBoundary()) this.#rest();
     }
     if (this.#asks.length > 0 && this.#askable()) this.#sendAsk();
-    if (this.#tracker.depth > PIPELINE_DEPTH_MAX) this.#pauseClient(TOO_DEEP);
-    else if (this.#tracker.depth < PIPELINE_DEPTH_MAX / 4) this.#resumeClient(TOO_DEEP);
+    if (this.#tracker.depth > PIPELINE_DEPTH_MAX) this.#sockets.pauseClient(TOO_DEEP);
+    else if (this.#tracker.depth < PIPELINE_DEPTH_MAX / 4) this.#sockets.resumeClient(TOO_DEEP);
   }
 
   #followTransaction(): void {
@@ -496,12 +408,9 @@ export class Session {
       return;
     }
     if (!this.atRest) throw new UnderstudyError('internal', `moving a session that is ${this.phase}`);
-    const old = this.#backend;
-    this.#detachBackend();
-    closeWith(old.socket, encodeTerminate(), LEAVE_TIMEOUT_MS);
     this.#own.lost('the session has moved');
     const notifications = warm.take();
-    this.#backend = warm.backend;
+    this.#sockets.exchange(warm.backend);
     this.#side = side;
     this.#backendLost = false;
     this.#tracker.reset();
@@ -510,10 +419,10 @@ export class Session {
     for (const [name, value] of warm.backend.parameters) {
       if (this.#parameters.get(name) === value) continue;
       this.#parameters.set(name, value);
-      this.#toClient(encodeParameterStatus(name, value));
+      this.#sockets.toClient(encodeParameterStatus(name, value));
     }
-    for (const frame of notifications) this.#toClient(frame);
-    this.#attachBackend();
+    for (const frame of notifications) this.#sockets.toClient(frame);
+    this.#sockets.resumeBackend();
     this.#parseUnnamedAgain();
   }
 
@@ -553,7 +462,7 @@ export class Session {
       ...more,
       frameBytesMax: settings.frameBytesMax,
       textBytesMax: settings.textBytesMax,
-      send: (frame) => this.#toClient(frame),
+      send: (frame) => this.#sockets.toClient(frame),
       classify: (bytes, start, end) => text.classify(bytes, start, end, false),
       flagsOf: (statement) => this.#log.flagsOf(statement),
     });
@@ -580,7 +489,7 @@ export class Session {
       this.#held.prepend(chunk.subarray(used));
       break;
     }
-    this.#resumeClient(HELD_FULL);
+    this.#sockets.resumeClient(HELD_FULL);
     if (this.#held.length === 0) this.#heldSinceMs = null;
     if (answers.done) this.#answersDone();
   }
@@ -606,52 +515,25 @@ export class Session {
    */
   async rollBack(): Promise<void> {
     if (this.atRest) return;
-    if (this.clientStream.walker.insideFrame) {
-      this.terminate('57P01', 'terminating connection because the database is being switched over');
-      return;
-    }
-    if (this.#tracker.awaitingReady || this.#tracker.copy !== 'none') {
-      await this.#cancelRunning();
-      if (this.atRest || this.#phase.is('closed')) return;
-    }
-    if (this.#tracker.awaitingReady || !this.#phase.is('draining')) return;
-    await this.#endTransaction();
-  }
-
-  async #cancelRunning(): Promise<void> {
-    this.#serverStream.cancelling = true;
-    if (this.#tracker.copy === 'in') {
-      this.#toServer(encodeFrame(FRONTEND.copyFail, Buffer.from(`${ROLLED_BACK.message}\0`)));
-      this.#tracker.sentCopyEnd();
-    } else {
-      this.#context.cancelBackend(this.#backend);
-    }
-    const deadline = this.#context.clock.monotonicMs() + this.#context.settings.cancelTimeoutMs;
-    while (
-      !this.#phase.is('closed', 'held') &&
-      (this.#tracker.awaitingReady || this.#tracker.copy !== 'none') &&
-      this.#context.clock.monotonicMs() < deadline
-    ) {
-      await this.#context.clock.sleep(2);
-    }
-    this.#serverStream.cancelling = false;
-  }
-
-  async #endTransaction(): Promise<void> {
-    const { unsynced } = this.#tracker;
-    const skipping = this.#tracker.skipping;
-    const inBlock = this.#tracker.status !== STATUS_IDLE;
-    const told = this.#tracker.status === STATUS_FAILED_BLOCK || skipping;
-    this.#rollingBack = true;
-    if (unsynced && !skipping) this.#toClient(encodeErrorResponse(ROLLED_BACK));
-    this.#answer('transaction', ROLLED_BACK.sqlState, ROLLED_BACK.message, {
-      skipping: unsynced,
-      told: told || unsynced,
-      untilSync: !inBlock,
+    await rollBackSession({
+      tracker: this.#tracker,
+      phase: () => this.phase,
+      insideClientMessage: () => this.clientStream.walker.insideFrame,
+      terminate: (sqlState, message) => this.terminate(sqlState, message),
+      toServer: (bytes) => this.#sockets.toServer(bytes),
+      toClient: (bytes) => this.#sockets.toClient(bytes),
+      cancelBackend: () => this.#context.cancelBackend(this.backend),
+      setCancelling: (cancelling) => (this.#serverStream.cancelling = cancelling),
+      answer: (how) => {
+        this.#rollingBack = true;
+        this.#answer('transaction', ROLLED_BACK.sqlState, ROLLED_BACK.message, how);
+      },
+      sendOwn: (messages, kind) => this.#sendOwn(messages, kind),
+      sleep: (ms) => this.#context.clock.sleep(ms),
+      nowMs: () => this.#context.clock.monotonicMs(),
+      cancelTimeoutMs: this.#context.settings.cancelTimeoutMs,
     });
-    // A server that skips to the next Sync would skip the ROLLBACK too.
-    const messages = skipping ? [this.#ownSync(), this.#ownQuery('ROLLBACK')] : [this.#ownQuery('ROLLBACK')];
-    await Promise.all(messages).catch(() => undefined);
+    if (!this.#rollingBack) return;
     this.#rollingBack = false;
     if (this.#phase.is('closed')) return;
     this.#serverStream.whole = true;
@@ -659,18 +541,10 @@ export class Session {
     if (this.atRest) this.#context.onAtRest(this);
   }
 
-  #ownQuery(sql: string): Promise<Reply> {
-    return this.#sendOwn(encodeRawQuery(sql), 'own-query');
-  }
-
-  #ownSync(): Promise<Reply> {
-    return this.#sendOwn(encodeSync(), 'own-sync');
-  }
-
   #sendOwn(messages: Buffer, kind: 'own-query' | 'own-sync'): Promise<Reply> {
     const reply = this.#own.expect();
     this.#tracker.sentOwn(kind);
-    this.#backend.socket.write(messages);
+    this.#sockets.toServer(messages);
     this.#serverStream.ownSent();
     return reply;
   }
@@ -714,7 +588,7 @@ export class Session {
     const ask = this.#asks.shift();
     if (ask === undefined) return;
     const { changes } = this.clientStream;
-    this.#ownQuery(ask.sql()).then(
+    this.#sendOwn(encodeRawQuery(ask.sql()), 'own-query').then(
       (reply) => ask.resolve({ ...reply, changes }),
       (error: Error) => ask.reject(error),
     );
@@ -732,9 +606,6 @@ export class Session {
 
 /** Messages awaiting an answer beyond which a client is no longer read. */
 const PIPELINE_DEPTH_MAX = 8192;
-/** For a server to finish what it runs and close. */
-const LEAVE_TIMEOUT_MS = 60_000;
-const STATUS_FAILED_BLOCK = 0x45;
 
 const LOST_CONNECTION = encodeErrorResponse({
   severity: 'FATAL',

@@ -361,10 +361,10 @@ describe('carried over', () => {
     const sql = postgres(running.url, { max: 4 });
     const client = new pg.Client(running.url);
     await client.connect();
-    let stop = false;
+    const stop = new AbortController();
     let done = 0;
     const worker = async (work: () => Promise<unknown>): Promise<void> => {
-      while (!stop) {
+      while (!stop.signal.aborted) {
         await work();
         done += 1;
       }
@@ -386,7 +386,7 @@ describe('carried over', () => {
     }
     const before = done;
     await until(() => done > before + 50);
-    stop = true;
+    stop.abort();
     await Promise.all(workers);
     expect((await client.query('SHOW server_version')).rows[0]).toMatchObject({
       server_version: expect.stringMatching(/^18/),

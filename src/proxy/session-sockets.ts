@@ -1,0 +1,151 @@
+/**
+ * The two sockets of a session and the pressure between them: a full one stops the reading of the other.
+ *
+ * The client is read unless a reason not to stands ({@link PauseReason}, a bit set); the backend, unless the client is
+ * full. The backend can be exchanged; the client stays.
+ */
+import type net from 'node:net';
+import { encodeTerminate } from '../wire/postgres/messages.js';
+import type { Backend } from './backend.js';
+import { closeWith } from './socket-reader.js';
+
+/** Why the client's socket is not being read. */
+export const BACKEND_FULL = 1;
+/** The bound on held bytes is reached. */
+export const HELD_FULL = 2;
+/** Too many messages await an answer. */
+export const TOO_DEEP = 4;
+
+export interface SessionSocketsDeps {
+  readonly onClientData: (chunk: Buffer) => void;
+  readonly onClientGone: () => void;
+  readonly onBackendData: (chunk: Buffer) => void;
+  readonly onBackendGone: () => void;
+}
+
+/** For a server to finish what it runs and close. */
+const LEAVE_TIMEOUT_MS = 60_000;
+
+export class SessionSockets {
+  readonly #client: net.Socket;
+  #backend: Backend;
+  readonly #deps: SessionSocketsDeps;
+  #clientPaused = 0;
+  #backendPaused = false;
+  #closed = false;
+  bytesFromClient = 0;
+  bytesToClient = 0;
+
+  constructor(client: net.Socket, backend: Backend, deps: SessionSocketsDeps) {
+    this.#client = client;
+    this.#backend = backend;
+    this.#deps = deps;
+  }
+
+  get backend(): Backend {
+    return this.#backend;
+  }
+
+  /** Begins to listen on both; the client is greeted first. Both sockets are paused until then. */
+  start(greeting: Buffer, leftover: Buffer): void {
+    const client = this.#client;
+    client.on('data', this.#onClientData);
+    client.on('drain', this.#onClientDrain);
+    client.on('error', ignore);
+    client.on('close', this.#deps.onClientGone);
+    this.toClient(greeting);
+    this.#attach();
+    if (client.destroyed) {
+      this.#deps.onClientGone();
+      return;
+    }
+    if (leftover.length > 0) this.#onClientData(leftover);
+    if (this.#clientPaused === 0) client.resume();
+  }
+
+  toServer(bytes: Buffer): void {
+    if (!this.#backend.socket.write(bytes)) this.pauseClient(BACKEND_FULL);
+  }
+
+  toClient(bytes: Buffer): void {
+    this.bytesToClient += bytes.length;
+    if (this.#client.write(bytes) || this.#backendPaused) return;
+    this.#backendPaused = true;
+    this.#backend.socket.pause();
+  }
+
+  pauseClient(reason: number): void {
+    if (this.#clientPaused === 0) this.#client.pause();
+    this.#clientPaused |= reason;
+  }
+
+  resumeClient(reason: number): void {
+    if ((this.#clientPaused & reason) === 0) return;
+    this.#clientPaused &= ~reason;
+    if (this.#clientPaused === 0 && !this.#closed) this.#client.resume();
+  }
+
+  /** Leaves the present backend, which has nothing more to say, and goes on with another. */
+  exchange(backend: Backend): void {
+    this.#detach();
+    closeWith(this.#backend.socket, encodeTerminate(), LEAVE_TIMEOUT_MS);
+    this.#backend = backend;
+  }
+
+  /** After `exchange`: begins to listen on the new backend. */
+  resumeBackend(): void {
+    this.#attach();
+  }
+
+  /**
+   * Closes both. `last` is said to the client, unless it stands in the middle of a message (`cut`), where nothing can
+   * be said. The server may finish what it has been sent, and is told goodbye where it waits for nothing (`idle`).
+   */
+  close(last: Buffer | null, state: { readonly cut: boolean; readonly idle: boolean }): void {
+    this.#closed = true;
+    this.#detach();
+    closeWith(this.#backend.socket, state.idle ? encodeTerminate() : undefined, LEAVE_TIMEOUT_MS);
+    this.#client.off('data', this.#onClientData);
+    this.#client.off('drain', this.#onClientDrain);
+    if (state.cut) this.#client.destroy();
+    else closeWith(this.#client, last ?? undefined);
+  }
+
+  #attach(): void {
+    const { socket, leftover } = this.#backend;
+    socket.on('data', this.#deps.onBackendData);
+    socket.on('drain', this.#onBackendDrain);
+    socket.on('error', ignore);
+    socket.on('close', this.#deps.onBackendGone);
+    this.#backendPaused = this.#client.writableNeedDrain;
+    if (socket.destroyed) {
+      this.#deps.onBackendGone();
+      return;
+    }
+    if (leftover.length > 0) this.#deps.onBackendData(leftover);
+    if (!this.#backendPaused) socket.resume();
+  }
+
+  #detach(): void {
+    const { socket } = this.#backend;
+    socket.off('data', this.#deps.onBackendData);
+    socket.off('drain', this.#onBackendDrain);
+    socket.off('close', this.#deps.onBackendGone);
+    this.resumeClient(BACKEND_FULL);
+  }
+
+  readonly #onClientData = (chunk: Buffer): void => {
+    this.bytesFromClient += chunk.length;
+    this.#deps.onClientData(chunk);
+  };
+  readonly #onClientDrain = (): void => {
+    if (!this.#backendPaused) return;
+    this.#backendPaused = false;
+    this.#backend.socket.resume();
+  };
+  readonly #onBackendDrain = (): void => this.resumeClient(BACKEND_FULL);
+}
+
+function ignore(): void {
+  // The close that follows an error is what is acted on.
+}
