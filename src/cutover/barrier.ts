@@ -278,6 +278,8 @@ export async function changeBarrier(
     ...tables.map((table) => toggleSql(table, change.raise)),
     ...(change.raise ? [functionSql(session.side, user, change.reason)] : []),
     ...change.alsoSql,
+    // What follows in a staged transaction, its COMMIT above all, must not be cut short.
+    ...(change.end === 'stage' ? [UNBOUND_SQL] : []),
   ];
   return await inBarrierTransaction(session, plan, limits, async (begin) => {
     const answers = await session.batch([...begin, ...change.claimSql]);
@@ -297,6 +299,9 @@ function toggleSql(table: TableName, raise: boolean): string {
   const how = raise ? 'ENABLE ALWAYS' : 'DISABLE';
   return `ALTER TABLE ONLY ${quoteTable(table)} ${how} TRIGGER ${BARRIER_TRIGGER}, ${how} TRIGGER ${TRUNCATE_TRIGGER}`;
 }
+
+/** Lifts the statement timeout for the rest of the transaction. */
+export const UNBOUND_SQL = 'SET LOCAL statement_timeout = 0';
 
 /** A COMMIT that the server answers with ROLLBACK did not commit: the transaction had failed before. */
 export async function commit(session: Session, answerTimeoutMs?: number): Promise<void> {

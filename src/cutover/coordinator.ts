@@ -243,10 +243,11 @@ export class CutoverCoordinator {
       controller.abort(asCancelled(options.signal.reason, `the ${kind} was cancelled before its commit`));
     if (options.signal.aborted) cancel();
     options.signal.addEventListener('abort', cancel, { once: true });
+    const budget: { timer?: NodeJS.Timeout } = {};
     let dead = false;
     try {
       const operation = await this.#begin(kind, options, controller.signal, connections);
-      const runner = this.#newRunner(operation, options, controller);
+      const runner = this.#newRunner(operation, options, controller, budget);
       if (this.#running !== undefined) this.#running.runner = runner;
       const report = await runner.run();
       if (report.outcome !== 'dry-run') this.#last = report;
@@ -256,6 +257,7 @@ export class CutoverCoordinator {
       throw error;
     } finally {
       options.signal.removeEventListener('abort', cancel);
+      clearTimeout(budget.timer);
       // A dead operation's connections stay as they are, as a killed process's would until its sockets close.
       if (dead) this.#abandoned.push(connections);
       else await connections.end();
@@ -301,18 +303,22 @@ export class CutoverCoordinator {
     };
   }
 
-  #newRunner(operation: Operation, options: OperationOptions, controller: AbortController): OperationRunner {
+  #newRunner(
+    operation: Operation,
+    options: OperationOptions,
+    controller: AbortController,
+    budget: { timer?: NodeJS.Timeout },
+  ): OperationRunner {
     const { holdBudgetMs } = this.#deps.settings;
-    let budget: NodeJS.Timeout | undefined;
     return new OperationRunner(operation, {
       onEvent: options.onEvent,
       onGate: (event) => {
-        clearTimeout(budget);
+        clearTimeout(budget.timer);
         if (event !== 'closing') return;
         const reason = new UnderstudyError('limit-reached', `the gate was closed for ${holdBudgetMs} ms`, {
           advice: 'Try again at a quieter moment, or raise cutover.holdBudgetMs.',
         });
-        budget = setTimeout(() => controller.abort(reason), holdBudgetMs);
+        budget.timer = setTimeout(() => controller.abort(reason), holdBudgetMs);
       },
       onUnjournaledAbort: (reason) => this.#debts.push({ kind: 'abort', key: operation.key, reason }),
       onUnjournaledEnd: (report) => this.#debts.push({ kind: 'end', key: operation.key, report }),

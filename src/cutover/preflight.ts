@@ -17,11 +17,12 @@ import { quoteTable } from '../core/postgres.js';
 import { barrierState, planBarrier, readBarrier, readLockHolders, withoutBarrier } from './barrier.js';
 import { assertSameCatalog } from './catalog.js';
 import { abortable, found, type Operation, type OperationSessions } from './operation.js';
-import { readOtherProxies } from './registration.js';
+import { readOtherProxies, type LiveProxy } from './registration.js';
 import { readSequences, sample } from './sequences.js';
 import type { Session } from './session.js';
 
 const LAG_POLL_MS = 20;
+const OTHER_PROXY_GRACE_MS = 500;
 /** So few stale sessions are always fine, whatever their share. */
 const STALE_ALWAYS = 4;
 
@@ -157,7 +158,7 @@ async function openSessions(operation: Operation): Promise<OperationSessions> {
 
 /** What only these connections can tell. */
 async function lateFindings(operation: Operation, sessions: OperationSessions): Promise<readonly Finding[]> {
-  const others = await readOtherProxies(sessions.journal, operation.proxyId);
+  const others = await otherProxies(operation, sessions.journal);
   const [other] = others;
   if (other !== undefined) {
     throw new UnderstudyError(
@@ -166,13 +167,25 @@ async function lateFindings(operation: Operation, sessions: OperationSessions): 
       { advice: 'Stop every other Understudy process that serves this database.', details: { others } },
     );
   }
-  const [prepared, onFrom, onTo, room] = await Promise.all([
+  const [prepared, onFrom, onTo, roomFrom, roomTo] = await Promise.all([
     preparedFindings(operation, sessions.leading),
     barrierFindings(operation, operation.from, sessions.inspector),
     barrierFindings(operation, operation.to, sessions.following),
-    lockRoomFindings(operation, sessions.journal),
+    lockRoomFindings(operation, sessions.leading),
+    lockRoomFindings(operation, sessions.following),
   ]);
-  return [...prepared, ...onFrom, ...onTo, ...room];
+  return [...prepared, ...onFrom, ...onTo, ...roomFrom, ...roomTo];
+}
+
+/** A process that was just killed is given a moment: its server may not have noticed yet. */
+async function otherProxies(operation: Operation, journal: Session): Promise<readonly LiveProxy[]> {
+  const { clock } = operation.deps;
+  const deadline = clock.monotonicMs() + OTHER_PROXY_GRACE_MS;
+  for (;;) {
+    const others = await readOtherProxies(journal, operation.proxyId);
+    if (others.length === 0 || clock.monotonicMs() >= deadline) return others;
+    await clock.sleep(LAG_POLL_MS, operation.signal);
+  }
 }
 
 async function preparedFindings(operation: Operation, leading: Session): Promise<readonly Finding[]> {
@@ -248,7 +261,7 @@ async function lockRoomFindings(operation: Operation, session: Session): Promise
     {
       severity: 'blocker',
       check: 'lock-room',
-      side: 'destination',
+      side: session.side,
       object: 'max_locks_per_transaction',
       message: `locking ${tables} tables at once could exhaust the lock table, which has room for ${room}`,
       advice: `Raise max_locks_per_transaction so that it holds ${tables * 4} locks, and restart the server.`,

@@ -33,13 +33,14 @@ export class Connections {
   readonly #endpoints: Readonly<Record<Side, DatabaseEndpoint>>;
   readonly #connectTimeoutMs: number;
   readonly #open = new Set<Session>();
+  #destroyed = false;
 
   constructor(endpoints: Readonly<Record<Side, DatabaseEndpoint>>, connectTimeoutMs: number) {
     this.#endpoints = endpoints;
     this.#connectTimeoutMs = connectTimeoutMs;
   }
 
-  /** Throws `source-unreachable` / `destination-unreachable`. */
+  /** Throws `source-unreachable` / `destination-unreachable`; `cancelled` once {@link destroy} was called. */
   async open(
     side: Side,
     purpose: string,
@@ -51,6 +52,10 @@ export class Connections {
       ...(options.settings === undefined ? {} : { settings: options.settings }),
     });
     const session = new Session(side, client, options.answerTimeoutMs ?? 0);
+    if (this.#destroyed) {
+      session.destroy();
+      throw new UnderstudyError('cancelled', `the connection to the ${side} is not wanted any more`);
+    }
     this.#open.add(session);
     client.on('end', () => this.#open.delete(session));
     return session;
@@ -63,6 +68,7 @@ export class Connections {
 
   /** Cuts every connection without a word, as a dying process does. */
   destroy(): void {
+    this.#destroyed = true;
     for (const session of this.#open) session.destroy();
     this.#open.clear();
   }

@@ -8,7 +8,7 @@
 import type { CatalogFingerprint, OperationState, SequenceState } from '../core/ports.js';
 import { UnderstudyError, asUnderstudyError, unreachable } from '../core/errors.js';
 import { quoteLiteral } from '../core/postgres.js';
-import { commit, planBarrier } from './barrier.js';
+import { UNBOUND_SQL, commit, planBarrier } from './barrier.js';
 import { assertSameCatalog } from './catalog.js';
 import {
   lowerFence,
@@ -92,18 +92,21 @@ async function raise(operation: Operation): Promise<void> {
   );
 }
 
-/** On connections of its own: the step's may be dead, or busy with the very transaction that is to be taken back. */
+/** On the connection that raised it, whose statements come after those of the raising; on a new one where it is dead. */
 async function lower(operation: Operation): Promise<void> {
-  const { deps, connections, kind, from, key, closing } = operation;
-  const session = await connections.open(from, `${kind} undo`, {
-    answerTimeoutMs: deps.settings.fenceTimeoutMs * 2,
-  });
+  const { deps, connections, kind, from, key, closing, found: known } = operation;
+  const own = known.sessions?.leading;
+  const reusable = own !== undefined && !own.dead;
+  const session = reusable
+    ? own
+    : await connections.open(from, `${kind} undo`, { answerTimeoutMs: deps.settings.fenceTimeoutMs * 2 });
   try {
-    const plan = await planBarrier(session, deps.settings.lockTimeoutMs);
+    const plan =
+      (reusable ? known.leadingPlan : undefined) ?? (await planBarrier(session, deps.settings.lockTimeoutMs));
     const target: FenceTarget = { session, plan, subset: deps.subset, limits: barrierLimits(deps, closing) };
     await (kind === 'cutover' ? lowerFence(target, key) : lowerGuard(target));
   } finally {
-    await session.end();
+    if (!reusable) await session.end();
   }
 }
 
@@ -227,7 +230,7 @@ export async function prepareCommit(operation: Operation): Promise<void> {
                     WHERE id = ${quoteLiteral(key.id)} AND attempt = ${quoteLiteral(key.attempt)} AND state = 'committed')`,
         )
       : [];
-  const begin = kind === 'cutover' ? [] : ['BEGIN', 'SET LOCAL synchronous_commit = on'];
+  const begin = kind === 'cutover' ? [UNBOUND_SQL] : ['BEGIN', 'SET LOCAL synchronous_commit = on'];
   const answers = await committingSession(operation).batch([...begin, swapOperation, ...rest, ...sequences]);
   const counts = answers.slice(begin.length).map((answer) => answer.count);
   assertCommitted(key, counts);

@@ -15,6 +15,8 @@ import {
 } from '../../src/cutover/barrier.js';
 import { lowerFence, raiseFence, readEpoch, type FenceTarget } from '../../src/cutover/fence.js';
 import { Connections, type Session } from '../../src/cutover/session.js';
+import { EmbeddedServer, SUPERUSER, SUPERUSER_PASSWORD } from '../../src/app/demo/embedded-server.js';
+import { FAST_SETTINGS } from '../support/global-setup.js';
 import { databasePair, until, type DatabasePair } from '../support/servers.js';
 import { TABLES, TABLES_SQL } from './stage.js';
 
@@ -91,7 +93,8 @@ describe.each(['source', 'destination'] as const)('on the %s’s server', (side)
     session = await connections.open('source', 'barrier');
     application = await connectControl(side, endpoint(), { purpose: 'application' });
     await application.query(TABLES_SQL);
-    await application.query('CREATE ROLE understudy_plain_user LOGIN SUPERUSER').catch(() => undefined);
+    await application.query(`DO $$ BEGIN CREATE ROLE understudy_plain_user SUPERUSER;
+      EXCEPTION WHEN duplicate_object THEN NULL; END $$`);
     await createBarrierObjects(session, SUBSET);
     await installBarrier(session, TABLES, false, LIMITS);
   });
@@ -141,6 +144,16 @@ describe.each(['source', 'destination'] as const)('on the %s’s server', (side)
     expect(await rolledBack(registered, 'INSERT INTO public.leaf_1 VALUES (1, 1)')).toBe('UFENC');
     expect(await rolledBack(registered, 'TRUNCATE public.root')).toBe('UFENC');
     await registered.end();
+    await lower();
+  });
+
+  test('a role that may write the table and nothing else gets the barrier’s error, not one about privileges', async () => {
+    await raise();
+    await application.query(`DO $$ BEGIN CREATE ROLE understudy_poor_user; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
+      GRANT INSERT ON public.plain TO understudy_poor_user`);
+    await application.query('SET ROLE understudy_poor_user');
+    expect(await code(application.query(`INSERT INTO public.plain (note) VALUES ('x')`))).toBe('UFENC');
+    await application.query('RESET ROLE; REVOKE ALL ON public.plain FROM understudy_poor_user');
     await lower();
   });
 
@@ -280,6 +293,42 @@ describe.each(['source', 'destination'] as const)('on the %s’s server', (side)
     const left = await application.query(`SELECT FROM pg_trigger WHERE tgname LIKE 'understudy%'`);
     expect(left.rowCount).toBe(0);
   });
+});
+
+test('autovacuum at work on a table yields to the fence', async () => {
+  await using server = await EmbeddedServer.create({
+    version: 14,
+    settings: { ...FAST_SETTINGS, autovacuum_naptime: '1s' },
+  });
+  const at: DatabaseEndpoint = {
+    host: server.host,
+    port: server.port,
+    database: 'postgres',
+    user: SUPERUSER,
+    password: SUPERUSER_PASSWORD,
+    tls: 'disable',
+  };
+  const connections = new Connections({ source: at, destination: at }, 3000);
+  const session = await connections.open('source', 'barrier');
+  await session.batch([
+    `CREATE TABLE public.busy (id int) WITH (autovacuum_vacuum_threshold = 1, autovacuum_vacuum_scale_factor = 0,
+       autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1)`,
+  ]);
+  await session.run('INSERT INTO public.busy SELECT generate_series(1, 20000)');
+  await session.run('DELETE FROM public.busy');
+  await createBarrierObjects(session, SUBSET);
+  await installBarrier(session, [{ schema: 'public', name: 'busy' }], false, LIMITS);
+  const vacuums = async (): Promise<number> =>
+    (await session.run(`SELECT FROM pg_stat_progress_vacuum WHERE relid = 'public.busy'::regclass`)).count;
+  await until(async () => (await vacuums()) === 1, { what: 'autovacuum' });
+  const target: FenceTarget = {
+    session,
+    plan: await planBarrier(session, 20),
+    subset: SUBSET,
+    limits: { ...LIMITS, timeoutMs: 2_000 },
+  };
+  expect(await raiseFence(target, { id: 'op', attempt: 'n', epoch: 0 }, 'mark')).toBe(true);
+  connections.destroy();
 });
 
 /** Runs in a transaction that is taken back; returns the SQLSTATE of a failure. */
