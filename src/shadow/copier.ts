@@ -22,7 +22,14 @@ import {
   type PendingKey,
   type TableCopy,
 } from './postgres/records.js';
-import { closeSession, inTransaction, run, withSession, type Session } from './postgres/statement.js';
+import {
+  closeSession,
+  endOnAbort,
+  inTransaction,
+  run,
+  withSession,
+  type Session,
+} from './postgres/statement.js';
 import { parseSnapshot } from './postgres/visibility.js';
 import { copyWhole } from './postgres/whole-copy.js';
 import { emitMessageSql } from '../core/postgres.js';
@@ -136,6 +143,7 @@ export class Copier {
     const reader = async (): Promise<void> => {
       for (let table = tables.shift(); table !== undefined; table = tables.shift()) {
         const session = await openReader(this.#settings.source);
+        endOnAbort(session, either, 0);
         try {
           if (table.key === null) await this.#whole(session, table, either);
           else await this.#chunked(session, table, copies.get(table.name)?.border ?? null, either);
@@ -250,30 +258,28 @@ export class Copier {
   }
 
   async #whole(source: Session, table: ApplyTable, signal: AbortSignal): Promise<void> {
-    await this.#lane.exclusive(async (destination) => {
-      const what = `copying ${table.name}`;
-      const result = await inTransaction(destination, what, async () => {
-        await run(
-          destination,
-          emitMessageSql({ t: 'apply', lane: WHOLE_DATABASE, epoch: this.#lane.authority.epoch }),
-          { what },
-        );
-        const copied = await copyWhole(source, destination, table, {
-          delivered: this.#lane.delivered,
-          clock: this.#clock,
-          signal,
-        });
-        await recordWholeCopy(destination, table.info, {
-          rows: copied.rows,
-          snapshot: copied.snapshotText,
-          until: copied.until,
-        });
-        return copied;
-      });
-      // Before the lane's next flush: what the copy holds must not be applied again.
-      this.#lane.wholeCopies.set(table.name, result);
-      this.#progress.set(table.name, { rows: result.rows, done: true });
-    }, signal);
+    while (!this.#of(table).done) {
+      await this.#lane.exclusive((destination) => this.#wholeOnce(source, destination, table), signal);
+      if (!this.#of(table).done) await this.#clock.sleep(STALE_PAUSE_MS, signal);
+    }
+  }
+
+  async #wholeOnce(source: Session, destination: Session, table: ApplyTable): Promise<void> {
+    const what = `copying ${table.name}`;
+    const result = await inTransaction(destination, what, async () => {
+      const tag = emitMessageSql({ t: 'apply', lane: WHOLE_DATABASE, epoch: this.#lane.authority.epoch });
+      await run(destination, tag, { what });
+      const copied = await copyWhole(source, destination, table, this.#lane.delivered);
+      if (copied !== null) {
+        const { rows, snapshotText: snapshot, until } = copied;
+        await recordWholeCopy(destination, table.info, { rows, snapshot, until });
+      }
+      return copied;
+    });
+    if (result === null) return;
+    // Before the lane's next flush: what the copy holds must not be applied again.
+    this.#lane.wholeCopies.set(table.name, result);
+    this.#progress.set(table.name, { rows: result.rows, done: true });
   }
 
   /** Rows that moved behind the border without all their columns: a chunk of one row brings each. */
@@ -285,6 +291,7 @@ export class Copier {
       );
     for (let keys = await pending(); keys.length > 0; keys = await pending()) {
       const session = await openReader(this.#settings.source);
+      endOnAbort(session, signal, 0);
       try {
         for (const { id, table: name, key } of keys) {
           const table = byName.get(name);

@@ -59,7 +59,7 @@ import {
   writeReversePrepared,
 } from './postgres/records.js';
 import { dropPublication, dropSlot, streamNames } from './postgres/slot.js';
-import { closeSession, openSession, withSession, type Session } from './postgres/statement.js';
+import { closeSession, endOnAbort, openSession, withSession, type Session } from './postgres/statement.js';
 import type { TableInfo } from './postgres/table.js';
 import { readTables } from './postgres/tables.js';
 
@@ -212,8 +212,10 @@ export class ShadowEngine implements ShadowControl {
     if (this.#phase !== 'following') this.#enter('connecting');
     const source = await openSession('source', settings.source, 'shadow');
     sessions.push(source);
+    endOnAbort(source, signal, 0);
     const destination = await openSession('destination', settings.destination, 'shadow');
     sessions.push(destination);
+    endOnAbort(destination, signal, 0);
     const stage: StageContext = {
       settings,
       source,
@@ -255,10 +257,11 @@ export class ShadowEngine implements ShadowControl {
 
   async #prepareCopier(source: Session): Promise<void> {
     const { settings, context } = { settings: this.#settings, context: this.#context };
-    const tables = [...(await readApplyTables(source, this.#tables)).values()];
+    const tables = await readApplyTables(source, this.#tables);
+    this.#forward.state.tables ??= tables;
     this.#copier = new Copier(
       this.#forward.state,
-      tables,
+      [...tables.values()],
       { ...settings, runId: randomUUID() },
       { clock: context.clock, log: this.#log },
     );

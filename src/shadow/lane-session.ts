@@ -25,7 +25,7 @@ import { APPLY_SETTINGS } from './postgres/apply.js';
 import { bind, readApplyTables, type ApplyTable, type Binding } from './postgres/apply-table.js';
 import { readMarks, readProgress } from './postgres/records.js';
 import { ReplicationStream } from './postgres/replication-stream.js';
-import { closeSession, openSession, run, textOf, type Session } from './postgres/statement.js';
+import { closeSession, endOnAbort, openSession, run, textOf, type Session } from './postgres/statement.js';
 import { readTables } from './postgres/tables.js';
 import { TransactionAssembler, type Change, type TransactionPart } from './postgres/transactions.js';
 import { isCopied } from './postgres/whole-copy.js';
@@ -42,6 +42,9 @@ export interface LaneSettings {
   readonly statusIntervalMs: number;
   readonly headPollIntervalMs: number;
 }
+
+/** A flush at hand may end in that time when the lane is stopped. */
+const STOP_GRACE_MS = 1000;
 
 export class LaneSession {
   readonly #state: LaneState;
@@ -74,7 +77,7 @@ export class LaneSession {
     const onAbort = (): void => this.#wake();
     signal.addEventListener('abort', onAbort);
     try {
-      await this.#connect();
+      await this.#connect(signal);
       state.wake = () => this.#wake();
       state.connected = true;
       this.#onConnected();
@@ -92,12 +95,15 @@ export class LaneSession {
     }
   }
 
-  async #connect(): Promise<void> {
+  async #connect(signal: AbortSignal): Promise<void> {
     const { origin, target, direction } = this.#state;
     const { originEndpoint, targetEndpoint } = this.#settings;
     this.#origin = await openSession(origin, originEndpoint, `${direction} head`);
+    endOnAbort(this.#origin, signal, STOP_GRACE_MS);
     this.#apply = await openSession(target, targetEndpoint, `${direction} apply`, APPLY_SETTINGS);
-    this.#tables = await readApplyTables(this.#origin, await readTables(this.#origin.client));
+    endOnAbort(this.#apply, signal, STOP_GRACE_MS);
+    this.#state.tables ??= await readApplyTables(this.#origin, await readTables(this.#origin.client));
+    this.#tables = this.#state.tables;
     this.#writer = new FlushWriter(this.#state, this.#apply, this.#tables, this.#bindingOf);
     const progress = await readProgress(this.#apply, direction);
     if (progress === null) {

@@ -8,6 +8,7 @@ import type { Clock } from '../core/clock.js';
 import { formatLsn, lsn, type Position } from '../core/position.js';
 import { LagMeter, UNKNOWN_LAG, type Lag } from './lag-meter.js';
 import type { RecentKeys } from './recent-keys.js';
+import type { ApplyTable } from './postgres/apply-table.js';
 import { ChunkWindows } from './postgres/chunk-windows.js';
 import { DeliveredTransactions } from './postgres/visibility.js';
 import type { WholeCopy } from './postgres/whole-copy.js';
@@ -47,6 +48,8 @@ export class LaneState {
   /** Tables that the stream carries and the lane does not know: made after the shadow was. */
   readonly ignored = new Set<string>();
   readonly tasks: LaneTask[] = [];
+  /** The origin's tables by name. Read once: another definition met later is an error, not news. */
+  tables: ReadonlyMap<string, ApplyTable> | undefined;
   /** Whether chunks may be in flight, so that what the stream delivers must be remembered. */
   copying = false;
   connected = false;

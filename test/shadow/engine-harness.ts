@@ -5,7 +5,7 @@ import type pg from 'pg';
 import { systemClock } from '../../src/core/clock.js';
 import { createLog, silentLog } from '../../src/core/log.js';
 import type { DatabaseEndpoint, Direction, ShadowPhase, Side } from '../../src/core/ports.js';
-import { emitMessageSql, quoteTable } from '../../src/core/postgres.js';
+import { emitMessageSql, quoteIdent, quoteTable } from '../../src/core/postgres.js';
 import { ShadowEngine } from '../../src/shadow/engine.js';
 import type { ShadowOptions } from '../../src/shadow/settings.js';
 import { readTables } from '../../src/shadow/postgres/tables.js';
@@ -26,7 +26,12 @@ export class EngineHarness implements AsyncDisposable {
   readonly built: string[] = [];
   readonly #sides: Sides;
 
-  constructor(sides: Sides, options: Partial<ShadowOptions> = {}) {
+  constructor(
+    sides: Sides,
+    options: Partial<ShadowOptions> = {},
+    /** Runs after the schema is built and before the first row is copied. */
+    beforeCopy: () => Promise<void> = () => Promise.resolve(),
+  ) {
     this.#sides = sides;
     this.engine = new ShadowEngine(
       {
@@ -43,7 +48,7 @@ export class EngineHarness implements AsyncDisposable {
         clock: systemClock,
         afterSchemaBuilt: async (tables) => {
           this.built.push(...tables.map(({ schema, name }) => `${schema}.${name}`));
-          await Promise.resolve();
+          await beforeCopy();
         },
         onPhase: (phase) => this.phases.push(phase),
       },
@@ -97,7 +102,7 @@ export async function contents(client: pg.Client): Promise<Record<string, readon
   const result: Record<string, readonly string[]> = {};
   for (const table of await readTables(client)) {
     if (table.kind === 'partitioned') continue;
-    const columns = table.columns.map(({ name }) => `t."${name}"`);
+    const columns = table.columns.map(({ name }) => `t.${quoteIdent(name)}`);
     const row =
       columns.length === 0 ? `''` : `format('${columns.map(() => '%L').join(',')}', ${columns.join(', ')})`;
     const { rows } = await client.query<{ row: string }>(

@@ -113,6 +113,23 @@ export async function closeSession(session: Session | undefined): Promise<void> 
   await session?.client.end().catch(() => undefined);
 }
 
+/**
+ * Cuts the connection off `graceMs` after the signal aborts, so that a statement that waits for a lock can't keep us
+ * from stopping. The server rolls back what was open.
+ */
+export function endOnAbort(session: Session, signal: AbortSignal, graceMs: number): void {
+  let timer: NodeJS.Timeout | undefined;
+  const onAbort = (): void => {
+    timer = setTimeout(() => void closeSession(session), graceMs);
+  };
+  if (signal.aborted) onAbort();
+  else signal.addEventListener('abort', onAbort, { once: true });
+  session.client.once('end', () => {
+    clearTimeout(timer);
+    signal.removeEventListener('abort', onAbort);
+  });
+}
+
 /** Opens a connection, hands it to `use`, and ends it. */
 export async function withSession<T>(
   side: Side,

@@ -8,7 +8,6 @@
  */
 import { pipeline } from 'node:stream/promises';
 import { from as copyFrom } from 'pg-copy-streams';
-import type { Clock } from '../../core/clock.js';
 import { parseLsn } from '../../core/position.js';
 import type { ApplyTable } from './apply-table.js';
 import { columnList, insertEmptySql } from './apply-sql.js';
@@ -34,42 +33,32 @@ export interface WholeCopyResult extends WholeCopy {
   readonly rows: number;
 }
 
-const STALE_PAUSE_MS = 20;
-
 /**
- * Replaces the table's rows on the destination, in the transaction the caller began there. Resolves with what later
- * changes are to be held against.
+ * Replaces the table's rows on the destination, in the transaction the caller began there. Returns what later changes
+ * are to be held against, or null, with nothing written, where the snapshot misses something the stream has applied:
+ * the caller lets the stream go on and tries again.
  */
 export async function copyWhole(
   source: Session,
   destination: Session,
   table: ApplyTable,
-  context: {
-    readonly delivered: DeliveredTransactions;
-    readonly clock: Clock;
-    readonly signal: AbortSignal;
-  },
-): Promise<WholeCopyResult> {
+  delivered: DeliveredTransactions,
+): Promise<WholeCopyResult | null> {
   const what = `copying ${table.name}`;
-  for (;;) {
-    context.signal.throwIfAborted();
+  try {
     const { text, at } = await beginRead(source);
-    try {
-      if (context.delivered.seenBy(at)) {
-        const { rows: positions } = await run(
-          source,
-          'SELECT pg_catalog.pg_current_wal_insert_lsn() AS position',
-          { what },
-        );
-        const until = parseLsn(textOf(positions[0], 'position'));
-        await run(destination, `TRUNCATE ONLY ${table.sql}`, { what });
-        const rows = await pipe(source, destination, table, what);
-        return { snapshot: at, snapshotText: text, until, rows };
-      }
-    } finally {
-      await source.client.query('ROLLBACK').catch(() => undefined);
-    }
-    await context.clock.sleep(STALE_PAUSE_MS, context.signal);
+    if (!delivered.seenBy(at)) return null;
+    const { rows: positions } = await run(
+      source,
+      'SELECT pg_catalog.pg_current_wal_insert_lsn() AS position',
+      { what },
+    );
+    const until = parseLsn(textOf(positions[0], 'position'));
+    await run(destination, `TRUNCATE ONLY ${table.sql}`, { what });
+    const rows = await pipe(source, destination, table, what);
+    return { snapshot: at, snapshotText: text, until, rows };
+  } finally {
+    await source.client.query('ROLLBACK').catch(() => undefined);
   }
 }
 

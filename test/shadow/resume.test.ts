@@ -1,0 +1,153 @@
+import { existsSync } from 'node:fs';
+import { Worker } from 'node:worker_threads';
+import { expect, test } from 'vitest';
+import type pg from 'pg';
+import { EmbeddedServer, SUPERUSER, SUPERUSER_PASSWORD } from '../../src/app/demo/embedded-server.js';
+import type { DatabaseEndpoint, TableName } from '../../src/core/ports.js';
+import { connectControl } from '../../src/core/postgres.js';
+import { ShadowClient } from '../../src/shadow/client.js';
+import { FAST_SETTINGS } from '../support/global-setup.js';
+import { databasePair, until, type DatabasePair } from '../support/servers.js';
+import { contents, EngineHarness, sql } from './engine-harness.js';
+
+const BUILT_WORKER = new URL('../../dist/shadow/worker.js', import.meta.url);
+
+function startWorker(
+  pair: DatabasePair,
+  onBuilt: (tables: readonly TableName[]) => void,
+): {
+  readonly worker: Worker;
+  readonly client: ShadowClient;
+} {
+  const { source, destination } = pair;
+  const options = { source, destination, migrationId: source.database, copyRoles: false, chunkRows: 200 };
+  const worker = new Worker(BUILT_WORKER, { workerData: { options, logLevel: 'silent' } });
+  const client = new ShadowClient(worker, {
+    afterSchemaBuilt: async (tables) => {
+      onBuilt(tables);
+      await Promise.resolve();
+    },
+  });
+  return { worker, client };
+}
+
+async function copied(client: pg.Client): Promise<number> {
+  const { rows } = await client
+    .query<{ n: string }>('SELECT coalesce(sum(rows_copied), 0) AS n FROM understudy.table_copy')
+    .catch(() => ({ rows: [{ n: '0' }] }));
+  return Number(rows[0]?.n);
+}
+
+test.skipIf(!existsSync(BUILT_WORKER))('a thread killed again and again goes on where it was', async () => {
+  await using pair = await databasePair();
+  await sql(
+    pair.onSource,
+    `CREATE TABLE a (id int PRIMARY KEY, v text); CREATE TABLE b (id int PRIMARY KEY, a int REFERENCES a, v text UNIQUE);
+     INSERT INTO a SELECT n, 'v' FROM generate_series(1, 12000) n; INSERT INTO b SELECT n, n, 'b' || n FROM generate_series(1, 12000) n`,
+  );
+  let built: readonly TableName[] = [];
+  let kept = 0;
+  for (const stopAt of [1, 4000, 12000, 20000]) {
+    const { worker, client } = startWorker(pair, (tables) => (built = tables));
+    await client.start();
+    await until(async () => (await copied(pair.onDestination)) >= stopAt, { what: `${stopAt} rows` });
+    await worker.terminate();
+    const now = await copied(pair.onDestination);
+    expect(now).toBeGreaterThanOrEqual(kept);
+    kept = now;
+    await sql(
+      pair.onSource,
+      `UPDATE a SET v = v || '.' WHERE id % 100 = 0; DELETE FROM b WHERE id = ${stopAt} / 2 + 1`,
+    );
+  }
+  expect(built.map(({ name }) => name)).toEqual(['a', 'b']);
+  const { worker, client } = startWorker(pair, () => undefined);
+  await client.start();
+  await until(async () => (await client.status()).phase === 'following', { what: 'following' });
+  const { copy } = await client.status();
+  // Rows deleted before their chunk was read are not copied; none is copied twice.
+  expect(copy.rows).toBeLessThanOrEqual(24_000);
+  expect(copy.rows).toBeGreaterThanOrEqual(23_996);
+  const report = await client.verify({ direction: 'forward' }, AbortSignal.timeout(20_000));
+  expect(report).toMatchObject({ mismatches: 0, tables: 2, rows: 23_996 });
+  await client.stop();
+  await worker.terminate();
+  expect(await contents(pair.onDestination)).toEqual(await contents(pair.onSource));
+});
+
+function endpoint(server: EmbeddedServer): DatabaseEndpoint {
+  const { host, port } = server;
+  return { host, port, database: 'postgres', user: SUPERUSER, password: SUPERUSER_PASSWORD, tls: 'disable' };
+}
+
+test('a server that crashes and comes back costs nothing but time', async () => {
+  await using sourceServer = await EmbeddedServer.create({ version: 14, settings: FAST_SETTINGS });
+  await using destinationServer = await EmbeddedServer.create({ version: 18, settings: FAST_SETTINGS });
+  const source = endpoint(sourceServer);
+  const destination = endpoint(destinationServer);
+  let onSource = await connectControl('source', source, { purpose: 'test' });
+  let onDestination = await connectControl('destination', destination, { purpose: 'test' });
+  await sql(
+    onSource,
+    `CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT n, 'v' FROM generate_series(1, 3000) n`,
+  );
+  const crash = async (server: EmbeddedServer, isUp: () => Promise<void>): Promise<void> => {
+    await server.stop('SIGQUIT');
+    await isUp();
+    await server.start();
+  };
+  await using harness = new EngineHarness(
+    { source, destination, onSource, onDestination },
+    { chunkRows: 100 },
+  );
+  harness.start();
+  await until(async () => (await harness.engine.status()).copy.rows > 0, { what: 'the first chunk' });
+  await crash(destinationServer, async () => {
+    await until(async () => (await harness.engine.status()).error !== null, { what: 'the trouble to show' });
+    await sql(onSource, `UPDATE t SET v = 'while down' WHERE id % 3 = 0`);
+  });
+  await onDestination.end().catch(() => undefined);
+  onDestination = await connectControl('destination', destination, { purpose: 'test' });
+  await harness.reach('following');
+  await crash(sourceServer, async () => {
+    await until(async () => (await harness.engine.status()).streams[0]?.connected === false, {
+      what: 'the cut',
+    });
+    expect((await harness.engine.status()).streams[0]?.lagBytes).toBeNull();
+  });
+  await onSource.end().catch(() => undefined);
+  onSource = await connectControl('source', source, { purpose: 'test' });
+  await sql(onSource, `INSERT INTO t VALUES (-1, 'after'); DELETE FROM t WHERE id = 5`);
+  await until(async () => {
+    const { rows } = await onDestination.query('SELECT FROM public.t WHERE id = -1');
+    return rows.length === 1;
+  });
+  await until(async () => (await harness.engine.status()).error === null, { what: 'the trouble to be over' });
+  expect((await harness.engine.status()).phase).toBe('following');
+  expect((await harness.engine.status()).copy.rows).toBe(3000);
+  expect(await contents(onDestination)).toEqual(await contents(onSource));
+  await Promise.all([onSource.end(), onDestination.end()]);
+});
+
+test('a slot that is gone fails the shadow, by name', async () => {
+  await using pair = await databasePair();
+  await sql(pair.onSource, 'CREATE TABLE t (id int PRIMARY KEY)');
+  {
+    await using first = await new EngineHarness(pair).start().reach('following');
+    await first.caughtUp();
+  }
+  await until(async () => {
+    const { rows } = await pair.onSource.query<{ active: string }>(
+      `SELECT active FROM pg_replication_slots WHERE database = current_database()`,
+    );
+    return rows[0]?.active === 'f';
+  });
+  await pair.onSource.query(
+    `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()`,
+  );
+  await using second = await new EngineHarness(pair).start().reach('failed');
+  expect((await second.engine.status()).error?.code).toBe('slot-lost');
+  await expect(second.engine.waitForMark('forward', 'x', AbortSignal.timeout(1000))).rejects.toMatchObject({
+    code: 'slot-lost',
+  });
+});
