@@ -56,7 +56,11 @@ export async function runSwitch(
 
 /** Shared with the demo. */
 export function printSwitch(terminal: Terminal, report: OperationReport): void {
-  for (const line of findingLines(report.findings)) terminal.line(line);
+  // What is merely good to know was said by the dry run.
+  const shown = report.findings.filter(
+    ({ severity }) => report.outcome === 'dry-run' || severity === 'blocker' || severity === 'warning',
+  );
+  for (const line of findingLines(shown)) terminal.line(line);
   switch (report.outcome) {
     case 'done':
       terminal.line(
