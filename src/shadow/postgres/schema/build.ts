@@ -10,6 +10,10 @@
  * Failing: a constraint that does not validate or a materialised view that does not refresh is a finding, and tried
  * again by the next run. So is an owner, privilege or setting that Understudy's account may not give or the destination
  * does not know. Anything else stops the build, naming the statement. A cancellation takes effect between statements.
+ *
+ * After the copy the stream applies changes to the same tables meanwhile. A foreign key locks two tables in its own
+ * order, an applied transaction in the application's: they can deadlock. The builder is then the one to yield, soon
+ * where it may set `deadlock_timeout`, and tries that statement again.
  */
 import { createHash } from 'node:crypto';
 import type pg from 'pg';
@@ -66,6 +70,13 @@ const BUILD_SETTINGS: Readonly<Record<string, string>> = {
 
 /** SQLSTATEs after which the same statement may well succeed: lock timeout, deadlock, serialization, cancel. */
 const PASSING_STATES = new Set(['55P03', '40P01', '40001', '57014', '53300', '53200', '53100']);
+
+/** Of these, the ones that another transaction's locks cause. */
+const LOCK_STATES = new Set(['55P03', '40P01']);
+const LOCK_ATTEMPTS_MAX = 50;
+const LOCK_PAUSE_MS = 20;
+/** Well below the server's 1 s, so that the builder finds a deadlock before the stream it waits for does. */
+const DEADLOCK_TIMEOUT = '20ms';
 
 function sqlStateOf(error: unknown): string | undefined {
   const code = (error as { code?: unknown } | null)?.code;
@@ -180,12 +191,15 @@ async function applySettings(destination: pg.Client): Promise<void> {
     ([name, value]) => `SET ${name} = ${quoteLiteral(value)}`,
   );
   await destination.query(settings.join('; '));
+  // A privilege; without it a deadlock takes as long as the server's own setting says.
+  await destination.query(`SET deadlock_timeout = '${DEADLOCK_TIMEOUT}'`).catch(() => undefined);
 }
 
 async function resetSettings(destination: pg.Client): Promise<void> {
   const resets = Object.keys(BUILD_SETTINGS).map((name) => `RESET ${name}`);
   // After a lost connection there is nothing to reset, and the first error is the one to report.
   await destination.query(resets.join('; ')).catch(() => undefined);
+  await destination.query('RESET deadlock_timeout').catch(() => undefined);
 }
 
 /** Tables that the statements would create and that are there already, as `schema.name` quoted. */
@@ -299,7 +313,7 @@ async function buildAfterCopy({ destination, statements, options, roles }: Run):
       VALUES ('${hash}', ${index}, ${quoteLiteral(statement.kind)}, ${quoteLiteral(statement.object)})`;
     try {
       // One message of two statements is one transaction: the step and its record stand or fall together.
-      await destination.query(`${statement.sql};\n${record}`);
+      await yieldingToApply(() => destination.query(`${statement.sql};\n${record}`), options.signal);
       done.add(hash);
       ran += 1;
     } catch (error) {
@@ -310,6 +324,19 @@ async function buildAfterCopy({ destination, statements, options, roles }: Run):
   }
   options.onProgress?.({ done: statements.length, total: statements.length, statement: undefined });
   return { ran, skipped, findings };
+}
+
+/** Repeats `work` after a lost deadlock or a lock timeout, {@link LOCK_ATTEMPTS_MAX} times at most. */
+async function yieldingToApply<T>(work: () => Promise<T>, signal: AbortSignal): Promise<T> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await work();
+    } catch (error) {
+      if (!LOCK_STATES.has(sqlStateOf(error) ?? '') || attempt >= LOCK_ATTEMPTS_MAX) throw error;
+      signal.throwIfAborted();
+      await new Promise((resolve) => setTimeout(resolve, LOCK_PAUSE_MS));
+    }
+  }
 }
 
 /**
