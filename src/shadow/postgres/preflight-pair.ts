@@ -236,7 +236,7 @@ export async function inspectDifferences(pair: InspectedPair): Promise<readonly 
     ...(await inspectExtensions(pair)).map(onDestination),
     ...(await inspectDatabases(pair)).map(onDestination),
     ...(await inspectSettings(source, destination, built)).map(onDestination),
-    ...(await inspectRoles(source, destination)),
+    ...(await inspectRoles(source, destination, !built)),
     ...(await inspectHeadroom(toDestination)).map(onDestination),
     ...(await inspectHeadroom(toSource)).map((finding): Finding => ({ ...finding, side: 'source' })),
   ];

@@ -294,12 +294,35 @@ function compareSettings(source: RoleInfo, destination: RoleInfo): readonly Find
   );
 }
 
+function missingRole(role: RoleInfo, isCreated: boolean): Finding {
+  if (isCreated)
+    return finding(
+      'info',
+      'role-missing',
+      role.name,
+      `Role ${role.name} does not exist on the destination yet; Understudy creates it there.`,
+      `Unless shadow.copyRoles is switched off: then run on the destination ${createRoleAdvice(role)}`,
+    );
+  return finding(
+    role.connected ? 'blocker' : 'warning',
+    'role-missing',
+    role.name,
+    `Role ${role.name} does not exist on the destination${role.used ? ', and what it owns or was granted is not its own there' : ''}.`,
+    `Run on the destination: ${createRoleAdvice(role)}`,
+  );
+}
+
 /**
  * What the destination's roles lack. `account`: Understudy's own on the source, which needs no twin unless objects of
  * the application are its own, and need not be alike. What can't be logged in with is a blocker where sessions would
- * have to be moved now.
+ * have to be moved now. `missingAreCreated`: the shadow is still to be built, and its roles with it.
  */
-export function compareRoles(source: RoleSet, destination: RoleSet, account: string): readonly Finding[] {
+export function compareRoles(
+  source: RoleSet,
+  destination: RoleSet,
+  account: string,
+  missingAreCreated: boolean,
+): readonly Finding[] {
   const there = new Map(destination.roles.map((role) => [role.name, role]));
   const findings: Finding[] = [];
   if (!source.verifiersReadable || !destination.verifiersReadable) {
@@ -328,15 +351,7 @@ export function compareRoles(source: RoleSet, destination: RoleSet, account: str
     const other = there.get(role.name);
     if (role.name === account && (other !== undefined || !role.used)) continue;
     if (other === undefined) {
-      findings.push(
-        finding(
-          role.used || role.connected ? 'blocker' : 'warning',
-          'role-missing',
-          role.name,
-          `Role ${role.name} does not exist on the destination.`,
-          `Let Understudy create it, or run on the destination: ${createRoleAdvice(role)}`,
-        ),
-      );
+      findings.push(missingRole(role, missingAreCreated));
       continue;
     }
     const readable = source.verifiersReadable && destination.verifiersReadable;
@@ -358,10 +373,14 @@ async function accountOf(client: pg.Client): Promise<string> {
 }
 
 /** Findings about roles of both sides, without changing anything. */
-export async function inspectRoles(source: pg.Client, destination: pg.Client): Promise<readonly Finding[]> {
+export async function inspectRoles(
+  source: pg.Client,
+  destination: pg.Client,
+  missingAreCreated = false,
+): Promise<readonly Finding[]> {
   const here = await readRoles(source);
   const there = await readAllRoles(destination);
-  return compareRoles(here, there, await accountOf(source));
+  return compareRoles(here, there, await accountOf(source), missingAreCreated);
 }
 
 interface Creation {
@@ -401,7 +420,7 @@ async function withoutLogging<T>(destination: pg.Client, work: () => Promise<T>)
 async function createRole(creation: Creation, role: RoleInfo): Promise<void> {
   const created = await run(creation, createRoleSql(role), (reason) =>
     finding(
-      role.used || role.connected ? 'blocker' : 'warning',
+      role.connected ? 'blocker' : 'warning',
       'role-missing',
       role.name,
       `Role ${role.name} does not exist on the destination and could not be created: ${reason}.`,
@@ -469,6 +488,6 @@ export async function copyRoles(source: pg.Client, destination: pg.Client): Prom
     if (report.created.includes(role.name)) await completeRole(creation, role);
   }
   const present = { ...here, roles: here.roles.filter((role) => existing.has(role.name)) };
-  report.findings.push(...compareRoles(present, there, account));
+  report.findings.push(...compareRoles(present, there, account, false));
   return report;
 }
