@@ -390,14 +390,13 @@ export interface LockHolder {
   readonly pid: number;
   /** pg_stat_activity.backend_type, and whether it is an anti-wraparound vacuum. */
   readonly kind: string;
-  readonly application: string;
   readonly mode: string;
 }
 
 /** Who holds a lock that a change of the barrier has to wait for, at this moment, on this side. */
 export async function readLockHolders(session: Session): Promise<readonly LockHolder[]> {
   const found = await session.run(
-    `SELECT DISTINCT c.oid::regclass::text AS name, l.pid, l.mode, COALESCE(a.application_name, '') AS application,
+    `SELECT DISTINCT c.oid::regclass::text AS name, l.pid, l.mode,
             COALESCE(a.backend_type, 'prepared transaction')
               || CASE WHEN a.backend_type = 'autovacuum worker' AND a.query LIKE '%wraparound%'
                       THEN ', anti-wraparound' ELSE '' END AS kind
@@ -406,7 +405,7 @@ export async function readLockHolders(session: Session): Promise<readonly LockHo
        JOIN pg_catalog.pg_trigger t ON t.tgrelid = c.oid AND t.tgname = '${BARRIER_TRIGGER}'
        LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
       WHERE l.granted AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
-        AND l.mode NOT IN ('AccessShareLock', 'RowShareLock')
+        AND l.mode NOT IN ('AccessShareLock', 'RowShareLock', 'SIReadLock')
         AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()
       ORDER BY 1, 2`,
   );
@@ -414,7 +413,6 @@ export async function readLockHolders(session: Session): Promise<readonly LockHo
     table: row['name'] ?? '',
     pid: Number(row['pid'] ?? '0'),
     kind: row['kind'] ?? '',
-    application: row['application'] ?? '',
     mode: row['mode'] ?? '',
   }));
 }

@@ -14,7 +14,14 @@ import type {
 } from '../core/ports.js';
 import { UnderstudyError } from '../core/errors.js';
 import { quoteTable } from '../core/postgres.js';
-import { barrierState, planBarrier, readBarrier, readLockHolders, withoutBarrier } from './barrier.js';
+import {
+  barrierState,
+  planBarrier,
+  readBarrier,
+  readLockHolders,
+  withoutBarrier,
+  type LockHolder,
+} from './barrier.js';
 import { assertSameCatalog } from './catalog.js';
 import { abortable, found, type Operation, type OperationSessions } from './operation.js';
 import { readOtherProxies, type LiveProxy } from './registration.js';
@@ -23,6 +30,7 @@ import type { Session } from './session.js';
 
 const LAG_POLL_MS = 20;
 const OTHER_PROXY_GRACE_MS = 500;
+const LOCK_GRACE_MS = 500;
 /** So few stale sessions are always fine, whatever their share. */
 const STALE_ALWAYS = 4;
 
@@ -228,9 +236,7 @@ async function barrierFindings(
       advice: 'Restart Understudy: it puts the barriers right before it serves.',
     });
   }
-  for (const holder of await readLockHolders(session)) {
-    const long = holder.kind.includes('wraparound') || /^(Share|Exclusive|AccessExclusive)/.test(holder.mode);
-    if (!long || holder.application.startsWith('understudy')) continue;
+  for (const holder of await lastingHolders(operation, session)) {
     // Plain autovacuum yields to the barrier; everything else here would be waited for.
     const yields = holder.kind === 'autovacuum worker';
     findings.push({
@@ -245,6 +251,18 @@ async function barrierFindings(
     });
   }
   return findings;
+}
+
+/** Who holds more than a writer's lock, and still does after a moment; writers are waited for by the barrier itself. */
+async function lastingHolders(operation: Operation, session: Session): Promise<readonly LockHolder[]> {
+  const { clock } = operation.deps;
+  const deadline = clock.monotonicMs() + LOCK_GRACE_MS;
+  for (;;) {
+    const holders = (await readLockHolders(session)).filter((each) => each.mode !== 'RowExclusiveLock');
+    const waited = holders.every((each) => each.kind === 'autovacuum worker');
+    if (waited || clock.monotonicMs() >= deadline) return holders;
+    await clock.sleep(LAG_POLL_MS, operation.signal);
+  }
 }
 
 /** The barrier locks all tables in one transaction; the lock table must have room for that. */

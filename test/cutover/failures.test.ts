@@ -111,6 +111,19 @@ describe.each(['cutover', 'rollback'] as const)('%s', (kind) => {
     await stage.coordinator.installBarriers(await stage.shadow.tables());
   });
 
+  test('preflight: somebody alters or vacuums a table', async () => {
+    await on(from).query('BEGIN; LOCK TABLE public.plain IN SHARE UPDATE EXCLUSIVE MODE');
+    const report = await stage.operate(kind);
+    expect(report.reason).toMatchObject({ code: 'preflight-blocked' });
+    expect(report.findings).toMatchObject([{ check: 'lock-held', side: from, object: 'public.plain' }]);
+    await on(from).query('ROLLBACK');
+    // A writer is no reason: the fence waits for it.
+    await on(from).query(`BEGIN; INSERT INTO public.plain DEFAULT VALUES`);
+    stage.traffic.failHold = new UnderstudyError('drain-timeout', 'enough seen');
+    expect((await stage.operate(kind)).reason?.code).toBe('drain-timeout');
+    await on(from).query('ROLLBACK');
+  });
+
   test('preflight: sessions are pinned, refused or restless', async () => {
     const report = { sessions: 10, warm: 9, stale: 0 };
     const twice = (blockers: readonly SessionBlocker[], stale = 0): void => {

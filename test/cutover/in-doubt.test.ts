@@ -1,6 +1,6 @@
 /** COMMIT was sent and no answer came. Only the journal tells, and it tells the truth. */
-import { describe, expect, test } from 'vitest';
-import type { OperationReport, Side } from '../../src/core/ports.js';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import type { OperationKind, OperationReport, Side } from '../../src/core/ports.js';
 import type { CutoverSettings } from '../../src/cutover/settings.js';
 import { until } from '../support/servers.js';
 import { Relay, type Loss } from './relay.js';
@@ -8,36 +8,38 @@ import { Stage } from './stage.js';
 
 const SETTINGS = { commitAnswerTimeoutMs: 300, inDoubtTimeoutMs: 60, connectTimeoutMs: 500 };
 
-interface Doubt extends AsyncDisposable {
-  readonly stage: Stage;
-  readonly relay: Relay;
-}
+let stage: Stage;
+let relay: Relay;
 
-/** A stage whose coordinator reaches the destination through a relay, the side that `kind` leaves leading. */
-async function open(
-  kind: 'cutover' | 'rollback',
+beforeAll(async () => {
+  stage = await Stage.open({ settings: SETTINGS });
+  relay = await Relay.open(stage.pair.destination);
+});
+afterAll(async () => {
+  await stage[Symbol.asyncDispose]();
+  await relay[Symbol.asyncDispose]();
+});
+
+/** The side that `kind` starts from leads, and the next COMMIT of an operation is lost between us and the destination. */
+async function arrange(
+  kind: OperationKind,
   loss: Loss,
   thenDown: boolean,
   settings: Partial<CutoverSettings> = SETTINGS,
-): Promise<Doubt> {
-  const direct = await Stage.open({ settings: SETTINGS });
-  if (kind === 'rollback') expect(await direct.operate('cutover')).toMatchObject({ outcome: 'done' });
-  const relay = await Relay.open(direct.pair.destination);
-  await direct.restart({
+): Promise<void> {
+  await stage.restart({ settings });
+  const leads = kind === 'cutover' ? 'source' : 'destination';
+  if (stage.traffic.current.side !== leads) {
+    const report = await stage.operate(kind === 'cutover' ? 'rollback' : 'cutover');
+    expect(report.reason).toBeUndefined();
+  }
+  await stage.restart({
     settings,
     destination: relay.endpoint,
     observe: (point) => {
       if (point === 'before:send-commit') relay.lose(loss, thenDown);
     },
   });
-  return {
-    stage: direct,
-    relay,
-    async [Symbol.asyncDispose]() {
-      await direct[Symbol.asyncDispose]();
-      await relay[Symbol.asyncDispose]();
-    },
-  };
 }
 
 describe.each(['cutover', 'rollback'] as const)('%s', (kind) => {
@@ -45,17 +47,16 @@ describe.each(['cutover', 'rollback'] as const)('%s', (kind) => {
   const to: Side = kind === 'cutover' ? 'destination' : 'source';
 
   test('the answer is lost and the commit happened: it goes forward', async () => {
-    await using doubt = await open(kind, 'answer', false);
-    const { stage, relay } = doubt;
+    await arrange(kind, 'answer', false);
+    const lost = relay.lost;
     expect(await stage.operate(kind)).toMatchObject({ outcome: 'done' });
-    expect(relay.lost).toBe(1);
+    expect(relay.lost).toBe(lost + 1);
     expect(stage.traffic.current.side).toBe(to);
     expect(await stage.writable()).toEqual([to]);
   });
 
   test('the COMMIT is lost: it is undone', async () => {
-    await using doubt = await open(kind, 'commit', false);
-    const { stage } = doubt;
+    await arrange(kind, 'commit', false);
     const { epoch } = stage.traffic.current;
     const report = await stage.operate(kind);
     expect(report).toMatchObject({ outcome: 'aborted', epoch, reason: { code: 'in-doubt' } });
@@ -67,8 +68,7 @@ describe.each(['cutover', 'rollback'] as const)('%s', (kind) => {
   test.each(['answer', 'commit'] as const)(
     'the %s is lost and the journal is gone for a while: the barrier stands, held statements fail with 08007',
     async (loss) => {
-      await using doubt = await open(kind, loss, true);
-      const { stage, relay } = doubt;
+      await arrange(kind, loss, true);
       const running = stage.operate(kind);
       await until(() => stage.traffic.failedHeld.length >= 2, { what: 'held statements to fail' });
       expect(stage.traffic.gate).toBe('closed');
@@ -87,8 +87,7 @@ describe.each(['cutover', 'rollback'] as const)('%s', (kind) => {
   );
 
   test('the process ends while in doubt: nothing is undone, the next one settles it', async () => {
-    await using doubt = await open(kind, 'answer', true);
-    const { stage, relay } = doubt;
+    await arrange(kind, 'answer', true);
     const running = stage.operate(kind).catch((error: Error) => error.name);
     await until(() => stage.traffic.failedHeld.length > 0);
     stage.coordinator.destroy();
@@ -100,8 +99,7 @@ describe.each(['cutover', 'rollback'] as const)('%s', (kind) => {
 });
 
 test('a COMMIT lost in silence: the server ends the transaction itself, and only then it is undone', async () => {
-  await using doubt = await open('cutover', 'silence', false, { ...SETTINGS, holdBudgetMs: 1500 });
-  const { stage } = doubt;
+  await arrange('cutover', 'silence', false, { ...SETTINGS, holdBudgetMs: 1500 });
   expect(await stage.operate('cutover')).toMatchObject({ outcome: 'aborted', reason: { code: 'in-doubt' } });
   expect(stage.traffic.failedHeld).toContain('08007');
   expect(await stage.writable()).toEqual(['source']);
