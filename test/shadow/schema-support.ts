@@ -4,10 +4,11 @@ import { randomBytes } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { promisify } from 'node:util';
 import type pg from 'pg';
-import type { DatabaseEndpoint } from '../../src/core/ports.js';
-import { quoteIdent } from '../../src/core/postgres.js';
+import type { DatabaseEndpoint, Side } from '../../src/core/ports.js';
+import { connectControl, quoteIdent } from '../../src/core/postgres.js';
 import type { SchemaPlan } from '../../src/shadow/postgres/schema/plan.js';
 import { buildSchema } from '../../src/shadow/postgres/schema/build.js';
+import type { DatabasePair } from '../support/servers.js';
 
 /** Roles belong to the server, not the database: each test has its own, on every server it uses. */
 export interface TestRoles extends AsyncDisposable {
@@ -76,4 +77,26 @@ export async function dumpSchema(endpoint: DatabaseEndpoint): Promise<readonly s
     { env: { ...process.env, PGPASSWORD: endpoint.password ?? '' }, maxBuffer: 1 << 26 },
   );
   return stdout.split('\n').filter((line) => line !== '' && !/^(--|\\(un)?restrict)/.test(line));
+}
+
+export interface SecondDatabase extends AsyncDisposable {
+  readonly endpoint: DatabaseEndpoint;
+  readonly client: pg.Client;
+}
+
+/** Another database on one of the pair's servers. */
+export async function secondDatabase(side: Side, pair: DatabasePair): Promise<SecondDatabase> {
+  const name = `t2_${randomBytes(5).toString('hex')}`;
+  const admin = side === 'source' ? pair.onSource : pair.onDestination;
+  await admin.query(`CREATE DATABASE ${quoteIdent(name)}`);
+  const endpoint = { ...pair[side], database: name };
+  const client = await connectControl('destination', endpoint, { purpose: 'test' });
+  return {
+    endpoint,
+    client,
+    async [Symbol.asyncDispose]() {
+      await client.end();
+      await admin.query(`DROP DATABASE ${quoteIdent(name)} WITH (FORCE)`);
+    },
+  };
 }

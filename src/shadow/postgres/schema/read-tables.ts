@@ -251,6 +251,18 @@ function inlinedChecks(table: Table): readonly ConstraintJson[] {
   return table.checks.filter((check) => check.column === null && check.validated && ownedHere(table, check));
 }
 
+/** A NOT NULL of the child's own on a column that comes with INHERITS; named, from 18. */
+function notNullOfInherited(table: Table): readonly string[] {
+  const inherited = table.columns.filter((column) => !ownedHere(table, column));
+  return table.checks
+    .filter(
+      (check) => check.validated && check.local && inherited.some((column) => column.name === check.column),
+    )
+    .map(
+      (check) => `CONSTRAINT ${check.name} NOT NULL ${check.column}${check.noInherit ? ' NO INHERIT' : ''}`,
+    );
+}
+
 function createTable(table: Table): string {
   const { row } = table;
   const typed = row.of_type !== null;
@@ -260,7 +272,7 @@ function createTable(table: Table): string {
     // A typed table's column is only named where something is added to the type's own.
     .filter((sql) => !typed || !sql.endsWith('WITH OPTIONS'));
   const checks = inlinedChecks(table).map((check) => `CONSTRAINT ${check.name} ${check.definition}`);
-  const elements = [...columns, ...checks].join(', ');
+  const elements = [...columns, ...notNullOfInherited(table), ...checks].join(', ');
   // A partitioned table holds no rows; 18 refuses one that says it is unlogged.
   const unlogged = row.unlogged === 't' && row.kind === 'r' ? 'UNLOGGED ' : '';
   const parts = [`CREATE ${unlogged}TABLE ${row.name}`];
