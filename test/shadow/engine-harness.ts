@@ -67,7 +67,7 @@ export class EngineHarness implements AsyncDisposable {
         if (status.phase === 'failed' && phase !== 'failed') throw new Error(JSON.stringify(status.error));
         return status.phase === phase;
       },
-      { what: `phase ${phase}` },
+      { what: `phase ${phase}`, timeoutMs: 45_000 },
     ).catch(async (error: unknown) => {
       throw new Error(`${String(error)}; ${JSON.stringify(await this.engine.status())}`);
     });

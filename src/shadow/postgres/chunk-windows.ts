@@ -4,7 +4,9 @@
  * A window is registered before `low` is emitted, opens when the stream reaches it, and closes at `high`. In between
  * - a key with a full image, or deleted, is dropped from the chunk: the stream has written it already;
  * - a key with a partial image keeps the chunk's row, over which the merged partial image is laid again;
- * - TRUNCATE, another definition of the table, or a row moved without all its columns spoils the chunk.
+ * - a row moved to another key is dropped under both: the shadow's row was moved with all its columns, or, where it had
+ *   none yet, the new key was recorded as pending and a chunk of one row will bring it;
+ * - TRUNCATE or another definition of the table spoils the chunk.
  *
  * Invariant: everything that committed before `low` is in the chunk's snapshot, or the chunk is `stale`; everything
  * that committed between the marks is in the window; everything later is applied after the chunk is written.
@@ -167,7 +169,6 @@ function note(window: Window, change: Exclude<Change, { kind: 'truncate' }>, bin
   // Written in full inside the window: the shadow's row is complete, and the chunk's is dropped anyway.
   const complete = before?.row === null || !isPartial(row);
   if (keyId(oldKey) !== keyId(newKey)) {
-    if (!complete) window.spoiled = true;
     drop(oldKey);
     drop(newKey);
   } else if (complete) {

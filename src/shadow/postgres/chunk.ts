@@ -8,8 +8,7 @@ export type CopyFormat = 'binary' | 'text';
 
 export type ChunkOutcome =
   | 'written'
-  /** Its window saw a TRUNCATE, another definition of the table, or a row that moved without all its columns; or the
-   *  stream was interrupted. Read it again. */
+  /** Its window saw a TRUNCATE or another definition of the table, or the stream was interrupted. Read it again. */
   | 'discarded'
   /** Its snapshot missed a commit that had been streamed before. Read it again, a little later. */
   | 'stale';
