@@ -178,7 +178,7 @@ it('counts the room for the sessions that would move: in all, of the database, o
   for (const finding of [role, database]) await pair.onDestination.query(statementOf(finding));
   const after = await pairFindings(pair, CUTOVER);
   expect(after.filter((finding) => finding.check.endsWith('connection-limit'))).toEqual([]);
-  const full = await pairFindings(pair, { ...CUTOVER, connectionReserve: 10_000 } as typeof CUTOVER);
+  const full = await pairFindings(pair, { ...CUTOVER, connectionReserve: 10_000 });
   expect(findingOf(full, 'connections')).toMatchObject({ severity: 'blocker', side: 'destination' });
   for (const session of sessions) await session.end();
   for (const client of [pair.onSource, pair.onDestination]) await client.query(`DROP ROLE ${name}`);

@@ -247,6 +247,24 @@ describe('what can’t be carried', () => {
   });
 });
 
+it('refuses a rule on updates where the shadow upserts, as the server does', async () => {
+  await using pair = await databasePair();
+  const plan = await planOf(
+    pair.onSource,
+    `${SHOP} CREATE TABLE public.keyless (a integer); CREATE RULE fine AS ON UPDATE TO public.keyless DO ALSO NOTHING;
+     CREATE RULE also AS ON UPDATE TO public.customer DO ALSO NOTHING;
+     CREATE RULE deletes AS ON DELETE TO public.customer DO ALSO NOTHING`,
+  );
+  expect(plan.unsupported).toMatchObject([
+    { severity: 'blocker', check: 'update-rule', object: 'rule also on public.customer' },
+  ]);
+  await pair.onSource.query('SET session_replication_role = replica');
+  const upsert = `INSERT INTO public.customer VALUES (1, 'a') ON CONFLICT (id) DO UPDATE SET email = excluded.email`;
+  await expect(pair.onSource.query(upsert)).rejects.toThrow('rules');
+  await pair.onSource.query(/DROP RULE[^;]*/.exec(plan.unsupported[0]?.advice ?? '')?.[0] ?? '');
+  await pair.onSource.query(upsert);
+});
+
 describe('tables', () => {
   it('are read with their keys, kinds and columns; not those of extensions, of Understudy or of sessions', async () => {
     await using pair = await databasePair();
