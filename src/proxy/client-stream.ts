@@ -17,11 +17,11 @@ import {
 import { FRONTEND } from '../wire/postgres/messages.js';
 import {
   CHANGES_STATE,
-  ENDS_PREPARED,
   LOADS_LIBRARY,
   MAY_UNPIN,
   NAMES_SETTINGS,
   UNKNOWN_SETTING,
+  endsPreparedTransaction,
   type StatementText,
 } from '../wire/postgres/statement-text.js';
 import type { ResponseTracker } from './response-tracker.js';
@@ -83,7 +83,9 @@ export class ClientStream implements FrameVisitor {
   /** A text shows that this frame ends a prepared transaction, which another session may wait for. */
   endsPreparedTransaction(type: number, payload: Buffer): boolean {
     const from = type === FRONTEND.parse ? payload.indexOf(0) + 1 : 0;
-    return (this.#deps.text.classify(payload, from, payload.length, false) & ENDS_PREPARED) !== 0;
+    return endsPreparedTransaction(
+      payload.toString('latin1', from, endOfName(payload, from, payload.length)),
+    );
   }
 
   begin(type: number, payloadBytes: number): number {

@@ -32,7 +32,7 @@ import { StateCell } from '../core/state-machine.js';
 import { Limiter } from './limiter.js';
 import type { Router } from './router.js';
 import type { SessionContext } from './session-context.js';
-import { SessionMove, type MoveTarget } from './session-move.js';
+import { SessionMove, type MoveSlots, type MoveTarget } from './session-move.js';
 import type { Session } from './session.js';
 import { NO_STALL, stallReport } from './stall.js';
 
@@ -77,6 +77,9 @@ export class Gate {
   readonly #deps: GateDeps;
   readonly #moves = new Map<Session, SessionMove>();
   #movingTo: Side | null = null;
+  /** While sessions are served, few are asked at once: a question stands in front of their next statement. */
+  readonly #servedSlots: MoveSlots;
+  readonly #heldSlots: MoveSlots;
   #waiting: Waiting[] = [];
   #refusal: Refusal | null = null;
   /** Resolves a drain that is being waited for. */
@@ -85,6 +88,10 @@ export class Gate {
 
   constructor(deps: GateDeps) {
     this.#deps = deps;
+    const { askConcurrency, warmConcurrency } = deps.context.settings;
+    const open = new Limiter(warmConcurrency).run;
+    this.#servedSlots = { ask: new Limiter(askConcurrency).run, open };
+    this.#heldSlots = { ask: new Limiter(warmConcurrency).run, open };
     this.#state = new StateCell<GateState>(
       'gate',
       {
@@ -142,10 +149,9 @@ export class Gate {
   /** A session came in through the open gate. One that comes between prepare and hold is warmed at once. */
   opened(session: Session): void {
     if (this.#movingTo === null || !this.#state.is('open')) return;
-    const { settings } = this.#deps.context;
-    const limiter = new Limiter(settings.warmConcurrency);
+    const { prepareTimeoutMs } = this.#deps.context.settings;
     this.#moveOf(session, this.#movingTo)
-      .refresh(settings.prepareTimeoutMs, new AbortController().signal, limiter.run)
+      .refresh(prepareTimeoutMs, new AbortController().signal, this.#servedSlots)
       .catch(() => undefined);
   }
 
@@ -185,12 +191,11 @@ export class Gate {
     if (!this.#state.is('open')) throw this.#busy();
     this.#aim(to);
     const { settings } = this.#deps.context;
-    const limiter = new Limiter(settings.warmConcurrency);
     const moves = this.#deps.sessions().map((session) => this.#moveOf(session, to));
     await Promise.all(
       moves.map(async (move) => {
         move.forget();
-        await move.refresh(settings.prepareTimeoutMs, signal, limiter.run).catch(() => undefined);
+        await move.refresh(settings.prepareTimeoutMs, signal, this.#servedSlots).catch(() => undefined);
       }),
     );
     if (signal.aborted) throw asUnderstudyError(signal.reason, 'cancelled', 'preparing the sessions');
@@ -315,9 +320,10 @@ export class Gate {
       .map((session) => this.#moveOf(session, to))
       .filter((move) => !move.warm && !move.session.replication && !move.session.backendLost);
     this.#refuseTooMany(moves.length);
-    const limiter = new Limiter(settings.warmConcurrency);
     await Promise.all(
-      moves.map((move) => move.refresh(settings.askTimeoutMs, signal, limiter.run).catch(() => undefined)),
+      moves.map((move) =>
+        move.refresh(settings.askTimeoutMs, signal, this.#heldSlots).catch(() => undefined),
+      ),
     );
     if (signal.aborted) throw this.#aborted(signal);
   }

@@ -36,6 +36,7 @@ import {
   encodeErrorResponse,
   encodeParameterStatus,
   encodeReadyForQuery,
+  encodeTerminate,
 } from '../wire/postgres/messages.js';
 import { StatementText } from '../wire/postgres/statement-text.js';
 import { BackendRefused, openBackend, sendCancel, type Backend, type BackendEndpoint } from './backend.js';
@@ -324,7 +325,7 @@ class PostgresProxy implements Proxy {
           this.#begin(client, backend, side);
           return null;
         }
-        backend.socket.destroy();
+        closeWith(backend.socket, encodeTerminate());
         if (!this.#state.is('listening')) return fatal(SHUTTING_DOWN);
       }
     } catch (error) {
@@ -359,7 +360,7 @@ class PostgresProxy implements Proxy {
   /** Only one database is managed. For any other the server's own refusal is relayed, and its consent refused. */
   async #refuseDatabase(client: AcceptedClient, gone: AbortSignal): Promise<Buffer> {
     const backend = await this.#open(client, this.#deps.source.endpoint, client.database, gone);
-    backend.socket.destroy();
+    closeWith(backend.socket, encodeTerminate());
     return fatal({
       sqlState: '3D000',
       message: `database "${client.database}" is not managed by this Understudy, which serves "${this.#deps.source.database}"`,

@@ -65,6 +65,11 @@ export class ResponseTracker {
     return this.#syncPoints > 0;
   }
 
+  /** Answers to extended messages are due that the server may keep back until a Flush or Sync. */
+  get owesExtended(): boolean {
+    return this.#headKind() === EXTENDED && (this.#tokens[this.#head] as number) >>> 3 > 0;
+  }
+
   get depth(): number {
     return this.#size;
   }

@@ -10,8 +10,8 @@
 import { UnderstudyError } from '../core/errors.js';
 import type { BlockerReason, SessionBlocker, Side } from '../core/ports.js';
 import { BackendRefused, openBackend, type BackendEndpoint } from './backend.js';
-import type { SessionContext } from './session-context.js';
-import { pinsOf, readState, stateQuery, type Pin, type SessionState } from './session-state.js';
+import type { SessionContext, StateAnswer } from './session-context.js';
+import { detailQuery, pinsOf, readState, stateQuery, type Pin, type SessionState } from './session-state.js';
 import type { Session } from './session.js';
 import { replayChange, replayState } from './state-replay.js';
 import { WarmConnection } from './warm-connection.js';
@@ -20,6 +20,16 @@ export interface MoveTarget {
   readonly side: Side;
   readonly endpoint: BackendEndpoint;
   readonly database: string;
+}
+
+type Slot = <T>(work: () => Promise<T>) => Promise<T>;
+
+/** Bounds on what is done for all sessions at once. */
+export interface MoveSlots {
+  /** Questions to backends. */
+  readonly ask: Slot;
+  /** Connections being opened and filled on the new side. */
+  readonly open: Slot;
 }
 
 export interface MoveDeps {
@@ -77,18 +87,14 @@ export class SessionMove {
 
   /**
    * Asks the session what it holds, unless that is known, and makes the warm connection hold it. What stands in the
-   * way is in `blockers` afterwards. `slot` limits the connections opened at once. Rejects only where `signal` fired
+   * way is in `blockers` afterwards.  Rejects only where `signal` fired
    * or the session was not quiet within `askWithinMs` (`cancelled`).
    */
-  async refresh(
-    askWithinMs: number,
-    signal: AbortSignal,
-    slot: <T>(work: () => Promise<T>) => Promise<T>,
-  ): Promise<void> {
+  async refresh(askWithinMs: number, signal: AbortSignal, slots: MoveSlots): Promise<void> {
     if (this.session.replication || this.session.phase === 'closed') return;
     while (this.#refreshing !== null) await this.#refreshing.catch(() => undefined);
     if (this.warm) return;
-    this.#refreshing = this.#refresh(askWithinMs, signal, slot);
+    this.#refreshing = this.#refresh(askWithinMs, signal, slots);
     try {
       await this.#refreshing;
     } finally {
@@ -96,12 +102,8 @@ export class SessionMove {
     }
   }
 
-  async #refresh(
-    askWithinMs: number,
-    signal: AbortSignal,
-    slot: <T>(work: () => Promise<T>) => Promise<T>,
-  ): Promise<void> {
-    if (!this.current || this.#state === null) await this.#ask(askWithinMs, signal);
+  async #refresh(askWithinMs: number, signal: AbortSignal, slots: MoveSlots): Promise<void> {
+    if (!this.current || this.#state === null) await this.#ask(askWithinMs, signal, slots);
     const state = this.#state;
     if (state === null || this.session.clientStream.pins.length > 0) return;
     const pins = pinsOf(state);
@@ -110,30 +112,63 @@ export class SessionMove {
       return;
     }
     try {
-      this.#pins = await slot(() => this.#give(state, signal));
+      this.#pins = await slots.open(() => this.#give(state, signal));
     } catch (error) {
       if (signal.aborted) throw error;
       this.#pins = [refusal(error)];
     }
   }
 
-  async #ask(withinMs: number, signal: AbortSignal): Promise<void> {
+  /** Waits for a quiet moment without a slot, as a transaction may take its time; asks with one. */
+  async #ask(withinMs: number, signal: AbortSignal, slots: MoveSlots): Promise<void> {
     const { clock } = this.#deps.context;
-    const names = (): string =>
-      stateQuery(new Set([...this.session.clientStream.settingNames, ...this.#deps.settingNames()]));
-    const { answer, giveUp } = this.session.ask(names);
-    const timer = new AbortController();
-    clock.sleep(withinMs, AbortSignal.any([signal, timer.signal])).then(giveUp, giveUp);
-    try {
-      const { rows, sqlState, changes } = await answer;
-      if (sqlState !== null) {
-        this.#unreadable(`the question was answered with ${sqlState}`);
+    const deadline = clock.monotonicMs() + withinMs;
+    for (let attempt = 1; ; attempt++) {
+      const left = (): number => Math.max(1, deadline - clock.monotonicMs());
+      await this.#answered(null, left(), signal);
+      const refused = await slots.ask(() => this.#askOnce(left(), signal));
+      if (refused === null) return;
+      // Busy again when its turn came; or a cancel meant for the client's last statement came late.
+      const again = refused === BUSY || (refused === QUERY_CANCELED && attempt === 1);
+      if (!again) {
+        this.#unreadable(`the question was answered with ${refused}`);
         return;
       }
-      this.#state = readState(rows);
-      this.#askedAtChange = changes;
-      this.#pins = [];
-      this.session.clientStream.pinnedWhenAsked = pinsOf(this.#state).length > 0;
+    }
+  }
+
+  /** Returns null where the question was answered, else the SQLSTATE it was refused with, or BUSY. */
+  async #askOnce(withinMs: number, signal: AbortSignal): Promise<string | null> {
+    const names = (): string =>
+      stateQuery(new Set([...this.session.clientStream.settingNames, ...this.#deps.settingNames()]));
+    try {
+      // A session that has just been quiet is so again soon, or is in a transaction.
+      await this.#answered(null, Math.min(withinMs, QUIET_WITHIN_MS), signal);
+    } catch (error) {
+      if (signal.aborted || withinMs <= QUIET_WITHIN_MS) throw error;
+      return BUSY;
+    }
+    const first = await this.#answered(names, withinMs, signal);
+    if (first.sqlState !== null) return first.sqlState;
+    const state = readState(first.rows);
+    const details = detailQuery(state);
+    const second = details === null ? null : await this.#answered(() => details, withinMs, signal);
+    if (second !== null && second.sqlState !== null) return second.sqlState;
+    if (second !== null && second.changes !== first.changes) return BUSY;
+    this.#state = second === null ? state : readState([...first.rows, ...second.rows]);
+    this.#askedAtChange = first.changes;
+    this.#pins = [];
+    this.session.clientStream.pinnedWhenAsked = pinsOf(this.#state).length > 0;
+    return null;
+  }
+
+  /** Rejects with `cancelled` where the time is up or the signal fires. */
+  async #answered(sql: (() => string) | null, withinMs: number, signal: AbortSignal): Promise<StateAnswer> {
+    const { answer, giveUp } = this.session.ask(sql);
+    const timer = new AbortController();
+    this.#deps.context.clock.sleep(withinMs, AbortSignal.any([signal, timer.signal])).then(giveUp, giveUp);
+    try {
+      return await answer;
     } finally {
       timer.abort();
     }
@@ -234,6 +269,10 @@ export class SessionMove {
     this.#given = null;
   }
 }
+
+const QUERY_CANCELED = '57014';
+const BUSY = 'busy';
+const QUIET_WITHIN_MS = 50;
 
 function refusal(error: unknown): Pin {
   const reason: BlockerReason = 'destination-refuses';

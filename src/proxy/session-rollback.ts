@@ -47,7 +47,7 @@ export async function rollBackSession(subject: RollbackSubject): Promise<void> {
 }
 
 function busy(tracker: ResponseTracker): boolean {
-  return tracker.awaitingReady || tracker.copy !== 'none';
+  return tracker.awaitingReady || tracker.owesExtended || tracker.copy !== 'none';
 }
 
 async function cancelRunning(subject: RollbackSubject): Promise<void> {
@@ -58,6 +58,8 @@ async function cancelRunning(subject: RollbackSubject): Promise<void> {
     subject.toServer(encodeFrame(FRONTEND.copyFail, Buffer.from(`${ROLLED_BACK.message}\0`)));
     tracker.sentCopyEnd();
   } else {
+    // Without a Flush the server may keep back what it has answered to a half-sent pipeline.
+    if (!tracker.awaitingReady) subject.toServer(encodeFrame(FRONTEND.flush, Buffer.alloc(0)));
     subject.cancelBackend();
   }
   const deadline = subject.nowMs() + subject.cancelTimeoutMs;

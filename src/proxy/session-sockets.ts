@@ -25,6 +25,7 @@ export interface SessionSocketsDeps {
 
 /** For a server to finish what it runs and close. */
 const LEAVE_TIMEOUT_MS = 60_000;
+const CORKED_MS = 10;
 
 export class SessionSockets {
   readonly #client: net.Socket;
@@ -33,6 +34,7 @@ export class SessionSockets {
   #clientPaused = 0;
   #backendPaused = false;
   #closed = false;
+  #corked = false;
   bytesFromClient = 0;
   bytesToClient = 0;
 
@@ -64,10 +66,22 @@ export class SessionSockets {
   }
 
   toServer(bytes: Buffer): void {
-    if (!this.#backend.socket.write(bytes)) this.pauseClient(BACKEND_FULL);
+    this.queueToServer(bytes);
+    if (this.#corked) this.uncork();
   }
 
   toClient(bytes: Buffer): void {
+    this.queueToClient(bytes);
+    if (this.#corked) this.uncork();
+  }
+
+  /** After `exchange`: goes out with what follows, or after a moment. */
+  queueToServer(bytes: Buffer): void {
+    if (!this.#backend.socket.write(bytes)) this.pauseClient(BACKEND_FULL);
+  }
+
+  /** As `queueToServer`. */
+  queueToClient(bytes: Buffer): void {
     this.bytesToClient += bytes.length;
     if (this.#client.write(bytes) || this.#backendPaused) return;
     this.#backendPaused = true;
@@ -85,11 +99,31 @@ export class SessionSockets {
     if (this.#clientPaused === 0 && !this.#closed) this.#client.resume();
   }
 
-  /** Leaves the present backend, which has nothing more to say, and goes on with another. */
+  /**
+   * Leaves the present backend, which has nothing more to say, and goes on with another. Many sessions do so at once
+   * while clients wait, and each system call counts: what is written to either end is kept for a moment, to go out
+   * together with what follows, and the old connection is closed after it.
+   */
   exchange(backend: Backend): void {
     this.#detach();
-    closeWith(this.#backend.socket, encodeTerminate(), LEAVE_TIMEOUT_MS);
+    this.uncork();
+    const old = this.#backend.socket;
     this.#backend = backend;
+    this.#client.cork();
+    backend.socket.cork();
+    this.#corked = true;
+    setTimeout(() => {
+      this.uncork();
+      closeWith(old, encodeTerminate(), LEAVE_TIMEOUT_MS);
+    }, CORKED_MS);
+  }
+
+  /** Sends what is kept since `exchange`. */
+  uncork(): void {
+    if (!this.#corked) return;
+    this.#corked = false;
+    this.#backend.socket.uncork();
+    this.#client.uncork();
   }
 
   /** After `exchange`: begins to listen on the new backend. */
@@ -103,6 +137,7 @@ export class SessionSockets {
    */
   close(last: Buffer | null, state: { readonly cut: boolean; readonly idle: boolean }): void {
     this.#closed = true;
+    this.uncork();
     this.#detach();
     closeWith(this.#backend.socket, state.idle ? encodeTerminate() : undefined, LEAVE_TIMEOUT_MS);
     this.#client.off('data', this.#onClientData);

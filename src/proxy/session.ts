@@ -38,21 +38,16 @@ import { CLASSIFY_BYTES_MAX, ClientStream } from './client-stream.js';
 import { HeldBytes } from './held-bytes.js';
 import { LocalAnswers, type AnswerMode } from './local-answers.js';
 import { OwnExchanges } from './own-exchanges.js';
-import { ResponseTracker, STATUS_IDLE } from './response-tracker.js';
+import { ResponseTracker, STATUS_IDLE, type OwnKind } from './response-tracker.js';
 import { ROLLED_BACK, ServerStream } from './server-stream.js';
-import type { SessionContext, SessionInfo, StateAnswer } from './session-context.js';
+import { OwnQuestions, type Question } from './own-questions.js';
+import type { SessionContext, SessionInfo } from './session-context.js';
 import { rollBackSession } from './session-rollback.js';
 import { HELD_FULL, SessionSockets, TOO_DEEP } from './session-sockets.js';
 import { StatementLog } from './statement-log.js';
 import type { Reply, WarmConnection } from './warm-connection.js';
 
 export type SessionPhase = 'serving' | 'draining' | 'held' | 'answering' | 'closed';
-
-interface WaitingAsk {
-  readonly sql: () => string;
-  readonly resolve: (answer: StateAnswer) => void;
-  readonly reject: (error: Error) => void;
-}
 
 export class Session {
   readonly id: number;
@@ -74,7 +69,7 @@ export class Session {
   /** The proxy is rolling the client's transaction back. */
   #rollingBack = false;
   #gateClosed = false;
-  #asks: WaitingAsk[] = [];
+  readonly #questions: OwnQuestions;
   #cancelWanted = false;
   #backendLost = false;
   #transactionSinceMs: number | null = null;
@@ -114,6 +109,11 @@ export class Session {
       forward: (bytes) => this.#sockets.toServer(bytes),
     });
     this.#serverStream = this.#newServerStream();
+    this.#questions = new OwnQuestions({
+      askable: () => this.#askable(),
+      send: (sql) => this.#sendQuestion(sql),
+      changes: () => this.clientStream.changes,
+    });
   }
 
   get phase(): SessionPhase {
@@ -183,7 +183,7 @@ export class Session {
     this.#held.clear();
     this.#answers = null;
     this.#own.lost('the session was closed');
-    for (const ask of this.#asks.splice(0)) ask.reject(closedError());
+    this.#questions.lost();
     this.#context.onClosed(this);
   }
 
@@ -297,7 +297,7 @@ export class Session {
     if (this.#phase.is('closed') || this.#backendLost) return;
     this.#backendLost = true;
     this.#own.lost('the connection to the server was lost');
-    for (const ask of this.#asks.splice(0)) ask.reject(closedError());
+    this.#questions.lost();
     if (this.atRest) this.#context.onAtRest(this);
     else this.#closeForLostBackend();
   }
@@ -339,7 +339,7 @@ export class Session {
       if (this.#held.length > 0 && !this.#tracker.awaitingReady && !this.#atBoundary()) this.#pump();
       if (this.#phase.is('draining') && this.#atBoundary()) this.#rest();
     }
-    if (this.#asks.length > 0 && this.#askable()) this.#sendAsk();
+    this.#questions.settle();
     if (this.#tracker.depth > PIPELINE_DEPTH_MAX) this.#sockets.pauseClient(TOO_DEEP);
     else if (this.#tracker.depth < PIPELINE_DEPTH_MAX / 4) this.#sockets.resumeClient(TOO_DEEP);
   }
@@ -414,16 +414,18 @@ export class Session {
     this.#side = side;
     this.#backendLost = false;
     this.#tracker.reset();
+    this.#log.moved();
     this.#serverStream = this.#newServerStream();
     this.#serverStream.whole = true;
     for (const [name, value] of warm.backend.parameters) {
       if (this.#parameters.get(name) === value) continue;
       this.#parameters.set(name, value);
-      this.#sockets.toClient(encodeParameterStatus(name, value));
+      this.#sockets.queueToClient(encodeParameterStatus(name, value));
     }
-    for (const frame of notifications) this.#sockets.toClient(frame);
+    for (const frame of notifications) this.#sockets.queueToClient(frame);
     this.#sockets.resumeBackend();
-    this.#parseUnnamedAgain();
+    const again = this.#unnamedAgain();
+    if (again.length > 0) this.#sockets.queueToServer(again);
   }
 
   /** Answers what is held, and what comes, with this error; until `release`. */
@@ -541,10 +543,16 @@ export class Session {
     if (this.atRest) this.#context.onAtRest(this);
   }
 
-  #sendOwn(messages: Buffer, kind: 'own-query' | 'own-sync'): Promise<Reply> {
+  #sendOwn(messages: Buffer, kind: OwnKind): Promise<Reply> {
+    const reply = this.#expectOwn(kind);
+    this.#sockets.toServer(messages);
+    return reply;
+  }
+
+  /** Call right before the message is written. */
+  #expectOwn(kind: OwnKind): Promise<Reply> {
     const reply = this.#own.expect();
     this.#tracker.sentOwn(kind);
-    this.#sockets.toServer(messages);
     this.#serverStream.ownSent();
     return reply;
   }
@@ -553,30 +561,19 @@ export class Session {
 
   /**
    * Runs one simple query of the proxy's own on the client's backend, at the session's next quiescent moment, and
-   * swallows its answer. `sql` is called when it is sent. An unnamed prepared statement, which a simple query
-   * destroys, is made again behind it. Rejects where the session or its backend is lost first.
+   * swallows its answer; null only waits for that moment. An unnamed prepared statement, which a simple query
+   * destroys, is made again behind it.
    */
-  ask(sql: () => string): { readonly answer: Promise<StateAnswer>; readonly giveUp: () => void } {
-    let waiting: WaitingAsk | undefined;
-    const answer = new Promise<StateAnswer>((resolve, reject) => {
-      if (this.#phase.is('closed') || this.#backendLost) {
-        reject(closedError());
-        return;
-      }
-      waiting = { sql, resolve, reject };
-      this.#asks.push(waiting);
-      this.#settle();
-    });
-    const giveUp = (): void => {
-      this.#asks = this.#asks.filter((ask) => ask !== waiting);
-      waiting?.reject(new UnderstudyError('cancelled', 'the session was not asked in time'));
-    };
-    return { answer, giveUp };
+  ask(sql: (() => string) | null): Question {
+    const question = this.#questions.ask(sql);
+    if (this.#phase.is('closed') || this.#backendLost) this.#questions.lost();
+    return question;
   }
 
   #askable(): boolean {
     return (
       this.#atBoundary() &&
+      !this.#phase.is('closed') &&
       !this.#rollingBack &&
       !this.#backendLost &&
       !this.clientStream.terminated &&
@@ -584,26 +581,23 @@ export class Session {
     );
   }
 
-  #sendAsk(): void {
-    const ask = this.#asks.shift();
-    if (ask === undefined) return;
-    const { changes } = this.clientStream;
-    this.#sendOwn(encodeRawQuery(ask.sql()), 'own-query').then(
-      (reply) => ask.resolve({ ...reply, changes }),
-      (error: Error) => ask.reject(error),
-    );
-    this.#parseUnnamedAgain();
+  #sendQuestion(sql: string): Promise<Reply> {
+    const reply = this.#expectOwn('own-query');
+    this.#sockets.toServer(Buffer.concat([encodeRawQuery(sql), this.#unnamedAgain()]));
+    return reply;
   }
 
-  #parseUnnamedAgain(): void {
+  /** What makes the unnamed prepared statement again, to be written next; empty where there is none. */
+  #unnamedAgain(): Buffer {
     const payload = this.clientStream.unnamedParse;
-    if (payload === null) return;
-    const messages = Buffer.concat([encodeFrame(FRONTEND.parse, payload), encodeSync()]);
+    if (payload === null) return NOTHING;
     // It was accepted before; where it no longer is, its client learns of it from its Bind.
-    this.#sendOwn(messages, 'own-sync').catch(() => undefined);
+    this.#expectOwn('own-sync').catch(() => undefined);
+    return Buffer.concat([encodeFrame(FRONTEND.parse, payload), encodeSync()]);
   }
 }
 
+const NOTHING = Buffer.alloc(0);
 /** Messages awaiting an answer beyond which a client is no longer read. */
 const PIPELINE_DEPTH_MAX = 8192;
 
@@ -612,10 +606,6 @@ const LOST_CONNECTION = encodeErrorResponse({
   sqlState: '08006',
   message: 'server closed the connection unexpectedly',
 });
-
-function closedError(): UnderstudyError {
-  return new UnderstudyError('cancelled', 'the session has ended');
-}
 
 function isReplication(value: string | undefined): boolean {
   return value !== undefined && !['false', 'off', 'no', '0', 'f', 'n'].includes(value.toLowerCase());

@@ -24,7 +24,9 @@ export interface ProxySettings {
   readonly heldBytesMax: number;
   /** Bound on what a session may hold (settings, prepared statements) to be carried over. */
   readonly stateBytesMax: number;
-  /** Connections opened on the new side at once. */
+  /** Sessions asked at once what they hold while they are being served. */
+  readonly askConcurrency: number;
+  /** Connections opened on the new side at once; also, sessions asked at once behind the gate. */
   readonly warmConcurrency: number;
   /** Tries to open one connection on the new side. */
   readonly warmAttempts: number;
@@ -52,6 +54,7 @@ export const PROXY_DEFAULTS = {
   textBytesMax: 4096,
   heldBytesMax: 1024 * 1024,
   stateBytesMax: 4 * 1024 * 1024,
+  askConcurrency: 3,
   warmConcurrency: 8,
   warmAttempts: 2,
   prepareTimeoutMs: 5000,

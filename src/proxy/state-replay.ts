@@ -10,16 +10,15 @@
  * 6. LISTEN
  * 7. timeouts, which must not strike the steps above
  */
-import { FRONTEND, encodeFrame } from '../wire/postgres/messages.js';
 import {
   encodeExecuteAll,
   encodeRawBind,
   encodeRawClose,
   encodeRawParse,
-  encodeRawQuery,
 } from '../wire/postgres/raw-text.js';
 import {
   FIRST_NORMAL_OID,
+  changedSettings,
   compareStates,
   samePreparedStatement,
   type Pin,
@@ -38,7 +37,6 @@ const TIMEOUTS: ReadonlySet<string> = new Set([
 
 const SET_CONFIG = 'SELECT pg_catalog.set_config($1, $2, false)';
 const TEXT_OID = 25;
-const TEXT_ARRAY_OID = 1009;
 const INSUFFICIENT_PRIVILEGE = '42501';
 const UNDEFINED_OBJECT = '42704';
 
@@ -71,8 +69,8 @@ export async function replayState(warm: WarmConnection, state: SessionState): Pr
 }
 
 /**
- * Brings a connection that holds `from` to hold `to`: by the difference where only prepared statements differ, from
- * the ground up otherwise.
+ * Brings a connection that holds `from` to hold `to`: by the difference where that is mere additions, from the ground
+ * up otherwise.
  */
 export async function replayChange(
   warm: WarmConnection,
@@ -82,7 +80,9 @@ export async function replayChange(
   switch (compareStates(from, to)) {
     case 'same':
       return [];
-    case 'prepared': {
+    case 'additions': {
+      const refused = await setAll(warm, changedSettings(from, to));
+      if (refused.length > 0) return refused.map(settingPin);
       const gone = [...from.prepared.values()].filter(
         (statement) => !samePreparedStatement(statement, to.prepared.get(statement.name)),
       );
@@ -169,27 +169,25 @@ async function resolveTypes(
   warm: WarmConnection,
   statements: readonly PreparedStatement[],
 ): Promise<(readonly number[] | null)[]> {
-  const needing = statements.filter((statement) =>
-    statement.parameterOids.some((oid) => oid >= FIRST_NORMAL_OID),
+  const names = new Set(
+    statements.flatMap(({ parameterOids, typeNames }) =>
+      parameterOids.flatMap((oid) => (oid < FIRST_NORMAL_OID ? [] : (typeNames.get(oid) ?? []))),
+    ),
   );
+  const wanted = [...names];
   const replies = await warm.extended(
-    needing.map((statement) => [
-      encodeRawParse(
-        '',
-        'SELECT pg_catalog.to_regtype(u.name)::pg_catalog.oid FROM pg_catalog.unnest($1) WITH ORDINALITY AS u(name, place) ORDER BY u.place',
-        [TEXT_ARRAY_OID],
-      ),
-      encodeRawBind([statement.parameterTypes]),
+    wanted.map((name) => [
+      encodeRawParse('', 'SELECT pg_catalog.to_regtype($1)::pg_catalog.oid', [TEXT_OID]),
+      encodeRawBind([name]),
       encodeExecuteAll(),
     ]),
   );
-  return statements.map((statement) => {
-    const index = needing.indexOf(statement);
-    if (index === -1) return statement.parameterOids;
-    const rows = replies[index]?.rows ?? [];
-    const oids = rows.map((row) => row[0] ?? null);
-    if (oids.length !== statement.parameterOids.length || oids.includes(null)) return null;
-    return oids.map(Number);
+  const found = new Map(wanted.map((name, index) => [name, replies[index]?.rows[0]?.[0] ?? null]));
+  return statements.map(({ parameterOids, typeNames }) => {
+    const oids = parameterOids.map((oid) =>
+      oid < FIRST_NORMAL_OID ? oid : Number(found.get(typeNames.get(oid) ?? '') ?? Number.NaN),
+    );
+    return oids.some(Number.isNaN) ? null : oids;
   });
 }
 
@@ -208,11 +206,3 @@ async function listenAll(warm: WarmConnection, channels: readonly string[]): Pro
       : [{ reason: 'destination-refuses', detail: `LISTEN ${channel}: ${sqlState}` }];
   });
 }
-
-/** A Parse frame around the payload of one that a client sent. */
-export function parseAgain(payload: Buffer): Buffer {
-  return encodeFrame(FRONTEND.parse, payload);
-}
-
-/** The question a backend answers last before it is left: what it had to say has arrived when it answers. */
-export const ROUND_TRIP = encodeRawQuery('SELECT 1');

@@ -182,6 +182,11 @@ export class StatementLog {
 
   // -------------------------------------------------------------------------------------------------- server side
 
+  /** The session moved: bytes from the server are counted from zero again. */
+  moved(): void {
+    this.#bytesMarkDown = 0;
+  }
+
   /** CommandComplete, EmptyQueryResponse, PortalSuspended. `rows` from the tag. */
   completed(rows: number, bytesSoFar: number): void {
     const slot = this.#first();

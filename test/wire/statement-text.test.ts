@@ -1,13 +1,13 @@
 import { describe, expect, test } from 'vitest';
 import {
   CHANGES_STATE,
-  ENDS_PREPARED,
   ENDS_TRANSACTION,
   LOADS_LIBRARY,
   MAY_UNPIN,
   NAMES_SETTINGS,
   StatementText,
   UNKNOWN_SETTING,
+  endsPreparedTransaction,
 } from '../../src/wire/postgres/statement-text.js';
 
 const text = new StatementText();
@@ -129,13 +129,22 @@ test.each([
   ['ROLLBACK AND CHAIN', 0],
   ['COMMIT AND NO CHAIN', ENDS_TRANSACTION],
   ['ROLLBACK WORK TO a', 0],
-  ["COMMIT PREPARED 'x'", ENDS_PREPARED],
-  ["rollback  prepared 'x'", ENDS_PREPARED],
+  ["COMMIT PREPARED 'x'", 0],
   ["LOAD 'x'", LOADS_LIBRARY | CHANGES_STATE],
   ['CLOSE c', MAY_UNPIN],
   ['DROP TABLE t', MAY_UNPIN],
 ])('%s', (sql, flags) => {
   expect(flagsOf(sql)).toBe(flags);
+});
+
+test.each([
+  ["COMMIT PREPARED 'x'", true],
+  [" rollback\nprepared E'x' ; ", true],
+  ["INSERT INTO t VALUES (1); COMMIT PREPARED 'x'", false],
+  ["COMMIT PREPARED 'x'; INSERT INTO t VALUES (1)", false],
+  ['COMMIT', false],
+])('ends a prepared transaction and does nothing else: %s', (sql, expected) => {
+  expect(endsPreparedTransaction(sql)).toBe(expected);
 });
 
 test('names from elsewhere count wherever they stand', () => {

@@ -18,8 +18,6 @@ export const NAMES_SETTINGS = 2;
 export const UNKNOWN_SETTING = 4;
 /** Loads a library into the backend. */
 export const LOADS_LIBRARY = 8;
-/** COMMIT PREPARED or ROLLBACK PREPARED: ends what another session began, so it may pass a closed gate. */
-export const ENDS_PREPARED = 16;
 /** COMMIT, END, ROLLBACK or ABORT of the whole transaction. */
 export const ENDS_TRANSACTION = 32;
 /** May drop or close what pins the session. */
@@ -54,6 +52,14 @@ const CUSTOM_NAME = /^[a-z_][a-z0-9_$]*(?:\.[a-z_][a-z0-9_$]*)+$/i;
 /** Whether `name` can be a custom setting's name, and be quoted in SQL without care. */
 export function isCustomSettingName(name: string): boolean {
   return name.length <= 200 && CUSTOM_NAME.test(name);
+}
+
+/**
+ * Whether the text is one COMMIT PREPARED or ROLLBACK PREPARED and nothing else: it ends what another session began,
+ * so it may pass a closed gate.
+ */
+export function endsPreparedTransaction(sql: string): boolean {
+  return /^\s*(?:commit|rollback)\s+prepared\s+E?'[^';]*'\s*;?\s*$/i.test(sql);
 }
 
 export class StatementText {
@@ -218,7 +224,7 @@ function follows(
 
 /** What follows COMMIT, END, ROLLBACK or ABORT decides what they end. */
 function endOfTransaction(rest: string): number {
-  if (/^\s*prepared\b/i.test(rest)) return ENDS_PREPARED;
+  if (/^\s*prepared\b/i.test(rest)) return CLEAN;
   if (/^\s*(?:work\s+|transaction\s+)?to\b/i.test(rest)) return CLEAN;
   // A transaction follows at once, so it is not over.
   if (/^\s*(?:work\s+|transaction\s+)?and\s+chain\b/i.test(rest)) return CLEAN;
