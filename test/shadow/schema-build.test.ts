@@ -209,7 +209,13 @@ describe('after the copy', () => {
     expect(plan.deferredTriggers).toMatchObject([
       { table: { schema: 'public', name: 't' }, name: 'always', state: 'always' },
     ]);
-    for (const trigger of plan.deferredTriggers) await client.query(trigger.sql);
+    const { rows } = await client.query<{ enable_sql: string; disable_sql: string }>(
+      'SELECT enable_sql, disable_sql FROM understudy.deferred_trigger',
+    );
+    expect(rows.map((row) => row.enable_sql)).toEqual(plan.deferredTriggers.map((trigger) => trigger.sql));
+    for (const row of rows) await client.query(row.enable_sql);
+    expect(await logged()).toBe(1);
+    for (const row of rows) await client.query(row.disable_sql);
     expect(await logged()).toBe(1);
     // Giving it back is Understudy's own doing: no change that a rollback would stumble over.
     expect(diffFingerprints(built, await readFingerprint(client))).toEqual([]);

@@ -58,7 +58,14 @@ CREATE TABLE IF NOT EXISTS understudy.schema_step (
   ordinal integer NOT NULL,
   kind text NOT NULL,
   object text NOT NULL,
-  done_at timestamptz NOT NULL DEFAULT now());`;
+  done_at timestamptz NOT NULL DEFAULT now());
+CREATE TABLE IF NOT EXISTS understudy.deferred_trigger (
+  enable_sql text PRIMARY KEY,
+  disable_sql text NOT NULL,
+  schema_name text NOT NULL,
+  table_name text NOT NULL,
+  name text NOT NULL,
+  state text NOT NULL);`;
 
 /** Bodies and defaults of the destination's own must not decide what is built. */
 const BUILD_SETTINGS: Readonly<Record<string, string>> = {

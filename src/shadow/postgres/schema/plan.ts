@@ -47,14 +47,17 @@ export interface SchemaStatement {
 }
 
 /**
- * A trigger or rule that fires even for the shadow's own writes (ENABLE ALWAYS, ENABLE REPLICA): it is built disabled,
- * and `sql` gives it its state back in the transaction that makes the destination lead.
+ * A trigger or rule that fires even for the shadow's own writes (ENABLE ALWAYS, ENABLE REPLICA): it is built disabled.
+ * The build records each in the destination's `understudy.deferred_trigger` with both statements, so that the
+ * transaction that makes the destination lead can run `sql`, and the one that makes it follow again `disableSql`.
  */
 export interface DeferredTrigger {
   readonly table: TableName;
   readonly name: string;
   readonly state: 'always' | 'replica';
+  /** Gives it its state back. */
   readonly sql: string;
+  readonly disableSql: string;
 }
 
 export interface SchemaPlan {

@@ -160,6 +160,7 @@ function firingObject(row: FiringRow, what: 'trigger' | 'rule'): FiringObjects {
           name: row.name,
           state: enabled === 'A' ? 'always' : 'replica',
           sql: sql(enabled),
+          disableSql: sql('D'),
         },
       });
   };

@@ -6,9 +6,10 @@
  * out.
  */
 import type pg from 'pg';
+import { quoteIdent, quoteLiteral, quoteTable } from '../../../core/postgres.js';
 import { readVersionNum, rowsOf, type Catalog } from './catalog.js';
 import { RANK, orderSchema, type DependencyEdge } from './graph.js';
-import type { SchemaPlan, SchemaStatement } from './plan.js';
+import type { DeferredTrigger, SchemaPlan, SchemaStatement } from './plan.js';
 import {
   readComments,
   readDatabase,
@@ -63,6 +64,18 @@ async function readNodes(catalog: Catalog) {
   return { nodes, deferred: [...triggers.deferred, ...rules.deferred] };
 }
 
+/** So that whoever makes the destination lead finds it there, in whatever process. */
+function recordDeferred(trigger: DeferredTrigger): SchemaStatement {
+  const { table, name, state, sql, disableSql } = trigger;
+  const values = [table.schema, table.name, name, state, sql, disableSql].map(quoteLiteral).join(', ');
+  return {
+    kind: 'trigger',
+    object: `trigger ${quoteIdent(name)} on ${quoteTable(table)}`,
+    sql: `INSERT INTO understudy.deferred_trigger (schema_name, table_name, name, state, enable_sql, disable_sql)
+      VALUES (${values}) ON CONFLICT (enable_sql) DO NOTHING`,
+  };
+}
+
 /**
  * The whole user schema of the database behind `client`, a control connection. Reads catalogs only, in about thirty
  * statements; takes no lock on tables. The plan is complete in itself: it can be built at any later time.
@@ -93,12 +106,13 @@ export async function readSchema(client: pg.Client, options: ReadSchemaOptions =
     ...(await readComments(catalog, carried)),
     ...(await readDatabase(catalog)),
   ];
-  const afterCopy = [...ordered.afterCopy, ...last];
+  const deferredTriggers = deferred.filter((one) => carried.has(one.id)).map((one) => one.trigger);
+  const afterCopy = [...ordered.afterCopy, ...deferredTriggers.map(recordDeferred), ...last];
   const roles = [...ordered.beforeCopy, ...afterCopy].flatMap((statement) => statement.roles ?? []);
   return {
     beforeCopy: ordered.beforeCopy,
     afterCopy,
-    deferredTriggers: deferred.filter((one) => carried.has(one.id)).map((one) => one.trigger),
+    deferredTriggers,
     roles: [...new Set(roles)].sort(),
     unsupported: [...unsupported.findings, ...ordered.findings],
   };
