@@ -1,5 +1,13 @@
 /** What the steps of one operation share: who is who, the connections, and what the steps have found out so far. */
-import type { Direction, Finding, OperationKind, Side, StallReport, TableName } from '../core/ports.js';
+import type {
+  CatalogFingerprint,
+  Direction,
+  Finding,
+  OperationKind,
+  Side,
+  StallReport,
+  TableName,
+} from '../core/ports.js';
 import { UnderstudyError, asUnderstudyError } from '../core/errors.js';
 import type { BarrierLimits, BarrierPlan } from './barrier.js';
 import type { FenceTarget } from './fence.js';
@@ -43,6 +51,8 @@ export interface Operation {
     followingPlan?: BarrierPlan;
     tables?: readonly TableName[];
     sequences?: SequenceSample;
+    /** What the shadow was built from, on the side that leads. */
+    built?: CatalogFingerprint;
     carried?: readonly SequencePlan[];
     /** The following side's transaction is open, its barrier lowered in it. */
     staged?: boolean;

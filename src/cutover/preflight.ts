@@ -295,6 +295,7 @@ async function assertCatalogs(operation: Operation, sessions: OperationSessions)
       readFingerprint(operation, session),
     ]);
     assertSameCatalog(side, built, now);
+    if (side === from) operation.found.built = built;
   };
   await abortable(Promise.all([check(from, sessions.inspector), check(to, sessions.following)]), signal);
 }

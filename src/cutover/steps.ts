@@ -5,7 +5,7 @@
  * the step may have done, also where it failed half-way; it is only called before the commit, after the abort has been
  * journaled, and must be safe to repeat.
  */
-import type { CatalogFingerprint, OperationState, SequenceState } from '../core/ports.js';
+import type { OperationState, SequenceState } from '../core/ports.js';
 import { UnderstudyError, asUnderstudyError, unreachable } from '../core/errors.js';
 import { quoteLiteral } from '../core/postgres.js';
 import { UNBOUND_SQL, commit, planBarrier } from './barrier.js';
@@ -124,10 +124,9 @@ async function catchUp(operation: Operation): Promise<void> {
     signal,
     (limit) => deps.shadow.waitForMark(direction, markId, limit),
   );
-  const catalogs = Promise.all([
-    deps.shadow.builtFingerprint(from),
-    readFingerprint(operation, sessions.inspector),
-  ]).then(([built, now]: readonly [CatalogFingerprint, CatalogFingerprint]) =>
+  // What was built is known since preflight: asking for it opens a connection, while clients wait.
+  const built = found(operation, 'built');
+  const catalogs = readFingerprint(operation, sessions.inspector).then((now) =>
     assertSameCatalog(from, built, now),
   );
   const states = Promise.all([readSequences(sessions.leading), readSequences(sessions.following)]);

@@ -126,7 +126,8 @@ test('the messages in the logs say who leads, in the transactions that made it s
          $1, NULL, NULL, 'proto_version', '1', 'publication_names', 'p', 'messages', 'true')`,
       [slot],
     );
-    return rows.flatMap((row) => /\{.*\}/.exec(row.data)?.[0] ?? []);
+    // Before the text stands its length, which may be the code of a brace.
+    return rows.flatMap((row) => /\{"t".*\}/.exec(row.data)?.[0] ?? []);
   };
   const onSource = await read(stage.pair.onSource);
   const onDestination = await read(stage.pair.onDestination);
@@ -162,4 +163,17 @@ test('closing while an operation is before its commit undoes it', async () => {
   await closing;
   stage.shadow.onMark = undefined;
   expect(await stage.writable()).toEqual(['destination']);
+});
+
+test('behind the closed gate nothing is asked that preflight could ask', async () => {
+  await using other = await Stage.open();
+  const gates: string[] = [];
+  const { shadow, traffic } = other;
+  const built = shadow.builtFingerprint.bind(shadow);
+  shadow.builtFingerprint = (side) => {
+    gates.push(traffic.gate);
+    return built(side);
+  };
+  expect(await other.operate('cutover')).toMatchObject({ outcome: 'done' });
+  expect(gates).toEqual(['open', 'open']);
 });
