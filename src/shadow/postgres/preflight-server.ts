@@ -177,78 +177,79 @@ async function inspectPrivileges(server: InspectedServer, versionNum: number): P
   const [row] = await rowsOf<PrivilegeRow>(server.client, 'privileges', privilegesSql(versionNum));
   if (row === undefined || row.superuser === 't') return [];
   const { side } = server;
+  return [...missingPrivileges(side, row, versionNum), ...missingConveniences(side, row)];
+}
+
+/** Without these the migration, or its way back, can't be done. */
+function missingPrivileges(side: Side, row: PrivilegeRow, versionNum: number): readonly FindingOf[] {
   const { account } = row;
+  const who = `Understudy’s account ${account} on the ${side}`;
+  const forward = side === 'destination';
   const findings: FindingOf[] = [];
-  const lack = (
-    severity: Finding['severity'],
-    check: string,
-    object: string,
-    message: string,
-    advice: string,
-  ): void => {
-    findings.push({
-      severity,
-      check,
-      object,
-      message: `Understudy’s account ${account} on the ${side} ${message}`,
-      advice,
-    });
-  };
   if (row.replication !== 't') {
-    lack(
-      'blocker',
-      'privilege-replication',
-      account,
-      `may not read the log: ${side === 'source' ? 'the shadow can’t follow' : 'there would be no way back'}.`,
-      `On the ${side}, run ALTER ROLE ${account} REPLICATION; as a superuser.`,
-    );
+    findings.push({
+      severity: 'blocker',
+      check: 'privilege-replication',
+      object: account,
+      message: `${who} may not read the log: ${forward ? 'there would be no way back' : 'the shadow can’t follow'}.`,
+      advice: `On the ${side}, run ALTER ROLE ${account} REPLICATION; as a superuser.`,
+    });
   }
   if (row.replica_role !== 't') {
-    lack(
-      side === 'destination' ? 'blocker' : 'warning',
-      'privilege-replica-role',
-      account,
-      `may not set session_replication_role: ${side === 'destination' ? 'triggers and foreign keys would act on the shadow’s writes a second time' : 'a rollback could not apply what was written after the cutover'}.`,
-      versionNum >= 150000
-        ? `On the ${side}, run GRANT SET ON PARAMETER session_replication_role TO ${account}; as a superuser.`
-        : `On the ${side}, run ALTER ROLE ${account} SUPERUSER; (before 15 nothing less gives it).`,
-    );
+    findings.push({
+      severity: forward ? 'blocker' : 'warning',
+      check: 'privilege-replica-role',
+      object: account,
+      message: `${who} may not set session_replication_role: ${forward ? 'triggers and foreign keys would act on the shadow’s writes a second time' : 'a rollback could not apply what was written after the cutover'}.`,
+      advice:
+        versionNum >= 150000
+          ? `On the ${side}, run GRANT SET ON PARAMETER session_replication_role TO ${account}; as a superuser.`
+          : `On the ${side}, run ALTER ROLE ${account} SUPERUSER; (before 15 nothing less gives it).`,
+    });
   }
   if (row.create_schema !== 't') {
-    lack(
-      'blocker',
-      'privilege-create',
-      row.database,
-      'may not create its own schema or a publication.',
-      `On the ${side}, run GRANT CREATE ON DATABASE ${row.database} TO ${account};`,
-    );
+    findings.push({
+      severity: 'blocker',
+      check: 'privilege-create',
+      object: row.database,
+      message: `${who} may not create its own schema or a publication.`,
+      advice: `On the ${side}, run GRANT CREATE ON DATABASE ${row.database} TO ${account};`,
+    });
   }
   if (row.foreign_tables !== null) {
-    lack(
-      'blocker',
-      'privilege-ownership',
-      row.foreign_tables.split(', ')[0] ?? '',
-      `neither owns nor may act as the owner of ${row.foreign_tables}: these can’t be fenced.`,
-      `On the ${side}, run GRANT <owner> TO ${account}; for each owner of these tables.`,
-    );
+    findings.push({
+      severity: 'blocker',
+      check: 'privilege-ownership',
+      object: row.foreign_tables.split(', ')[0] ?? '',
+      message: `${who} neither owns nor may act as the owner of ${row.foreign_tables}: these can’t be fenced.`,
+      advice: `On the ${side}, run GRANT <owner> TO ${account}; for each owner of these tables.`,
+    });
   }
+  return findings;
+}
+
+/** Without these something is left to a person, or to luck. */
+function missingConveniences(side: Side, row: PrivilegeRow): readonly FindingOf[] {
+  const { account } = row;
+  const who = `Understudy’s account ${account} on the ${side}`;
+  const findings: FindingOf[] = [];
   if (row.create_role !== 't' && side === 'destination') {
-    lack(
-      'warning',
-      'privilege-create-role',
-      account,
-      'may not create roles: those that are missing must be made by hand.',
-      `On the destination, run ALTER ROLE ${account} CREATEROLE; as a superuser.`,
-    );
+    findings.push({
+      severity: 'warning',
+      check: 'privilege-create-role',
+      object: account,
+      message: `${who} may not create roles: those that are missing must be made by hand.`,
+      advice: `On the destination, run ALTER ROLE ${account} CREATEROLE; as a superuser.`,
+    });
   }
   if (row.read_activity !== 't') {
-    lack(
-      'warning',
-      'privilege-activity',
-      account,
-      'sees only its own sessions’ statements: long transactions and index builds can’t be named.',
-      `On the ${side}, run GRANT pg_monitor TO ${account};`,
-    );
+    findings.push({
+      severity: 'warning',
+      check: 'privilege-activity',
+      object: account,
+      message: `${who} sees only its own sessions’ statements: long transactions and index builds can’t be named.`,
+      advice: `On the ${side}, run GRANT pg_monitor TO ${account};`,
+    });
   }
   return findings;
 }
