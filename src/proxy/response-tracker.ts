@@ -173,7 +173,10 @@ export class ResponseTracker {
     this.#dropCopyEnds();
     if (this.#headKind() !== EXTENDED || (this.#tokens[this.#head] as number) >>> 3 === 0) return false;
     // Everything up to the next Sync is skipped by the server.
-    while (this.#size > 0 && this.#headKind() !== SYNC && this.#headKind() !== OWN_SYNC) this.#shift();
+    while (this.#size > 0 && this.#headKind() !== SYNC && this.#headKind() !== OWN_SYNC) {
+      if (isSyncPoint(this.#headKind())) this.answered += 1;
+      this.#shift();
+    }
     if (this.#size === 0) this.#skipping = true;
     return true;
   }

@@ -8,6 +8,7 @@ import { databasePair, until, type DatabasePair } from '../support/servers.js';
 import {
   RawClient,
   errorField,
+  firstColumn,
   frame,
   recordingTap,
   send,
@@ -415,6 +416,37 @@ test('a stop closes idle sessions, lets busy ones finish, and cuts off the rest'
   expect([idle.types, busy.types, open.types]).toEqual(['E', 'TDCZE', 'E']);
   for (const client of [idle, busy, open]) expect(sqlStates(client.messages)).toEqual(['57P01']);
   expect(own.proxy.status()).toMatchObject({ state: 'stopped', sessions: 0 });
+});
+
+test('a pipeline deeper than any bound is answered in order', async () => {
+  await using client = await raw();
+  const count = 20_000;
+  client.write(...Array.from({ length: count }, (_, index) => send.query(`SELECT ${index}`)));
+  await client.readies(count);
+  const rows = client
+    .take()
+    .filter(({ type }) => type === 'D')
+    .map(firstColumn);
+  expect(rows).toEqual(Array.from({ length: count }, (_, index) => String(index)));
+});
+
+test('a tap that throws harms nobody', async () => {
+  const offer = (): never => {
+    throw new Error('the ring is on fire');
+  };
+  await using own = await startProxy(pair, {}, { tap: { offer } });
+  await using client = await RawClient.connect(own.port, own.database);
+  expect(await client.column('SELECT 1')).toEqual(['1']);
+  expect(await client.column('SELECT 2')).toEqual(['2']);
+});
+
+test('a replication connection passes, and is named as what can’t be moved', async () => {
+  await using client = await raw({ replication: 'database' });
+  const row = (await client.run([send.query('IDENTIFY_SYSTEM')])).find(({ type }) => type === 'D');
+  expect(row).toBeDefined();
+  const { blockers } = await running.proxy.prepare('all', 'destination', new AbortController().signal);
+  expect(blockers).toMatchObject([{ reason: 'replication' }]);
+  running.proxy.discardWarm('all');
 });
 
 test('the tap is told of every statement, its rows and whether it failed', async () => {
