@@ -80,6 +80,8 @@ export async function startUnderstudy(
 
 const HINTS_EVERY_MS = 60_000;
 const FENCE_REFRESH_MS = 1000;
+const JOIN_FIRST_MS = 500;
+const JOIN_MOST_MS = 15_000;
 
 class Composition implements Understudy, AdminControl {
   readonly version = VERSION;
@@ -186,13 +188,39 @@ class Composition implements Understudy, AdminControl {
     if (this.#stopping.signal.aborted) return;
     if (!finalized && this.#config.shadow.enabled) this.#shadowThread.start();
     void this.#refreshHints();
+    if (!finalized) void this.#joinJournal();
+  }
+
+  /**
+   * Makes this process known to others as a live proxy, whether or not it shadows: a cutover by another process must
+   * not happen behind its back. The destination may be down for long; nothing else waits for this.
+   */
+  async #joinJournal(): Promise<void> {
+    for (
+      let delayMs = JOIN_FIRST_MS;
+      !this.#stopping.signal.aborted;
+      delayMs = Math.min(JOIN_MOST_MS, delayMs * 2)
+    ) {
+      try {
+        await this.#reachJournal();
+        return;
+      } catch (error) {
+        const { code, message } = asUnderstudyError(error, 'internal', 'joining the journal');
+        this.#log.debug({ code, error: message }, 'not registered as a live proxy yet');
+      }
+      await this.#clock.sleep(delayMs, this.#stopping.signal).catch(() => undefined);
+    }
+  }
+
+  async #reachJournal(): Promise<void> {
+    // A journal that couldn't be read at the start is readable now.
+    if (this.#route.recovery?.action === 'unreachable') await this.#route.refresh();
+    await this.#coordinator.ensureJournal();
   }
 
   /** The destination has its tables and not one row yet: its guard goes up before the first. */
   async #afterSchemaBuilt(tables: readonly TableName[]): Promise<void> {
-    // A journal that couldn't be read at the start is readable now.
-    if (this.#route.recovery?.action === 'unreachable') await this.#route.refresh();
-    await this.#coordinator.ensureJournal();
+    await this.#reachJournal();
     await this.#coordinator.installBarriers(tables);
   }
 

@@ -162,7 +162,7 @@ test('a database is cut over to 18, back to 14 and over again under writing clie
 
 const never = new AbortController().signal;
 
-test('a second operation gets busy while one runs', async () => {
+test('no cutover behind another proxy’s back; a second operation gets busy while one runs', async () => {
   await using pair = await databasePair();
   await pair.onSource.query('CREATE TABLE public.t (id int PRIMARY KEY)');
   await using understudy = await start({
@@ -170,6 +170,18 @@ test('a second operation gets busy while one runs', async () => {
     destination: { url: urlOf(pair.destination) },
   });
   await following(understudy);
+  const other = await start({
+    source: { url: urlOf(pair.source) },
+    destination: { url: urlOf(pair.destination) },
+    shadow: { enabled: false },
+  });
+  await until(
+    async () => (await pair.onDestination.query('SELECT FROM understudy.proxy')).rows.length === 2,
+    { what: 'the second proxy to be registered' },
+  );
+  const refused = (await understudy.operate('cutover', {}, () => undefined, never)) as OperationReport;
+  expect(refused).toMatchObject({ outcome: 'aborted', reason: { code: 'other-proxy-alive' } });
+  await other.stop();
   const first = understudy.operate('cutover', {}, () => undefined, never);
   await expect(understudy.operate('verify', {}, () => undefined, never)).rejects.toMatchObject({
     code: 'busy',
