@@ -15,6 +15,7 @@ import type {
   VerifyProgress,
   VerifyReport,
 } from '../core/ports.js';
+import type { Clock } from '../core/clock.js';
 import type { Position } from '../core/position.js';
 import { UnderstudyError } from '../core/errors.js';
 
@@ -25,12 +26,20 @@ export interface ShadowHolder {
   readonly idlePhase: ShadowPhase;
 }
 
+/** A thread that does not answer by then is reported as silent. */
+const STATUS_TIMEOUT_MS = 5000;
+
 export class ThreadShadow implements ShadowControl {
   readonly #holder: ShadowHolder;
+  readonly #clock: Clock;
+  readonly #timeoutMs: number;
   #lastVerify: VerifyReport | null = null;
+  #lastStatus: ShadowStatus | undefined;
 
-  constructor(holder: ShadowHolder) {
+  constructor(holder: ShadowHolder, clock: Clock, timeoutMs = STATUS_TIMEOUT_MS) {
     this.#holder = holder;
+    this.#clock = clock;
+    this.#timeoutMs = timeoutMs;
   }
 
   #require(): ShadowControl {
@@ -45,9 +54,13 @@ export class ThreadShadow implements ShadowControl {
   async status(): Promise<ShadowStatus> {
     const { current, lastError, idlePhase } = this.#holder;
     if (current !== undefined) {
-      const status = await current.status();
-      this.#lastVerify = status.lastVerify ?? this.#lastVerify;
-      return status;
+      const status = await this.#inTime(current.status());
+      if (status !== undefined) {
+        this.#lastVerify = status.lastVerify ?? this.#lastVerify;
+        this.#lastStatus = status;
+        return status;
+      }
+      return this.#silent(idlePhase);
     }
     return {
       phase: idlePhase,
@@ -63,6 +76,39 @@ export class ThreadShadow implements ShadowControl {
               message: lastError.message,
               ...(lastError.advice === undefined ? {} : { advice: lastError.advice }),
             },
+    };
+  }
+
+  /** undefined where the thread is too busy to answer, or ended meanwhile. */
+  async #inTime(answer: Promise<ShadowStatus>): Promise<ShadowStatus | undefined> {
+    const answered = new AbortController();
+    try {
+      return await Promise.race([
+        answer.catch(() => undefined),
+        this.#clock.sleep(this.#timeoutMs, answered.signal).then(
+          () => undefined,
+          () => undefined,
+        ),
+      ]);
+    } finally {
+      answered.abort();
+    }
+  }
+
+  /** What was known last, with every lag unknown: unknown is not zero. */
+  #silent(idlePhase: ShadowPhase): ShadowStatus {
+    const last = this.#lastStatus;
+    return {
+      phase: last?.phase ?? idlePhase,
+      tables: last?.tables ?? [],
+      copy: last?.copy ?? { rows: 0, seconds: 0 },
+      streams: (last?.streams ?? []).map((stream) => ({ ...stream, lagBytes: null, lagMs: null })),
+      lastVerify: this.#lastVerify,
+      error: {
+        code: 'shadow-not-ready',
+        message: `the shadow’s thread did not answer within ${this.#timeoutMs} ms`,
+        advice: 'Ask again; where it stays, look at the log.',
+      },
     };
   }
 

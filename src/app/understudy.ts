@@ -126,7 +126,7 @@ class Composition implements Understudy, AdminControl {
       afterSchemaBuilt: (tables) => this.#afterSchemaBuilt(tables),
       onPhase: (phase) => this.#onPhase(phase),
     });
-    this.#shadow = new ThreadShadow(this.#shadowThread);
+    this.#shadow = new ThreadShadow(this.#shadowThread, clock);
     this.#coordinator = new CutoverCoordinator({
       source: config.source,
       destination: config.destination,
@@ -226,7 +226,8 @@ class Composition implements Understudy, AdminControl {
 
   /** Another process may have switched. A client that keeps running into the fence asks once a second. */
   #onFenceMet(): void {
-    this.#fenceMet ??= this.#route
+    if (this.#fenceMet !== undefined) return;
+    this.#fenceMet = this.#route
       .refresh()
       .then(() => this.#clock.sleep(FENCE_REFRESH_MS, this.#stopping.signal))
       .catch(() => undefined)
