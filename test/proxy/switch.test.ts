@@ -750,6 +750,51 @@ describe('the drain deadline', () => {
   });
 });
 
+describe('at the edges', () => {
+  test('cancel: a client in the middle of a message is closed, as nothing can be said to it', async () => {
+    await using client = await raw();
+    await prepare();
+    // The header and a part of the text have been passed on.
+    client.socket.write(send.query("INSERT INTO item VALUES (2, 'x')").subarray(0, 12));
+    await until(() => (running.proxy.status().clients[0]?.bytesFromClient ?? 0) >= 12);
+    await closeGate({ drainTimeoutMs: 50, onDrainTimeout: 'cancel' });
+    await until(() => client.closed);
+    expect(sqlStates(client.messages)).toEqual(['57P01']);
+    await switchOver();
+    const { rows } = await pair.onSource.query('SELECT count(*) AS n FROM public.item');
+    expect(rows).toEqual([{ n: '1' }]);
+  });
+
+  test('a message of which only the header’s start came is held with it', async () => {
+    await using client = await raw();
+    await prepare();
+    const ask = send.query("SELECT current_setting('server_version_num')");
+    client.socket.write(ask.subarray(0, 3));
+    await until(() => running.proxy.status().clients[0]?.bytesFromClient === 3);
+    await closeGate();
+    client.socket.write(ask.subarray(3));
+    await until(() => running.proxy.status().clients[0]?.heldBytes === ask.length);
+    await switchOver();
+    await client.readies(1);
+    const row = client.messages.find(({ type }) => type === 'D');
+    expect(row && firstColumn(row)).toMatch(/^18/);
+  });
+
+  test('a stop while the gate is closed ends held sessions and waiting connections', async () => {
+    const own = await startProxy(pair);
+    await using client = await RawClient.connect(own.port, own.database);
+    await own.proxy.prepare(ALL, 'destination', never);
+    await own.proxy.hold(ALL, 'destination', options);
+    client.write(send.query('SELECT 1'));
+    const coming = RawClient.connect(own.port, own.database);
+    await until(() => own.proxy.status().gates[ALL]?.waiting === 1);
+    await own.proxy.stop({ drainTimeoutMs: 1000 });
+    await using waiting = await coming;
+    await until(() => client.closed && waiting.closed);
+    expect([sqlStates(client.messages), sqlStates(waiting.messages)]).toEqual([['57P01'], ['57P01']]);
+  });
+});
+
 describe('sessions that come or change late', () => {
   test('one that came after the survey is warmed at once', async () => {
     await prepare();
