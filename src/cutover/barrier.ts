@@ -228,6 +228,8 @@ export async function removeBarrier(session: Session, limits: BarrierLimits): Pr
 export interface BarrierPlan {
   readonly tables: readonly TableName[];
   readonly user: string;
+  /** What goes with it where this side follows or leads; see {@link readDeferred}. */
+  readonly deferred: { readonly enable: readonly string[]; readonly disable: readonly string[] };
   readonly lockTimeoutMs: number;
   readonly attemptMs: number;
 }
@@ -238,7 +240,27 @@ export async function planBarrier(session: Session, lockTimeoutMs: number): Prom
   return {
     tables: barrierTables(await readBarrier(session)),
     user: await sessionUser(session),
+    deferred: await readDeferred(session),
     ...bounds,
+  };
+}
+
+/**
+ * Statements that give the application's ALWAYS and REPLICA triggers and rules their state back, and that take it away:
+ * they would fire for the shadow's own writes, so on the destination they are disabled exactly while its guard is up. The
+ * shadow recorded them when it built the schema.
+ */
+async function readDeferred(session: Session): Promise<BarrierPlan['deferred']> {
+  const recorded = await session.run(
+    `SELECT pg_catalog.to_regclass('understudy.deferred_trigger') IS NOT NULL AS found`,
+  );
+  if (session.side === 'source' || recorded.rows[0]?.['found'] !== 't') return { enable: [], disable: [] };
+  const found = await session.run(
+    'SELECT enable_sql, disable_sql FROM understudy.deferred_trigger ORDER BY enable_sql',
+  );
+  return {
+    enable: found.rows.map((row) => row['enable_sql'] ?? ''),
+    disable: found.rows.map((row) => row['disable_sql'] ?? ''),
   };
 }
 
@@ -268,7 +290,7 @@ export async function changeBarrier(
   change: BarrierChange,
   limits: BarrierLimits,
 ): Promise<boolean> {
-  const { tables, user } = plan;
+  const { tables, user, deferred } = plan;
   const statements = [
     ...(tables.length === 0
       ? []
@@ -276,6 +298,7 @@ export async function changeBarrier(
           `LOCK TABLE ${tables.map((table) => `ONLY ${quoteTable(table)}`).join(', ')} IN SHARE ROW EXCLUSIVE MODE`,
         ]),
     ...tables.map((table) => toggleSql(table, change.raise)),
+    ...(change.raise ? deferred.disable : deferred.enable),
     ...(change.raise ? [functionSql(session.side, user, change.reason)] : []),
     ...change.alsoSql,
     // What follows in a staged transaction, its COMMIT above all, must not be cut short.

@@ -117,6 +117,13 @@ async function lower(operation: Operation): Promise<void> {
 async function catchUp(operation: Operation): Promise<void> {
   const { deps, direction, from, markId, signal } = operation;
   const sessions = found(operation, 'sessions');
+  const startedMs = deps.clock.monotonicMs();
+  const took: Record<string, number> = {};
+  const timed = async <T>(what: string, promise: Promise<T>): Promise<T> => {
+    const value = await promise;
+    took[what] = Math.round(deps.clock.monotonicMs() - startedMs);
+    return value;
+  };
   const marked = within(
     deps.settings.markTimeoutMs,
     'mark-timeout',
@@ -130,7 +137,11 @@ async function catchUp(operation: Operation): Promise<void> {
     assertSameCatalog(from, built, now),
   );
   const states = Promise.all([readSequences(sessions.leading), readSequences(sessions.following)]);
-  const [, , [onFrom, onTo]] = await abortable(Promise.all([marked, catalogs, states]), signal);
+  const [, , [onFrom, onTo]] = await abortable(
+    Promise.all([timed('markMs', marked), timed('catalogMs', catalogs), timed('sequencesMs', states)]),
+    signal,
+  );
+  deps.log.debug({ operation: operation.key.id, ...took }, 'caught up');
 
   const before = found(operation, 'sequences');
   const atMs = deps.clock.monotonicMs();

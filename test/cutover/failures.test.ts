@@ -20,7 +20,7 @@ const BLOCKER: SessionBlocker = {
   reason: 'temporary-table',
   detail: 'pg_temp.basket',
 };
-const SETTINGS = { fenceTimeoutMs: 150, markTimeoutMs: 60, lagWaitMs: 30, prepareRoundsMax: 2 };
+const SETTINGS = { fenceTimeoutMs: 1_000, markTimeoutMs: 1_000, lagWaitMs: 30, prepareRoundsMax: 2 };
 
 describe.each(['cutover', 'rollback'] as const)('%s', (kind) => {
   const from: Side = kind === 'cutover' ? 'source' : 'destination';
@@ -270,7 +270,7 @@ describe.each(['cutover', 'rollback'] as const)('%s', (kind) => {
 });
 
 describe('losing a side', () => {
-  const SHORT = { connectTimeoutMs: 300, inDoubtTimeoutMs: 50 };
+  const SHORT = { inDoubtTimeoutMs: 50 };
   let stage: Stage;
   let relays: Record<Side, Relay>;
 

@@ -6,7 +6,7 @@ import { until } from '../support/servers.js';
 import { Relay, type Loss } from './relay.js';
 import { Stage } from './stage.js';
 
-const SETTINGS = { commitAnswerTimeoutMs: 300, inDoubtTimeoutMs: 60, connectTimeoutMs: 500 };
+const SETTINGS = { commitAnswerTimeoutMs: 500, inDoubtTimeoutMs: 60 };
 
 let stage: Stage;
 let relay: Relay;
@@ -99,7 +99,7 @@ describe.each(['cutover', 'rollback'] as const)('%s', (kind) => {
 });
 
 test('a COMMIT lost in silence: the server ends the transaction itself, and only then it is undone', async () => {
-  await arrange('cutover', 'silence', false, { ...SETTINGS, holdBudgetMs: 1500 });
+  await arrange('cutover', 'silence', false, { ...SETTINGS, holdBudgetMs: 3_000 });
   expect(await stage.operate('cutover')).toMatchObject({ outcome: 'aborted', reason: { code: 'in-doubt' } });
   expect(stage.traffic.failedHeld).toContain('08007');
   expect(await stage.writable()).toEqual(['source']);

@@ -165,6 +165,36 @@ test('closing while an operation is before its commit undoes it', async () => {
   expect(await stage.writable()).toEqual(['destination']);
 });
 
+test('triggers that would fire for the shadow’s writes are on exactly while the destination leads', async () => {
+  await using other = await Stage.open();
+  const { onDestination } = other.pair;
+  await onDestination.query(`
+    CREATE FUNCTION public.noted() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+    CREATE TRIGGER always BEFORE INSERT ON public.plain FOR EACH ROW EXECUTE FUNCTION public.noted();
+    ALTER TABLE public.plain DISABLE TRIGGER always;
+    CREATE TABLE understudy.deferred_trigger (enable_sql text PRIMARY KEY, disable_sql text NOT NULL);
+    INSERT INTO understudy.deferred_trigger VALUES
+      ('ALTER TABLE public.plain ENABLE ALWAYS TRIGGER always', 'ALTER TABLE public.plain DISABLE TRIGGER always')`);
+  const state = async (): Promise<string | undefined> => {
+    const { rows } = await onDestination.query<{ state: string }>(
+      `SELECT tgenabled AS state FROM pg_trigger WHERE tgname = 'always'`,
+    );
+    return rows[0]?.state;
+  };
+  other.shadow.recentMismatches = 1;
+  expect((await other.operate('cutover')).outcome).toBe('aborted');
+  expect(await state()).toBe('D');
+  other.shadow.recentMismatches = 0;
+  await other.operate('cutover');
+  expect(await state()).toBe('A');
+  other.shadow.recentMismatches = 1;
+  expect((await other.operate('rollback')).outcome).toBe('aborted');
+  expect(await state()).toBe('A');
+  other.shadow.recentMismatches = 0;
+  await other.operate('rollback');
+  expect(await state()).toBe('D');
+});
+
 test('behind the closed gate nothing is asked that preflight could ask', async () => {
   await using other = await Stage.open();
   const gates: string[] = [];

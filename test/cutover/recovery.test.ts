@@ -7,7 +7,6 @@ import { databasePair, until } from '../support/servers.js';
 import { Relay } from './relay.js';
 import { Stage, TABLES, TABLES_SQL } from './stage.js';
 
-const SETTINGS = { connectTimeoutMs: 500 };
 const LOWER_BY_HAND = `DO $$ DECLARE t record; BEGIN
   FOR t IN SELECT tgrelid::regclass AS tab, tgname FROM pg_trigger WHERE tgname LIKE 'understudy\\_barrier%' LOOP
     EXECUTE format('ALTER TABLE %s DISABLE TRIGGER %I', t.tab, t.tgname);
@@ -17,7 +16,7 @@ let stage: Stage;
 let relays: Record<Side, Relay>;
 
 beforeAll(async () => {
-  stage = await Stage.open({ settings: SETTINGS });
+  stage = await Stage.open({});
   relays = {
     source: await Relay.open(stage.pair.source),
     destination: await Relay.open(stage.pair.destination),
@@ -35,7 +34,6 @@ beforeEach(() => {
 
 async function bring(side: Side): Promise<void> {
   await stage.restart({
-    settings: SETTINGS,
     source: relays.source.endpoint,
     destination: relays.destination.endpoint,
   });
@@ -85,7 +83,7 @@ test('a rollback that died before its commit, with the source switched off: undo
   stage.observe = undefined;
   stage.coordinator.destroy();
   relays.source.cut();
-  await stage.startAnother({ settings: SETTINGS, source: relays.source.endpoint });
+  await stage.startAnother({ source: relays.source.endpoint });
   expect(stage.recovery).toMatchObject({ route: { side: 'destination' }, action: 'aborted' });
   expect(await stage.writable()).toEqual(['destination']);
 });
@@ -136,7 +134,7 @@ test('an operation of a live process is left alone', async () => {
   const observe = async (point: StepPoint): Promise<void> => {
     if (point === 'before:fence') {
       // Another process starts in the middle of it: it may look, and must not touch.
-      seen.push(await stage.startAnother({ settings: SETTINGS }));
+      seen.push(await stage.startAnother({}));
       stage.observe = observe;
     }
     if (point === 'after:fence') seen.push(await recoverOnly().catch((error: unknown) => error));
@@ -192,7 +190,7 @@ describe('a destination that is gone for good', () => {
 
     await using other = await databasePair();
     await other.onDestination.query(TABLES_SQL);
-    await stage.restart({ settings: SETTINGS, destination: other.destination });
+    await stage.restart({ destination: other.destination });
     expect(stage.recovery).toMatchObject({ route: { side: 'source', epoch: epoch + 2 } });
     await stage.coordinator.installBarriers(TABLES);
     expect(await stage.operate('cutover')).toMatchObject({ outcome: 'done', epoch: epoch + 3 });

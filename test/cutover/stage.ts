@@ -297,6 +297,8 @@ export class Stage implements AsyncDisposable {
       const barrier = side === 'source' ? FENCE_SQLSTATE : GUARD_SQLSTATE;
       if (code !== barrier && code !== LOCK_NOT_AVAILABLE) throw error;
       return code;
+    } finally {
+      await client.query('SET lock_timeout = 0');
     }
   }
 
