@@ -4,7 +4,7 @@
 import pg from 'pg';
 import { SHOP_CONSTRAINTS, SHOP_DATABASE, SHOP_PASSWORD, SHOP_ROLE, SHOP_TABLES } from './shop-schema.js';
 
-export const ROWS_AT_SCALE_1 = 1_120_456;
+export const ROWS_AT_SCALE_1 = 1_022_323;
 
 /** Rows that the load picks from. */
 export interface ShopSize {
@@ -18,7 +18,7 @@ export function shopSize(scale: number): ShopSize {
   return {
     customers: Math.max(100, Math.round(60_000 * scale)),
     products: Math.max(100, Math.round(20_000 * scale)),
-    orders: Math.max(100, Math.round(150_000 * scale)),
+    orders: Math.max(100, Math.round(134_000 * scale)),
     accounts: Math.max(200, Math.round(20_000 * scale)),
   };
 }
@@ -56,7 +56,7 @@ function fillStatements(size: ShopSize): readonly (readonly string[])[] {
     `INSERT INTO category SELECT n, NULLIF(n / 10, 0), 'Category ' || n FROM generate_series(1, 200) AS n`,
     `INSERT INTO product (id, category_id, name, price, dimensions, attributes, photo, stock, stock_initial)
      SELECT n, 1 + n % 200, 'Product ' || n, (n % 9000 + 99) / 100.0, ARRAY[n % 100, n % 50, 1.5],
-       jsonb_build_object('colour', (ARRAY['red', 'green', 'blue'])[1 + n % 3], 'weight', n % 40),
+       jsonb_build_object('colour', (ARRAY['red', 'green', 'blue'])[1 + n % 3], 'weight', n % 4000),
        decode(md5(n::text), 'hex'), 1000000, 1000000
      FROM generate_series(1, ${products}) AS n`,
     `INSERT INTO price_history SELECT n, timestamp '2024-01-01' + make_interval(days => k * 30), (n % 9000 + 50) / 100.0
