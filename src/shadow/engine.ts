@@ -92,6 +92,7 @@ export class ShadowEngine implements ShadowControl {
   readonly #forward: Lane;
   readonly #reverse: Lane;
   readonly #warnings = new Map<string, ShadowWarning>();
+  readonly #built = new Map<Side, CatalogFingerprint>();
   #phase: ShadowPhase = 'idle';
   #failure: UnderstudyError | undefined;
   #trouble = new Map<string, UnderstudyError>();
@@ -468,11 +469,15 @@ export class ShadowEngine implements ShadowControl {
   }
 
   async builtFingerprint(side: Side): Promise<CatalogFingerprint> {
-    const known = await withSession('destination', this.#settings.destination, 'fingerprint', (session) =>
+    const known = this.#built.get(side);
+    if (known !== undefined) return known;
+    const recorded = await withSession('destination', this.#settings.destination, 'fingerprint', (session) =>
       readFingerprintRecord(session, side),
     );
-    if (known === null) throw notReady('schema');
-    return known;
+    if (recorded === null) throw notReady('schema');
+    // Complete only now: before, a stage may still write it.
+    if (this.#phase === 'following') this.#built.set(side, recorded);
+    return recorded;
   }
 
   /** Resolves once the reverse stream is connected and its lag known. */

@@ -97,12 +97,20 @@ test('a row that moves behind the copied border without its columns is fetched',
   const writer = await connectControl('source', pair.source, { purpose: 'test writer' });
   const locker = await connectControl('destination', pair.destination, { purpose: 'test locker' });
   try {
-    // Chunks of one table are read a few ahead; the lane stands still from the second on, so that the move below
-    // happens between two chunks.
+    // Chunks are read three ahead while the lane stands still: the row moves when they are read and none is written.
     await using harness = new EngineHarness(pair, { chunkRows: 5, copyConcurrency: 1 }, async () => {
       await sql(locker, 'BEGIN; LOCK TABLE doc IN ACCESS EXCLUSIVE MODE');
     }).start();
-    await until(async () => (await harness.engine.status()).phase === 'copying');
+    await until(
+      async () => {
+        const { rows } = await pair.onSource.query(
+          `SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'understudy copy'
+             AND state = 'idle' AND query LIKE '%"high"%-3"%'`,
+        );
+        return rows.length === 1;
+      },
+      { what: 'three chunks to be read' },
+    );
     await sql(
       writer,
       'UPDATE doc SET id = -1 WHERE id = 60; UPDATE doc SET id = -2, title = title || 1 WHERE id = 59',
@@ -127,6 +135,28 @@ test('a table without a key is copied whole, and changed meanwhile', async () =>
         INSERT INTO k SELECT n % 3, 'x' FROM generate_series(1, 30) n`,
     },
   );
+});
+
+test('a change that a whole copy holds already is not applied again', async () => {
+  await using pair = await databasePair();
+  await sql(pair.onSource, `CREATE TABLE k (v text); INSERT INTO k VALUES ('copied')`);
+  {
+    await using first = await new EngineHarness(pair).start().reach('following');
+    await first.caughtUp();
+  }
+  // As if the table were copied now, with the stream still before the next change.
+  await sql(pair.onSource, `INSERT INTO k VALUES ('seen by the copy'); DELETE FROM k WHERE v = 'copied'`);
+  const { rows } = await pair.onSource.query<{ snapshot: string; until: string }>(
+    `SELECT pg_current_snapshot() AS snapshot, pg_current_wal_insert_lsn() AS until`,
+  );
+  await pair.onDestination.query(
+    `UPDATE understudy.table_copy SET snapshot = '${rows[0]?.snapshot}', snapshot_until = '${rows[0]?.until}'`,
+  );
+  await sql(pair.onDestination, `UPDATE k SET v = 'seen by the copy'`);
+  await sql(pair.onSource, `INSERT INTO k VALUES ('later')`);
+  await using second = await new EngineHarness(pair).start().reach('following');
+  await second.caughtUp();
+  expect(await second.expectSame()).toBe(2);
 });
 
 test('text, composite and foreign key types order and page as the source has them', async () => {

@@ -183,13 +183,17 @@ test('a message cut anywhere, or followed by more, is refused and nothing else',
 
 test('arbitrary bytes are decoded or refused, never worse', () => {
   fc.assert(
-    fc.property(fc.constantFrom(...'BCORYIUDTMX'.split('')), fc.uint8Array({ maxLength: 60 }), (type, bytes) => {
-      try {
-        decodePgOutput(Buffer.concat([letter(type), bytes]));
-      } catch (error) {
-        expect(error).toBeInstanceOf(UnderstudyError);
-      }
-    }),
+    fc.property(
+      fc.constantFrom(...'BCORYIUDTMX'.split('')),
+      fc.uint8Array({ maxLength: 60 }),
+      (type, bytes) => {
+        try {
+          decodePgOutput(Buffer.concat([letter(type), bytes]));
+        } catch (error) {
+          expect(error).toBeInstanceOf(UnderstudyError);
+        }
+      },
+    ),
   );
 });
 

@@ -10,13 +10,17 @@ async function analyze(session: Session, tables: readonly TableInfo[], signal: A
   }
 }
 
-/** Every table. A partition root's statistics are of its own: they are never gathered by autovacuum. */
+/** Every table. A root's statistics are its own, never gathered by autovacuum; its partitions' come with them. */
 export async function analyzeAll(
   session: Session,
   tables: readonly TableInfo[],
   signal: AbortSignal,
 ): Promise<void> {
-  await analyze(session, tables, signal);
+  await analyze(
+    session,
+    tables.filter((table) => table.kind !== 'partition'),
+    signal,
+  );
 }
 
 /** Tables never analyzed, or changed since by more than a tenth of their rows and a handful. */
