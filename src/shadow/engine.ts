@@ -39,14 +39,14 @@ import {
   buildBeforeCopy,
   dropLeftovers,
   ensureStream,
-  proveTables,
   type StageContext,
 } from './schema-stage.js';
 import { SHADOW_DEFAULTS, type ShadowOptions, type ShadowSettings } from './settings.js';
 import { Verification } from './verification.js';
 import { analyzeAll, analyzeStale } from './postgres/analyze.js';
 import { readApplyTables } from './postgres/apply-table.js';
-import { diffFingerprints, readFingerprint } from './postgres/fingerprint.js';
+import { catalogWarning } from './catalog-watch.js';
+import { readFingerprint } from './postgres/fingerprint.js';
 import { ensureIdentities, restoreIdentities } from './postgres/identity.js';
 import {
   addCopySeconds,
@@ -250,8 +250,7 @@ export class ShadowEngine implements ShadowControl {
 
   async #buildSchema(stage: StageContext): Promise<void> {
     await this.#begin('building-schema', stage);
-    this.#tables = await proveTables(stage);
-    await buildBeforeCopy(stage);
+    this.#tables = await buildBeforeCopy(stage);
     await ensureStream('forward', this.#settings.migrationId, stage.source, stage.destination, this.#tables);
     await this.#context.afterSchemaBuilt(this.#tables.map(({ schema, name }) => ({ schema, name })));
   }
@@ -316,27 +315,11 @@ export class ShadowEngine implements ShadowControl {
   }
 
   async #checkFingerprints(): Promise<void> {
-    const now = await Promise.all(
-      (['source', 'destination'] as const).map(async (side) =>
-        withSession(side, this.#settings[side], 'catalog', async (session) => ({
-          side,
-          fingerprint: await readFingerprint(session.client),
-        })),
-      ),
-    );
-    for (const { side, fingerprint } of now) {
-      const differences = diffFingerprints(await this.builtFingerprint(side), fingerprint);
-      const [first] = differences;
+    for (const side of ['source', 'destination'] as const) {
+      const warning = await catalogWarning(side, this.#settings[side], await this.builtFingerprint(side));
       const key = `catalog-changed ${side}`;
-      if (first === undefined) {
-        this.#warnings.delete(key);
-        continue;
-      }
-      const more = differences.length > 1 ? `, and ${differences.length - 1} more` : '';
-      this.#warnings.set(key, {
-        code: 'catalog-changed',
-        message: `${side}: ${first.object} was ${first.change}${more} since the shadow was built`,
-      });
+      if (warning === null) this.#warnings.delete(key);
+      else this.#warnings.set(key, warning);
     }
   }
 

@@ -5,6 +5,7 @@
  * it. An error while it is open can't be mended here: its earlier parts are gone with the transaction, and only a new
  * session brings them again.
  */
+import { UnderstudyError } from '../core/errors.js';
 import { WHOLE_DATABASE } from '../core/ports.js';
 import { emitMessageSql } from '../core/postgres.js';
 import type { LaneState } from './lane-state.js';
@@ -58,6 +59,8 @@ export class FlushWriter {
   readonly #applier: Applier;
   readonly #chunks: ChunkWriter;
   #open = false;
+  #fenceRecorded: boolean | undefined;
+  #chunkWritten = false;
 
   constructor(
     state: LaneState,
@@ -77,7 +80,15 @@ export class FlushWriter {
     return this.#open;
   }
 
-  /** Throws `…-query-failed`, `…-unreachable`, `catalog-changed` or `apply-failed`; nothing is then written. */
+  /** Whether the last flush wrote its chunk; one whose predecessor is not written is left out, to be read again. */
+  get chunkWritten(): boolean {
+    return this.#chunkWritten;
+  }
+
+  /**
+   * Throws `…-query-failed`, `…-unreachable`, `catalog-changed`, `apply-failed`, or `journal-conflict` where the
+   * source no longer stands fenced for the destination whose changes these are; nothing is then written.
+   */
   async write(flush: Flush, marks: readonly PassedMark[]): Promise<void> {
     const wasOpen = this.#open;
     for (let attempt = 1; ; attempt++) {
@@ -99,6 +110,9 @@ export class FlushWriter {
   async #writeOnce(flush: Flush, marks: readonly PassedMark[]): Promise<void> {
     const partial = this.#open || !flush.last.last;
     if (!this.#open) await this.#begin();
+    if (this.#state.direction === 'reverse' && flush.changes.length > 0) {
+      await this.#assertFenced(flush.last.authority.epoch);
+    }
     if (partial) await run(this.#session, 'SAVEPOINT part', { what: 'beginning a part' });
     const steps = await this.#applyChanges(flush.changes, partial);
     if (partial) await run(this.#session, 'RELEASE SAVEPOINT part', { what: 'ending a part' });
@@ -107,7 +121,7 @@ export class FlushWriter {
       this.#open = true;
       return;
     }
-    if (isWritable(flush.chunkEnd)) await this.#writeChunk(flush.chunkEnd);
+    this.#chunkWritten = isWritable(flush.chunkEnd) && (await this.#writeChunk(flush.chunkEnd));
     const { direction } = this.#state;
     const closing = [
       ...marks.map((mark) => markSql(direction, mark.id, mark.at)),
@@ -123,6 +137,40 @@ export class FlushWriter {
     await run(this.#session, `BEGIN; ${tag}; SET CONSTRAINTS ALL DEFERRED`, {
       what: 'beginning a flush',
     });
+  }
+
+  /**
+   * The destination's changes are the source's only while the source is fenced at the epoch under which the destination
+   * leads. Where an operator has declared the destination lost, a later epoch stands there: what a returning
+   * destination still has to tell must not overwrite what the source has taken since. A shadow without a fence of its
+   * own (no record) has nothing to compare.
+   */
+  async #assertFenced(epoch: number): Promise<void> {
+    const what = 'comparing the fence’s epoch';
+    this.#fenceRecorded ??=
+      (
+        await run(this.#session, `SELECT pg_catalog.to_regclass('understudy.epoch') IS NOT NULL AS found`, {
+          what,
+        })
+      ).rows[0]?.['found'] === 't';
+    if (!this.#fenceRecorded) return;
+    const { rowCount } = await run(
+      this.#session,
+      {
+        text: 'SELECT FROM understudy.epoch WHERE subset = $1 AND fenced AND epoch = $2 FOR SHARE',
+        values: [WHOLE_DATABASE, String(epoch)],
+      },
+      { what },
+    );
+    if (rowCount === 1) return;
+    throw new UnderstudyError(
+      'journal-conflict',
+      `the source is not fenced at epoch ${epoch} any more: what the destination wrote is not carried to it`,
+      {
+        advice:
+          'The destination was declared lost, or its fence was lowered by hand. Build a new destination; look in the old one for what is missing.',
+      },
+    );
   }
 
   /** Coalesced; where that makes two rows clash on the way, one by one in the origin's order. */
@@ -165,19 +213,18 @@ export class FlushWriter {
     }
   }
 
-  async #writeChunk(end: ClosedWindow): Promise<void> {
+  async #writeChunk(end: ClosedWindow): Promise<boolean> {
     const { chunk, read } = end;
     const table = this.#tables.get(chunk.table.name) ?? chunk.table;
-    await this.#chunks.write(table, end);
     if (chunk.pendingKeyId !== null) {
       await removePendingKey(this.#session, chunk.pendingKeyId);
     } else {
-      await advanceTableCopy(this.#session, table.info, {
-        border: read.upper,
-        rows: read.rows,
-        done: read.upper === null,
-      });
+      const { upper, rows } = read;
+      const step = { lower: chunk.lower, border: upper, rows, done: upper === null };
+      if (!(await advanceTableCopy(this.#session, table.info, step))) return false;
     }
+    await this.#chunks.write(table, end);
+    return true;
   }
 }
 

@@ -23,11 +23,12 @@ import type { LaneState, LaneTask } from './lane-state.js';
 import { PartQueue } from './part-queue.js';
 import { APPLY_SETTINGS } from './postgres/apply.js';
 import { bind, readApplyTables, type ApplyTable, type Binding } from './postgres/apply-table.js';
-import { readMarks, readProgress } from './postgres/records.js';
+import { readMarks, readProgress, readTableCopies } from './postgres/records.js';
 import { ReplicationStream } from './postgres/replication-stream.js';
 import { closeSession, endOnAbort, openSession, run, textOf, type Session } from './postgres/statement.js';
 import { readTables } from './postgres/tables.js';
 import { TransactionAssembler, type Change, type TransactionPart } from './postgres/transactions.js';
+import { parseSnapshot } from './postgres/visibility.js';
 import { isCopied } from './postgres/whole-copy.js';
 import type { RelationMessage } from '../wire/postgres/pgoutput.js';
 
@@ -105,6 +106,7 @@ export class LaneSession {
     this.#state.tables ??= await readApplyTables(this.#origin, await readTables(this.#origin.client));
     this.#tables = this.#state.tables;
     this.#writer = new FlushWriter(this.#state, this.#apply, this.#tables, this.#bindingOf);
+    await this.#awaitFormerWriter(this.#apply);
     const progress = await readProgress(this.#apply, direction);
     if (progress === null) {
       throw new UnderstudyError('internal', `the ${direction} stream has no recorded start`);
@@ -112,6 +114,7 @@ export class LaneSession {
     for (const [mark, position] of await readMarks(this.#apply, direction)) {
       this.#state.passed(mark, position);
     }
+    if (direction === 'forward') await this.#readWholeCopies(this.#apply);
     this.#state.authority = progress;
     this.#state.committed = progress.position;
     this.#assembler = new TransactionAssembler(origin, {
@@ -147,6 +150,30 @@ export class LaneSession {
     this.#apply.client.on('end', () =>
       this.#fail(new UnderstudyError(code, `the ${target} ended the apply connection`)),
     );
+  }
+
+  /**
+   * A flush whose COMMIT was sent may be committed long after its client was lost. Progress read before that would bring
+   * the same changes again: so each apply connection holds a lock for as long as it lives, and waits for its
+   * predecessor's. The server ends a connection whose peer is gone (see APPLY_SETTINGS).
+   */
+  async #awaitFormerWriter(apply: Session): Promise<void> {
+    await run(
+      apply,
+      {
+        text: `SELECT pg_catalog.pg_advisory_lock(pg_catalog.hashtext('understudy apply'), pg_catalog.hashtext($1))`,
+        values: [`${this.#state.direction} ${this.#settings.slot}`],
+      },
+      { what: 'waiting for the former apply connection to end' },
+    );
+  }
+
+  /** A whole copy whose commit was not answered may stand: what its snapshot holds must not be applied again. */
+  async #readWholeCopies(apply: Session): Promise<void> {
+    for (const [table, { snapshot, snapshotUntil }] of await readTableCopies(apply)) {
+      if (snapshot === null || snapshotUntil === null) continue;
+      this.#state.wholeCopies.set(table, { snapshot: parseSnapshot(snapshot), until: snapshotUntil });
+    }
   }
 
   /**
@@ -377,7 +404,9 @@ export class LaneSession {
     ).length;
     this.#advance(flush.last.endLsn);
     for (const mark of marks) this.#state.passed(mark.id, mark.at);
-    if (chunkEnd !== null) chunkEnd.chunk.settle('outcome' in chunkEnd ? chunkEnd.outcome : 'written');
+    if (chunkEnd === null) return;
+    const written = this.#writer?.chunkWritten === true ? 'written' : 'discarded';
+    chunkEnd.chunk.settle('outcome' in chunkEnd ? chunkEnd.outcome : written);
   }
 
   /** Whether a transaction of the target holds the first parts of one of the origin's. */

@@ -16,6 +16,7 @@ import type { ShadowSettings } from './settings.js';
 import { diffFingerprints, readFingerprint } from './postgres/fingerprint.js';
 import { ensureIdentities } from './postgres/identity.js';
 import {
+  forgetProgress,
   initialiseProgress,
   readFingerprintRecord,
   readProgress,
@@ -63,10 +64,12 @@ export async function dropLeftovers({ settings, source, clock }: StageContext): 
   }
   await dropSlot(source, names.slot, clock);
   await dropPublication(source, names.publication);
+  // How far the way back had come is kept on the source, and is nothing to a new destination.
+  await forgetProgress(source, 'reverse');
 }
 
 /** Refuses what can't be shadowed; returns the source's tables, with their identities proven. */
-export async function proveTables(context: StageContext): Promise<readonly TableInfo[]> {
+async function proveTables(context: StageContext): Promise<readonly TableInfo[]> {
   const { source } = context;
   const encoding = textOf(
     (await run(source, 'SHOW server_encoding', { what: 'reading the encoding' })).rows[0],
@@ -111,20 +114,43 @@ async function readPlan(
     const plan = await readSchema(source.client, { destinationVersionNum: Number(version) });
     const after = await readFingerprint(source.client);
     if (diffFingerprints(before, after).length === 0) return { plan, fingerprint: after };
-    if (attempt >= READ_ATTEMPTS_MAX) {
-      throw new UnderstudyError('catalog-changed', 'the source’s schema changes faster than it can be read', {
-        retryable: true,
-        advice: 'Wait until the migration of the schema that runs there is over.',
-      });
-    }
+    if (attempt >= READ_ATTEMPTS_MAX) throw changesTooFast();
     before = after;
   }
 }
 
-/** Builds the destination up to the tables' keys, and records what the source looked like then. */
-export async function buildBeforeCopy(context: StageContext): Promise<void> {
+function changesTooFast(): UnderstudyError {
+  return new UnderstudyError('catalog-changed', 'the source’s schema changes faster than it can be read', {
+    retryable: true,
+    advice: 'Wait until the migration of the schema that runs there is over.',
+  });
+}
+
+/**
+ * Tables, plan and fingerprint of one and the same schema: a table made between two of these readings would be in the
+ * plan and the fingerprint, and never be copied.
+ */
+async function readSource(context: StageContext): Promise<{
+  readonly tables: readonly TableInfo[];
+  readonly plan: SchemaPlan;
+  readonly fingerprint: CatalogFingerprint;
+}> {
+  for (let attempt = 1; ; attempt++) {
+    const before = await readFingerprint(context.source.client);
+    const tables = await proveTables(context);
+    const read = await readPlan(context);
+    if (diffFingerprints(before, read.fingerprint).length === 0) return { tables, ...read };
+    if (attempt >= READ_ATTEMPTS_MAX) throw changesTooFast();
+  }
+}
+
+/**
+ * Builds the destination up to the tables' keys, and records what the source looked like then. Returns the source's
+ * tables, with their identities proven.
+ */
+export async function buildBeforeCopy(context: StageContext): Promise<readonly TableInfo[]> {
   const { source, destination, settings, signal, onFindings } = context;
-  const { plan, fingerprint } = await readPlan(context);
+  const { tables, plan, fingerprint } = await readSource(context);
   const blocker = plan.unsupported.find((finding) => finding.severity === 'blocker');
   if (blocker !== undefined) {
     throw new UnderstudyError('schema-unsupported', `${blocker.object}: ${blocker.message}`, {
@@ -138,6 +164,7 @@ export async function buildBeforeCopy(context: StageContext): Promise<void> {
   if (settings.copyRoles) onFindings((await copyRoles(source.client, destination.client)).findings);
   const report = await buildSchema(destination.client, plan.beforeCopy, { phase: 'before-copy', signal });
   onFindings(report.findings);
+  return tables;
 }
 
 /** Indexes, foreign keys and the rest. Goes on where an earlier run stopped. */

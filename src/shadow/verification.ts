@@ -84,6 +84,7 @@ export class Verification {
         },
       );
       const report: VerifyReport = {
+        direction,
         startedAt,
         seconds: (clock.monotonicMs() - startedMs) / 1000,
         position: result.position,

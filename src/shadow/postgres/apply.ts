@@ -30,6 +30,10 @@ export const APPLY_SETTINGS: Readonly<Record<string, string>> = {
   plan_cache_mode: 'force_generic_plan',
   enable_seqscan: 'off',
   enable_mergejoin: 'off',
+  // A connection whose peer vanished without a word must not hold its locks for hours.
+  tcp_keepalives_idle: '10',
+  tcp_keepalives_interval: '5',
+  tcp_keepalives_count: '3',
 };
 
 /** feature_not_supported: TRUNCATE of a table that another one references. */

@@ -178,25 +178,37 @@ export async function readTableCopies(session: Session): Promise<ReadonlyMap<str
   );
 }
 
-/** Moves a table's border; in the transaction that holds the rows. */
+/**
+ * Moves a table's border; in the transaction that holds the rows. False, and nothing moved, where the border is not
+ * the chunk's lower end: the chunk before it is not written, and a border beyond it would leave that one out.
+ */
 export async function advanceTableCopy(
   session: Session,
   table: TableName,
-  step: { readonly border: Key | null; readonly rows: number; readonly done: boolean },
-): Promise<void> {
-  await run(
+  step: {
+    readonly lower: Key | null;
+    readonly border: Key | null;
+    readonly rows: number;
+    readonly done: boolean;
+  },
+): Promise<boolean> {
+  const result = await run(
     session,
     {
       name: 'advance_table_copy',
       text: `INSERT INTO understudy.table_copy AS c (schema_name, table_name, border, rows_copied, done)
-        VALUES ($1, $2, $3::text[], $4, $5)
+        SELECT $1, $2, $3::text[], $4::bigint, $5::boolean
+        WHERE $6::text[] IS NULL
+          OR EXISTS (SELECT FROM understudy.table_copy WHERE schema_name = $1 AND table_name = $2)
         ON CONFLICT (schema_name, table_name) DO UPDATE
         SET border = COALESCE(EXCLUDED.border, c.border), rows_copied = c.rows_copied + EXCLUDED.rows_copied,
-            done = EXCLUDED.done`,
-      values: [table.schema, table.name, step.border, String(step.rows), step.done],
+            done = EXCLUDED.done
+        WHERE c.border IS NOT DISTINCT FROM $6::text[] AND NOT c.done`,
+      values: [table.schema, table.name, step.border, String(step.rows), step.done, step.lower],
     },
     { what: 'recording the copy’s progress', carriesRows: true },
   );
+  return result.rowCount === 1;
 }
 
 /** Records that a table was copied whole; in the transaction that holds the rows. */
@@ -302,6 +314,21 @@ export async function initialiseProgress(
       ],
     },
     { what: 'recording the stream’s start' },
+  );
+}
+
+/** Forgets how far a stream had come, and the marks it has passed. */
+export async function forgetProgress(session: Session, direction: Direction): Promise<void> {
+  const what = 'forgetting a stream’s progress';
+  await run(
+    session,
+    { text: 'DELETE FROM understudy.progress WHERE direction = $1', values: [direction] },
+    { what },
+  );
+  await run(
+    session,
+    { text: 'DELETE FROM understudy.mark_seen WHERE direction = $1', values: [direction] },
+    { what },
   );
 }
 
