@@ -1,6 +1,7 @@
 /** What a run of the demo measured: the JSON of `--json`, and the verdict that becomes the exit code. */
 import type { OperationReport, VerifyReport } from '../../core/ports.js';
 import type { AuditReport } from './auditor.js';
+import { round } from './latency.js';
 import type { LoadResult, SessionCheck, WindowFigures } from './load.js';
 
 export interface SwitchOutcome {
@@ -84,9 +85,13 @@ export function demoJson(measured: DemoMeasurements): DemoJson {
     copy: { rows: measured.copy.rows, seconds: toTenths(measured.copy.seconds) },
     switches: measured.switches.map(({ report, window, sessions }) => ({
       direction: report.kind === 'cutover' ? 'forward' : 'back',
-      stallMs: { p50: report.stall.p50, p99: report.stall.p99, max: report.stall.max },
+      stallMs: {
+        p50: round(report.stall.p50),
+        p99: round(report.stall.p99),
+        max: round(report.stall.max),
+      },
       held: report.stall.held,
-      steps: report.steps,
+      steps: Object.fromEntries(Object.entries(report.steps).map(([step, ms]) => [step, round(ms)])),
       clientMs: { p50: window.p50, p99: window.p99, max: window.max },
       versions: sessions.versions,
     })),

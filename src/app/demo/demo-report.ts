@@ -1,5 +1,5 @@
 /** The demo's end: what was measured, in words a person can check. */
-import { formatCount, formatDuration, formatMs, table } from '../cli/format.js';
+import { formatCount, formatMs, table } from '../cli/format.js';
 import type { Terminal } from '../cli/terminal.js';
 import { faultsOf, type DemoMeasurements } from './demo-outcome.js';
 
@@ -32,7 +32,7 @@ export function printReport(terminal: Terminal, measured: DemoMeasurements, firs
     terminal.line(
       terminal.paint(
         'green',
-        `Nothing lost, nothing duplicated, nothing failed. ${formatDuration(measured.seconds)} in all.`,
+        `Nothing lost, nothing duplicated, nothing failed. ${measured.seconds.toFixed(1)} s in all.`,
       ),
     );
   } else {
@@ -52,7 +52,7 @@ function clientLines(measured: DemoMeasurements, firstVersion: string): readonly
   return [
     `connections    ${snapshot.connections}, each opened once and held throughout`,
     `server_version ${versions.join(' → ')}, as answered to the same connections`,
-    `transactions   ${formatCount(snapshot.transactions)} in ${formatDuration(snapshot.seconds)}, ${perSecond} a second`,
+    `transactions   ${formatCount(snapshot.transactions)} in ${snapshot.seconds.toFixed(1)} s, ${perSecond} a second`,
     `               ${sparkline(snapshot.perSecond)}`,
     `statements     ${formatCount(snapshot.statements)}, ${snapshot.failed} failed; p50 ${formatMs(latency.p50)}, p99 ${formatMs(latency.p99)}, slowest ${formatMs(latency.max)}`,
     `notifications  ${formatCount(notifications.sent)} sent, ${formatCount(notifications.received)} received, ${notifications.missing} missing, ${notifications.repeated} repeated`,
