@@ -325,11 +325,11 @@ class Composition implements Understudy, AdminControl {
   async #stop(): Promise<void> {
     this.#stopping.abort(new UnderstudyError('cancelled', 'stopping'));
     this.#route.stop();
-    await this.#operations.close();
+    // Together: an operation that insists on a server that is gone ends only by the coordinator's closing.
+    await Promise.all([this.#operations.close(), this.#coordinator.close()]);
     await this.#proxy.stop({ drainTimeoutMs: this.#config.limits.stopTimeoutMs });
     await this.#proxyParts.closeVerifiers();
     await this.#shadowThread.stop();
-    await this.#coordinator.close();
     await this.#capture?.stop();
     await this.#admin.stop();
     this.#log.info({}, 'stopped');

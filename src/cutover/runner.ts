@@ -282,7 +282,7 @@ export class OperationRunner {
     try {
       await this.#swapToAborted(reason);
     } catch (error) {
-      if (asUnderstudyError(error, 'internal', 'journal').code !== 'destination-unreachable') throw error;
+      if (asUnderstudyError(error, 'internal', 'journal').code === 'journal-conflict') throw error;
       this.#complain(
         error,
         'the abort can’t be journaled now; COMMIT was not sent, so it is undone all the same',
@@ -357,7 +357,9 @@ export class OperationRunner {
       try {
         return await act(open);
       } catch (error) {
-        if (!open.dead) throw error;
+        if (asUnderstudyError(error, 'internal', 'journal').code === 'journal-conflict') throw error;
+        // What failed may have left a transaction open on it: whatever is journaled next needs another connection.
+        open.destroy();
       }
     }
     const fresh = await connections.open('destination', 'journal', {

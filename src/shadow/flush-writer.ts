@@ -125,7 +125,7 @@ export class FlushWriter {
     const { direction } = this.#state;
     const closing = [
       ...marks.map((mark) => markSql(direction, mark.id, mark.at)),
-      progressSql(direction, { position: flush.last.endLsn, ...flush.last.authority }),
+      progressSql(direction, { ...flush.last.authority, position: flush.last.endLsn }),
       'COMMIT',
     ];
     await run(this.#session, closing.join('; '), { what: 'committing a flush' });

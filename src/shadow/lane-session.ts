@@ -115,10 +115,11 @@ export class LaneSession {
       this.#state.passed(mark, position);
     }
     if (direction === 'forward') await this.#readWholeCopies(this.#apply);
-    this.#state.authority = progress;
+    const { authoritative, epoch } = progress;
+    this.#state.authority = { authoritative, epoch };
     this.#state.committed = progress.position;
     this.#assembler = new TransactionAssembler(origin, {
-      authority: progress,
+      authority: this.#state.authority,
       wanted: (relation) => this.#wanted(relation),
       partBytesMax: Math.max(65_536, Math.floor(this.#settings.streamBytesMax / 4)),
     });

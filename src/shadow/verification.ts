@@ -84,7 +84,6 @@ export class Verification {
         },
       );
       const report: VerifyReport = {
-        direction,
         startedAt,
         seconds: (clock.monotonicMs() - startedMs) / 1000,
         position: result.position,

@@ -12,8 +12,5 @@ const understudy = await startUnderstudy(config, {
   },
 });
 process.once('SIGTERM', () => {
-  understudy.stop().then(
-    () => process.exit(0),
-    () => process.exit(1),
-  );
+  understudy.stop().catch(() => (process.exitCode = 1));
 });
