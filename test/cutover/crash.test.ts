@@ -150,12 +150,15 @@ describe.each(['cutover', 'rollback'] as const)('%s', (kind) => {
     await atCommit;
     const sleeper = stage.coordinator;
     const sleepersTraffic = stage.traffic;
+    const sleepersProcess = stage.process;
+    sleepersProcess.stopped = true;
     // Stopped as a whole: its registration is gone, its other connections are still open.
     await stage.pair.onDestination.query(
       `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'understudy proxy' AND datname = current_database()`,
     );
     await stage.startAnother();
     await expectLeads(from, epoch);
+    sleepersProcess.stopped = false;
     wake();
     expect(await sleeping).toMatchObject({ outcome: 'aborted', reason: { code: 'journal-conflict' } });
     expect(sleepersTraffic.current.side).toBe(from);

@@ -205,6 +205,8 @@ export class Stage implements AsyncDisposable {
   coordinator: CutoverCoordinator;
   recovery: Recovery | undefined;
   observe: CutoverDeps['observe'];
+  /** The present coordinator's process, as far as a test can stop it. */
+  process = { stopped: false };
 
   private constructor(pair: DatabasePair, options: StageOptions) {
     this.pair = pair;
@@ -226,6 +228,8 @@ export class Stage implements AsyncDisposable {
   }
 
   #newCoordinator(): CutoverCoordinator {
+    const process = { stopped: false };
+    this.process = process;
     const coordinator = new CutoverCoordinator({
       source: this.#options.source ?? this.pair.source,
       destination: this.#options.destination ?? this.pair.destination,
@@ -234,7 +238,12 @@ export class Stage implements AsyncDisposable {
       traffic: this.traffic,
       shadow: this.shadow,
       log: silentLog,
-      clock: systemClock,
+      // A stopped process does nothing when its time comes, above all no reconnecting.
+      clock: {
+        ...systemClock,
+        sleep: (ms, signal) =>
+          process.stopped ? new Promise(() => undefined) : systemClock.sleep(ms, signal),
+      },
       settings: { ...DEFAULT_CUTOVER_SETTINGS, lagWaitMs: 100, ...this.#options.settings },
       random: (bytes) => randomBytes(bytes).toString('hex'),
       inspect: () => Promise.resolve(this.#options.findings ?? []),

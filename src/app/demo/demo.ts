@@ -7,7 +7,7 @@
  *   4. Clients connect through it and go to work; they never connect again.
  *   5. The shadow is built and followed; it is verified.
  *   6. Cutover to 18, work, rollback to 14, work, cutover to 18, while the clients go on.
- *   7. Verify, stop the clients, audit over direct connections, report.
+ *   7. Stop the clients, verify, audit over direct connections, report.
  *
  * Everything is owned by a {@link RunOwner}: whichever way this ends, no process and no folder stays behind.
  */
@@ -124,11 +124,11 @@ class Demo {
       switches.push(await this.#switch(understudy, load, kind));
       await this.#watch(understudy, load, this.#options.seconds ?? DEMO_DEFAULTS.seconds);
     }
+    const result = await load.stop();
     const verify = await this.#verify(
       understudy,
-      'The source is verified against the destination, which leads now',
+      'The clients leave; the source is verified against the destination, which leads now',
     );
-    const result = await load.stop();
     const report = await audit(
       shopAuditPlan([
         { name: 'PostgreSQL 14', url: shopUrl(servers.source) },
