@@ -166,3 +166,40 @@ test('an interruption discards every chunk, once', () => {
   expect(outcomes).toEqual(['discarded']);
   expect(windows.high('c')).toBeNull();
 });
+
+test('a key that certainly lies outside the chunk is not dropped from it', () => {
+  const info = table.info;
+  const integers = applyTable(
+    { ...info, columns: info.columns.map((column) => ({ ...column, type: 'bigint' })), key: ['id', 'small'] },
+    ['pg_catalog', 'pg_catalog'],
+  );
+  const keysLeft = (
+    of: typeof table,
+    range: { lower: string[] | null; upper: string[] | null; pendingKeyId?: string },
+  ): unknown => {
+    const windows = new ChunkWindows();
+    const chunk: Chunk = {
+      id: 'c',
+      table: of,
+      lower: range.lower,
+      pendingKeyId: range.pendingKeyId ?? null,
+      snapshot: parseSnapshot('100:100:'),
+      read: { data: [], format: 'text', rows: 3, upper: range.upper },
+      settle: () => undefined,
+    };
+    windows.register(chunk);
+    windows.low('c', new DeliveredTransactions());
+    for (const id of ['-3', '9', '10', '11', '20', '21', '9007199254740993'])
+      windows.observe({ kind: 'insert', relation, row: [id, '0', '0'] }, (seen) => bind(seen, of));
+    const closed = windows.high('c');
+    return closed !== null && 'dropped' in closed ? closed.dropped.map(([id]) => id) : closed;
+  };
+  // At a border the second column decides, so both borders stay.
+  expect(keysLeft(integers, { lower: ['10', '5'], upper: ['20', '5'] })).toEqual(['10', '11', '20']);
+  expect(keysLeft(integers, { lower: null, upper: ['9', '0'] })).toEqual(['-3', '9']);
+  expect(keysLeft(integers, { lower: ['20', '0'], upper: null })).toEqual(['20', '21', '9007199254740993']);
+  expect(keysLeft(integers, { lower: ['9007199254740992', '0'], upper: null })).toEqual(['9007199254740993']);
+  // The order of texts is the server's to say, and a repaired key has no range.
+  expect(keysLeft(table, { lower: ['10'], upper: ['20'] })).toHaveLength(7);
+  expect(keysLeft(integers, { lower: ['9', '0'], upper: null, pendingKeyId: '1' })).toHaveLength(7);
+});

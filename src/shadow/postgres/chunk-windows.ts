@@ -2,7 +2,8 @@
  * What the stream changed while a chunk was read: between its `low` and `high` marks.
  *
  * A window is registered before `low` is emitted, opens when the stream reaches it, and closes at `high`. In between
- * - a key with a full image, or deleted, is dropped from the chunk: the stream has written it already;
+ * - a key with a full image, or deleted, is dropped from the chunk, if it may lie in it: the stream has written it
+ *   already. Most tables grow at their end, so this spares most chunks a detour over a staging table;
  * - a key with a partial image keeps the chunk's row, over which the merged partial image is laid again;
  * - a row moved to another key is dropped under both: the shadow's row was moved with all its columns, or, where it had
  *   none yet, the new key was recorded as pending and a chunk of one row will bring it;
@@ -14,7 +15,7 @@
 import type { Change } from './transactions.js';
 import { bindRow, keyId, keyOf, type Binding, type Key } from './apply-table.js';
 import { boundUpdate, isPartial, overlay, type KeyedRow } from './flush-plan.js';
-import type { Chunk, ChunkOutcome, ChunkRead } from './chunk.js';
+import { liesOutside, type Chunk, type ChunkOutcome, type ChunkRead } from './chunk.js';
 import { sees, type DeliveredTransactions, type Snapshot } from './visibility.js';
 import type { RelationMessage } from '../../wire/postgres/pgoutput.js';
 import { UnderstudyError } from '../../core/errors.js';
@@ -132,7 +133,9 @@ export class ChunkWindows {
     return {
       chunk,
       read,
-      dropped: changed.flatMap(({ key, row }) => (row === null ? [key] : [])),
+      dropped: changed.flatMap(({ key, row }) =>
+        row === null && !liesOutside(chunk, read, key) ? [key] : [],
+      ),
       overlays: changed.filter(({ row }) => row !== null),
     };
   }

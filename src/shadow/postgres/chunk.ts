@@ -87,3 +87,22 @@ function lexicographic(
     `(${name} OPERATOR(${schema}.=) ${value} AND ${rest}))`
   );
 }
+
+const INTEGER_TYPES: ReadonlySet<string> = new Set(['smallint', 'integer', 'bigint']);
+
+/**
+ * Whether a key certainly lies outside what the chunk was read from. Only integers in the key's first column are
+ * compared here; any other order is the server's alone to say, and then the answer is false.
+ */
+export function liesOutside(chunk: Chunk, read: ChunkRead, key: Key): boolean {
+  const [first] = keyIndexes(chunk.table);
+  const [value] = key;
+  // A chunk that repairs one key has no range.
+  if (first === undefined || value === undefined || chunk.pendingKeyId !== null) return false;
+  if (!INTEGER_TYPES.has(columnAt(chunk.table, first).type)) return false;
+  const at = BigInt(value);
+  const lower = chunk.lower?.[0];
+  const upper = read.upper?.[0];
+  // At a border's own value the further columns decide.
+  return (lower !== undefined && at < BigInt(lower)) || (upper !== undefined && at > BigInt(upper));
+}
