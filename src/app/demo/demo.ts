@@ -11,6 +11,8 @@
  *
  * Everything is owned by a {@link RunOwner}: whichever way this ends, no process and no folder stays behind.
  */
+import { relative } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import type { OperationReport, ShadowStatus, VerifyReport } from '../../core/ports.js';
 import { UnderstudyError } from '../../core/errors.js';
 import type { Operation, OperationLine, OperationOptions } from '../../admin/control.js';
@@ -32,7 +34,7 @@ import { UnderstudyProcess } from './understudy-process.js';
 export interface DemoOptions {
   /** One JSON object as the last line of standard output; everything else goes to standard error. */
   readonly json: boolean;
-  /** Leaves servers, Understudy and clients running until a signal, and says how to reach them. */
+  /** Leaves both servers and Understudy running until a signal, and says how to reach them. */
   readonly keep: boolean;
   /** How long the clients work on each side between two switches; {@link DEMO_DEFAULTS} where absent. */
   readonly seconds?: number | undefined;
@@ -68,7 +70,12 @@ export async function runDemo(options: DemoOptions): Promise<ExitCode> {
   let json: DemoJson | undefined;
   let failure: unknown;
   try {
-    json = await new Demo(options, terminal, owner).run();
+    const demo = new Demo(options, terminal, owner);
+    json = await demo.run();
+    if (options.keep) {
+      terminal.result(json);
+      await demo.keep();
+    }
   } catch (error) {
     failure = error;
   }
@@ -92,6 +99,7 @@ class Demo {
   readonly #owner: RunOwner;
   readonly #startedAt = performance.now();
   #stageAt = performance.now();
+  #running: Running | undefined;
 
   constructor(options: DemoOptions, terminal: Terminal, owner: RunOwner) {
     this.#options = options;
@@ -107,6 +115,7 @@ class Demo {
     const servers = await this.#startServers();
     const rowsLoaded = await this.#loadShop(servers);
     const understudy = await this.#startUnderstudy(servers);
+    this.#running = { ...servers, understudy };
     // From here on the end of Understudy ends the demo, whatever it is waiting for.
     const lifeline = understudy.unexpectedEnd();
     lifeline.catch(() => undefined);
@@ -146,9 +155,7 @@ class Demo {
       verify,
     };
     printReport(this.#terminal, measured, firstVersion);
-    const json = demoJson(measured);
-    if (this.#options.keep) await this.#keep(servers, understudy, json);
-    return json;
+    return demoJson(measured);
   }
 
   get #scale(): number {
@@ -270,7 +277,7 @@ class Demo {
         phase = shadow.phase;
         if (!this.#terminal.interactive) this.#terminal.line(`  ${phase}`);
       }
-      this.#terminal.transient(`  ${shadowLine(shadow)}   ${this.#terminal.paint('dim', clients)}`);
+      this.#terminal.transient(`  ${shadowLine(shadow)}   ${clients}`);
       if (isNear(shadow, 'forward')) {
         const rate = Math.round(shadow.copy.rows / Math.max(shadow.copy.seconds, 0.001));
         this.#done(
@@ -373,22 +380,31 @@ class Demo {
     return this.#owner.interruptible(new Promise((resolve) => setTimeout(resolve, ms)));
   }
 
-  async #keep(servers: Servers, understudy: UnderstudyProcess, json: DemoJson): Promise<void> {
-    this.#terminal.result(json);
+  /** Says how to reach what is running, and waits for a signal or for Understudy's end. */
+  async keep(): Promise<void> {
+    if (this.#running === undefined) return;
+    const { source, destination, understudy } = this.#running;
     const { line, paint } = keepPrinter(this.#terminal);
+    const program = relative(process.cwd(), fileURLToPath(new URL('../main.js', import.meta.url)));
     line(`\n${paint('bold', 'All of it goes on running. Try, in another terminal:')}`);
     line(`  psql '${proxyUrl(understudy)}' -c 'SHOW server_version'       # through Understudy`);
-    line(`  psql '${shopUrl(servers.source)}'       # straight to 14`);
-    line(`  psql '${shopUrl(servers.destination)}'       # straight to 18`);
+    line(`  psql '${shopUrl(source)}'       # straight to 14`);
+    line(`  psql '${shopUrl(destination)}'       # straight to 18`);
     line(`\n  A write straight to 14 is refused, because 18 leads (SQLSTATE UFENC):`);
-    line(`  psql '${shopUrl(servers.source)}' -c "UPDATE shop.account SET balance = 0 WHERE id = 1"`);
+    line(`  psql '${shopUrl(source)}' -c "UPDATE shop.account SET balance = 0 WHERE id = 1"`);
     line(`\n  Go back and forth yourself:`);
     for (const verb of ['status', 'rollback', 'cutover', 'verify']) {
-      line(`  npx understudy ${verb} --config ${understudy.configFile}`);
+      line(`  node ${program} ${verb} --config ${understudy.configFile}`);
     }
     line(`\nIts log: ${understudy.logFile}\nCtrl-C ends and removes everything.`);
-    await this.#owner.interruptible(new Promise(() => undefined)).catch(() => undefined);
+    await this.#owner.interruptible(understudy.unexpectedEnd()).catch((error: unknown) => {
+      if (!this.#owner.signal.aborted) line(error instanceof Error ? error.message : String(error));
+    });
   }
+}
+
+interface Running extends Servers {
+  readonly understudy: UnderstudyProcess;
 }
 
 const SERVER_SETTINGS = { fsync: 'on', synchronous_commit: 'on', log_min_messages: 'warning' };
