@@ -12,8 +12,9 @@
  * does not know. Anything else stops the build, naming the statement. A cancellation takes effect between statements.
  *
  * After the copy the stream applies changes to the same tables meanwhile. A foreign key locks two tables in its own
- * order, an applied transaction in the application's: they can deadlock. The builder is then the one to yield, soon
- * where it may set `deadlock_timeout`, and tries that statement again.
+ * order, an applied transaction in the application's: they can deadlock. The builder is then the one to yield, and
+ * tries that statement again: a server looks for a deadlock once in a wait, so a cycle that closes after the builder's
+ * look would be found by the stream's; the builder gives up waiting before that.
  */
 import { createHash } from 'node:crypto';
 import type pg from 'pg';
@@ -82,7 +83,8 @@ const PASSING_STATES = new Set(['55P03', '40P01', '40001', '57014', '53300', '53
 const LOCK_STATES = new Set(['55P03', '40P01']);
 const LOCK_ATTEMPTS_MAX = 50;
 const LOCK_PAUSE_MS = 20;
-/** Well below the server's 1 s, so that the builder finds a deadlock before the stream it waits for does. */
+/** Both well below the 1 s after which a server looks for a deadlock on the stream's behalf. */
+const LOCK_TIMEOUT = '400ms';
 const DEADLOCK_TIMEOUT = '20ms';
 
 function sqlStateOf(error: unknown): string | undefined {
@@ -198,6 +200,7 @@ async function applySettings(destination: pg.Client): Promise<void> {
     ([name, value]) => `SET ${name} = ${quoteLiteral(value)}`,
   );
   await destination.query(settings.join('; '));
+  await destination.query(`SET lock_timeout = '${LOCK_TIMEOUT}'`);
   // A privilege; without it a deadlock takes as long as the server's own setting says.
   await destination.query(`SET deadlock_timeout = '${DEADLOCK_TIMEOUT}'`).catch(() => undefined);
 }
@@ -206,6 +209,7 @@ async function resetSettings(destination: pg.Client): Promise<void> {
   const resets = Object.keys(BUILD_SETTINGS).map((name) => `RESET ${name}`);
   // After a lost connection there is nothing to reset, and the first error is the one to report.
   await destination.query(resets.join('; ')).catch(() => undefined);
+  await destination.query('RESET lock_timeout').catch(() => undefined);
   await destination.query('RESET deadlock_timeout').catch(() => undefined);
 }
 
