@@ -18,7 +18,7 @@ import { SHOP_DATABASE, SHOP_PASSWORD, SHOP_ROLE } from '../src/app/demo/shop-sc
 import { UnderstudyProcess } from '../src/app/demo/understudy-process.js';
 import { describeMachine, machineLines } from './support/machine.js';
 import { Output } from './support/output.js';
-import { quantile, spreadOf } from './support/statistics.js';
+import { quantile, spreadOf, type Spread } from './support/statistics.js';
 
 const PROGRAM = fileURLToPath(new URL('../../dist/app/main.js', import.meta.url));
 const FOLLOW_TIMEOUT_MS = 120_000;
@@ -124,6 +124,7 @@ class CutoverBench {
       ok,
       tps: snapshot.transactions / snapshot.seconds,
       stallMs: pooled(samples.map((sample) => sample.report.stall)),
+      stallPerSwitchMs: perSwitch(samples),
       clientMaxMs: spreadOf(samples.map((sample) => sample.window.max)),
       switches: samples.map(
         ({ report: { kind, outcome, totalMs, steps, stall, moved, closed }, window }) => ({
@@ -240,10 +241,14 @@ class CutoverBench {
     this.#output.line();
     for (const line of table(['step', 'switch', 'median>', 'min>', 'max>'], rows)) this.#output.line(line);
     const stall = pooled(samples.map(({ report }) => report.stall));
+    const each = perSwitch(samples);
     const clientMax = samples.map(({ window }) => window.max).sort((a, b) => a - b);
     this.#output.line(
       `\n${samples.length} switches at ${tps.toFixed(0)} transactions/s; ${stall.held} sessions held: stall p50 ≤ ${formatMs(stall.p50)}, ` +
-        `p99 ≤ ${formatMs(stall.p99)}, max ${formatMs(stall.max)}; slowest statement at a client around a switch: ` +
+        `p99 ≤ ${formatMs(stall.p99)}, max ${formatMs(stall.max)}\n` +
+        `a switch's own p50: median ${formatMs(each.p50.median)} (${formatMs(each.p50.min)} – ${formatMs(each.p50.max)}), ` +
+        `its p99: median ${formatMs(each.p99.median)} (${formatMs(each.p99.min)} – ${formatMs(each.p99.max)})\n` +
+        `slowest statement at a client around a switch: ` +
         `median ${formatMs(quantile(clientMax, 0.5))}, max ${formatMs(quantile(clientMax, 1))}`,
     );
   }
@@ -256,6 +261,12 @@ function sampleLine(index: number, { report, window, sessions }: Sample): string
     `stall p50 ${formatMs(stall.p50)} p99 ${formatMs(stall.p99)} max ${formatMs(stall.max)} (${stall.held} held), ` +
     `client max ${formatMs(window.max)}, in all ${formatMs(report.totalMs)}${report.reason === undefined ? '' : ` ${report.reason.message}`}`
   );
+}
+
+/** The spread over the switches of each switch's own quantiles, which are exact. */
+function perSwitch(samples: readonly Sample[]): { p50: Spread; p99: Spread } {
+  const stalls = samples.map(({ report }) => report.stall);
+  return { p50: spreadOf(stalls.map(({ p50 }) => p50)), p99: spreadOf(stalls.map(({ p99 }) => p99)) };
 }
 
 /** Quantiles over the held sessions of all switches: upper bounds of the merged histogram's buckets; the max is exact. */
