@@ -49,7 +49,7 @@ export interface DemoOptions {
 }
 
 export const DEMO_DEFAULTS = {
-  seconds: 4,
+  seconds: 3,
   rows: ROWS_AT_SCALE_1,
   clients: 21,
   seed: 1,
