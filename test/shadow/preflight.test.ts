@@ -132,18 +132,18 @@ it('names the vacuum and the index build that the fence would wait for', async (
   const client = pair.onSource;
   await client.query(`
     CREATE TABLE public.indexed (id integer PRIMARY KEY);
-    CREATE TABLE public.frozen (id integer PRIMARY KEY);
-    INSERT INTO public.frozen SELECT generate_series(1, 10)`);
+    CREATE TABLE public.frozen (id integer) WITH (autovacuum_enabled = false);
+    INSERT INTO public.frozen SELECT generate_series(1, 100000)`);
   const holder = await appSession('source', pair.source);
   await holder.query(`BEGIN; INSERT INTO public.indexed VALUES (1)`);
-  // The open cursor keeps the page pinned, which the vacuum needs for itself.
-  await holder.query(`DECLARE c CURSOR FOR SELECT id FROM public.frozen; FETCH 1 FROM c`);
   const builder = await appSession('source', pair.source);
   const vacuumer = await appSession('source', pair.source);
+  // It sleeps after every page, so it lasts until it is cancelled.
+  await vacuumer.query(`SET vacuum_cost_delay = '100ms'; SET vacuum_cost_limit = 1`);
   const building = builder
     .query('CREATE INDEX CONCURRENTLY slow ON public.indexed (id)')
     .catch(() => undefined);
-  const vacuuming = vacuumer.query('VACUUM (FREEZE) public.frozen').catch(() => undefined);
+  const vacuuming = vacuumer.query('VACUUM public.frozen').catch(() => undefined);
   await until(async () => {
     const checks = (await inspectSource(client, CUTOVER)).map((finding) => finding.check);
     return checks.includes('running-vacuum') && checks.includes('running-index-build');
@@ -156,8 +156,11 @@ it('names the vacuum and the index build that the fence would wait for', async (
   await client.query(statementOf(index));
   await building;
   expect(findingOf(await inspectSource(client, CUTOVER), 'running-index-build')).toBeUndefined();
-  await holder.query('ROLLBACK');
+  await client.query(
+    `SELECT pg_cancel_backend(pid) FROM pg_stat_progress_vacuum WHERE relid = 'public.frozen'::regclass`,
+  );
   await vacuuming;
+  await holder.query('ROLLBACK');
   for (const session of [holder, builder, vacuumer]) await session.end();
 });
 
