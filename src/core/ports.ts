@@ -99,6 +99,191 @@ export interface LatencySummary {
 }
 
 // ---------------------------------------------------------------------------------------------------------------
+// Captured statements and what is kept of them: capture and log importers → the series store → predict
+
+/** One finished statement, from the tap or from a log. Holds text and parameters: never stored or logged as it is. */
+export interface CapturedStatement {
+  /** Wall clock at its end, in ms since the epoch. May lie in the past; roughly in order within a session. */
+  readonly endedAtMs: number;
+  /** Tells sessions apart within one sink; a session's statements come in the order in which they ended. */
+  readonly sessionId: number | string;
+  readonly text: string;
+  /** `text` is only the beginning. */
+  readonly cut: boolean;
+  /** null where it isn't known. */
+  readonly durationMicros: number | null;
+  /** From the CommandComplete tag; 0 where unknown. */
+  readonly rows: number;
+  readonly bytesToServer: number;
+  readonly bytesToClient: number;
+  /** First two characters of the SQLSTATE; null where it succeeded, `''` where it failed for reasons unknown. */
+  readonly errorClass: string | null;
+  /** ReadyForQuery's status after it: I, T or E as its character code; 0 where unknown: then the text decides. */
+  readonly transactionStatus: number;
+  /** Stands for that many alike (pg_stat_statements); 1 where absent. Duration, rows and bytes are those of all. */
+  readonly executions?: number;
+  /** Bound parameters in order, only where keys are asked for: text form, or the bytes of binary form. */
+  readonly parameters?: readonly (string | Uint8Array | null)[];
+}
+
+/** Where captured statements go. `add` never throws and never waits. */
+export interface StatementSink {
+  add(statement: CapturedStatement): void;
+}
+
+/** Minutes are what is measured; the others are sums of them, kept longer. */
+export const SERIES_RESOLUTION_MS = { minute: 60_000, 'five-minutes': 300_000, hour: 3_600_000 } as const;
+export type SeriesResolution = keyof typeof SERIES_RESOLUTION_MS;
+
+/** What happened to one table in one bucket of time. A statement that reads and writes it counts as both. */
+export interface SeriesFigures {
+  /** Statements that read it, that wrote it, and of both those that failed. */
+  readonly reads: number;
+  readonly writes: number;
+  readonly errors: number;
+  /** Of the statement's own verb: rows selected to be inserted elsewhere are not known, and not counted. */
+  readonly rowsRead: number;
+  readonly rowsWritten: number;
+  readonly bytesToServer: number;
+  readonly bytesToClient: number;
+  /** Sum over the statements; each of a statement's tables counts its whole duration. */
+  readonly durationMicros: number;
+}
+export interface SeriesPoint extends SeriesFigures {
+  /** Start of the bucket, ms since the epoch, a multiple of the resolution. */
+  readonly startMs: number;
+}
+/** Sparse: a bucket that is observed (see {@link SeriesInterval}) and not among the points is one of zeros. */
+export interface TableSeries {
+  /** `schema.name`. Partitions count for themselves and for their root, views' base tables for themselves. */
+  readonly table: string;
+  readonly points: readonly SeriesPoint[];
+}
+
+/** What was observed of a bucket as a whole. A bucket without one is a gap, which is not zero. */
+export interface SeriesInterval {
+  readonly startMs: number;
+  /** How much of the bucket was watched, all writers together; at most its length in a batch. */
+  readonly observedMs: number;
+  readonly statements: number;
+  readonly errors: number;
+  /** Statements that passed and are missing from every other figure. */
+  readonly dropped: number;
+  /** Counted, but their tables are not known for certain. */
+  readonly unparsed: number;
+  readonly committed: number;
+  readonly rolledBack: number;
+}
+
+/** How often two tables were used in one transaction. `a` ≤ `b`; with itself: how often a table was used at all. */
+export interface CoAccess {
+  readonly a: string;
+  readonly b: string;
+  readonly transactions: number;
+  /** The same decayed, as of `asOfMs`; see the store's half-life. */
+  readonly weight: number;
+  readonly asOfMs: number;
+}
+
+/** Statement `to` came next after `from` in one session. The most frequent ones only. */
+export interface Transition {
+  readonly from: string;
+  readonly to: string;
+  readonly weight: number;
+  readonly asOfMs: number;
+}
+
+export interface StatementShape {
+  /** 16 hexadecimal digits. */
+  readonly fingerprint: string;
+  readonly kind: StatementKind;
+  /** Without literals, cut at a bound. */
+  readonly text: string;
+  readonly reads: readonly string[];
+  readonly writes: readonly string[];
+}
+export interface StatementUse extends StatementShape {
+  readonly executions: number;
+  readonly errors: number;
+  readonly rows: number;
+  readonly durationMicros: number;
+  readonly firstSeenMs: number;
+  readonly lastSeenMs: number;
+}
+
+/** Transactions that lasted at most `upToMicros` and more than the bucket below, begun in that hour of the week. */
+export interface TransactionDurations {
+  /** UTC; 0 is Monday 00:00 to 01:00. */
+  readonly hourOfWeek: number;
+  readonly upToMicros: number;
+  readonly weight: number;
+  readonly asOfMs: number;
+}
+
+/** The most used keys of one table in one hour. Keys are keyed hashes of 64 bits, as 16 hexadecimal digits. */
+export interface HotKeys {
+  readonly table: string;
+  readonly startMs: number;
+  /** Accesses to any key, those that did not make it into `keys` included. */
+  readonly accesses: number;
+  /** Descending. `count` exceeds the truth by at most `error` (SpaceSaving); `writes` is part of `count`. */
+  readonly keys: readonly {
+    readonly key: string;
+    readonly count: number;
+    readonly writes: number;
+    readonly error: number;
+  }[];
+}
+
+/** What was added since the last batch. Times may lie in the past, and a bucket may be added to many times. */
+export interface SeriesBatch {
+  /** A batch whose id was appended before is not added again, so that a lost answer may be followed by a retry. */
+  readonly id: string;
+  /** Who counted: the same after a restart, another for every process that counts beside it. */
+  readonly writer: string;
+  /** Minutes. */
+  readonly points: readonly (SeriesPoint & { readonly table: string })[];
+  /** Minutes. */
+  readonly intervals: readonly SeriesInterval[];
+  readonly coAccess: readonly CoAccess[];
+  readonly transitions: readonly Transition[];
+  readonly statements: readonly StatementUse[];
+  readonly transactionDurations: readonly TransactionDurations[];
+  /** Not added but put in the place of what this writer said of the same table and hour. */
+  readonly hotKeys: readonly HotKeys[];
+}
+
+export interface SeriesRange {
+  readonly fromMs: number;
+  /** Exclusive. */
+  readonly untilMs: number;
+}
+
+/** The series in the destination's schema `understudy`. Every method throws `destination-unreachable` when it is. */
+export interface SeriesStore {
+  /** All of it, durably, or nothing. */
+  append(batch: SeriesBatch, signal?: AbortSignal): Promise<void>;
+  /** Tables with anything in the range, each with its points in order. */
+  tables(
+    resolution: SeriesResolution,
+    range: SeriesRange,
+    tables?: readonly string[],
+  ): Promise<readonly TableSeries[]>;
+  intervals(resolution: SeriesResolution, range: SeriesRange): Promise<readonly SeriesInterval[]>;
+  /** Weights as of `asOfMs`, descending. */
+  coAccess(asOfMs: number): Promise<readonly CoAccess[]>;
+  transitions(asOfMs: number): Promise<readonly Transition[]>;
+  transactionDurations(asOfMs: number): Promise<readonly TransactionDurations[]>;
+  /** By total duration, descending. */
+  statements(limit: number): Promise<readonly StatementUse[]>;
+  /** All writers' together, by table and hour in order. */
+  hotKeys(range: SeriesRange, tables?: readonly string[]): Promise<readonly HotKeys[]>;
+  /** Deletes what is past its retention as of `nowMs`. */
+  prune(nowMs: number): Promise<void>;
+  close(): Promise<void>;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
 // Proxy ← cutover: the gate and the router
 
 export interface Route {
