@@ -108,6 +108,7 @@ function proxySettings({ listen, auth, limits, capture }: ResolvedConfig): Proxy
     connectTimeoutMs: limits.connectTimeoutMs,
     frameBytesMax: limits.frameBytesMax,
     textBytesMax: capture.textBytesMax,
+    parameterBytesMax: capture.keys ? capture.parameterBytesMax : 0,
     heldBytesMax: limits.heldBytesMax,
     stateBytesMax: limits.stateBytesMax,
     warmConcurrency: limits.warmConcurrency,

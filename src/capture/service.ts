@@ -19,6 +19,7 @@ import {
   FAILED,
   FIXED_BYTES,
   FLAGS,
+  PARAMETER_BYTES,
   ROWS,
   SESSION_ID,
   STATUS_SHIFT,
@@ -85,9 +86,10 @@ export class CaptureService {
       bytesToClient: floats[at + BYTES_TO_CLIENT] ?? 0,
       failed: (flags & FAILED) !== 0,
       cut: (flags & CUT) !== 0,
-      transactionStatus: flags >>> STATUS_SHIFT,
+      transactionStatus: (flags >>> STATUS_SHIFT) & 0xff,
     };
-    const text = bytes.toString('utf8', offset + FIXED_BYTES, offset + length);
+    const textEnd = offset + length - (floats[at + PARAMETER_BYTES] ?? 0);
+    const text = bytes.toString('utf8', offset + FIXED_BYTES, textEnd);
     this.#aggregate.add(this.#statements.statement(text), execution);
   }
 }

@@ -6,9 +6,12 @@ import {
   BYTES_TO_SERVER,
   CUT,
   DURATION_MICROS,
+  ENDED_AT,
+  ERROR_CLASS_SHIFT,
   FAILED,
   FIXED_BYTES,
   FLAGS,
+  PARAMETER_BYTES,
   ROWS,
   SESSION_ID,
   STATUS_SHIFT,
@@ -33,11 +36,15 @@ export class RingTap implements StatementTap {
     bytesToClient: number,
     failed: boolean,
     transactionStatus: number,
+    endedAtMs: number,
+    errorClass: number,
+    parameters: Buffer,
   ): boolean {
     // A text that fills the bound exactly was most likely cut there by whoever offers it.
     const cut = text.length >= this.#textBytesMax;
     const textBytes = cut ? this.#textBytesMax : text.length;
-    const offset = this.#ring.reserve(FIXED_BYTES + textBytes);
+    const parameterBytes = parameters.length;
+    const offset = this.#ring.reserve(FIXED_BYTES + textBytes + parameterBytes);
     if (offset === -1) return false;
     const { floats, bytes } = this.#ring;
     const at = offset >>> 3;
@@ -46,8 +53,15 @@ export class RingTap implements StatementTap {
     floats[at + ROWS] = rows;
     floats[at + BYTES_TO_SERVER] = bytesToServer;
     floats[at + BYTES_TO_CLIENT] = bytesToClient;
-    floats[at + FLAGS] = (failed ? FAILED : 0) | (cut ? CUT : 0) | (transactionStatus << STATUS_SHIFT);
+    floats[at + FLAGS] =
+      (failed ? FAILED : 0) |
+      (cut ? CUT : 0) |
+      (transactionStatus << STATUS_SHIFT) |
+      (errorClass << ERROR_CLASS_SHIFT);
+    floats[at + ENDED_AT] = endedAtMs;
+    floats[at + PARAMETER_BYTES] = parameterBytes;
     text.copy(bytes, offset + FIXED_BYTES, 0, textBytes);
+    if (parameterBytes > 0) parameters.copy(bytes, offset + FIXED_BYTES + textBytes);
     this.#ring.commit();
     return true;
   }

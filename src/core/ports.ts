@@ -67,8 +67,17 @@ export interface StatementTap {
     failed: boolean,
     /** ReadyForQuery's status after the statement: I, T or E as its character code; 0 inside a pipeline. */
     transactionStatus: number,
+    /** On the main thread's monotonic clock. */
+    endedAtMs: number,
+    /** Of the SQLSTATE of its error; 0 where it succeeded. */
+    errorClass: ErrorClassCode,
+    /** What followed the statement's name in its Bind, possibly cut; empty unless keys are captured. Aliases. */
+    parameters: Buffer,
   ): boolean;
 }
+
+/** The first two characters of a SQLSTATE, the first in the lower byte; 0 for none. */
+export type ErrorClassCode = number;
 
 /** `null` tap: capture switched off. */
 export interface CaptureSnapshot {

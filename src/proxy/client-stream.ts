@@ -165,7 +165,7 @@ export class ClientStream implements FrameVisitor {
         const portal = portalEnd === start ? '' : bytes.toString('latin1', start, portalEnd);
         const statement =
           statementEnd === portalEnd + 1 ? '' : bytes.toString('latin1', portalEnd + 1, statementEnd);
-        this.#note(log.bind(portal, statement));
+        this.#note(log.bind(portal, statement, bytes, Math.min(statementEnd + 1, end), end));
         if (statement === '') this.#unnamedLost = false;
         return;
       }

@@ -189,7 +189,7 @@ export class ServerStream implements FrameVisitor {
       return;
     }
     this.#deps.onError(error.sqlState);
-    log.failed(tracker.answered, this.walker.position);
+    log.failed(tracker.answered, this.walker.position, error.sqlState);
     tracker.gotError();
     if (this.#ownDue) this.#choose();
     if (!this.cancelling) return;

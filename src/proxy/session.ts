@@ -100,7 +100,13 @@ export class Session {
     this.replication = isReplication(accepted.parameters.get('replication'));
     const { settings } = context;
     this.#own = new OwnExchanges(settings.stateBytesMax);
-    this.#log = new StatementLog(context.tap, id, settings.textBytesMax, () => context.clock.monotonicMs());
+    this.#log = new StatementLog(
+      context.tap,
+      id,
+      settings.textBytesMax,
+      () => context.clock.monotonicMs(),
+      settings.parameterBytesMax,
+    );
     this.clientStream = new ClientStream({
       tracker: this.#tracker,
       log: this.#log,

@@ -20,6 +20,8 @@ export interface ProxySettings {
   readonly frameBytesMax: number;
   /** Statement text is cut there for the tap. */
   readonly textBytesMax: number;
+  /** Bound parameters are copied up to there for the tap; 0: not looked at. */
+  readonly parameterBytesMax: number;
   /** Bytes kept for one session at the gate before its socket is no longer read. */
   readonly heldBytesMax: number;
   /** Bound on what a session may hold (settings, prepared statements) to be carried over. */
@@ -52,6 +54,7 @@ export const PROXY_DEFAULTS = {
   connectTimeoutMs: 10_000,
   frameBytesMax: 0x4000_0000 + 0x10_0000,
   textBytesMax: 4096,
+  parameterBytesMax: 0,
   heldBytesMax: 1024 * 1024,
   stateBytesMax: 4 * 1024 * 1024,
   askConcurrency: 3,

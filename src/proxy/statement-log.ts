@@ -4,6 +4,8 @@
  * Slots are reused and their text buffers grow to `textBytesMax` at most, so that a busy session allocates nothing
  * per statement. A pipeline deeper than {@link SLOTS_MAX} is not recorded beyond that depth; the tap is told nothing
  * of those statements, and `unrecorded` counts them.
+ *
+ * Bound parameters are copied only where keys are captured (`parameterBytesMax` above 0), up to that bound.
  */
 import type { StatementTap } from '../core/ports.js';
 import { CHANGES_STATE } from '../wire/postgres/statement-text.js';
@@ -20,6 +22,8 @@ interface Slot {
   startedAt: number;
   bytesToServer: number;
   simple: boolean;
+  parameters: Buffer;
+  parameterBytes: number;
 }
 
 interface Completed {
@@ -30,6 +34,10 @@ interface Completed {
   bytesToServer: number;
   bytesToClient: number;
   failed: boolean;
+  endedAt: number;
+  errorClass: number;
+  parameters: Buffer;
+  parameterBytes: number;
 }
 
 /** A prepared statement as far as the proxy cares. */
@@ -44,6 +52,7 @@ export class StatementLog {
   readonly #tap: StatementTap | null;
   readonly #sessionId: number;
   readonly #textBytesMax: number;
+  readonly #parameterBytesMax: number;
   readonly #now: () => number;
   readonly #slots: Slot[] = [];
   #head = 0;
@@ -51,6 +60,7 @@ export class StatementLog {
   /** Rows of the simple query at hand, which may hold several statements. */
   #rows = 0;
   #failed = false;
+  #errorClass = 0;
   #bytesMarkUp = 0;
   #bytesMarkDown = 0;
   /** The last one completed waits for ReadyForQuery, which may tell its transaction status. */
@@ -62,6 +72,10 @@ export class StatementLog {
     bytesToServer: 0,
     bytesToClient: 0,
     failed: false,
+    endedAt: 0,
+    errorClass: 0,
+    parameters: EMPTY,
+    parameterBytes: 0,
   };
   #hasCompleted = false;
   readonly #prepared = new Map<string, PreparedText>();
@@ -70,25 +84,36 @@ export class StatementLog {
   /** The unnamed statement's text lives in a buffer that the next one overwrites. */
   readonly #unnamed: { text: Buffer; flags: number } = { text: EMPTY, flags: 0 };
   #unnamedBuffer: Buffer = EMPTY;
+  /** What the unnamed portal was bound to, in a buffer that the next Bind overwrites; and that of named ones. */
+  #boundBuffer: Buffer = EMPTY;
+  #boundBytes = 0;
+  readonly #boundOf = new Map<string, Buffer>();
   unrecorded = 0;
 
-  constructor(tap: StatementTap | null, sessionId: number, textBytesMax: number, now: () => number) {
+  constructor(
+    tap: StatementTap | null,
+    sessionId: number,
+    textBytesMax: number,
+    now: () => number,
+    parameterBytesMax = 0,
+  ) {
     this.#tap = tap;
     this.#sessionId = sessionId;
     this.#textBytesMax = textBytesMax;
+    this.#parameterBytesMax = tap === null ? 0 : parameterBytesMax;
     this.#now = now;
   }
 
   // -------------------------------------------------------------------------------------------------- client side
 
   query(bytes: Buffer, start: number, end: number, segment: number, bytesSoFar: number): void {
-    this.#push(bytes, start, Math.min(end, start + this.#textBytesMax), segment, bytesSoFar, true);
+    this.#push(bytes, start, Math.min(end, start + this.#textBytesMax), segment, bytesSoFar, true, EMPTY, 0);
   }
 
   parse(name: string, bytes: Buffer, start: number, end: number, flags: number): void {
     const cut = Math.min(end, start + this.#textBytesMax);
     if (name !== '') {
-      if (this.#prepared.size >= NAMES_MAX) this.#forgetOldest(this.#prepared);
+      if (this.#prepared.size >= NAMES_MAX) forgetOldest(this.#prepared);
       this.#prepared.set(name, { text: Buffer.from(bytes.subarray(start, cut)), flags });
       return;
     }
@@ -99,21 +124,44 @@ export class StatementLog {
     this.#unnamed.flags = flags;
   }
 
-  /** Returns the flags of the statement that is going to run. */
-  bind(portal: string, statement: string): number {
+  /**
+   * Returns the flags of the statement that is going to run. What follows the statement's name in the Bind message,
+   * its parameters, is `bytes[start, end)`; less where it came in pieces.
+   */
+  bind(portal: string, statement: string, bytes: Buffer, start: number, end: number): number {
+    if (this.#parameterBytesMax > 0) this.#bound(portal, bytes, start, end);
     const prepared = statement === '' ? this.#unnamed : (this.#prepared.get(statement) ?? FORGOTTEN);
     if (portal === '') {
       this.#unnamedPortal = prepared;
     } else {
-      if (this.#portals.size >= NAMES_MAX) this.#forgetOldest(this.#portals);
+      if (this.#portals.size >= NAMES_MAX) forgetOldest(this.#portals);
       this.#portals.set(portal, prepared);
     }
     return prepared.flags;
   }
 
+  #bound(portal: string, bytes: Buffer, start: number, end: number): void {
+    const cut = Math.min(end, start + this.#parameterBytesMax);
+    if (portal !== '') {
+      if (this.#boundOf.size >= NAMES_MAX) forgetOldest(this.#boundOf);
+      this.#boundOf.set(portal, Buffer.from(bytes.subarray(start, cut)));
+      return;
+    }
+    this.#boundBytes = Math.max(0, cut - start);
+    if (this.#boundBuffer.length < this.#boundBytes)
+      this.#boundBuffer = Buffer.allocUnsafe(roomFor(this.#boundBytes));
+    bytes.copy(this.#boundBuffer, 0, start, cut);
+  }
+
   execute(portal: string, segment: number, bytesSoFar: number): void {
-    const prepared = portal === '' ? this.#unnamedPortal : (this.#portals.get(portal) ?? FORGOTTEN);
-    this.#push(prepared.text, 0, prepared.text.length, segment, bytesSoFar, false);
+    if (portal === '') {
+      const { text } = this.#unnamedPortal;
+      this.#push(text, 0, text.length, segment, bytesSoFar, false, this.#boundBuffer, this.#boundBytes);
+      return;
+    }
+    const { text } = this.#portals.get(portal) ?? FORGOTTEN;
+    const bound = this.#boundOf.get(portal) ?? EMPTY;
+    this.#push(text, 0, text.length, segment, bytesSoFar, false, bound, bound.length);
   }
 
   /** Flags of a prepared statement's text. */
@@ -127,13 +175,7 @@ export class StatementLog {
 
   closePortal(name: string): void {
     this.#portals.delete(name);
-  }
-
-  #forgetOldest(names: Map<string, PreparedText>): void {
-    for (const oldest of names.keys()) {
-      names.delete(oldest);
-      return;
-    }
+    this.#boundOf.delete(name);
   }
 
   #push(
@@ -143,6 +185,8 @@ export class StatementLog {
     segment: number,
     bytesSoFar: number,
     simple: boolean,
+    parameters: Buffer,
+    parameterBytes: number,
   ): void {
     if (this.#tap === null) return;
     if (this.#size === SLOTS_MAX) {
@@ -159,6 +203,12 @@ export class StatementLog {
     slot.startedAt = this.#now();
     slot.bytesToServer = bytesSoFar - this.#bytesMarkUp;
     slot.simple = simple;
+    slot.parameterBytes = parameterBytes;
+    if (parameterBytes > 0) {
+      if (slot.parameters.length < parameterBytes)
+        slot.parameters = Buffer.allocUnsafe(roomFor(parameterBytes));
+      parameters.copy(slot.parameters, 0, 0, parameterBytes);
+    }
     this.#bytesMarkUp = bytesSoFar;
     this.#size += 1;
   }
@@ -177,6 +227,8 @@ export class StatementLog {
       startedAt: 0,
       bytesToServer: 0,
       simple: false,
+      parameters: EMPTY,
+      parameterBytes: 0,
     });
   }
 
@@ -192,18 +244,19 @@ export class StatementLog {
     const slot = this.#first();
     if (slot === undefined) return;
     if (slot.simple) this.#rows += rows;
-    else this.#finish(slot, rows, false, bytesSoFar);
+    else this.#finish(slot, rows, false, 0, bytesSoFar);
   }
 
   /** ErrorResponse in the segment numbered `segment`; the rest of that segment is skipped by the server. */
-  failed(segment: number, bytesSoFar: number): void {
+  failed(segment: number, bytesSoFar: number, sqlState: string): void {
     const slot = this.#first();
     if (slot === undefined || slot.segment > segment) return;
     if (slot.simple) {
       this.#failed = true;
+      this.#errorClass = errorClassOf(sqlState);
       return;
     }
-    this.#finish(slot, 0, true, bytesSoFar);
+    this.#finish(slot, 0, true, errorClassOf(sqlState), bytesSoFar);
     this.#dropThrough(segment);
   }
 
@@ -211,9 +264,10 @@ export class StatementLog {
   ready(segment: number, status: number, bytesSoFar: number): void {
     const slot = this.#first();
     if (slot !== undefined && slot.simple && slot.segment <= segment) {
-      this.#finish(slot, this.#rows, this.#failed, bytesSoFar);
+      this.#finish(slot, this.#rows, this.#failed, this.#errorClass, bytesSoFar);
       this.#rows = 0;
       this.#failed = false;
+      this.#errorClass = 0;
     }
     this.#dropThrough(segment);
     this.#offer(status);
@@ -234,7 +288,7 @@ export class StatementLog {
     this.#size -= 1;
   }
 
-  #finish(slot: Slot, rows: number, failed: boolean, bytesSoFar: number): void {
+  #finish(slot: Slot, rows: number, failed: boolean, errorClass: number, bytesSoFar: number): void {
     this.#offer(0);
     const done = this.#completed;
     // The slot's buffer is swapped with the completed one's, not copied.
@@ -242,11 +296,17 @@ export class StatementLog {
     done.text = slot.text;
     done.textBytes = slot.textBytes;
     slot.text = spare;
-    done.durationMicros = Math.max(0, Math.round((this.#now() - slot.startedAt) * 1000));
+    const spareParameters = done.parameters;
+    done.parameters = slot.parameters;
+    done.parameterBytes = slot.parameterBytes;
+    slot.parameters = spareParameters;
+    done.endedAt = this.#now();
+    done.durationMicros = Math.max(0, Math.round((done.endedAt - slot.startedAt) * 1000));
     done.rows = rows;
     done.bytesToServer = slot.bytesToServer;
     done.bytesToClient = bytesSoFar - this.#bytesMarkDown;
     done.failed = failed;
+    done.errorClass = errorClass;
     this.#bytesMarkDown = bytesSoFar;
     this.#hasCompleted = true;
     this.#shift();
@@ -266,6 +326,9 @@ export class StatementLog {
         done.bytesToClient,
         done.failed,
         status,
+        done.endedAt,
+        done.errorClass,
+        done.parameterBytes === 0 ? EMPTY : done.parameters.subarray(0, done.parameterBytes),
       );
     } catch {
       // The tap's troubles are its own: nothing of them may reach traffic.
@@ -276,6 +339,17 @@ export class StatementLog {
 const EMPTY = Buffer.alloc(0);
 /** Its text is not known any more, so it may do anything. */
 const FORGOTTEN: PreparedText = { text: EMPTY, flags: CHANGES_STATE };
+
+function forgetOldest(names: Map<string, unknown>): void {
+  for (const oldest of names.keys()) {
+    names.delete(oldest);
+    return;
+  }
+}
+
+function errorClassOf(sqlState: string): number {
+  return sqlState.length < 2 ? 0 : (sqlState.charCodeAt(0) & 0x7f) | ((sqlState.charCodeAt(1) & 0x7f) << 8);
+}
 
 /** Powers of two, so that a session's buffers settle. */
 function roomFor(bytes: number): number {

@@ -8,6 +8,7 @@ import { until } from '../support/servers.js';
 
 const ENTRY = new URL('../../dist/capture/worker.js', import.meta.url);
 const IDLE = 'I'.charCodeAt(0);
+const NONE = Buffer.alloc(0);
 const workers: Worker[] = [];
 afterEach(async () => {
   await Promise.all(workers.splice(0).map((worker) => worker.terminate()));
@@ -21,7 +22,7 @@ async function attached(client: CaptureClient): Promise<Worker> {
 }
 
 function offer(tap: StatementTap, sql: string, failed = false): boolean {
-  return tap.offer(7, Buffer.from(sql), 1_500, 2, 100, 200, failed, IDLE);
+  return tap.offer(7, Buffer.from(sql), 1_500, 2, 100, 200, failed, IDLE, 0, 0, NONE);
 }
 
 describe('capture', () => {
@@ -56,7 +57,19 @@ describe('capture', () => {
     const client = new CaptureClient({ ringBytes: 1 << 16, textBytesMax: 128 });
     await attached(client);
     const large = 2 ** 40 + 1;
-    client.tap.offer(2 ** 31, Buffer.from('COPY größe FROM STDIN'), 2_000_000, large, large, 3, true, IDLE);
+    client.tap.offer(
+      2 ** 31,
+      Buffer.from('COPY größe FROM STDIN'),
+      2_000_000,
+      large,
+      large,
+      3,
+      true,
+      IDLE,
+      0,
+      0,
+      NONE,
+    );
     expect(await client.snapshot()).toMatchObject({
       transactions: { committed: 0, rolledBack: 1 },
       tables: [
@@ -77,7 +90,7 @@ describe('capture', () => {
   test('the tap copies the text: what happens to the caller’s buffer afterwards does not matter', async () => {
     const client = new CaptureClient({ ringBytes: 1 << 16, textBytesMax: 128 });
     const text = Buffer.from('DELETE FROM a');
-    client.tap.offer(1, text, 1, 1, 1, 1, false, IDLE);
+    client.tap.offer(1, text, 1, 1, 1, 1, false, IDLE, 0, 0, NONE);
     text.fill('x');
     await attached(client);
     expect(await client.snapshot()).toMatchObject({ tables: [{ table: 'a', kind: 'delete' }] });

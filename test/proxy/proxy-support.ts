@@ -305,14 +305,40 @@ export interface Offered {
   readonly status: number;
   readonly bytesToServer: number;
   readonly bytesToClient: number;
+  readonly endedAtMs: number;
+  /** SQLSTATE class, as text. */
+  readonly errorClass: string;
+  readonly parameters: string;
 }
 
 export function recordingTap(): StatementTap & { readonly offered: Offered[] } {
   const offered: Offered[] = [];
   return {
     offered,
-    offer(_sessionId, text, _durationMicros, rows, bytesToServer, bytesToClient, failed, status) {
-      offered.push({ text: text.toString(), rows, failed, status, bytesToServer, bytesToClient });
+    offer(
+      _id,
+      text,
+      _micros,
+      rows,
+      bytesToServer,
+      bytesToClient,
+      failed,
+      status,
+      endedAtMs,
+      code,
+      parameters,
+    ) {
+      offered.push({
+        text: text.toString(),
+        rows,
+        failed,
+        status,
+        bytesToServer,
+        bytesToClient,
+        endedAtMs,
+        errorClass: code === 0 ? '' : String.fromCharCode(code & 0xff, code >>> 8),
+        parameters: parameters.toString('latin1'),
+      });
       return true;
     },
   };

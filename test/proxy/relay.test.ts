@@ -461,18 +461,58 @@ test('the tap is told of every statement, its rows and whether it failed', async
   await client.run([send.query('BEGIN')]);
   await client.run([send.query('ROLLBACK')]);
   expect(
-    tap.offered.map(({ text, rows, failed, status }) => [text, rows, failed, String.fromCharCode(status)]),
+    tap.offered.map(({ text, rows, failed, errorClass, status }) => [
+      text,
+      rows,
+      failed ? errorClass : '',
+      String.fromCharCode(status),
+    ]),
   ).toEqual([
-    ['SELECT * FROM item WHERE id <= 3', 3, false, 'I'],
-    ['SELECT * FROM item WHERE id <= 4', 4, false, '\0'],
-    ['SELECT 1/0', 0, true, 'I'],
-    ['SELECT * FROM item WHERE id <= 4', 4, false, 'I'],
-    ['BEGIN', 0, false, 'T'],
-    ['ROLLBACK', 0, false, 'I'],
+    ['SELECT * FROM item WHERE id <= 3', 3, '', 'I'],
+    ['SELECT * FROM item WHERE id <= 4', 4, '', '\0'],
+    ['SELECT 1/0', 0, '22', 'I'],
+    ['SELECT * FROM item WHERE id <= 4', 4, '', 'I'],
+    ['BEGIN', 0, '', 'T'],
+    ['ROLLBACK', 0, '', 'I'],
   ]);
-  for (const { bytesToServer, bytesToClient } of tap.offered) {
+  let before = 0;
+  for (const { bytesToServer, bytesToClient, endedAtMs, parameters } of tap.offered) {
     expect(bytesToServer).toBeGreaterThan(10);
     expect(bytesToClient).toBeGreaterThanOrEqual(0);
+    expect(endedAtMs).toBeGreaterThanOrEqual(before);
+    expect(parameters).toBe('');
+    before = endedAtMs;
   }
   expect(tags(await client.run([send.query('SELECT 1')]))).toEqual(['SELECT 1']);
 });
+
+test('the tap sees what a statement was bound to only where it is asked for, and only up to the bound', async () => {
+  const keyed = recordingTap();
+  await using proxy = await startProxy(pair, { parameterBytesMax: 24 }, { tap: keyed });
+  await using client = await RawClient.connect(proxy.port, proxy.database, {});
+  await client.run([
+    send.parse('SELECT $1::text', 's'), send.bind(['one'], 's'), send.execute(),
+    send.bind(['two'], 's', 'p'), send.bind(['x'.repeat(1000)], 's'), send.execute('p'), send.execute(),
+    send.parse('SELECT 1'), send.bind(), send.execute(), send.sync(),
+  ]); // prettier-ignore
+  await client.run([send.query('SELECT 2')]);
+  const bound = (text: string): string => boundTo(text).toString('latin1');
+  expect(keyed.offered.map(({ parameters }) => parameters)).toEqual([
+    bound('one'),
+    bound('two'),
+    bound('x'.repeat(1000)).slice(0, 24),
+    boundTo().toString('latin1'),
+    '',
+  ]);
+});
+
+/** The part of Bind after the names: no formats, the parameters, no result formats. */
+function boundTo(...values: readonly string[]): Buffer {
+  const parts = [Buffer.from([0, 0, 0, values.length])];
+  for (const value of values) {
+    const length = Buffer.alloc(4);
+    length.writeInt32BE(value.length);
+    parts.push(length, Buffer.from(value));
+  }
+  return Buffer.concat([...parts, Buffer.from([0, 0])]);
+}

@@ -122,6 +122,15 @@ export const sections = {
       min: 128,
       max: 65_536,
     }),
+    keys: flag(
+      'Count which keys are used most. Keys are kept as keyed hashes; values are never stored or logged.',
+      false,
+    ),
+    parameterBytesMax: bytes(
+      'Bound parameters of a statement are looked at up to there, and only where `capture.keys` is true.',
+      512,
+      { min: 16, max: 65_536 },
+    ),
   }),
   shadow: z.strictObject({
     enabled: flag('Build and follow the shadow. False runs the proxy alone.', true),
