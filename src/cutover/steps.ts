@@ -206,6 +206,16 @@ async function verifyAndStage(operation: Operation): Promise<void> {
       { advice: 'Run `understudy verify` for all of them.' },
     );
   }
+  if (report.incomplete === true) {
+    operation.onFinding({
+      severity: 'info',
+      check: 'verify-partial',
+      side: to,
+      object: deps.subset,
+      message: `${report.keys} rows changed of late were compared behind the gate; rows of tables without a key, or changes beyond what is remembered, were not`,
+      advice: 'Run `understudy verify`, which compares every row beside live traffic.',
+    });
+  }
   if (!staged) {
     throw new UnderstudyError(
       'journal-conflict',

@@ -22,7 +22,7 @@ import { UnderstudyError } from '../core/errors.js';
 import type { RecentBatch, RecentKeys, RecentSnapshot } from './recent-keys.js';
 import { closeSession, openSession, run, type Session } from './postgres/statement.js';
 import { tableKey, type TableInfo } from './postgres/table.js';
-import { verifyKeys, verifyTables } from './postgres/verify.js';
+import { verifyKeys, verifyTables, type KeyLookup } from './postgres/verify.js';
 import type { DatabaseEndpoint } from '../core/ports.js';
 
 export interface VerificationContext {
@@ -34,12 +34,18 @@ export interface VerificationContext {
   readonly waitForMark: (direction: Direction, mark: string, signal: AbortSignal) => Promise<Position>;
 }
 
+interface DifferingKey {
+  readonly table: string;
+  readonly key: string;
+}
+
 interface Pair {
   readonly authoritative: Session;
   readonly follower: Session;
 }
 
-const TRIM_KEYS_MAX = 1000;
+/** Looked up by one round of trimming; about what a busy source changes between two. */
+const TRIM_KEYS_MAX = 5000;
 /** Fewer than these are compared behind the fence in no time. */
 const TRIM_KEYS_MIN = 100;
 const DIFFERING_KEYS_MAX = 100;
@@ -123,7 +129,7 @@ export class Verification {
     snapshot: RecentSnapshot,
     signal: AbortSignal,
     mayRetry: boolean,
-  ): Promise<{ readonly table: string; readonly key: string }[]> {
+  ): Promise<readonly DifferingKey[]> {
     const pair = await this.#warmPair(direction);
     try {
       return await this.#compare(direction, pair, snapshot, signal);
@@ -190,19 +196,15 @@ export class Verification {
     pair: Pair,
     snapshot: RecentSnapshot,
     signal: AbortSignal,
-  ): Promise<{ readonly table: string; readonly key: string }[]> {
+  ): Promise<readonly DifferingKey[]> {
     const byName = new Map(this.#context.tables().map((table) => [tableKey(table), table]));
-    const differing: { table: string; key: string }[] = [];
-    for (const { table: name, keys } of snapshot.batches) {
-      signal.throwIfAborted();
+    const lookups = snapshot.batches.flatMap(({ table: name, keys }): KeyLookup[] => {
       const table = byName.get(name);
-      if (table === undefined || table.key === null) continue;
-      const sides = { authoritative: pair.authoritative.client, follower: pair.follower.client };
-      for (const key of await verifyKeys(sides, table, keys, origin(direction))) {
-        differing.push({ table: name, key });
-      }
-    }
-    return differing;
+      return table === undefined || table.key === null ? [] : [{ table, keys }];
+    });
+    signal.throwIfAborted();
+    const sides = { authoritative: pair.authoritative.client, follower: pair.follower.client };
+    return await verifyKeys(sides, lookups, origin(direction));
   }
 
   #chosen(names: readonly string[] | undefined): readonly TableInfo[] {

@@ -107,6 +107,7 @@ export class ShadowDouble implements ShadowControl {
   lagBytes: number | null = 0;
   fullMismatches = 0;
   recentMismatches = 0;
+  recentIncomplete = false;
   lastVerify: VerifyReport | null = null;
   failMark: Error | undefined;
   onMark: (() => Promise<void>) | undefined;
@@ -159,7 +160,12 @@ export class ShadowDouble implements ShadowControl {
   async verifyRecent(direction: Direction): Promise<RecentVerifyReport> {
     this.calls.push(`verifyRecent ${direction}`);
     await this.onVerifyRecent?.();
-    return { keys: 0, mismatches: this.recentMismatches, differing: [] };
+    return {
+      keys: 0,
+      mismatches: this.recentMismatches,
+      differing: [],
+      ...(this.recentIncomplete ? { incomplete: true } : {}),
+    };
   }
   builtFingerprint(side: Side): Promise<CatalogFingerprint> {
     return Promise.resolve(this.built[side]);

@@ -176,13 +176,23 @@ test('named keys are compared in one go, whatever their types', async () => {
     ['5000', 'new', '1', 'y'],
     ['6000', 'on neither side', '1', 'z'],
   ];
-  expect(await verifyKeys(sides, await copies.table('k'), keys)).toEqual([
-    `7,b'7,1.7500000000000000,x  `,
-    `2400,b'2400,600.0000000000000000,x  `,
-    '5000,new,1,y',
+  const [k, e] = [await copies.table('k'), await copies.table('e')];
+  const lookups = [
+    { table: k, keys },
+    { table: e, keys: [] },
+    { table: e, keys: [['sad'], ['ok']] },
+    ...Array.from({ length: 8 }, () => ({ table: k, keys: keys.slice(0, 1200) })),
+  ];
+  const [inK, inE] = [`${k.schema}.k`, `${e.schema}.e`];
+  const seven = { table: inK, key: `7,b'7,1.7500000000000000,x  ` };
+  expect(await verifyKeys(sides, lookups)).toEqual([
+    seven,
+    { table: inK, key: `2400,b'2400,600.0000000000000000,x  ` },
+    { table: inK, key: '5000,new,1,y' },
+    { table: inE, key: 'ok' },
+    ...Array.from({ length: 8 }, () => seven),
   ]);
-  expect(await verifyKeys(sides, await copies.table('e'), [['sad'], ['ok']])).toEqual(['ok']);
-  expect(await verifyKeys(sides, await copies.table('k'), [])).toEqual([]);
+  expect(await verifyKeys(sides, [])).toEqual([]);
 });
 
 test('a key whose type comes from an extension is compared by that type’s own equality and index', async () => {
@@ -199,7 +209,8 @@ test('a key whose type comes from an extension is compared by that type’s own 
     ).rows;
   await copies.onDestination('BEGIN');
   const before = await scans();
-  expect(await verifyKeys(sides, table, [['user6'], ['USER7'], ['nobody']])).toEqual(['USER7']);
+  const differing = await verifyKeys(sides, [{ table, keys: [['user6'], ['USER7'], ['nobody']] }]);
+  expect(differing.map(({ key }) => key)).toEqual(['USER7']);
   expect(await scans()).toEqual(before);
   await copies.onDestination('ROLLBACK');
   const { verdicts } = await copies.verify();
@@ -219,7 +230,7 @@ test('keys are found through the index, on a table that was never analysed too',
     ).rows;
   await copies.onDestination('BEGIN');
   const before = await scans();
-  await verifyKeys(sides, await copies.table('big'), keys);
+  await verifyKeys(sides, [{ table: await copies.table('big'), keys }]);
   expect(await scans()).toEqual(before);
   await copies.onDestination('ROLLBACK');
 });

@@ -219,6 +219,19 @@ export function rowsByKeySql(
   return { text, values };
 }
 
+/** As {@link rowsByKeySql}, with the keys as literals, to go with others in one simple query. */
+export function rowsByKeyScript(
+  table: TableInfo,
+  access: KeyAccess | null,
+  keys: readonly (readonly string[])[],
+  options: HashOptions,
+): string {
+  const literals = keyLiterals(table, keys);
+  return access === null
+    ? joinByKeyText(table, literals, options)
+    : probeByKey(table, access, literals, options);
+}
+
 function keyArrays(table: TableInfo, keys: readonly (readonly string[])[]): string[][] {
   return (table.key ?? []).map((_, index) => keys.map((parts) => parts[index] ?? ''));
 }
@@ -264,9 +277,12 @@ export function sampleScript(
   options: HashOptions,
   times: number,
 ): string {
-  const literals = keyArrays(table, keys).map((values) => quoteLiteral(textArray(values)));
-  const text = probeByKey(table, access, literals, options);
+  const text = probeByKey(table, access, keyLiterals(table, keys), options);
   return Array.from({ length: times }, () => text).join(';');
+}
+
+function keyLiterals(table: TableInfo, keys: readonly (readonly string[])[]): string[] {
+  return keyArrays(table, keys).map((values) => quoteLiteral(textArray(values)));
 }
 
 /** The server's literal of a one-dimensional text array. */
