@@ -1,7 +1,9 @@
 /**
- * What a switch costs: the shop's clients at work while they are switched forward and back, again and again. Each
- * switch's steps, the stall the proxy measured and the latencies the clients saw; at the end verify and the auditor.
- * A failed statement, a lost or a duplicated write makes the bench fail.
+ * What a switch costs: the shop's clients at work, and pgbench beside them, while they are switched forward and back,
+ * again and again. Each switch's steps, the stall the proxy measured and the latencies the clients saw; at the end
+ * verify, the auditor and pgbench's own books. A failed statement, a lost or a duplicated write makes the bench fail.
+ *
+ * Most of the pace is pgbench's: the shop's clients are JavaScript and take of the machine what the servers need.
  */
 import { parseArgs } from 'node:util';
 import { fileURLToPath } from 'node:url';
@@ -13,11 +15,18 @@ import type { LoadOptions, SessionCheck, WindowFigures } from '../src/app/demo/l
 import { LoadThread } from '../src/app/demo/load-thread.js';
 import { RunOwner } from '../src/app/demo/run-owner.js';
 import { shopAuditPlan } from '../src/app/demo/shop-audit.js';
-import { ROWS_AT_SCALE_1, prepareDestination, createShop } from '../src/app/demo/shop-data.js';
+import { ROWS_AT_SCALE_1, prepareDestination, createShop, withClient } from '../src/app/demo/shop-data.js';
 import { SHOP_DATABASE, SHOP_PASSWORD, SHOP_ROLE } from '../src/app/demo/shop-schema.js';
 import { UnderstudyProcess } from '../src/app/demo/understudy-process.js';
 import { describeMachine, machineLines } from './support/machine.js';
 import { Output } from './support/output.js';
+import {
+  PgbenchLoad,
+  auditPgbench,
+  initialisePgbench,
+  pgbenchProgram,
+  type PgbenchLoadOptions,
+} from './support/pgbench-load.js';
 import { quantile, spreadOf, type Spread } from './support/statistics.js';
 
 const PROGRAM = fileURLToPath(new URL('../../dist/app/main.js', import.meta.url));
@@ -25,8 +34,12 @@ const FOLLOW_TIMEOUT_MS = 120_000;
 
 interface Settings {
   readonly switches: number;
+  /** Of the shop's clients. */
   readonly paceTps: number;
   readonly clients: number;
+  /** Of pgbench; 0 leaves it out. */
+  readonly pgbenchTps: number;
+  readonly pgbenchClients: number;
   readonly rows: number;
   /** Work between two switches. */
   readonly seconds: number;
@@ -44,6 +57,8 @@ function readSettings(): { settings: Settings; json: boolean } {
       switches: { type: 'string' },
       tps: { type: 'string' },
       clients: { type: 'string' },
+      'pgbench-tps': { type: 'string' },
+      'pgbench-clients': { type: 'string' },
       rows: { type: 'string' },
       seconds: { type: 'string' },
       quick: { type: 'boolean', default: false },
@@ -55,8 +70,10 @@ function readSettings(): { settings: Settings; json: boolean } {
     json: values.json,
     settings: {
       switches: Number(values.switches ?? (quick ? 4 : 20)),
-      paceTps: Number(values.tps ?? 1100),
-      clients: Number(values.clients ?? 32),
+      paceTps: Number(values.tps ?? 200),
+      clients: Number(values.clients ?? 16),
+      pgbenchTps: Number(values['pgbench-tps'] ?? 900),
+      pgbenchClients: Number(values['pgbench-clients'] ?? 16),
       rows: Number(values.rows ?? (quick ? 30_000 : 200_000)),
       seconds: Number(values.seconds ?? (quick ? 1 : 3)),
     },
@@ -83,8 +100,11 @@ class CutoverBench {
       (database) => source.url(database),
       (database) => destination.url(database),
     );
+    const program = this.#settings.pgbenchTps > 0 ? pgbenchProgram() : null;
+    if (program !== null) initialisePgbench(program, shopConnection(source.host, source.port));
     const understudy = await this.#understudy(source, destination);
     const load = await this.#load(understudy, scale);
+    const pgbench = program === null ? null : await this.#pgbench(program, understudy);
     await this.#untilFollowing(understudy);
     await this.#verify(understudy);
     const samples: Sample[] = [];
@@ -94,8 +114,14 @@ class CutoverBench {
       samples.push(sample);
       this.#output.line(sampleLine(index, sample));
     }
-    const verify = await this.#verify(understudy);
+    const updates = pgbench === null ? null : await pgbench.stop();
     const { snapshot, writes, latency } = await load.stop();
+    const verify = await this.#verify(understudy);
+    const leading = samples.length % 2 === 0 ? source : destination;
+    const books =
+      updates === null
+        ? []
+        : await withClient(leading.url(SHOP_DATABASE), (client) => auditPgbench(client, updates.updates));
     const shopUrl = (server: EmbeddedServer): string => server.url(SHOP_DATABASE, SHOP_ROLE, SHOP_PASSWORD);
     const report = await audit(
       shopAuditPlan([
@@ -112,17 +138,27 @@ class CutoverBench {
       verify.mismatches === 0 &&
       done.length === samples.length &&
       sessionFaults.length === 0 &&
+      books.length === 0 &&
       snapshot.notifications.missing + snapshot.notifications.repeated === 0;
-    this.#print(samples, snapshot.transactions / snapshot.seconds);
+    const shopTps = snapshot.transactions / snapshot.seconds;
+    const tps = shopTps + (updates?.tps ?? 0);
+    this.#print(samples, tps);
+    this.#output.line(
+      updates === null
+        ? 'pgbench is not on PATH, or was not wanted: the shop’s clients were alone'
+        : `pgbench: ${updates.transactions} transactions, ${updates.updates} of them updates, ${updates.tps.toFixed(0)} a second${books.length === 0 ? '; its books balance' : ''}`,
+    );
     this.#output.line(
       `statements ${snapshot.statements}, failed ${snapshot.failed}; audit: ${report.acknowledged} acknowledged, ` +
         `${report.lost} lost, ${report.duplicated} duplicated; verify: ${verify.mismatches} of ${verify.rows} rows differ`,
     );
-    for (const fault of [...snapshot.failures, ...report.faults, ...sessionFaults])
+    for (const fault of [...snapshot.failures, ...report.faults, ...sessionFaults, ...books])
       this.#output.line(`  ${fault}`);
     return {
       ok,
-      tps: snapshot.transactions / snapshot.seconds,
+      tps,
+      shopTps,
+      pgbench: updates,
       stallMs: pooled(samples.map((sample) => sample.report.stall)),
       stallPerSwitchMs: perSwitch(samples),
       clientMaxMs: spreadOf(samples.map((sample) => sample.window.max)),
@@ -183,6 +219,16 @@ class CutoverBench {
     return this.#owner.acquire(
       'the load',
       () => LoadThread.start(options),
+      (started) => started[Symbol.asyncDispose](),
+    );
+  }
+
+  #pgbench(program: string, understudy: UnderstudyProcess): Promise<PgbenchLoad> {
+    const { pgbenchClients: clients, pgbenchTps: paceTps } = this.#settings;
+    const options = { ...shopConnection('127.0.0.1', understudy.port), clients, paceTps };
+    return this.#owner.acquire(
+      'pgbench',
+      () => Promise.resolve(new PgbenchLoad(program, options)),
       (started) => started[Symbol.asyncDispose](),
     );
   }
@@ -254,6 +300,10 @@ class CutoverBench {
   }
 }
 
+function shopConnection(host: string, port: number): Omit<PgbenchLoadOptions, 'clients' | 'paceTps'> {
+  return { host, port, user: SHOP_ROLE, password: SHOP_PASSWORD, database: SHOP_DATABASE };
+}
+
 function sampleLine(index: number, { report, window, sessions }: Sample): string {
   const { stall } = report;
   return (
@@ -296,8 +346,8 @@ async function main(): Promise<void> {
   try {
     for (const line of machineLines(machine)) output.line(line);
     output.line(
-      `settings    PostgreSQL 14 ↔ 18 (embedded, fsync on), ${settings.rows} rows, ${settings.clients} working clients aiming at ` +
-        `${settings.paceTps} transactions/s, ${settings.seconds} s of work between switches; everything shares the machine\n`,
+      `settings    PostgreSQL 14 ↔ 18 (embedded, fsync on), ${settings.rows} rows, ${settings.clients} clients of the shop aiming at ` +
+        `${settings.paceTps} transactions/s and ${settings.pgbenchClients} of pgbench at ${settings.pgbenchTps}, ${settings.seconds} s of work between switches; everything shares the machine\n`,
     );
     const result = await new CutoverBench(settings, owner, output).run();
     await output.result('cutover', { machine, settings, ...result });
