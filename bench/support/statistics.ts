@@ -18,7 +18,7 @@ export function spreadOf(values: readonly number[]): Spread {
 }
 
 /** Linear interpolation between closest ranks. `sorted` ascending; NaN where empty. */
-export function quantile(sorted: readonly number[], q: number): number {
+export function quantile(sorted: ArrayLike<number>, q: number): number {
   const at = (sorted.length - 1) * q;
   const lower = sorted[Math.floor(at)] ?? Number.NaN;
   const upper = sorted[Math.ceil(at)] ?? Number.NaN;
