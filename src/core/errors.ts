@@ -53,6 +53,7 @@ export const ERROR_CODES = {
   'apply-failed': [false, 'A change could not be applied to the shadow.'],
   'copy-failed': [true, 'Copying a table failed.'],
   'limit-reached': [true, 'A configured bound was reached.'],
+  'series-invalid': [false, 'A series to be forecast holds something that is not a count per bucket.'],
 } as const satisfies Record<string, readonly [boolean, string]>;
 
 export type ErrorCode = keyof typeof ERROR_CODES;

@@ -1,0 +1,37 @@
+/**
+ * Plain arithmetic on Float64Array that the forecasters share. Indices are the caller's invariant: the hot loops of a
+ * fit read millions of elements, so `at` and `add` don't check what a typed array would answer with undefined.
+ */
+
+export function at(array: Float64Array, index: number): number {
+  return array[index] as number;
+}
+
+export function add(array: Float64Array, index: number, value: number): void {
+  array[index] = (array[index] as number) + value;
+}
+
+export function clamp(value: number, low: number, high: number): number {
+  return value < low ? low : value > high ? high : value;
+}
+
+/** 0 where empty. */
+export function meanOf(values: ArrayLike<number>): number {
+  let sum = 0;
+  for (let index = 0; index < values.length; index++) sum += values[index] as number;
+  return values.length === 0 ? 0 : sum / values.length;
+}
+
+/** Linear interpolation between closest ranks. `sorted` ascending and not empty, `q` in 0…1. */
+export function quantileOfSorted(sorted: ArrayLike<number>, q: number): number {
+  const rank = clamp(q, 0, 1) * (sorted.length - 1);
+  const lower = sorted[Math.floor(rank)] as number;
+  const upper = sorted[Math.ceil(rank)] as number;
+  return lower + (upper - lower) * (rank - Math.floor(rank));
+}
+
+/** 0 where empty. */
+export function medianOf(values: ArrayLike<number>): number {
+  if (values.length === 0) return 0;
+  return quantileOfSorted(Float64Array.from(values).sort(), 0.5);
+}
