@@ -54,6 +54,7 @@ export const ERROR_CODES = {
   'copy-failed': [true, 'Copying a table failed.'],
   'limit-reached': [true, 'A configured bound was reached.'],
   'series-invalid': [false, 'A series to be forecast holds something that is not a count per bucket.'],
+  'log-unreadable': [false, 'A log file can’t be opened, is damaged, or has a format that is not known.'],
 } as const satisfies Record<string, readonly [boolean, string]>;
 
 export type ErrorCode = keyof typeof ERROR_CODES;
