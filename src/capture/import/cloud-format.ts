@@ -50,6 +50,8 @@ export const CLOUD_FORMAT: LogFormat = {
       malformed: () => undefined,
     });
     objects.push(sample);
+    objects.end();
+    if (seen === 0) lines.push(...payloadsWithin(sample));
     if (lines.length === 0 && structured === 0) return null;
     if (prefix !== undefined) return { prefix };
     const found = detectPrefix(lines.join('\n'), false);
@@ -60,6 +62,12 @@ export const CLOUD_FORMAT: LogFormat = {
     return new CloudReader(options, sink);
   },
 };
+
+/** The lines of one object so large that the sample holds only its beginning. */
+function payloadsWithin(sample: string): readonly string[] {
+  const payload = /"(?:textPayload|message|log)"\s*:\s*("(?:[^"\\]|\\.)*")/g;
+  return [...sample.matchAll(payload)].map(([, text]) => JSON.parse(text ?? '""') as string);
+}
 
 class CloudReader implements LogReader {
   readonly #options: ReaderOptions;

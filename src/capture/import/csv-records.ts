@@ -128,7 +128,11 @@ export class CsvRecords {
 
   #lineFeeds(from: number, to: number): number {
     let count = 0;
-    for (let at = this.#buffer.indexOf('\n', from); at !== -1 && at < to; at = this.#buffer.indexOf('\n', at + 1))
+    for (
+      let at = this.#buffer.indexOf('\n', from);
+      at !== -1 && at < to;
+      at = this.#buffer.indexOf('\n', at + 1)
+    )
       count += 1;
     return count;
   }

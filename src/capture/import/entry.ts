@@ -4,16 +4,7 @@
  */
 import type { LogTime } from './log-time.js';
 
-export const SEVERITIES = [
-  'DEBUG',
-  'INFO',
-  'NOTICE',
-  'LOG',
-  'WARNING',
-  'ERROR',
-  'FATAL',
-  'PANIC',
-] as const;
+export const SEVERITIES = ['DEBUG', 'INFO', 'NOTICE', 'LOG', 'WARNING', 'ERROR', 'FATAL', 'PANIC'] as const;
 export type LogSeverity = (typeof SEVERITIES)[number];
 
 /** One report of the server, with the parts that belong to it. Empty where the log does not carry a field. */

@@ -52,7 +52,10 @@ export class JsonObjects {
 
   /** A line outside of any object: a whole one, the beginning of one, or the brackets and commas of an array. */
   #fresh(text: string): void {
-    const bare = text.trim().replace(/^[[,\s]+/, '').replace(/(?<=\})[\],\s]+$/, '');
+    const bare = text
+      .trim()
+      .replace(/^[[,\s]+/, '')
+      .replace(/(?<=\})[\],\s]+$/, '');
     if (bare === '' || /^[\][,]*$/.test(bare)) return;
     if (!bare.startsWith('{')) {
       this.#options.malformed(this.lines, text);
@@ -74,7 +77,12 @@ export class JsonObjects {
     this.#kept.push(text);
     this.#keptChars += text.length;
     if (this.#depth <= 0) {
-      const values = parseAll(this.#kept.join('\n').trim().replace(/[\],\s]+$/, ''));
+      const values = parseAll(
+        this.#kept
+          .join('\n')
+          .trim()
+          .replace(/[\],\s]+$/, ''),
+      );
       if (values === null) this.#giveUp();
       else {
         for (const value of values) this.#options.object(value, this.#keptFrom, this.#kept[0] ?? '');

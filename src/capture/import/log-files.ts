@@ -1,6 +1,7 @@
 /** Opening logs: which format each file has, and in which order files of a rotated set belong. */
 import { createReadStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
+import { StringDecoder } from 'node:string_decoder';
 import { UnderstudyError } from '../../core/errors.js';
 import { CLOUD_FORMAT } from './cloud-format.js';
 import { decompressed } from './compression.js';
@@ -138,13 +139,13 @@ async function* textOf(
       throw unopened(path, error);
     }
   })();
-  const decoder = new TextDecoder('utf-8');
+  const decoder = new StringDecoder('utf8');
   for await (const piece of decompressed(counted)) {
     // A window of a compressed file may unfold to much at once.
     for (let at = 0; at < piece.length; at += READ_BYTES)
-      yield decoder.decode(piece.subarray(at, at + READ_BYTES), { stream: true });
+      yield decoder.write(piece.subarray(at, at + READ_BYTES));
   }
-  const last = decoder.decode();
+  const last = decoder.end();
   if (last !== '') yield last;
 }
 
@@ -169,12 +170,7 @@ function formatOf(
   });
 }
 
-function firstTime(
-  format: LogFormat,
-  prefix: string,
-  sample: string,
-  timezone: string | undefined,
-): number {
+function firstTime(format: LogFormat, prefix: string, sample: string, timezone: string | undefined): number {
   let firstMs = NaN;
   const sink: EntrySink = {
     entry(entry) {

@@ -141,7 +141,8 @@ export class LogTime {
     const guess = AMBIGUOUS[zone];
     if (guess === undefined) {
       throw new UnderstudyError('config-invalid', `the time zone abbreviation “${zone}” is not known`, {
-        advice: 'Name the zone of the server’s log_timezone: --timezone Continent/City, or --timezone +02:00.',
+        advice:
+          'Name the zone of the server’s log_timezone: --timezone Continent/City, or --timezone +02:00.',
       });
     }
     this.assumptions.set(zone, guess[1]);

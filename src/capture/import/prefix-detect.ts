@@ -177,7 +177,10 @@ const SHAPED: readonly (readonly [pattern: RegExp, escape: string])[] = [
   [/^\d{1,3}(?:\.\d{1,3}){3}\(\d+\)/, '%r'],
   [/^[0-9a-fA-F:]*:[0-9a-fA-F:]*:[0-9a-fA-F:.]*\(\d+\)/, '%r'],
   [/^\d{1,3}(?:\.\d{1,3}){3}/, '%h'],
-  [/^(?:client backend|checkpointer|background writer|walwriter|autovacuum \w+|postmaster|logger|startup)/, '%b'],
+  [
+    /^(?:client backend|checkpointer|background writer|walwriter|autovacuum \w+|postmaster|logger|startup)/,
+    '%b',
+  ],
 ];
 
 /** What the head's rest begins with: an escape, or text to be taken as it is. */

@@ -82,7 +82,9 @@ export class StderrLines {
       else this.#append(text.slice(1), cut);
       return;
     }
-    const found = this.#prefix.pattern.exec(text.length > HEAD_CHARS_MAX ? text.slice(0, HEAD_CHARS_MAX) : text);
+    const found = this.#prefix.pattern.exec(
+      text.length > HEAD_CHARS_MAX ? text.slice(0, HEAD_CHARS_MAX) : text,
+    );
     if (found === null) this.#withoutHead(text, lineNumber, cut);
     else this.#withHead(found, text, lineNumber, outerMs, cut);
   }
