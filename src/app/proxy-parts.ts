@@ -4,7 +4,7 @@ import type { Clock } from '../core/clock.js';
 import type { Log } from '../core/log.js';
 import { UnderstudyError } from '../core/errors.js';
 import { createProxy, type Proxy, type ProxyTarget } from '../proxy/proxy.js';
-import { PROXY_DEFAULTS, type ProxySettings } from '../proxy/settings.js';
+import { PROXY_DEFAULTS, type ProxySettings, type ReloadableSettings } from '../proxy/settings.js';
 import { clientSecureContext } from '../proxy/tls.js';
 import { QueryVerifiers, UsersFileVerifiers, type VerifierSource } from '../proxy/verifiers.js';
 import type { SessionHints } from '../shadow/postgres/preflight-sessions.js';
@@ -96,22 +96,34 @@ function verifierSource({ config, leader }: ProxyPartsDeps): {
 function proxySettings({ listen, auth, limits, capture }: ResolvedConfig): ProxySettings {
   return {
     ...PROXY_DEFAULTS,
+    ...reloadableSettings(limits),
     host: listen.host,
     port: listen.port,
     authentication: auth.method,
     ...(listen.tls === undefined
       ? {}
       : { tls: clientSecureContext({ certPem: listen.tls.cert, keyPem: listen.tls.key }) }),
-    maxClients: limits.clientsMax,
-    maxHandshakes: limits.handshakesMax,
-    handshakeTimeoutMs: limits.handshakeTimeoutMs,
-    connectTimeoutMs: limits.connectTimeoutMs,
     frameBytesMax: limits.frameBytesMax,
     textBytesMax: capture.textBytesMax,
     parameterBytesMax: capture.keys ? capture.parameterBytesMax : 0,
-    heldBytesMax: limits.heldBytesMax,
     stateBytesMax: limits.stateBytesMax,
     warmConcurrency: limits.warmConcurrency,
+  };
+}
+
+/** What of the configuration the proxy takes while it runs. */
+export function reloadableSettings(limits: ResolvedConfig['limits']): ReloadableSettings {
+  return {
+    maxClients: limits.clientsMax,
+    maxClientsPerUser: limits.clientsPerUserMax,
+    maxClientsPerDatabase: limits.clientsPerDatabaseMax,
+    maxHandshakes: limits.handshakesMax,
+    handshakeTimeoutMs: limits.handshakeTimeoutMs,
+    clientIdleTimeoutMs: limits.clientIdleTimeoutMs,
+    idleInTransactionTimeoutMs: limits.idleInTransactionTimeoutMs,
+    queryTimeoutMs: limits.queryTimeoutMs,
+    connectTimeoutMs: limits.connectTimeoutMs,
+    heldBytesMax: limits.heldBytesMax,
     warmAttempts: limits.warmAttempts,
     prepareTimeoutMs: limits.prepareTimeoutMs,
     askTimeoutMs: limits.askTimeoutMs,

@@ -42,10 +42,12 @@ import { StatementText } from '../wire/postgres/statement-text.js';
 import { BackendRefused, openBackend, sendCancel, type Backend, type BackendEndpoint } from './backend.js';
 import { acceptClient, type AcceptedClient } from './client-handshake.js';
 import { Gate, NotAdmitted, type GateState } from './gate.js';
+import { ClientPlaces } from './client-places.js';
 import { Router, known } from './router.js';
 import type { SessionContext, SessionInfo } from './session-context.js';
+import { SessionWatch } from './session-watch.js';
 import { Session } from './session.js';
-import type { ProxySettings } from './settings.js';
+import type { ProxySettings, ReloadableSettings } from './settings.js';
 import { closeWith } from './socket-reader.js';
 import type { VerifierSource } from './verifiers.js';
 
@@ -114,6 +116,8 @@ export interface Proxy extends TrafficControl {
    */
   stop(options: { readonly drainTimeoutMs: number }): Promise<void>;
   status(): ProxyStatus;
+  /** Other limits and timeouts, which count from now on. Clients past a lowered limit stay. */
+  reconfigure(settings: Partial<ReloadableSettings>): void;
   /** At startup, or after a recovery. Sessions on the other side are closed with 57P01: only `switchTo` moves. */
   setRoute(subset: SubsetId, route: Route): void;
   /**
@@ -131,7 +135,10 @@ export function createProxy(settings: ProxySettings, deps: ProxyDeps): Proxy {
 }
 
 class PostgresProxy implements Proxy {
+  /** Shared with the sessions; {@link reconfigure} changes it in place. */
   readonly #settings: ProxySettings;
+  readonly #watch: SessionWatch;
+  readonly #places = new ClientPlaces();
   readonly #deps: ProxyDeps;
   readonly #server: net.Server;
   readonly #router = new Router();
@@ -159,10 +166,15 @@ class PostgresProxy implements Proxy {
   );
 
   constructor(settings: ProxySettings, deps: ProxyDeps) {
-    this.#settings = settings;
+    this.#settings = { ...settings };
     this.#deps = deps;
+    this.#watch = new SessionWatch(
+      () => this.#sessions,
+      () => this.#settings,
+      deps.clock,
+    );
     this.#context = {
-      settings,
+      settings: this.#settings,
       tap: deps.tap,
       text: new StatementText(),
       clock: deps.clock,
@@ -209,6 +221,7 @@ class PostgresProxy implements Proxy {
       throw asUnderstudyError(error, 'config-invalid', `listening on ${host}:${port}`);
     }
     this.#state.move('listening');
+    this.#watch.restart();
     this.#server.on('error', (error) => this.#deps.log.error({ error: error.message }, 'listener'));
     return this.#address();
   }
@@ -219,6 +232,11 @@ class PostgresProxy implements Proxy {
     return { host: address.address, port: address.port };
   }
 
+  reconfigure(settings: Partial<ReloadableSettings>): void {
+    Object.assign(this.#settings, settings);
+    if (this.#state.is('listening')) this.#watch.restart();
+  }
+
   async stop(options: { readonly drainTimeoutMs: number }): Promise<void> {
     if (this.#state.is('stopping', 'stopped')) return;
     if (this.#state.is('new')) {
@@ -226,11 +244,12 @@ class PostgresProxy implements Proxy {
       return;
     }
     this.#state.move('stopping');
+    this.#watch.stop();
     this.#stop.abort(new UnderstudyError('cancelled', 'the proxy is stopping'));
     const closed = once(this.#server, 'close');
     this.#server.close();
     for (const socket of this.#handshaking) socket.destroy();
-    this.#gate.refuseWaiting(SHUTTING_DOWN);
+    this.#gate.refuseWaiting(NOT_NOW);
     for (const session of this.#sessions) {
       if (session.idle) session.terminate(SHUTTING_DOWN.sqlState, SHUTTING_DOWN.message);
       else session.hold();
@@ -309,8 +328,20 @@ class PostgresProxy implements Proxy {
 
   /** Makes it a session, or returns the FATAL it is to be told. */
   async #enter(client: AcceptedClient, gone: AbortSignal): Promise<Buffer | null> {
-    if (!this.#state.is('listening')) return fatal(SHUTTING_DOWN);
-    if (this.#sessions.size + this.#entering.size > this.#settings.maxClients) return fatal(TOO_MANY);
+    if (!this.#state.is('listening')) return fatal(NOT_NOW);
+    const full = this.#places.take(client, this.#settings);
+    if (full !== null) return fatal({ sqlState: '53300', message: full });
+    let refusal: Buffer | null = EMPTY;
+    try {
+      refusal = await this.#admit(client, gone);
+      return refusal;
+    } finally {
+      // Where it became a session, the place is that session's.
+      if (refusal !== null) this.#places.free(client);
+    }
+  }
+
+  async #admit(client: AcceptedClient, gone: AbortSignal): Promise<Buffer | null> {
     try {
       if (client.database !== this.#deps.source.database) return await this.#refuseDatabase(client, gone);
       for (;;) {
@@ -326,13 +357,13 @@ class PostgresProxy implements Proxy {
           return null;
         }
         closeWith(backend.socket, encodeTerminate());
-        if (!this.#state.is('listening')) return fatal(SHUTTING_DOWN);
+        if (!this.#state.is('listening')) return fatal(NOT_NOW);
       }
     } catch (error) {
       if (error instanceof BackendRefused) return error.response;
       if (error instanceof NotAdmitted) return fatal(error);
       if (error instanceof UnderstudyError && error.code === 'cancelled') {
-        return gone.aborted ? EMPTY : fatal(SHUTTING_DOWN);
+        return gone.aborted ? EMPTY : fatal(NOT_NOW);
       }
       if (error instanceof UnderstudyError && error.code === 'route-unknown') return fatal(STARTING);
       this.#deps.log.error({ error: String(error) }, 'opening a session failed');
@@ -394,6 +425,7 @@ class PostgresProxy implements Proxy {
     const key = this.#keyOf.get(session);
     if (key !== undefined) this.#byKey.delete(key);
     this.#sessions.delete(session);
+    this.#places.free(session.accepted);
     const { bytesFromClient, bytesToClient } = session.info;
     this.#closedBytesFrom += bytesFromClient;
     this.#closedBytesTo += bytesToClient;
@@ -521,11 +553,12 @@ class PostgresProxy implements Proxy {
 
 const EMPTY = Buffer.alloc(0);
 const STARTING = { sqlState: '57P03', message: 'Understudy is starting: which side serves is not known yet' };
+/** To one that is not served yet. */
+const NOT_NOW = { sqlState: '57P03', message: 'the proxy is shutting down' };
 const SHUTTING_DOWN = {
   sqlState: '57P01',
   message: 'terminating connection because the proxy is shutting down',
 };
-const TOO_MANY = { sqlState: '53300', message: 'sorry, too many clients already' };
 
 function fatal(refusal: { readonly sqlState: string; readonly message: string }): Buffer {
   const { sqlState, message } = refusal;

@@ -24,6 +24,7 @@ import {
   encodeFrame,
   parseErrorFields,
   parseParameterStatus,
+  type ErrorResponseFields,
 } from '../wire/postgres/messages.js';
 import { parseRawRow } from '../wire/postgres/raw-text.js';
 import type { OwnExchanges } from './own-exchanges.js';
@@ -62,6 +63,13 @@ export const ROLLED_BACK = {
 
 const QUERY_CANCELED = '57014';
 
+/** The client's own statement ran past the proxy's limit. */
+export const QUERY_TIMED_OUT = {
+  sqlState: QUERY_CANCELED,
+  message: 'canceling statement due to query timeout',
+  hint: 'The proxy’s limits.queryTimeoutMs bounds how long a statement may run.',
+} as const;
+
 export interface ServerStreamDeps {
   readonly tracker: ResponseTracker;
   readonly log: StatementLog;
@@ -83,8 +91,8 @@ export class ServerStream implements FrameVisitor {
   #ownDue = false;
   /** The server ended the connection with this ErrorResponse, and the client has seen it. */
   fatal: Buffer | null = null;
-  /** A cancelled statement's error is told as 40001. */
-  cancelling = false;
+  /** What the client is told where the proxy has cancelled its statement, in place of the server's own words. */
+  cancelled: ErrorResponseFields | null = null;
   /** A ReadyForQuery came since this was last set to false. */
   sawReady = false;
 
@@ -119,7 +127,7 @@ export class ServerStream implements FrameVisitor {
     const { tracker, log } = this.#deps;
     switch (type) {
       case BACKEND.errorResponse:
-        return this.cancelling ? PEEK | DROP : PEEK;
+        return this.cancelled === null ? PEEK : PEEK | DROP;
       case BACKEND.copyInResponse:
         tracker.gotCopyIn();
         return PASS;
@@ -185,15 +193,15 @@ export class ServerStream implements FrameVisitor {
     const frame = encodeFrame(BACKEND.errorResponse, payload);
     if (isFatal(error.severity)) {
       this.fatal = frame;
-      if (this.cancelling) this.#deps.forward(frame);
+      if (this.cancelled !== null) this.#deps.forward(frame);
       return;
     }
     this.#deps.onError(error.sqlState);
     log.failed(tracker.answered, this.walker.position, error.sqlState);
     tracker.gotError();
     if (this.#ownDue) this.#choose();
-    if (!this.cancelling) return;
-    this.#deps.forward(error.sqlState === QUERY_CANCELED ? encodeErrorResponse(ROLLED_BACK) : frame);
+    if (this.cancelled === null) return;
+    this.#deps.forward(error.sqlState === QUERY_CANCELED ? encodeErrorResponse(this.cancelled) : frame);
   }
 
   #parameter(payload: Buffer): void {

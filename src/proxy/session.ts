@@ -39,11 +39,12 @@ import { HeldBytes } from './held-bytes.js';
 import { LocalAnswers, type AnswerMode } from './local-answers.js';
 import { OwnExchanges } from './own-exchanges.js';
 import { ResponseTracker, STATUS_IDLE, type OwnKind } from './response-tracker.js';
-import { ROLLED_BACK, ServerStream } from './server-stream.js';
+import { QUERY_TIMED_OUT, ROLLED_BACK, ServerStream } from './server-stream.js';
 import { OwnQuestions, type Question } from './own-questions.js';
 import type { SessionContext, SessionInfo } from './session-context.js';
 import { rollBackSession } from './session-rollback.js';
 import { HELD_FULL, SessionSockets, TOO_DEEP } from './session-sockets.js';
+import type { SessionActivity } from './session-watch.js';
 import { StatementLog } from './statement-log.js';
 import type { Reply, WarmConnection } from './warm-connection.js';
 
@@ -71,6 +72,8 @@ export class Session {
   #gateClosed = false;
   readonly #questions: OwnQuestions;
   #cancelWanted = false;
+  /** What runs was cancelled for taking too long. */
+  #late = false;
   #backendLost = false;
   #transactionSinceMs: number | null = null;
   readonly #parameters = new Map<string, string>();
@@ -146,6 +149,20 @@ export class Session {
   /** Outside a transaction with nothing in flight. */
   get idle(): boolean {
     return this.#atBoundary();
+  }
+
+  /** For the watch over what lasts too long (session-watch.ts). */
+  get activity(): SessionActivity {
+    if (this.replication || !this.#phase.is('serving', 'draining') || this.#tracker.ownAtHead)
+      return 'exempt';
+    if (this.#tracker.settled) return this.#tracker.status === STATUS_IDLE ? 'idle' : 'idle-in-transaction';
+    const waitsForClient = !this.#tracker.awaitingReady && !this.#tracker.owesExtended;
+    return waitsForClient && this.#tracker.copy === 'none' ? 'idle-in-transaction' : 'running';
+  }
+
+  /** As {@link activity}: while something runs, what was answered counts; else what the client has sent. */
+  get progress(): number {
+    return this.#tracker.awaitingReady ? this.#tracker.answered : this.#sockets.bytesFromClient;
   }
 
   get info(): SessionInfo {
@@ -339,7 +356,8 @@ export class Session {
     this.#followTransaction();
     if (this.#cancelWanted && !this.#tracker.ownAtHead) {
       this.#cancelWanted = false;
-      if (this.#tracker.awaitingReady) this.#context.cancelBackend(this.backend);
+      if (this.#tracker.awaitingReady || this.#tracker.owesExtended)
+        this.#context.cancelBackend(this.backend);
     }
     if (this.#phase.is('draining')) {
       if (this.#held.length > 0 && !this.#tracker.awaitingReady && !this.#atBoundary()) this.#pump();
@@ -353,6 +371,10 @@ export class Session {
   #followTransaction(): void {
     if (!this.#serverStream.sawReady) return;
     this.#serverStream.sawReady = false;
+    if (this.#late) {
+      this.#late = false;
+      this.#serverStream.cancelled = null;
+    }
     if (this.#tracker.status === STATUS_IDLE) this.#transactionSinceMs = null;
     else this.#transactionSinceMs ??= this.#context.clock.monotonicMs();
   }
@@ -454,6 +476,14 @@ export class Session {
     this.#cancelWanted &&= this.#tracker.ownAtHead;
   }
 
+  /** The statement that runs is taking too long: its client is told so by the error that ends it. */
+  cancelLate(): void {
+    if (this.#rollingBack) return;
+    this.#late = true;
+    this.#serverStream.cancelled = QUERY_TIMED_OUT;
+    this.cancelStatement();
+  }
+
   // --------------------------------------------------------------------------------------------- local answers
 
   #answer(
@@ -531,7 +561,10 @@ export class Session {
       toServer: (bytes) => this.#sockets.toServer(bytes),
       toClient: (bytes) => this.#sockets.toClient(bytes),
       cancelBackend: () => this.#context.cancelBackend(this.backend),
-      setCancelling: (cancelling) => (this.#serverStream.cancelling = cancelling),
+      setCancelling: (cancelling) => {
+        this.#late = false;
+        this.#serverStream.cancelled = cancelling ? ROLLED_BACK : null;
+      },
       answer: (how) => {
         this.#rollingBack = true;
         this.#answer('transaction', ROLLED_BACK.sqlState, ROLLED_BACK.message, how);

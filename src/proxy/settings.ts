@@ -11,9 +11,19 @@ export interface ProxySettings {
   readonly tls?: SecureContext;
   /** Clients served at once; more get 53300. */
   readonly maxClients: number;
+  /** Of one user; 0 is no limit but `maxClients`. */
+  readonly maxClientsPerUser: number;
+  /** Of one database; 0 is no limit but `maxClients`. */
+  readonly maxClientsPerDatabase: number;
   /** Connections in their handshake at once; more are closed unanswered. */
   readonly maxHandshakes: number;
   readonly handshakeTimeoutMs: number;
+  /** A client outside a transaction that does nothing is closed after it; 0 is never. */
+  readonly clientIdleTimeoutMs: number;
+  /** A client that leaves a transaction open is closed after it; 0 is never. */
+  readonly idleInTransactionTimeoutMs: number;
+  /** A statement that runs longer is cancelled; 0 is never. */
+  readonly queryTimeoutMs: number;
   /** For opening one server connection. */
   readonly connectTimeoutMs: number;
   /** Bound on a message's length field; PostgreSQL's own is about 1 GiB. */
@@ -49,8 +59,13 @@ export const PROXY_DEFAULTS = {
   port: 6432,
   authentication: 'verifier',
   maxClients: 1000,
+  maxClientsPerUser: 0,
+  maxClientsPerDatabase: 0,
   maxHandshakes: 1000,
   handshakeTimeoutMs: 60_000,
+  clientIdleTimeoutMs: 0,
+  idleInTransactionTimeoutMs: 0,
+  queryTimeoutMs: 0,
   connectTimeoutMs: 10_000,
   frameBytesMax: 0x4000_0000 + 0x10_0000,
   textBytesMax: 4096,
@@ -66,3 +81,24 @@ export const PROXY_DEFAULTS = {
   cancelTimeoutMs: 2000,
   switchTimeoutMs: 2000,
 } as const satisfies ProxySettings;
+
+/** What can be changed while clients are served: everything that is looked up when it is needed. */
+export type ReloadableSettings = Pick<
+  ProxySettings,
+  | 'maxClients'
+  | 'maxClientsPerUser'
+  | 'maxClientsPerDatabase'
+  | 'maxHandshakes'
+  | 'handshakeTimeoutMs'
+  | 'clientIdleTimeoutMs'
+  | 'idleInTransactionTimeoutMs'
+  | 'queryTimeoutMs'
+  | 'connectTimeoutMs'
+  | 'heldBytesMax'
+  | 'warmAttempts'
+  | 'prepareTimeoutMs'
+  | 'askTimeoutMs'
+  | 'staleSessionsMax'
+  | 'cancelTimeoutMs'
+  | 'switchTimeoutMs'
+>;

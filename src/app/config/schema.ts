@@ -252,11 +252,39 @@ export const sections = {
   }),
   limits: z.strictObject({
     clientsMax: count('Client connections at a time; more get 53300.', PROXY.maxClients, { max: 100_000 }),
+    clientsPerUserMax: count(
+      'Of these, of one user; 0 is no limit. More get 53300.',
+      PROXY.maxClientsPerUser,
+      {
+        min: 0,
+        max: 100_000,
+      },
+    ),
+    clientsPerDatabaseMax: count(
+      'Of these, in one database; 0 is no limit. More get 53300.',
+      PROXY.maxClientsPerDatabase,
+      { min: 0, max: 100_000 },
+    ),
     handshakesMax: count('Connections in their handshake at a time; more are closed.', PROXY.maxHandshakes, {
       max: 100_000,
     }),
     handshakeTimeoutMs: milliseconds('A client has to log in within it.', PROXY.handshakeTimeoutMs),
     connectTimeoutMs: milliseconds('Opening one server connection.', PROXY.connectTimeoutMs),
+    clientIdleTimeoutMs: milliseconds(
+      'A client outside a transaction that does nothing for that long is closed (57P05); 0 is never.',
+      PROXY.clientIdleTimeoutMs,
+      { min: 0, max: 31 * 86_400_000 },
+    ),
+    idleInTransactionTimeoutMs: milliseconds(
+      'A client that leaves a transaction open for that long is closed (25P03); 0 is never.',
+      PROXY.idleInTransactionTimeoutMs,
+      { min: 0, max: 31 * 86_400_000 },
+    ),
+    queryTimeoutMs: milliseconds(
+      'A statement that runs longer is cancelled (57014), its answer’s way to the client included; 0 is never.',
+      PROXY.queryTimeoutMs,
+      { min: 0, max: 31 * 86_400_000 },
+    ),
     frameBytesMax: bytes(
       'Longest protocol message; a longer one closes its connection with an error.',
       PROXY.frameBytesMax,
