@@ -50,7 +50,11 @@ async function main(): Promise<void> {
   }
   const machine = describeMachine();
   for (const line of machineLines(machine)) output.line(line);
-  const taxi = benchTaxi(values.data, values.quick ? 12 : Number.POSITIVE_INFINITY, values.quick ? [] : []);
+  const taxi = benchTaxi(
+    values.data,
+    values.quick ? 12 : Number.POSITIVE_INFINITY,
+    values.quick ? [] : ['lstm', 'markov'],
+  );
   showTaxi(output, taxi);
   await output.result('predict', {
     machine,

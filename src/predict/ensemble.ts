@@ -180,7 +180,7 @@ export class Ensemble {
   #fitMember(member: Member, track: Track): void {
     const { horizons } = this.#options;
     if (track.length >= member.forecaster.stepsMin(track, horizons)) {
-      member.model = member.forecaster.fit(track, horizons);
+      member.model = member.forecaster.fit(track, horizons, member.model);
     }
   }
 
@@ -273,12 +273,14 @@ export class Ensemble {
         : at(member.losses, horizonIndex) / at(member.counts, horizonIndex);
     const naive = members.filter(isNaive);
     const bar = Math.min(...naive.map(loss));
+    // Day and week say the same at whole weeks: only one of them counts.
+    const better = naive.find((member) => loss(member) === bar);
     let best = bar;
     for (const member of members) best = Math.min(best, loss(member));
     let sum = 0;
     for (const [index, member] of members.entries()) {
       const own = loss(member);
-      const counts = Number.isFinite(own) && (isNaive(member) ? own <= bar : own < bar);
+      const counts = Number.isFinite(own) && (isNaive(member) ? member === better : own < bar);
       if (!counts) continue;
       weights[index] = ((best + 1e-9) / (own + 1e-9)) ** this.#options.sharpness;
       sum += at(weights, index);

@@ -4,9 +4,8 @@ import { ChangeDetector } from '../../src/predict/change-point.js';
 import { ConformalBand } from '../../src/predict/conformal.js';
 import { Ensemble, ENSEMBLE_DEFAULTS, type EnsembleOptions } from '../../src/predict/ensemble.js';
 import type { Forecaster } from '../../src/predict/forecasters/forecaster.js';
-import { MEMBERS } from '../../src/predict/members.js';
 import { normal, seededRandom } from '../../src/predict/random.js';
-import { noisyWeekly, trackOf } from './patterns.js';
+import { LINEAR_MEMBERS as MEMBERS, noisyWeekly, trackOf } from './patterns.js';
 
 const OPTIONS: EnsembleOptions = { ...ENSEMBLE_DEFAULTS, horizons: [1, 24], members: MEMBERS };
 

@@ -1,8 +1,17 @@
 /** Series whose law is known, for forecasters to recover. */
+import { lstm, LSTM_DEFAULTS } from '../../src/predict/forecasters/lstm.js';
+import { MEMBERS } from '../../src/predict/members.js';
 import { normal, seededRandom } from '../../src/predict/random.js';
 import { Track } from '../../src/predict/track.js';
 
 export const PER_DAY = 24;
+
+/** The product's members with an LSTM that trains in no time. */
+export const QUICK_MEMBERS = MEMBERS.map((member) =>
+  member.name === 'lstm' ? lstm({ ...LSTM_DEFAULTS, hidden: 4, epochs: 3, stepsMax: 500 }) : member,
+);
+/** Those that cost nothing. */
+export const LINEAR_MEMBERS = MEMBERS.filter((member) => /naive|ridge|spar|markov/.test(member.name));
 
 /** A day with two humps, weekends at half, as counts. */
 export function weekly(index: number): number {

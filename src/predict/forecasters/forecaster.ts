@@ -5,8 +5,11 @@ export interface Forecaster {
   readonly name: string;
   /** Buckets of past it needs before it says anything, for these horizons. */
   stepsMin(track: Track, horizons: readonly number[]): number;
-  /** Reads `track` below its length and nothing else. */
-  fit(track: Track, horizons: readonly number[]): ForecastModel;
+  /**
+   * Reads `track` below its length and nothing else. `previous`: the model this one replaces, fitted to less of the
+   * same track, for members that go on from where they were.
+   */
+  fit(track: Track, horizons: readonly number[], previous?: ForecastModel): ForecastModel;
 }
 
 export interface ForecastModel {
