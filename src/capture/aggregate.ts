@@ -4,7 +4,7 @@
  */
 import type { KindUse, StatementKind, TableName, TableUse } from '../core/ports.js';
 import type { WorkerSnapshot } from './client.js';
-import type { TableAccess, TableReference } from './footprint.js';
+import type { TableAccess, TableReference } from './access.js';
 import { LatencyHistogram } from './latency.js';
 import type { Statement } from './statements.js';
 import { TransactionCounter } from './transactions.js';

@@ -1,26 +1,58 @@
 /**
  * The shape of a statement: its tokens with every literal and parameter as `?`, lists of them as one, one space
- * between words, comments gone. Statements that differ only in values have one fingerprint.
+ * between words, comments gone. Statements that differ only in values have one shape.
  */
 import type { Token } from './sql-tokens.js';
 
 const VALUE = '?';
 
-export function fingerprintOf(tokens: readonly Token[]): string {
-  return write(foldLists(valuesMarked(tokens)));
+export interface Shape {
+  readonly text: string;
+  /**
+   * For each `?` of the shape, in order, which of the text's literals and parameters it stands for: one, or all of a
+   * list's, or, after VALUES, one of each row.
+   */
+  readonly slots: readonly (readonly number[])[];
 }
 
-/** Texts of the tokens, names quoted again, literals as `?` with their sign. */
-function valuesMarked(tokens: readonly Token[]): string[] {
-  const out: string[] = [];
+export function shapeOf(tokens: readonly Token[]): Shape {
+  const { texts, slots } = foldLists(valuesMarked(tokens));
+  return { text: write(texts), slots };
+}
+
+export function fingerprintOf(tokens: readonly Token[]): string {
+  return shapeOf(tokens).text;
+}
+
+/** Texts of the tokens; for those that are values their number, else −1. */
+interface Marked {
+  readonly texts: string[];
+  readonly values: number[];
+}
+
+/** Names quoted again, literals as `?` with their sign. */
+function valuesMarked(tokens: readonly Token[]): Marked {
+  const texts: string[] = [];
+  const values: number[] = [];
+  let number = 0;
   for (const token of tokens) {
     if (token.kind === 'literal' || token.kind === 'parameter') {
-      if (isSign(out)) out.pop();
-      out.push(VALUE);
-    } else out.push(token.kind === 'name' ? `"${token.text.replaceAll('"', '""')}"` : token.text);
+      if (isSign(texts)) {
+        texts.pop();
+        values.pop();
+      }
+      texts.push(VALUE);
+      values.push(number++);
+    } else {
+      texts.push(token.kind === 'name' ? `"${token.text.replaceAll('"', '""')}"` : token.text);
+      values.push(-1);
+    }
   }
-  while (out.at(-1) === ';') out.pop();
-  return out;
+  while (texts.at(-1) === ';') {
+    texts.pop();
+    values.pop();
+  }
+  return { texts, values };
 }
 
 /** After these a minus or plus belongs to the number, not between two operands. */
@@ -35,27 +67,40 @@ function isSign(out: readonly string[]): boolean {
 }
 
 /** `in (?, ?)` → `in (?)`, `array[?, ?]` → `array[?]`, `values (?, ?), (?, ?)` → `values (?, ?)`. */
-function foldLists(texts: readonly string[]): string[] {
+function foldLists({ texts, values }: Marked): { texts: string[]; slots: number[][] } {
   const out: string[] = [];
+  const slots: number[][] = [];
+  const emit = (index: number): void => {
+    out.push(texts[index] ?? '');
+    const value = values[index] ?? -1;
+    if (value >= 0) slots.push([value]);
+  };
   for (let at = 0; at < texts.length;) {
-    const text = texts[at] ?? '';
-    out.push(text);
+    const text = texts[at];
+    emit(at);
     at += 1;
     if ((text === 'in' && texts[at] === '(') || (text === 'array' && texts[at] === '[')) {
       const end = endOfValueList(texts, at);
       if (end !== -1) {
         out.push(texts[at] ?? '', VALUE, texts[end] ?? '');
+        slots.push(values.slice(at, end).filter((value) => value >= 0));
         at = end + 1;
       }
     } else if (text === 'values' && texts[at] === '(') {
       const end = closing(texts, at);
       const row = texts.slice(at, end + 1);
-      out.push(...row);
-      at = end + 1;
-      while (texts[at] === ',' && sameAt(texts, at + 1, row)) at += 1 + row.length;
+      const first = slots.length;
+      for (; at <= end; at += 1) emit(at);
+      while (texts[at] === ',' && sameAt(texts, at + 1, row)) {
+        let slot = first;
+        for (const value of values.slice(at + 1, at + 1 + row.length)) {
+          if (value >= 0) slots[slot++]?.push(value);
+        }
+        at += 1 + row.length;
+      }
     }
   }
-  return out;
+  return { texts: out, slots };
 }
 
 /** Index of the bracket that ends `(?, ?, …)` opened at `at`; −1 if anything but values is in it. */

@@ -6,33 +6,8 @@
  * what was found so far; it is counted, never guessed at.
  */
 import type { StatementKind } from '../core/ports.js';
+import type { Footprint, TableAccess, TableReference, TransactionEnd } from './access.js';
 import type { Token, Tokens } from './sql-tokens.js';
-
-/** A table as the statement names it. */
-export interface TableReference {
-  readonly schema: string | null;
-  readonly name: string;
-}
-
-export interface TableAccess {
-  readonly table: TableReference;
-  /** What is done to this table: an INSERT … SELECT inserts into one and selects from another. */
-  readonly kind: StatementKind;
-}
-
-/** How a text ends the transaction it runs in, by its last such command. `chain` begins the next at once. */
-export type TransactionEnd = 'commit' | 'rollback' | 'prepare' | null;
-
-export interface Footprint {
-  /** Of the first statement that is not transaction control; a text may hold several. */
-  readonly kind: StatementKind;
-  readonly accesses: readonly TableAccess[];
-  readonly parsed: boolean;
-  readonly begins: boolean;
-  readonly ends: TransactionEnd;
-  /** COMMIT AND CHAIN, ROLLBACK AND CHAIN. */
-  readonly chains: boolean;
-}
 
 export function footprintOf({ tokens, cut }: Tokens): Footprint {
   const found = new Footprinter();
@@ -228,8 +203,13 @@ class Footprinter {
       return;
     }
     if (this.#word(at) === 'binary') at += 1;
-    const end = this.#table(at, 'copy');
-    if (end === -1) this.parsed = false;
+    const end = this.#nameEnd(at);
+    if (end === -1) {
+      this.parsed = false;
+      return;
+    }
+    const direction = this.#isMark(end, '(') ? this.#close(end) + 1 : end;
+    this.#add(this.#reference(at, end), 'copy', this.#word(direction) === 'from');
   }
 
   /** TRUNCATE [TABLE] [ONLY] name [*] [, …] */
@@ -450,11 +430,11 @@ class Footprinter {
     return { schema: after - at >= 3 ? (this.#tokens[after - 3]?.text ?? null) : null, name };
   }
 
-  #add(table: TableReference, kind: StatementKind): void {
+  #add(table: TableReference, kind: StatementKind, writes = kind !== 'select'): void {
     const key = `${kind}\0${table.schema ?? ''}\0${table.name}`;
     if (this.#seen.has(key)) return;
     this.#seen.add(key);
-    this.accesses.push({ table, kind });
+    this.accesses.push({ table, kind, writes, locks: false });
   }
 
   #identifier(at: number): string | null {

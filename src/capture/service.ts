@@ -24,6 +24,7 @@ import {
   SESSION_ID,
   STATUS_SHIFT,
 } from './record.js';
+import { PostgresParser } from './parser.js';
 import { StatementCache } from './statements.js';
 
 /** Records drained before messages are looked at again. */
@@ -34,11 +35,13 @@ const NAP_MOST_MS = 200;
 
 export class CaptureService {
   readonly #aggregate = new CaptureAggregate();
-  readonly #statements = new StatementCache();
+  readonly #parser = new PostgresParser();
+  readonly #statements = new StatementCache(this.#parser);
   #ring: ByteRingReader | undefined;
 
   /** Begins to drain `argument.ring`. */
-  start(argument: StartArgument): void {
+  async start(argument: StartArgument): Promise<void> {
+    await this.#parser.load();
     this.#aggregate.setTables(argument.tables);
     this.#ring = new ByteRingReader(argument.ring);
   }
@@ -90,7 +93,7 @@ export class CaptureService {
     };
     const textEnd = offset + length - (floats[at + PARAMETER_BYTES] ?? 0);
     const text = bytes.toString('utf8', offset + FIXED_BYTES, textEnd);
-    this.#aggregate.add(this.#statements.statement(text), execution);
+    this.#aggregate.add(this.#statements.read(text, execution.cut).statement, execution);
   }
 }
 

@@ -18,6 +18,8 @@ export interface Tokens {
   readonly tokens: readonly Token[];
   /** The text ends inside a string, a quoted name or a comment. */
   readonly cut: boolean;
+  /** Start and end in the text of each literal and parameter, in order: [start, end, start, end, …]. */
+  readonly spans: readonly number[];
 }
 
 /** Classes of the characters below 128; all others are letters. This runs for every character: no patterns here. */
@@ -55,13 +57,14 @@ const MARKS = new Map<string, Token>();
 export function tokenize(sql: string): Tokens {
   const lexer = new Lexer(sql);
   lexer.run();
-  return { tokens: lexer.tokens, cut: lexer.cut };
+  return { tokens: lexer.tokens, cut: lexer.cut, spans: lexer.spans };
 }
 
 class Lexer {
   readonly #sql: string;
   #at = 0;
   readonly tokens: Token[] = [];
+  readonly spans: number[] = [];
   cut = false;
 
   constructor(sql: string) {
@@ -88,7 +91,7 @@ class Lexer {
       default:
     }
     const following = sql.charCodeAt(this.#at + 1);
-    if (code === QUOTE) this.#string(this.#at, false);
+    if (code === QUOTE) this.#string(this.#at, this.#at, false);
     else if (code === DOUBLE_QUOTE) this.#quotedName(this.#at);
     else if (code === DOLLAR) this.#dollar();
     else if (code === DOT && classOf(following) === DIGIT) this.#number();
@@ -98,8 +101,9 @@ class Lexer {
   }
 
   #number(): void {
+    const start = this.#at;
     this.#match(NUMBER);
-    this.tokens.push(LITERAL);
+    this.#value(LITERAL, start);
   }
 
   #match(pattern: RegExp): string | null {
@@ -140,9 +144,14 @@ class Lexer {
     this.#end();
   }
 
-  /** `quote` is the position of the opening quote. */
-  #string(quote: number, backslashes: boolean): void {
-    this.tokens.push(LITERAL);
+  /** A literal or parameter from `start` to where the lexer is now. */
+  #value(token: Token, start: number): void {
+    this.tokens.push(token);
+    this.spans.push(start, this.#at);
+  }
+
+  /** `start` is where the literal begins, `quote` the position of its opening quote. */
+  #string(start: number, quote: number, backslashes: boolean): void {
     for (let at = quote + 1; at < this.#sql.length; at += 1) {
       const code = this.#sql.charCodeAt(at);
       if (code === 0x5c && backslashes) at += 1;
@@ -150,11 +159,13 @@ class Lexer {
         if (this.#sql.charCodeAt(at + 1) === QUOTE) at += 1;
         else {
           this.#at = at + 1;
+          this.#value(LITERAL, start);
           return;
         }
       }
     }
     this.#end();
+    this.#value(LITERAL, start);
   }
 
   #quotedName(quote: number): void {
@@ -172,8 +183,9 @@ class Lexer {
   }
 
   #dollar(): void {
+    const start = this.#at;
     if (this.#match(PARAMETER) !== null) {
-      this.tokens.push(PARAMETER_TOKEN);
+      this.#value(PARAMETER_TOKEN, start);
       return;
     }
     const tag = this.#match(DOLLAR_TAG);
@@ -181,10 +193,10 @@ class Lexer {
       this.#mark('$');
       return;
     }
-    this.tokens.push(LITERAL);
     const end = this.#sql.indexOf(tag, this.#at);
     if (end === -1) this.#end();
     else this.#at = end + tag.length;
+    this.#value(LITERAL, start);
   }
 
   #word(): void {
@@ -207,12 +219,12 @@ class Lexer {
   #prefixed(letter: string): boolean {
     const next = this.#sql.charCodeAt(this.#at);
     if (next === QUOTE && /[eEbBxXnN]/.test(letter)) {
-      this.#string(this.#at, letter === 'e' || letter === 'E');
+      this.#string(this.#at - 1, this.#at, letter === 'e' || letter === 'E');
       return true;
     }
     if (next !== 0x26 || !/[uU]/.test(letter)) return false;
     const quote = this.#sql.charCodeAt(this.#at + 1);
-    if (quote === QUOTE) this.#string(this.#at + 1, false);
+    if (quote === QUOTE) this.#string(this.#at - 1, this.#at + 1, false);
     else if (quote === DOUBLE_QUOTE) this.#quotedName(this.#at + 1);
     else return false;
     return true;

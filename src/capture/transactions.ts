@@ -5,7 +5,7 @@
  * A session's state is idle, open or failed, as ReadyForQuery's I, T and E; unknown before its first statement.
  * A statement by itself is a transaction; so is everything up to a Sync outside a block.
  */
-import type { TransactionEnd } from './footprint.js';
+import type { TransactionEnd } from './access.js';
 
 export const IDLE = 0x49;
 export const OPEN = 0x54;
