@@ -7,6 +7,7 @@ import { dirname, resolve } from 'node:path';
 import type { z } from 'zod';
 import type { DatabaseEndpoint, Side } from '../core/ports.js';
 import { UnderstudyError } from '../core/errors.js';
+import type { ClientTlsMode } from '../proxy/tls.js';
 import {
   assign,
   assignmentOverrides,
@@ -40,7 +41,13 @@ export type ResolvedConfig = Omit<ParsedConfig, 'source' | 'destination' | 'list
   readonly listen: {
     readonly host: string;
     readonly port: number;
-    readonly tls?: { readonly cert: string; readonly key: string };
+    readonly tls?: {
+      readonly cert: string;
+      readonly key: string;
+      readonly clientCa?: string;
+      readonly mode: ClientTlsMode;
+      readonly minVersion: 'TLSv1.2' | 'TLSv1.3';
+    };
   };
 };
 
@@ -264,10 +271,7 @@ function resolveParsed(
   };
   const source = resolveEndpoint('source', parsed.source, problem, read);
   const destination = resolveEndpoint('destination', parsed.destination, problem, read);
-  const listenTls = parsed.listen.tls && {
-    cert: read(['listen', 'tls', 'cert'], parsed.listen.tls.cert) ?? '',
-    key: read(['listen', 'tls', 'key'], parsed.listen.tls.key) ?? '',
-  };
+  const listenTls = resolveListenTls(parsed.listen.tls, read);
   checkExposure(parsed, problem);
   if (source === undefined || destination === undefined) return undefined;
   if (endpointText({ ...source, user: '' }) === endpointText({ ...destination, user: '' }))
@@ -291,6 +295,21 @@ function resolveParsed(
   };
 }
 
+function resolveListenTls(
+  tls: ParsedConfig['listen']['tls'],
+  read: (path: readonly string[], name: string) => string | undefined,
+): ResolvedConfig['listen']['tls'] {
+  if (tls === undefined) return undefined;
+  const { cert, key, clientCa, mode, minVersion } = tls;
+  return {
+    cert: read(['listen', 'tls', 'cert'], cert) ?? '',
+    key: read(['listen', 'tls', 'key'], key) ?? '',
+    mode,
+    minVersion,
+    ...(clientCa === undefined ? {} : { clientCa: read(['listen', 'tls', 'clientCa'], clientCa) ?? '' }),
+  };
+}
+
 /** A port that others can reach must not be open to everyone. */
 function checkExposure(
   parsed: ParsedConfig,
@@ -302,16 +321,29 @@ function checkExposure(
       ['admin', 'token'],
       `missing: admin.host ${admin.host} can be reached from other machines, so a token is required`,
     );
+  const { tls } = listen;
+  if (tls?.clientCa === undefined) {
+    if (auth.method === 'certificate')
+      problem(
+        ['auth', 'method'],
+        'certificate needs listen.tls.clientCa, which signs the clients’ certificates',
+      );
+    if (tls?.mode === 'verify-ca' || tls?.mode === 'verify-full')
+      problem(
+        ['listen', 'tls', 'mode'],
+        `${tls.mode} needs listen.tls.clientCa, which signs the clients’ certificates`,
+      );
+  }
   if (isLoopback(listen.host)) return;
   if (auth.method === 'trust')
     problem(
       ['auth', 'method'],
       `trust on listen.host ${listen.host} would let anyone on the network in; use verifier, or listen on 127.0.0.1`,
     );
-  if (auth.method === 'cleartext' && listen.tls === undefined)
+  if ((auth.method === 'cleartext' || auth.method === 'pass-through') && tls === undefined)
     problem(
       ['auth', 'method'],
-      `cleartext on listen.host ${listen.host} needs listen.tls, or passwords would cross the network unprotected`,
+      `${auth.method} on listen.host ${listen.host} needs listen.tls, or passwords would cross the network unprotected`,
     );
 }
 
@@ -328,18 +360,31 @@ function resolveEndpoint(
       ? undefined
       : read([side, 'passwordFile'], section.passwordFile)?.split(/\r?\n/, 1)[0];
   const password = section.password ?? fromFile ?? url.endpoint.password;
-  const caFile = section.tlsCa ?? url.tlsCaFile;
-  const tlsCa =
-    caFile === undefined
-      ? undefined
-      : read(section.tlsCa === undefined ? [side, 'url'] : [side, 'tlsCa'], caFile);
+  const pem = (key: 'tlsCa' | 'tlsCert' | 'tlsKey'): { readonly [K in typeof key]?: string } => {
+    const name = section[key] ?? url[`${key}File`];
+    if (name === undefined) return {};
+    return { [key]: read([side, section[key] === undefined ? 'url' : key], name) ?? '' };
+  };
+  const tls = section.tls ?? url.tls ?? (isLoopback(url.endpoint.host) ? 'disable' : 'verify-full');
+  const tlsNegotiation = section.tlsNegotiation ?? url.tlsNegotiation;
+  const channelBinding = section.channelBinding ?? url.channelBinding;
+  if (tlsNegotiation === 'direct' && !DIRECT_MODES.includes(tls))
+    problem([side, 'tlsNegotiation'], `direct needs ${side}.tls ${DIRECT_MODES.join(', ')}, got ${tls}`);
+  const pems = { ...pem('tlsCa'), ...pem('tlsCert'), ...pem('tlsKey') };
+  if ((pems.tlsCert === undefined) !== (pems.tlsKey === undefined))
+    problem([side, 'tlsCert'], 'a certificate and its key are given together or not at all');
   return {
     ...url.endpoint,
-    tls: section.tls ?? url.tls ?? (isLoopback(url.endpoint.host) ? 'disable' : 'verify-full'),
+    tls,
+    ...(tlsNegotiation === undefined ? {} : { tlsNegotiation }),
+    ...(channelBinding === undefined ? {} : { channelBinding }),
     ...(password === undefined ? {} : { password }),
-    ...(tlsCa === undefined ? {} : { tlsCa }),
+    ...pems,
   };
 }
+
+/** A mode that may end up without TLS can't begin with it. */
+const DIRECT_MODES: readonly string[] = ['require', 'verify-ca', 'verify-full'];
 
 /** `Web-Shop` → `web_shop`. */
 export function migrationIdOf(database: string): string {
@@ -353,11 +398,13 @@ export function migrationIdOf(database: string): string {
 /** The configuration without anything secret, for logs and `status`. */
 export function redact(config: ResolvedConfig): Readonly<Record<string, unknown>> {
   const endpoint = (side: Side): unknown => {
-    const { password, tlsCa, ...rest } = config[side];
+    const { password, tlsCa, tlsCert, tlsKey, ...rest } = config[side];
     return {
       ...rest,
       ...(password === undefined ? {} : { password: '***' }),
       ...(tlsCa === undefined ? {} : { tlsCa: 'given' }),
+      ...(tlsCert === undefined ? {} : { tlsCert: 'given' }),
+      ...(tlsKey === undefined ? {} : { tlsKey: '***' }),
     };
   };
   return {

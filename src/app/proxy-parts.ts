@@ -5,7 +5,7 @@ import type { Log } from '../core/log.js';
 import { UnderstudyError } from '../core/errors.js';
 import { createProxy, type Proxy, type ProxyTarget } from '../proxy/proxy.js';
 import { PROXY_DEFAULTS, type ProxySettings, type ReloadableSettings } from '../proxy/settings.js';
-import { clientSecureContext } from '../proxy/tls.js';
+import { clientTls, type ClientTls } from '../proxy/tls.js';
 import { QueryVerifiers, UsersFileVerifiers, type VerifierSource } from '../proxy/verifiers.js';
 import type { SessionHints } from '../shadow/postgres/preflight-sessions.js';
 import type { ResolvedConfig } from './config.js';
@@ -15,6 +15,11 @@ export interface ProxyParts {
   readonly closeVerifiers: () => Promise<void>;
   /** Takes over newly read hints. */
   readonly setHints: (hints: SessionHints) => void;
+  /**
+   * Shows clients that connect from now on the certificates of a configuration read anew (`loadConfig` reads the
+   * files); those that are connected stay as they are. Throws `config-invalid` and changes nothing.
+   */
+  readonly reloadTls: (listen: ResolvedConfig['listen']) => void;
 }
 
 export interface ProxyPartsDeps {
@@ -46,6 +51,7 @@ export function makeProxy(deps: ProxyPartsDeps): ProxyParts {
   return {
     proxy,
     closeVerifiers: close,
+    reloadTls: (listen) => proxy.setTls(listenTls(listen)),
     setHints: (read) => {
       const changed = JSON.stringify(read) !== JSON.stringify(hints);
       // The proxy compiles the names once and tells by identity whether they changed.
@@ -69,8 +75,8 @@ export function unqualifiedNames(functions: readonly string[]): readonly string[
 }
 
 function target(side: Side, endpoint: DatabaseEndpoint): ProxyTarget {
-  const { host, port, tls, tlsCa, database } = endpoint;
-  return { endpoint: { side, host, port, tls, ...(tlsCa === undefined ? {} : { tlsCa }) }, database };
+  const { database, user: _user, password: _password, ...address } = endpoint;
+  return { endpoint: { side, ...address }, database };
 }
 
 function verifierSource({ config, leader }: ProxyPartsDeps): {
@@ -93,16 +99,28 @@ function verifierSource({ config, leader }: ProxyPartsDeps): {
   return { source, close: () => source.close() };
 }
 
+/** Throws `config-invalid`. */
+function listenTls({ tls }: ResolvedConfig['listen']): ClientTls | undefined {
+  if (tls === undefined) return undefined;
+  const { cert, key, clientCa, mode, minVersion } = tls;
+  return clientTls({
+    certPem: cert,
+    keyPem: key,
+    mode,
+    minVersion,
+    ...(clientCa === undefined ? {} : { clientCaPem: clientCa }),
+  });
+}
+
 function proxySettings({ listen, auth, limits, capture }: ResolvedConfig): ProxySettings {
+  const tls = listenTls(listen);
   return {
     ...PROXY_DEFAULTS,
     ...reloadableSettings(limits),
     host: listen.host,
     port: listen.port,
     authentication: auth.method,
-    ...(listen.tls === undefined
-      ? {}
-      : { tls: clientSecureContext({ certPem: listen.tls.cert, keyPem: listen.tls.key }) }),
+    ...(tls === undefined ? {} : { tls }),
     frameBytesMax: limits.frameBytesMax,
     textBytesMax: capture.textBytesMax,
     parameterBytesMax: capture.keys ? capture.parameterBytesMax : 0,

@@ -16,19 +16,37 @@ export interface TableName {
   readonly name: string;
 }
 
-/** Where one server is, and the account Understudy itself uses there. */
-export interface DatabaseEndpoint {
+/** Where one server listens, and how a connection to it is protected. Keep the object: what TLS needs is cached by its
+ *  identity. */
+export interface ServerAddress {
+  /** A name or address; a folder, where it begins with `/`, that holds the server's unix socket. */
   readonly host: string;
   readonly port: number;
-  readonly database: string;
-  readonly user: string;
-  readonly password?: string;
   readonly tls: TlsMode;
   /** PEM of the certificate authority that signs the server's certificate; the system's where absent. */
   readonly tlsCa?: string;
+  /** PEM of the certificate, with its chain, and of its key, that are shown to a server which asks for one. */
+  readonly tlsCert?: string;
+  readonly tlsKey?: string;
+  /** As libpq's sslnegotiation. `direct` begins with TLS at once, which servers from 17 on understand. */
+  readonly tlsNegotiation?: TlsNegotiation;
+  /** As libpq's channel_binding; `prefer` where absent. */
+  readonly channelBinding?: ChannelBinding;
 }
-/** As libpq's sslmode; `verify-full` is the default for any host that is not loopback. */
-export type TlsMode = 'disable' | 'prefer' | 'require' | 'verify-full';
+/** As libpq's sslmode; `verify-full` is the default for any host that is not this machine. */
+export type TlsMode = (typeof TLS_MODES)[number];
+export const TLS_MODES = ['disable', 'allow', 'prefer', 'require', 'verify-ca', 'verify-full'] as const;
+export type TlsNegotiation = (typeof TLS_NEGOTIATIONS)[number];
+export const TLS_NEGOTIATIONS = ['postgres', 'direct'] as const;
+export type ChannelBinding = (typeof CHANNEL_BINDINGS)[number];
+export const CHANNEL_BINDINGS = ['disable', 'prefer', 'require'] as const;
+
+/** A server's database, and the account Understudy itself uses there. */
+export interface DatabaseEndpoint extends ServerAddress {
+  readonly database: string;
+  readonly user: string;
+  readonly password?: string;
+}
 
 // ---------------------------------------------------------------------------------------------------------------
 // Proxy → capture: the tap

@@ -17,6 +17,7 @@ import {
   sameSecret,
   SCRAM_ITERATIONS_DEFAULT,
   SCRAM_MECHANISM,
+  SCRAM_PLUS_MECHANISM,
   ScramServerExchange,
   type ScramVerifier,
 } from '../wire/postgres/scram.js';
@@ -30,14 +31,24 @@ import {
   parseSaslInitialResponse,
 } from '../wire/postgres/startup.js';
 import type { BackendCredentials } from './credentials.js';
+import type { ShownCertificate } from './tls.js';
 import type { StoredSecret, VerifierSource } from './verifiers.js';
 
 /**
  * What a client must show.
  * verifier: SCRAM-SHA-256 or MD5, whichever the role's stored secret is. cleartext: the password itself, only over
- * TLS or loopback, for servers that want it. trust: nothing, only from loopback; any other peer meets `verifier`.
+ * TLS or from this machine, for servers that want it; checked here. pass-through: the same, but the server alone
+ * checks it. certificate: a valid TLS certificate whose common name is the user. trust: nothing, only from this
+ * machine; any other peer meets `verifier`.
  */
-export type ClientAuthentication = 'verifier' | 'cleartext' | 'trust';
+export type ClientAuthentication = (typeof CLIENT_AUTHENTICATIONS)[number];
+export const CLIENT_AUTHENTICATIONS = [
+  'verifier',
+  'cleartext',
+  'pass-through',
+  'certificate',
+  'trust',
+] as const;
 
 /** A client is turned away with this FATAL error. */
 export class ClientRefused extends UnderstudyError {
@@ -57,6 +68,9 @@ export interface AuthenticationChannel {
   /** Whether the peer is this machine. */
   readonly loopback: boolean;
   readonly encrypted: boolean;
+  /** What SCRAM-SHA-256-PLUS binds to; null on a plain connection, and for a certificate without a binding. */
+  readonly endpointBinding: Buffer | null;
+  readonly certificate: ShownCertificate;
 }
 
 export interface AuthenticationDeps {
@@ -72,8 +86,12 @@ export async function authenticateClient(
   user: string,
   deps: AuthenticationDeps,
 ): Promise<BackendCredentials> {
+  if (deps.authentication === 'pass-through') return await byPassingThrough(channel);
+  if (deps.authentication === 'certificate') requireCertificate(channel.certificate, user);
   const secret = await deps.verifiers.lookup(user);
   switch (deps.authentication) {
+    case 'certificate':
+      return withoutProof(secret);
     case 'trust':
       if (channel.loopback) return withoutProof(secret);
       return await byVerifier(channel, user, secret, deps);
@@ -84,6 +102,18 @@ export async function authenticateClient(
     default:
       return unreachable(deps.authentication);
   }
+}
+
+/** Throws unless the client has shown a valid certificate whose common name is `user`. */
+export function requireCertificate(certificate: ShownCertificate, user: string): void {
+  if (certificate.kind === 'valid' && certificate.commonName === user) return;
+  throw new ClientRefused('auth-failed', {
+    sqlState: '28000',
+    message:
+      certificate.kind === 'valid'
+        ? `certificate authentication failed for user "${user}"`
+        : 'connection requires a valid client certificate',
+  });
 }
 
 function passwordFailed(user: string): ClientRefused {
@@ -184,15 +214,20 @@ async function byScram(
   user: string,
   verifier: ScramVerifier,
 ): Promise<Buffer> {
-  channel.send(encodeAuthenticationSasl([SCRAM_MECHANISM]));
+  const { endpointBinding } = channel;
+  const offered = endpointBinding === null ? [SCRAM_MECHANISM] : [SCRAM_PLUS_MECHANISM, SCRAM_MECHANISM];
+  channel.send(encodeAuthenticationSasl(offered));
   const initial = parseSaslInitialResponse(await channel.receive());
-  if (initial.mechanism !== SCRAM_MECHANISM || initial.data === null) {
+  if (!offered.includes(initial.mechanism) || initial.data === null) {
     throw new ClientRefused('protocol-violation', {
       sqlState: '08P01',
       message: 'client selected an invalid SASL authentication mechanism',
     });
   }
-  const exchange = new ScramServerExchange(verifier, randomBytes(18).toString('base64'));
+  const exchange = new ScramServerExchange(verifier, randomBytes(18).toString('base64'), {
+    bound: initial.mechanism === SCRAM_PLUS_MECHANISM,
+    endpoint: endpointBinding,
+  });
   channel.send(encodeAuthenticationSaslContinue(exchange.challenge(initial.data)));
   const proven = exchange.finish((await channel.receive()).toString('utf8'));
   if (proven === null) throw passwordFailed(user);
@@ -218,6 +253,18 @@ async function byCleartext(
   secret: StoredSecret | null,
   deps: AuthenticationDeps,
 ): Promise<BackendCredentials> {
+  const password = await askPassword(channel);
+  if (!(await isPassword(user, secret, password, deps.mockSecret))) throw passwordFailed(user);
+  return { kind: 'given-password', password, proven: true };
+}
+
+/** Nothing is known here of the role, so nothing can be told apart: the server's answer is the client's. */
+async function byPassingThrough(channel: AuthenticationChannel): Promise<BackendCredentials> {
+  return { kind: 'given-password', password: await askPassword(channel), proven: false };
+}
+
+/** The password's bytes, in memory of their own. */
+async function askPassword(channel: AuthenticationChannel): Promise<Buffer> {
   if (!channel.encrypted && !channel.loopback) {
     throw new ClientRefused('auth-failed', {
       sqlState: '28000',
@@ -226,21 +273,23 @@ async function byCleartext(
     });
   }
   channel.send(encodeAuthenticationCleartext());
-  const password = parsePassword(await channel.receive());
-  if (password === '') {
+  const payload = await channel.receive();
+  const given = parsePassword(payload);
+  if (given.length === 0) {
     throw new ClientRefused('auth-failed', {
       sqlState: '28P01',
       message: 'empty password returned by client',
     });
   }
-  if (!(await isPassword(user, secret, password, deps.mockSecret))) throw passwordFailed(user);
-  return { kind: 'password', password };
+  const password = Buffer.alloc(given.length, given);
+  payload.fill(0);
+  return password;
 }
 
 async function isPassword(
   user: string,
   secret: StoredSecret | null,
-  password: string,
+  password: Buffer,
   mockSecret: Buffer,
 ): Promise<boolean> {
   switch (secret?.kind) {
@@ -249,7 +298,7 @@ async function isPassword(
     case 'md5':
       return sameSecret(Buffer.from(md5Secret(user, password)), Buffer.from(secret.hash));
     case 'plain':
-      return sameSecret(Buffer.from(secret.password), Buffer.from(password));
+      return sameSecret(Buffer.from(secret.password), password);
     case undefined:
       // The work of a real check, so that time does not tell which roles exist.
       await deriveScramKeys(password, mockSalt(user, mockSecret), SCRAM_ITERATIONS_DEFAULT);

@@ -14,9 +14,10 @@
  */
 import { randomBytes } from 'node:crypto';
 import type net from 'node:net';
-import { TLSSocket, type SecureContext } from 'node:tls';
+import { TLSSocket } from 'node:tls';
 import { UnderstudyError, unreachable } from '../core/errors.js';
 import type { Log } from '../core/log.js';
+import { ALPN_POSTGRESQL } from '../core/server-socket.js';
 import { StateCell } from '../core/state-machine.js';
 import {
   encodeErrorResponse,
@@ -34,22 +35,31 @@ import {
 import {
   authenticateClient,
   ClientRefused,
+  requireCertificate,
   type AuthenticationChannel,
   type ClientAuthentication,
 } from './client-authentication.js';
 import type { BackendCredentials } from './credentials.js';
 import { closeWith, PeerGone, SocketReader } from './socket-reader.js';
-import { isLoopback, upgradeClient } from './tls.js';
+import { certificateOf, isLoopback, upgradeClient, type ClientTls, type ShownCertificate } from './tls.js';
 import { sqlStateOf, type VerifierSource } from './verifiers.js';
 
 /** PostgreSQL's PG_MAX_AUTH_TOKEN_LENGTH. */
 const AUTH_MESSAGE_BYTES_MAX = 65_535;
+/** ContentType of the record a TLS connection begins with; no startup packet is long enough to begin with it. */
+const TLS_HANDSHAKE_RECORD = 0x16;
+const NOTHING = Buffer.alloc(0);
 
 export interface ClientHandshakeDeps {
   readonly verifiers: VerifierSource;
   readonly authentication: ClientAuthentication;
-  /** Answers SSLRequest with S where present; see `clientSecureContext` in tls.ts. */
-  readonly tls?: SecureContext;
+  /** Answers SSLRequest with S where present, and takes connections that begin with TLS. */
+  readonly tls?: ClientTls;
+  /**
+   * Which minor version of protocol 3 the server speaks that the client will be connected to; asked for clients that
+   * want more than 3.0. Absent: 0. Never rejects.
+   */
+  readonly serverProtocolMinor?: (user: string, database: string) => Promise<number>;
   /** For the whole handshake. */
   readonly timeoutMs: number;
   /** Bound on the payload of one authentication message of a client; 65 535 where absent. */
@@ -67,6 +77,10 @@ export interface AcceptedClient {
   readonly socket: net.Socket;
   readonly user: string;
   readonly database: string;
+  /** Of protocol 3, as agreed with the client. */
+  readonly protocolMinor: number;
+  /** What the client is still to be told before anything else: AuthenticationOk, where a server has the last word. */
+  readonly greeting: Buffer;
   /** Startup parameters except user, database and `_pq_.` options. */
   readonly parameters: ReadonlyMap<string, string>;
   readonly credentials: BackendCredentials;
@@ -92,6 +106,7 @@ export async function acceptClient(
 type HandshakeState = 'startup' | 'tls' | 'authenticating' | 'accepted' | 'closed';
 
 interface Startup {
+  readonly protocolMinor: number;
   readonly user: string;
   readonly database: string;
   readonly parameters: ReadonlyMap<string, string>;
@@ -100,12 +115,18 @@ interface Startup {
 class ClientHandshake implements AuthenticationChannel {
   readonly #deps: ClientHandshakeDeps;
   readonly #peer: string;
+  /** Came over a unix socket. */
+  readonly #local: boolean;
   readonly loopback: boolean;
   #socket: net.Socket;
   #reader: SocketReader;
   /** The listener's own choice, put back before the socket is handed on. */
   readonly #halfOpenAfter: boolean;
   #user: string | undefined;
+  /** The first byte has been seen. */
+  #begun = false;
+  /** Encrypted from the first byte on. */
+  #direct = false;
   readonly #state = new StateCell<HandshakeState>(
     'client handshake',
     {
@@ -121,8 +142,11 @@ class ClientHandshake implements AuthenticationChannel {
   constructor(socket: net.Socket, deps: ClientHandshakeDeps) {
     this.#deps = deps;
     this.#socket = socket;
-    this.#peer = `${socket.remoteAddress}:${socket.remotePort}`;
-    this.loopback = isLoopback(socket.remoteAddress);
+    const { remoteAddress } = socket;
+    // A unix socket has no addresses.
+    this.#local = remoteAddress === undefined && socket.localPort === undefined;
+    this.#peer = this.#local ? 'local' : `${remoteAddress}:${socket.remotePort}`;
+    this.loopback = this.#local || isLoopback(remoteAddress);
     socket.setNoDelay(true);
     socket.setKeepAlive(true);
     this.#halfOpenAfter = socket.allowHalfOpen;
@@ -137,6 +161,14 @@ class ClientHandshake implements AuthenticationChannel {
 
   get encrypted(): boolean {
     return this.#socket instanceof TLSSocket;
+  }
+
+  get endpointBinding(): Buffer | null {
+    return this.encrypted ? (this.#deps.tls?.endpointBinding ?? null) : null;
+  }
+
+  get certificate(): ShownCertificate {
+    return certificateOf(this.#socket);
   }
 
   async run(): Promise<AcceptedClient | null> {
@@ -163,19 +195,39 @@ class ClientHandshake implements AuthenticationChannel {
     if (startup === null) return null;
     this.#user = startup.user;
     this.#state.move('authenticating');
-    const credentials = await authenticateClient(this, startup.user, {
-      verifiers: this.#deps.verifiers,
+    this.#requireTls(startup.user);
+    const { user, database } = startup;
+    const credentials = await authenticateClient(this, user, {
+      verifiers: { lookup: (role) => this.#deps.verifiers.lookup(role, database) },
       authentication: this.#deps.authentication,
       mockSecret: this.#deps.mockSecret ?? processMockSecret,
       log: this.#deps.log,
     });
-    this.send(encodeAuthenticationOk());
+    const greeting =
+      credentials.kind === 'given-password' && !credentials.proven ? encodeAuthenticationOk() : NOTHING;
+    if (greeting.length === 0) this.send(encodeAuthenticationOk());
     this.#state.move('accepted');
     this.#socket.allowHalfOpen = this.#halfOpenAfter;
     await this.#reader.detach();
     return this.#socket.destroyed
       ? null
-      : { socket: this.#socket, ...startup, credentials, leftover: Buffer.alloc(0) };
+      : { socket: this.#socket, ...startup, credentials, greeting, leftover: NOTHING };
+  }
+
+  /** What the TLS mode demands beyond the proof. */
+  #requireTls(user: string): void {
+    const mode = this.#deps.tls?.mode ?? 'allow';
+    if (mode === 'allow' || this.#local) return;
+    if (!this.encrypted) {
+      throw new ClientRefused('auth-failed', {
+        sqlState: '28000',
+        message: 'this proxy takes encrypted connections only',
+        hint: 'Connect with sslmode=require.',
+      });
+    }
+    const { certificate } = this;
+    if (mode === 'verify-full') requireCertificate(certificate, user);
+    if (mode === 'verify-ca' && certificate.kind !== 'valid') requireCertificate({ kind: 'none' }, user);
   }
 
   // -------------------------------------------------------------------------------------------------------------
@@ -187,6 +239,7 @@ class ClientHandshake implements AuthenticationChannel {
     let gssAnswered = false;
     for (;;) {
       const packet = await this.#firstPacket();
+      if (this.#direct) sslAnswered = gssAnswered = true;
       switch (packet.kind) {
         case 'ssl-request':
           if (sslAnswered) throw unsupportedProtocol(1234, 5679);
@@ -205,7 +258,7 @@ class ClientHandshake implements AuthenticationChannel {
         case 'unsupported':
           throw unsupportedProtocol(packet.major, packet.minor);
         case 'startup':
-          return this.#readStartup(packet);
+          return await this.#readStartup(packet);
         default:
           return unreachable(packet);
       }
@@ -213,7 +266,14 @@ class ClientHandshake implements AuthenticationChannel {
   }
 
   async #firstPacket(): Promise<FirstPacket> {
-    const length = (await this.#reader.read(4)).readUInt32BE(0);
+    const first = await this.#reader.read(1);
+    if (first[0] === TLS_HANDSHAKE_RECORD && !this.#begun && this.#deps.tls !== undefined) {
+      this.#begun = true;
+      await this.#beginTls(first, this.#deps.tls);
+      return await this.#firstPacket();
+    }
+    this.#begun = true;
+    const length = Buffer.concat([first, await this.#rest(3, 1)]).readUInt32BE(0);
     if (!isStartupLength(length)) throw refused('08P01', 'invalid length of startup packet');
     return parseFirstPacket(await this.#rest(length - 4, 4));
   }
@@ -222,18 +282,42 @@ class ClientHandshake implements AuthenticationChannel {
   async #answerSsl(): Promise<boolean> {
     this.#forbidEarlyBytes('SSL');
     const context = this.#deps.tls;
-    if (context === undefined) {
+    if (context === undefined || this.#local) {
       this.send(Buffer.from('N'));
       return false;
     }
     this.send(Buffer.from('S'));
+    await this.#encrypt(context);
+    return true;
+  }
+
+  /** The client begins with TLS at once (libpq's sslnegotiation=direct); `first` is of its handshake. */
+  async #beginTls(first: Buffer, context: ClientTls): Promise<void> {
+    if (this.#local) throw refused('08P01', 'invalid length of startup packet');
+    this.#socket.unshift(first);
+    await this.#encrypt(context);
+    if ((this.#socket as TLSSocket).alpnProtocol !== ALPN_POSTGRESQL) {
+      throw refused(
+        '08P01',
+        'received direct SSL connection request without ALPN protocol negotiation extension',
+      );
+    }
+    this.#direct = true;
+  }
+
+  async #encrypt(context: ClientTls): Promise<void> {
     this.#state.move('tls');
     this.#reader.release();
     this.#socket.allowHalfOpen = this.#halfOpenAfter;
     this.#socket = await upgradeClient(this.#socket, context);
     this.#state.move('startup');
     this.#reader = this.#listenTo(this.#socket);
-    return true;
+    if (this.certificate.kind === 'invalid') {
+      throw new ClientRefused('auth-failed', {
+        sqlState: '28000',
+        message: 'the client certificate is not valid',
+      });
+    }
   }
 
   /**
@@ -257,17 +341,31 @@ class ClientHandshake implements AuthenticationChannel {
     closeWith(this.#socket, undefined);
   }
 
-  #readStartup(packet: FirstPacket & { readonly kind: 'startup' }): Startup {
-    if (packet.minor > 0 || packet.protocolOptions.length > 0) {
-      this.send(encodeNegotiateProtocolVersion(packet.protocolOptions));
-    }
+  async #readStartup(packet: FirstPacket & { readonly kind: 'startup' }): Promise<Startup> {
     const parameters = new Map(packet.parameters);
     const user = parameters.get('user') ?? '';
     if (user === '') throw refused('28000', 'no PostgreSQL user name specified in startup packet');
     const named = parameters.get('database') ?? '';
     parameters.delete('user');
     parameters.delete('database');
-    return { user, database: named === '' ? user : named, parameters };
+    const database = named === '' ? user : named;
+    const protocolMinor = await this.#agree(packet, user, database);
+    return { protocolMinor, user, database, parameters };
+  }
+
+  /** As the server itself would agree on a version: the lower of both, said where the client asked for more. */
+  async #agree(
+    packet: FirstPacket & { readonly kind: 'startup' },
+    user: string,
+    database: string,
+  ): Promise<number> {
+    const { minor, protocolOptions } = packet;
+    const spoken = minor === 0 ? 0 : ((await this.#deps.serverProtocolMinor?.(user, database)) ?? 0);
+    const agreed = Math.min(minor, spoken);
+    if (minor > agreed || protocolOptions.length > 0) {
+      this.send(encodeNegotiateProtocolVersion(agreed, protocolOptions));
+    }
+    return agreed;
   }
 
   // -------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@
  * Failures before there is a session are told the client as PostgreSQL tells them, by a FATAL ErrorResponse in place
  * of the first ParameterStatus.
  */
-import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import net from 'node:net';
 import type { Clock } from '../core/clock.js';
@@ -39,16 +38,21 @@ import {
   encodeTerminate,
 } from '../wire/postgres/messages.js';
 import { StatementText } from '../wire/postgres/statement-text.js';
-import { BackendRefused, openBackend, sendCancel, type Backend, type BackendEndpoint } from './backend.js';
+import { BackendRefused } from './backend-refused.js';
+import { openBackend, sendCancel, type Backend, type BackendEndpoint } from './backend.js';
+import { CancelKeys } from './cancel-keys.js';
 import { acceptClient, type AcceptedClient } from './client-handshake.js';
+import { wipeCredentials } from './credentials.js';
 import { Gate, NotAdmitted, type GateState } from './gate.js';
 import { ClientPlaces } from './client-places.js';
 import { Router, known } from './router.js';
 import type { SessionContext, SessionInfo } from './session-context.js';
 import { SessionWatch } from './session-watch.js';
+import { ServerProtocols } from './server-protocols.js';
 import { Session } from './session.js';
 import type { ProxySettings, ReloadableSettings } from './settings.js';
 import { closeWith } from './socket-reader.js';
+import type { ClientTls } from './tls.js';
 import type { VerifierSource } from './verifiers.js';
 
 /** One of the two databases, as clients' connections are opened on it. */
@@ -128,6 +132,8 @@ export interface Proxy extends TrafficControl {
     subset: SubsetId,
     refusal: { readonly sqlState: string; readonly message: string } | null,
   ): void;
+  /** For connections from now on, such as a renewed certificate. */
+  setTls(tls: ClientTls | undefined): void;
 }
 
 export function createProxy(settings: ProxySettings, deps: ProxyDeps): Proxy {
@@ -145,8 +151,9 @@ class PostgresProxy implements Proxy {
   readonly #gate: Gate;
   readonly #context: SessionContext;
   readonly #sessions = new Set<Session>();
-  /** By the process id of the key the client was given. */
-  readonly #byKey = new Map<number, { readonly session: Session; readonly secret: Buffer }>();
+  readonly #keys = new CancelKeys<Session>();
+  readonly #protocols: ServerProtocols;
+  #tls: ClientTls | undefined;
   /** Accepted clients that have no session yet. */
   readonly #entering = new Set<net.Socket>();
   readonly #handshaking = new Set<net.Socket>();
@@ -173,6 +180,8 @@ class PostgresProxy implements Proxy {
       () => this.#settings,
       deps.clock,
     );
+    this.#tls = settings.tls;
+    this.#protocols = new ServerProtocols(deps.clock, settings.connectTimeoutMs);
     this.#context = {
       settings: this.#settings,
       tap: deps.tap,
@@ -294,7 +303,8 @@ class PostgresProxy implements Proxy {
   }
 
   async #serve(socket: net.Socket): Promise<void> {
-    const { tls, authentication, handshakeTimeoutMs } = this.#settings;
+    const { authentication, handshakeTimeoutMs } = this.#settings;
+    const tls = this.#tls;
     let client: AcceptedClient | null;
     try {
       client = await acceptClient(socket, {
@@ -302,6 +312,7 @@ class PostgresProxy implements Proxy {
         authentication,
         timeoutMs: handshakeTimeoutMs,
         ...(tls === undefined ? {} : { tls }),
+        serverProtocolMinor: (user, database) => this.#serverProtocolMinor(user, database),
         onCancel: (processId, secret) => this.#onCancel(processId, secret),
         log: this.#deps.log,
       });
@@ -319,6 +330,7 @@ class PostgresProxy implements Proxy {
       const refusal = await this.#enter(client, gone.signal);
       if (refusal === null) return;
       this.#refused += 1;
+      wipeCredentials(client.credentials);
       closeWith(entered, refusal);
     } finally {
       entered.off('close', onGone);
@@ -379,7 +391,12 @@ class PostgresProxy implements Proxy {
   ): Promise<Backend> {
     return await openBackend(
       endpoint,
-      { user: client.user, database, parameters: client.parameters },
+      {
+        user: client.user,
+        database,
+        parameters: client.parameters,
+        protocolMinor: client.protocolMinor,
+      },
       client.credentials,
       {
         connectTimeoutMs: this.#settings.connectTimeoutMs,
@@ -400,16 +417,13 @@ class PostgresProxy implements Proxy {
 
   #begin(client: AcceptedClient, backend: Backend, side: Side): void {
     const session = new Session(this.#nextSessionId++, client, backend, side, this.#context);
-    let processId = randomBytes(4).readUInt32BE() >>> 1;
-    while (this.#byKey.has(processId)) processId = (processId + 1) >>> 0;
-    const secret = randomBytes(4);
-    this.#byKey.set(processId, { session, secret });
-    this.#keyOf.set(session, processId);
+    const { processId, secret } = this.#keys.issue(session, client.protocolMinor);
     this.#sessions.add(session);
     this.#accepted += 1;
     const parameters = [...backend.parameters].map(([name, value]) => encodeParameterStatus(name, value));
     session.start(
       Buffer.concat([
+        client.greeting,
         backend.notices,
         ...parameters,
         encodeBackendKeyData(processId, secret),
@@ -419,11 +433,9 @@ class PostgresProxy implements Proxy {
     if (session.phase !== 'closed') this.#gate.opened(session);
   }
 
-  readonly #keyOf = new WeakMap<Session, number>();
-
   #sessionClosed(session: Session): void {
-    const key = this.#keyOf.get(session);
-    if (key !== undefined) this.#byKey.delete(key);
+    this.#keys.release(session);
+    wipeCredentials(session.accepted.credentials);
     this.#sessions.delete(session);
     this.#places.free(session.accepted);
     const { bytesFromClient, bytesToClient } = session.info;
@@ -442,9 +454,7 @@ class PostgresProxy implements Proxy {
 
   #onCancel(processId: number, secret: Buffer): void {
     this.#cancelRequests += 1;
-    const entry = this.#byKey.get(processId);
-    // As PostgreSQL: a wrong key is met with silence.
-    if (entry !== undefined && entry.secret.equals(secret)) entry.session.cancelStatement();
+    this.#keys.find(processId, secret)?.cancelStatement();
   }
 
   #cancelBackend(backend: Backend): void {
@@ -455,6 +465,16 @@ class PostgresProxy implements Proxy {
         'a cancel request did not get through',
       );
     });
+  }
+
+  /** What the server would agree to that the client will be connected to. */
+  #serverProtocolMinor(user: string, database: string): Promise<number> {
+    const side = this.#router.get(WHOLE_DATABASE)?.side ?? 'source';
+    return this.#protocols.minorOf(this.#deps[side].endpoint, { user, database });
+  }
+
+  setTls(tls: ClientTls | undefined): void {
+    this.#tls = tls;
   }
 
   // ----------------------------------------------------------------------------------------------- traffic control

@@ -9,7 +9,8 @@
  */
 import { UnderstudyError } from '../core/errors.js';
 import type { BlockerReason, SessionBlocker, Side } from '../core/ports.js';
-import { BackendRefused, openBackend, type BackendEndpoint } from './backend.js';
+import { BackendRefused } from './backend-refused.js';
+import { openBackend, type BackendEndpoint } from './backend.js';
 import type { SessionContext, StateAnswer } from './session-context.js';
 import { detailQuery, pinsOf, readState, stateQuery, type Pin, type SessionState } from './session-state.js';
 import type { Session } from './session.js';
@@ -213,7 +214,12 @@ export class SessionMove {
       try {
         const backend = await openBackend(
           this.#to.endpoint,
-          { user: accepted.user, database: this.#to.database, parameters: accepted.parameters },
+          {
+            user: accepted.user,
+            database: this.#to.database,
+            parameters: accepted.parameters,
+            protocolMinor: accepted.protocolMinor,
+          },
           accepted.credentials,
           { connectTimeoutMs: settings.connectTimeoutMs, signal },
         );

@@ -1,14 +1,14 @@
 /** Bounds of the proxy, all from configuration. */
-import type { SecureContext } from 'node:tls';
 import type { ClientAuthentication } from './client-authentication.js';
+import type { ClientTls } from './tls.js';
 
 export interface ProxySettings {
   readonly host: string;
   /** 0 takes a free one. */
   readonly port: number;
   readonly authentication: ClientAuthentication;
-  /** Answers SSLRequest with S where present. */
-  readonly tls?: SecureContext;
+  /** Answers SSLRequest with S where present; see `Proxy.setTls` for a renewed certificate. */
+  readonly tls?: ClientTls;
   /** Clients served at once; more get 53300. */
   readonly maxClients: number;
   /** Of one user; 0 is no limit but `maxClients`. */

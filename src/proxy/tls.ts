@@ -1,23 +1,61 @@
-/** TLS on both sides of the proxy. */
+/** TLS towards clients. Towards servers it is in core/server-socket.ts. */
+import { X509Certificate } from 'node:crypto';
 import net from 'node:net';
 import tls from 'node:tls';
+import { endpointBinding } from '../core/certificate-hash.js';
 import { UnderstudyError } from '../core/errors.js';
-import type { TlsMode } from '../core/ports.js';
+import { ALPN_POSTGRESQL } from '../core/server-socket.js';
 
 /**
- * The context with which clients are answered, at least TLS 1.2. `keyPem` and `certPem` are PEM texts, the latter with
- * its chain. Throws `config-invalid` where they don't fit together.
+ * What is asked of clients that come over TCP; a unix socket is never encrypted. allow: TLS for those who want it.
+ * require: for all. verify-ca: and a certificate signed by the clients' authority. verify-full: and its common name is
+ * the user's name.
  */
-export function clientSecureContext(options: {
+export type ClientTlsMode = 'allow' | 'require' | 'verify-ca' | 'verify-full';
+
+export interface ClientTls {
+  readonly context: tls.SecureContext;
+  readonly mode: ClientTlsMode;
+  /** Clients are asked for a certificate; one that is shown must be valid, whatever the mode. */
+  readonly asksCertificate: boolean;
+  /** What SCRAM-SHA-256-PLUS binds to; null where the certificate's signature defines nothing. */
+  readonly endpointBinding: Buffer | null;
+}
+
+export interface ClientTlsOptions {
   readonly keyPem: string;
+  /** With its chain, the server's own first. */
   readonly certPem: string;
-}): tls.SecureContext {
-  try {
-    return tls.createSecureContext({
-      key: options.keyPem,
-      cert: options.certPem,
-      minVersion: 'TLSv1.2',
+  /** PEM of the authorities that sign clients' certificates. */
+  readonly clientCaPem?: string;
+  readonly mode?: ClientTlsMode;
+  readonly minVersion?: 'TLSv1.2' | 'TLSv1.3';
+}
+
+/**
+ * Makes ready what clients are answered with. Throws `config-invalid` where key and certificate don't fit together, or
+ * the mode needs an authority that is not given.
+ */
+export function clientTls(options: ClientTlsOptions): ClientTls {
+  const { keyPem, certPem, clientCaPem, mode = 'allow', minVersion = 'TLSv1.2' } = options;
+  if (clientCaPem === undefined && (mode === 'verify-ca' || mode === 'verify-full')) {
+    throw new UnderstudyError('config-invalid', `TLS mode ${mode} for clients needs their authority`, {
+      advice: 'Name its PEM file in listen.tls.clientCa.',
     });
+  }
+  try {
+    const context = tls.createSecureContext({
+      key: keyPem,
+      cert: certPem,
+      minVersion,
+      ...(clientCaPem === undefined ? {} : { ca: clientCaPem }),
+    });
+    return {
+      context,
+      mode,
+      asksCertificate: clientCaPem !== undefined,
+      endpointBinding: endpointBinding(new X509Certificate(certPem).raw),
+    };
   } catch (error) {
     throw new UnderstudyError('config-invalid', 'the TLS key and certificate for clients can’t be used', {
       cause: error,
@@ -33,51 +71,43 @@ export function isLoopback(address: string | undefined): boolean {
   return plain === '::1' || (net.isIPv4(plain) && plain.startsWith('127.'));
 }
 
-/** Runs the server's half of a TLS handshake on a connection that has been answered `S`. Rejects if it fails. */
-export function upgradeClient(socket: net.Socket, secureContext: tls.SecureContext): Promise<tls.TLSSocket> {
-  const secured = new tls.TLSSocket(socket, { isServer: true, secureContext });
-  return established(secured, 'secure', socket);
-}
-
-/** Where a server is, for TLS. */
-export interface TlsPeer {
-  readonly host: string;
-  readonly tls: TlsMode;
-  readonly tlsCa?: string;
-}
-
-/** Contexts hold the parsed certificate authorities, which is too slow to do for each connection. */
-const contexts = new WeakMap<TlsPeer, tls.SecureContext>();
-
-function serverContext(peer: TlsPeer): tls.SecureContext {
-  const known = contexts.get(peer);
-  if (known !== undefined) return known;
-  const context = tls.createSecureContext({
-    minVersion: 'TLSv1.2',
-    ...(peer.tlsCa === undefined ? {} : { ca: peer.tlsCa }),
-  });
-  contexts.set(peer, context);
-  return context;
-}
-
-/** Runs the client's half. The certificate is checked, chain and host name, only in `verify-full`, as in libpq. */
-export function upgradeServer(socket: net.Socket, peer: TlsPeer): Promise<tls.TLSSocket> {
-  const secured = tls.connect({
-    socket,
-    host: peer.host,
-    // Names only: RFC 6066 forbids addresses here, and the host above is what the certificate is checked against.
-    servername: net.isIP(peer.host) === 0 ? peer.host : '',
-    secureContext: serverContext(peer),
-    rejectUnauthorized: peer.tls === 'verify-full',
-  });
-  return established(secured, 'secureConnect', socket);
-}
-
-function established(
-  secured: tls.TLSSocket,
-  event: 'secure' | 'secureConnect',
-  raw: net.Socket,
+/** Runs the server's half of a TLS handshake, on bytes already in the socket's buffer too. Rejects if it fails. */
+export function upgradeClient(
+  socket: net.Socket,
+  { context, asksCertificate }: ClientTls,
 ): Promise<tls.TLSSocket> {
+  const secured = new tls.TLSSocket(socket, {
+    isServer: true,
+    secureContext: context,
+    requestCert: asksCertificate,
+    // Judged by `certificateOf`, so that the client can be told.
+    rejectUnauthorized: false,
+    ALPNProtocols: [ALPN_POSTGRESQL],
+  });
+  return established(secured, socket);
+}
+
+/** A client's certificate: none was shown, it is not valid, or it is, and this is its subject's common name. */
+export type ShownCertificate =
+  { readonly kind: 'none' | 'invalid' } | { readonly kind: 'valid'; readonly commonName: string | null };
+
+/** Whether the client's certificate is signed by its authority and in force, is judged by OpenSSL. */
+export function certificateOf(socket: net.Socket): ShownCertificate {
+  if (!(socket instanceof tls.TLSSocket)) return { kind: 'none' };
+  // Typed as always there, yet absent where no certificate was shown.
+  const shown = socket.getPeerCertificate() as Partial<tls.PeerCertificate>;
+  if (shown.raw === undefined) return { kind: 'none' };
+  // Node tells the verdict to its own server class alone. Without this method no certificate is believed.
+  const handle = (socket as { _handle?: { verifyError?: () => Error | null | undefined } | null })._handle;
+  if (typeof handle?.verifyError !== 'function' || (handle.verifyError() ?? null) !== null) {
+    return { kind: 'invalid' };
+  }
+  // An array where the subject has several.
+  const commonName: unknown = shown.subject?.CN;
+  return { kind: 'valid', commonName: typeof commonName === 'string' ? commonName : null };
+}
+
+function established(secured: tls.TLSSocket, raw: net.Socket): Promise<tls.TLSSocket> {
   // Errors may come at any later time, and one without a listener would end the process.
   const ignore = (): void => undefined;
   secured.on('error', ignore);
@@ -85,7 +115,7 @@ function established(
   return new Promise((resolve, reject) => {
     let reason = new Error('the connection was closed during the TLS handshake');
     const done = (): void => {
-      secured.off(event, onSecure);
+      secured.off('secure', onSecure);
       secured.off('error', onError);
       // Node reports a failed server-side handshake through this event alone.
       secured.off('_tlsError', onError);
@@ -104,7 +134,7 @@ function established(
       reject(reason);
     };
     const onClose = (): void => onError(reason);
-    secured.on(event, onSecure);
+    secured.on('secure', onSecure);
     secured.on('error', onError);
     secured.on('_tlsError', onError);
     secured.on('close', onClose);

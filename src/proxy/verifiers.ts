@@ -28,8 +28,8 @@ export type StoredSecret =
 
 export interface VerifierSource {
   /** The role's secret; null where the role is unknown, has no password, or its password has expired.
-   *  Throws an `UnderstudyError` where that can't be found out. */
-  lookup(user: string): Promise<StoredSecret | null>;
+   *  Throws an `UnderstudyError` where that can't be found out. `database`: the one the client asks for. */
+  lookup(user: string, database?: string): Promise<StoredSecret | null>;
 }
 
 /** Tells the three forms of a stored secret apart; null for none, and for a damaged SCRAM verifier. */

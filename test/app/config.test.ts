@@ -144,7 +144,7 @@ test.each([
   ['postgres://app:p@ss/word@h/db', 'percent-encoded'],
   ['postgres://app:s3cret@h', 'names no database'],
   ['postgres://h/db', 'names no user'],
-  ['postgres://app@h/db?sslmode=allow', 'sslmode in the URL must be one of'],
+  ['postgres://app@h/db?sslmode=maybe', 'sslmode in the URL must be one of'],
   ['postgres://app@h/db?conect_timeout=3', 'is not supported'],
 ])('the URL %s is refused', async (url, reason) => {
   const lines = await refusal(`source:\n  url: "${url}"\ndestination:\n  url: ${DESTINATION}\n`);

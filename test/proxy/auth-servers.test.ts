@@ -16,9 +16,10 @@ import {
 } from '../../src/app/demo/embedded-server.js';
 import type { DatabaseEndpoint, Side, TlsMode } from '../../src/core/ports.js';
 import { connectControl } from '../../src/core/postgres.js';
-import { BackendRefused, openBackend, sendCancel, type BackendEndpoint } from '../../src/proxy/backend.js';
+import { BackendRefused } from '../../src/proxy/backend-refused.js';
+import { openBackend, sendCancel, type BackendEndpoint } from '../../src/proxy/backend.js';
 import type { BackendCredentials } from '../../src/proxy/credentials.js';
-import { clientSecureContext } from '../../src/proxy/tls.js';
+import { clientTls } from '../../src/proxy/tls.js';
 import { QueryVerifiers, UsersFileVerifiers } from '../../src/proxy/verifiers.js';
 import { encodeQuery, parseErrorFields } from '../../src/wire/postgres/messages.js';
 import { FAST_SETTINGS } from '../support/global-setup.js';
@@ -312,7 +313,7 @@ describe.each(['source', 'destination'] as const)('%s', (side) => {
   });
 
   test('clients are answered over TLS, and then may give a cleartext password', async () => {
-    const secureContext = clientSecureContext(certificate);
+    const secureContext = clientTls(certificate);
     await using listener = await proxy(side, {
       tls: secureContext,
       endpoint: backendEndpoint(side, 'require'),
@@ -327,7 +328,7 @@ describe.each(['source', 'destination'] as const)('%s', (side) => {
   });
 
   test.skipIf(!existsSync('/usr/bin/psql'))('psql logs in, plain and over TLS', async () => {
-    const tls = clientSecureContext(certificate);
+    const tls = clientTls(certificate);
     await using listener = await proxy(side, { tls, endpoint: backendEndpoint(side, 'prefer') });
     for (const mode of ['disable', 'prefer', 'verify-full']) {
       const url = `host=localhost hostaddr=127.0.0.1 port=${listener.port} user=alice dbname=${DATABASE} sslmode=${mode} sslrootcert=${certificate.certPath}`;

@@ -4,7 +4,7 @@ import tls from 'node:tls';
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { UnderstudyError } from '../../src/core/errors.js';
-import { clientSecureContext, isLoopback } from '../../src/proxy/tls.js';
+import { clientTls, isLoopback } from '../../src/proxy/tls.js';
 import { parseUsersFile, type VerifierSource } from '../../src/proxy/verifiers.js';
 import { encodeFrame, encodeQuery, FRONTEND } from '../../src/wire/postgres/messages.js';
 import {
@@ -42,7 +42,7 @@ let certificate: TestCertificate;
 beforeAll(async () => {
   certificate = makeCertificate();
   plain = await listen({ verifiers });
-  secure = await listen({ verifiers, tls: clientSecureContext(certificate) });
+  secure = await listen({ verifiers, tls: clientTls(certificate) });
 });
 afterAll(async () => {
   await plain[Symbol.asyncDispose]();
@@ -285,7 +285,7 @@ describe('deadlines', () => {
   });
 
   test('a TLS handshake that does not go on is cut off, without plain words in it', async () => {
-    await using listener = await listen({ verifiers, timeoutMs: 500, tls: clientSecureContext(certificate) });
+    await using listener = await listen({ verifiers, timeoutMs: 500, tls: clientTls(certificate) });
     expect((await new RawClient(listener.port).say(encodeSslRequest()).rest()).toString()).toBe('S');
   });
 
@@ -357,7 +357,7 @@ describe('TLS', () => {
   });
 
   test('a key that is none is a configuration error', () => {
-    expect(() => clientSecureContext({ keyPem: 'x', certPem: certificate.certPem })).toThrow(UnderstudyError);
+    expect(() => clientTls({ keyPem: 'x', certPem: certificate.certPem })).toThrow(UnderstudyError);
   });
 
   test('loopback is told from other addresses', () => {

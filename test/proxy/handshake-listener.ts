@@ -5,9 +5,9 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import net from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { SecureContext } from 'node:tls';
 import { silentLog } from '../../src/core/log.js';
-import { BackendRefused, openBackend, type Backend, type BackendEndpoint } from '../../src/proxy/backend.js';
+import { BackendRefused } from '../../src/proxy/backend-refused.js';
+import { openBackend, type Backend, type BackendEndpoint } from '../../src/proxy/backend.js';
 import type { ClientAuthentication } from '../../src/proxy/client-authentication.js';
 import {
   acceptClient,
@@ -15,6 +15,7 @@ import {
   type ClientHandshakeDeps,
 } from '../../src/proxy/client-handshake.js';
 import { closeWith } from '../../src/proxy/socket-reader.js';
+import type { ClientTls } from '../../src/proxy/tls.js';
 import type { VerifierSource } from '../../src/proxy/verifiers.js';
 import {
   encodeBackendKeyData,
@@ -29,7 +30,7 @@ export interface ListenerOptions {
   /** Where accepted clients are taken; without it they are kept in `accepted`. */
   readonly endpoint?: BackendEndpoint;
   readonly authentication?: ClientAuthentication;
-  readonly tls?: SecureContext;
+  readonly tls?: ClientTls;
   readonly timeoutMs?: number;
   readonly onCancel?: ClientHandshakeDeps['onCancel'];
 }

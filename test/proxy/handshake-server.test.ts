@@ -4,10 +4,11 @@ import net from 'node:net';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { silentLog } from '../../src/core/log.js';
 import type { TlsMode } from '../../src/core/ports.js';
-import { BackendRefused, openBackend, sendCancel, type Backend } from '../../src/proxy/backend.js';
+import { BackendRefused } from '../../src/proxy/backend-refused.js';
+import { openBackend, sendCancel, type Backend } from '../../src/proxy/backend.js';
 import { authenticateClient } from '../../src/proxy/client-authentication.js';
 import type { BackendCredentials } from '../../src/proxy/credentials.js';
-import { clientSecureContext, upgradeClient } from '../../src/proxy/tls.js';
+import { clientTls, upgradeClient } from '../../src/proxy/tls.js';
 import { parseUsersFile, readStoredSecret } from '../../src/proxy/verifiers.js';
 import {
   encodeBackendKeyData,
@@ -302,7 +303,7 @@ test('a server that goes right after it is ready leaves a socket that says so', 
 test('a server’s half of TLS gives up with the connection', async () => {
   await using server = await impostor(async (socket) => {
     socket.removeAllListeners('data');
-    await expect(upgradeClient(socket, clientSecureContext(certificate))).rejects.toThrow(Error);
+    await expect(upgradeClient(socket, clientTls(certificate))).rejects.toThrow(Error);
   });
   const socket = net.connect({ port: server.port, host: '127.0.0.1' });
   socket.end('GET / HTTP/1.1\r\n\r\n');
@@ -319,6 +320,8 @@ describe('where the peer is decides what is enough', () => {
     const asked: string[] = [];
     const channel = {
       ...place,
+      endpointBinding: null,
+      certificate: { kind: 'none' } as const,
       send: (frame: Buffer) => void asked.push(parseAuthentication(frame.subarray(5)).kind),
       receive: () => Promise.resolve(encodePassword('wonderland').subarray(5)),
     };
@@ -348,7 +351,7 @@ describe('where the peer is decides what is enough', () => {
       { loopback: true, encrypted: false },
       { loopback: false, encrypted: true },
     ]) {
-      expect(await login('cleartext', place)).toEqual({ asked: ['cleartext'], outcome: 'password' });
+      expect(await login('cleartext', place)).toEqual({ asked: ['cleartext'], outcome: 'given-password' });
     }
     expect(await login('cleartext', { loopback: false, encrypted: false })).toEqual({
       asked: [],

@@ -26,7 +26,7 @@ async function verifierOf(password: string) {
 }
 
 test('the client’s side says what RFC 7677’s example says', async () => {
-  const exchange = new ScramClientExchange(CLIENT_NONCE, 'user');
+  const exchange = new ScramClientExchange(CLIENT_NONCE, 'n', 'user');
   expect(exchange.first()).toBe(`n,,n=user,r=${CLIENT_NONCE}`);
   expect(exchange.readChallenge(SERVER_FIRST)).toEqual({ salt: SALT, iterations: 4096 });
   expect(exchange.prove(await deriveScramKeys('pencil', SALT, 4096))).toBe(CLIENT_FINAL);
@@ -175,7 +175,9 @@ test('MD5 responses prove the stored hash', () => {
   expect(isMd5Secret(stored)).toBe(true);
   expect(isMd5Secret(`${stored}0`)).toBe(false);
   const salt = Buffer.from([1, 2, 3, 4]);
-  expect(checkMd5Response(stored, salt, md5Response(stored, salt))).toBe(true);
-  expect(checkMd5Response(stored, Buffer.from([1, 2, 3, 5]), md5Response(stored, salt))).toBe(false);
-  expect(checkMd5Response(stored, salt, '')).toBe(false);
+  expect(checkMd5Response(stored, salt, Buffer.from(md5Response(stored, salt)))).toBe(true);
+  expect(checkMd5Response(stored, Buffer.from([1, 2, 3, 5]), Buffer.from(md5Response(stored, salt)))).toBe(
+    false,
+  );
+  expect(checkMd5Response(stored, salt, Buffer.alloc(0))).toBe(false);
 });

@@ -2,14 +2,25 @@
  * A connection URL, as libpq reads it: `postgres://user:password@host:port/database?sslmode=…`.
  * https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-URIS
  */
-import type { DatabaseEndpoint, TlsMode } from '../../core/ports.js';
-
-export const TLS_MODES: readonly TlsMode[] = ['disable', 'prefer', 'require', 'verify-full'];
+import {
+  CHANNEL_BINDINGS,
+  TLS_MODES,
+  TLS_NEGOTIATIONS,
+  type ChannelBinding,
+  type DatabaseEndpoint,
+  type TlsMode,
+  type TlsNegotiation,
+} from '../../core/ports.js';
+import { isSocketFolder } from '../../core/server-socket.js';
 
 export interface ParsedUrl {
-  readonly endpoint: Omit<DatabaseEndpoint, 'tls' | 'tlsCa'>;
-  readonly tls: TlsMode | undefined;
-  readonly tlsCaFile: string | undefined;
+  readonly endpoint: Pick<DatabaseEndpoint, 'host' | 'port' | 'database' | 'user' | 'password'>;
+  readonly tls?: TlsMode;
+  readonly tlsNegotiation?: TlsNegotiation;
+  readonly channelBinding?: ChannelBinding;
+  readonly tlsCaFile?: string;
+  readonly tlsCertFile?: string;
+  readonly tlsKeyFile?: string;
 }
 
 const UNREADABLE =
@@ -21,7 +32,8 @@ export function parseDatabaseUrl(url: string): ParsedUrl | string {
   if (!/^postgres(ql)?:\/\//.test(url)) return 'expected a URL that begins with postgres:// or postgresql://';
   let parsed: URL;
   try {
-    parsed = new URL(url);
+    // A URL with a user and no host, as it names a socket's folder in `?host=`, is none to the standard's parser.
+    parsed = new URL(url.replace(/^([a-z]+:\/\/(?:[^/@]*@)?)(?=[:/])/, `$1${NO_HOST}`));
   } catch {
     return UNREADABLE;
   }
@@ -30,35 +42,61 @@ export function parseDatabaseUrl(url: string): ParsedUrl | string {
   const user = decode(parsed.username);
   const password = decode(parsed.password);
   const database = decode(parsed.pathname.slice(1));
-  if (user === undefined || password === undefined || database === undefined)
+  const named = decode(parsed.hostname);
+  if (user === undefined || password === undefined || database === undefined || named === undefined)
     return 'a % in the URL is not followed by two hexadecimal digits; write it as %25, or use the `password` key';
-  if (parsed.hostname === '') return 'the URL names no host';
+  const parameters = readParameters(parsed.searchParams);
+  if (typeof parameters === 'string') return parameters;
+  const { host: folder, ...rest } = parameters;
+  const host = folder ?? (named === NO_HOST ? '' : named);
+  if (host === '') return 'the URL names no host';
   if (user === '') return 'the URL names no user';
   if (database === '') return 'the URL names no database (…/database)';
   if (database.includes('/')) return 'the database name in the URL holds a /; write it as %2F';
-  let tls: TlsMode | undefined;
-  let tlsCaFile: string | undefined;
-  for (const [name, value] of parsed.searchParams) {
-    if (name === 'sslmode') {
-      const mode = TLS_MODES.find((candidate) => candidate === value);
-      if (mode === undefined) return `sslmode in the URL must be one of ${TLS_MODES.join(', ')}`;
-      tls = mode;
-    } else if (name === 'sslrootcert') tlsCaFile = value;
-    else return `the URL parameter ${JSON.stringify(name)} is not supported (sslmode and sslrootcert are)`;
-  }
   return {
     endpoint: {
       // IPv6 hosts stand in brackets in a URL only.
-      host: parsed.hostname.replace(/^\[(.*)\]$/, '$1'),
+      host: host.replace(/^\[(.*)\]$/, '$1'),
       port: parsed.port === '' ? 5432 : Number(parsed.port),
       database,
       user,
       ...(password === '' ? {} : { password }),
     },
-    tls,
-    tlsCaFile,
+    ...rest,
   };
 }
+
+/** Stands for a host that is not there. */
+const NO_HOST = 'none.invalid';
+
+/** What stands behind the `?`, by libpq's names; what is wrong with it, as text. */
+function readParameters(
+  search: URLSearchParams,
+): (Omit<ParsedUrl, 'endpoint'> & { readonly host?: string }) | string {
+  const found: Record<string, string> = {};
+  for (const [name, value] of search) {
+    const parameter = PARAMETERS[name];
+    if (parameter === undefined)
+      return `the URL parameter ${JSON.stringify(name)} is not supported (${Object.keys(PARAMETERS).join(', ')} are)`;
+    const [key, choices] = parameter;
+    if (choices !== undefined && !choices.includes(value))
+      return `${name} in the URL must be one of ${choices.join(', ')}`;
+    if (name === 'host' && !isSocketFolder(value))
+      return 'host= in the URL names the folder of a unix socket';
+    found[key] = value;
+  }
+  return found;
+}
+
+const PARAMETERS: Readonly<Record<string, readonly [key: string, choices?: readonly string[]]>> = {
+  sslmode: ['tls', TLS_MODES],
+  sslrootcert: ['tlsCaFile'],
+  sslcert: ['tlsCertFile'],
+  sslkey: ['tlsKeyFile'],
+  sslnegotiation: ['tlsNegotiation', TLS_NEGOTIATIONS],
+  channel_binding: ['channelBinding', CHANNEL_BINDINGS],
+  host: ['host'],
+};
 
 function decode(part: string): string | undefined {
   try {
@@ -68,10 +106,13 @@ function decode(part: string): string | undefined {
   }
 }
 
-/** Whether an address can only be reached from this machine. A name other than localhost is taken not to be. */
+/** Whether a host can only be reached from this machine. A name other than localhost is taken not to be. */
 export function isLoopback(host: string): boolean {
   return (
-    /^127\.\d{1,3}\.\d{1,3}\.\d{1,3}$/.test(host) || host === '::1' || host.toLowerCase() === 'localhost'
+    isSocketFolder(host) ||
+    /^127\.\d{1,3}\.\d{1,3}\.\d{1,3}$/.test(host) ||
+    host === '::1' ||
+    host.toLowerCase() === 'localhost'
   );
 }
 

@@ -1,6 +1,8 @@
 /** Every key of the configuration, with its check, its default and its description. The reference is made from it. */
 import { z } from 'zod';
 import { SHADOW_DEFAULTS as SHADOW } from '../../shadow/settings.js';
+import { CHANNEL_BINDINGS, TLS_MODES, TLS_NEGOTIATIONS } from '../../core/ports.js';
+import { CLIENT_AUTHENTICATIONS } from '../../proxy/client-authentication.js';
 import { PROXY_DEFAULTS as PROXY } from '../../proxy/settings.js';
 import { DEFAULT_CUTOVER_SETTINGS as CUTOVER } from '../../cutover/settings.js';
 import {
@@ -39,13 +41,30 @@ const databaseSection = (side: 'source' | 'destination', what: string) =>
     passwordFile: optionalFile('A file whose first line is the password.', `/run/secrets/${side}-password`),
     tls: optionalChoice(
       "As libpq's sslmode. Overrides `?sslmode=` in the URL.",
-      ['disable', 'prefer', 'require', 'verify-full'],
-      '`disable` on loopback, else `verify-full`',
+      TLS_MODES,
+      '`disable` on loopback and unix sockets, else `verify-full`',
       'verify-full',
     ),
     tlsCa: optionalFile(
       "PEM file of the authority that signed the server's certificate.",
       '/etc/understudy/ca.pem',
+    ),
+    tlsCert: optionalFile(
+      'PEM file of the certificate shown to a server that asks for one, with its chain.',
+      '/etc/understudy/client.crt',
+    ),
+    tlsKey: optionalFile("PEM file of that certificate's private key.", '/etc/understudy/client.key'),
+    tlsNegotiation: optionalChoice(
+      "As libpq's sslnegotiation: `direct` begins with TLS at once, for servers from 17 on.",
+      TLS_NEGOTIATIONS,
+      '`postgres`',
+      'postgres',
+    ),
+    channelBinding: optionalChoice(
+      "As libpq's channel_binding: whether SCRAM proofs are bound to the TLS connection they travel on.",
+      CHANNEL_BINDINGS,
+      '`prefer`',
+      'prefer',
     ),
   });
 
@@ -76,6 +95,16 @@ export const sections = {
           expected: 'the path of a readable file',
           example: '/etc/understudy/tls.key',
         }),
+        clientCa: optionalFile(
+          'PEM file of the authority that signs client certificates; clients are then asked for one.',
+          '/etc/understudy/client-ca.pem',
+        ),
+        mode: choice(
+          "What TCP clients must do: nothing, use TLS, show a valid certificate too, or one whose common name is the user's.",
+          ['allow', 'require', 'verify-ca', 'verify-full'],
+          'allow',
+        ),
+        minVersion: choice('Oldest TLS version clients may use.', ['TLSv1.2', 'TLSv1.3'], 'TLSv1.2'),
       })
       .optional(),
   }),
@@ -99,8 +128,8 @@ export const sections = {
   }),
   auth: z.strictObject({
     method: choice(
-      "How applications prove who they are: by the source's stored verifiers, by a password handed on in the clear over TLS, or not at all.",
-      ['verifier', 'cleartext', 'trust'],
+      'How applications prove who they are: by stored verifiers; by a password in the clear over TLS, checked here (`cleartext`) or by the server alone (`pass-through`); by a client certificate; or, from this machine, not at all.',
+      CLIENT_AUTHENTICATIONS,
       'verifier',
     ),
     usersFile: optionalFile(

@@ -6,6 +6,7 @@
  * take the *payload* alone. Frames of the startup phase are in startup.ts.
  * https://www.postgresql.org/docs/current/protocol-message-formats.html
  */
+import { isUtf8 } from 'node:buffer';
 import { UnderstudyError } from '../../core/errors.js';
 
 /** Type byte and length field. */
@@ -127,10 +128,37 @@ export function encodeFrame(type: number, payload: Buffer): Buffer {
   return frame;
 }
 
+/** Bytes above 0x7f of a string that is not UTF-8 stand in text as lone surrogates from here on, which no valid UTF-8
+ *  decodes to. */
+const ESCAPE_BASE = 0xdc00;
+const ESCAPED = /([\udc80-\udcff])/u;
+
+/**
+ * Bytes as text that {@link encodeText} gives back unchanged. Names and settings come in whatever encoding the client
+ * chose: what is not UTF-8 keeps each of its high bytes as a lone surrogate.
+ */
+export function decodeText(bytes: Buffer): string {
+  if (isUtf8(bytes)) return bytes.toString('utf8');
+  let text = '';
+  for (const byte of bytes) text += String.fromCharCode(byte < 0x80 ? byte : ESCAPE_BASE + byte);
+  return text;
+}
+
+export function encodeText(text: string): Buffer {
+  if (!ESCAPED.test(text)) return Buffer.from(text, 'utf8');
+  const parts = text.split(ESCAPED);
+  // The pattern's group makes every second part an escaped byte.
+  return Buffer.concat(
+    parts.map((part, index) =>
+      index % 2 === 0 ? Buffer.from(part, 'utf8') : Buffer.from([part.charCodeAt(0) & 0xff]),
+    ),
+  );
+}
+
 /** A protocol string. A zero byte inside would silently end it early, so it is refused. */
 export function encodeCString(text: string): Buffer {
   if (text.includes('\0')) throw new UnderstudyError('internal', 'a protocol string can’t hold a zero byte');
-  return Buffer.from(`${text}\0`, 'utf8');
+  return encodeText(`${text}\0`);
 }
 
 /** ErrorResponse; severity is ERROR unless given. Severity is sent twice: S may be translated, V never is. */
@@ -139,7 +167,7 @@ export function encodeErrorResponse(fields: ErrorResponseFields): Buffer {
   const parts: Buffer[] = [];
   const add = (code: string, value: string): void => {
     // Texts may come from a peer's bytes; a zero in one must not end the field early.
-    parts.push(Buffer.from(`${code}${value.replaceAll('\0', '')}\0`, 'utf8'));
+    parts.push(encodeText(`${code}${value.replaceAll('\0', '')}\0`));
   };
   add('S', severity);
   add('V', severity);
@@ -235,7 +263,7 @@ export class PayloadReader {
   cstring(): string {
     const end = this.#payload.indexOf(0, this.#offset);
     if (end === -1) throw this.#malformed();
-    const text = this.#payload.toString('utf8', this.#offset, end);
+    const text = decodeText(this.#payload.subarray(this.#offset, end));
     this.#offset = end + 1;
     return text;
   }

@@ -1,5 +1,6 @@
 /**
- * SCRAM-SHA-256 without channel binding, both roles, as RFC 5802 and RFC 7677 define it and PostgreSQL applies it.
+ * SCRAM-SHA-256, both roles, with and without channel binding, as RFC 5802 and RFC 7677 define it and PostgreSQL
+ * applies it.
  *
  *   SaltedPassword  = PBKDF2(password, salt, iterations)
  *   ClientKey       = HMAC(SaltedPassword, "Client Key")      StoredKey = SHA-256(ClientKey)
@@ -15,11 +16,15 @@
  * Exchanges are pure: nonces are given by the caller. The parts must be called in order; a malformed message throws
  * `protocol-violation`, a wrong proof is an ordinary result.
  */
+import { isUtf8 } from 'node:buffer';
 import { createHash, createHmac, pbkdf2, timingSafeEqual } from 'node:crypto';
 import { promisify } from 'node:util';
 import { UnderstudyError } from '../../core/errors.js';
 
 export const SCRAM_MECHANISM = 'SCRAM-SHA-256';
+/** Binds the exchange to the TLS connection it runs on. */
+export const SCRAM_PLUS_MECHANISM = 'SCRAM-SHA-256-PLUS';
+const BINDING_TYPE = 'tls-server-end-point';
 /** What PostgreSQL uses unless `scram_iterations` says otherwise. */
 export const SCRAM_ITERATIONS_DEFAULT = 4096;
 /** A server could ask for hours of our processor time; one second's worth is a bound nobody reasonable meets. */
@@ -71,13 +76,18 @@ export function formatScramVerifier(verifier: ScramVerifier): string {
   return `${SCRAM_MECHANISM}$${verifier.iterations}:${salt}$${stored}:${server}`;
 }
 
-/** Runs PBKDF2 on the thread pool (about 2 ms at 4096 iterations). `password` is normalised here. */
+/**
+ * Runs PBKDF2 on the thread pool (about 2 ms at 4096 iterations). `password` is normalised here; bytes that are not
+ * UTF-8 are taken as they are, as PostgreSQL does.
+ */
 export async function deriveScramKeys(
-  password: string,
+  password: string | Buffer,
   salt: Buffer,
   iterations: number,
 ): Promise<ScramKeys> {
-  const salted = await promisify(pbkdf2)(saslPrep(password), salt, iterations, KEY_BYTES, 'sha256');
+  const prepared =
+    typeof password === 'string' || isUtf8(password) ? saslPrep(password.toString('utf8')) : password;
+  const salted = await promisify(pbkdf2)(prepared, salt, iterations, KEY_BYTES, 'sha256');
   const clientKey = hmac(salted, 'Client Key');
   return { clientKey, storedKey: sha256(clientKey), serverKey: hmac(salted, 'Server Key') };
 }
@@ -110,7 +120,10 @@ function isAscii(text: string): boolean {
 }
 
 /** Whether `password` is the one behind `verifier`. */
-export async function checkScramPassword(verifier: ScramVerifier, password: string): Promise<boolean> {
+export async function checkScramPassword(
+  verifier: ScramVerifier,
+  password: string | Buffer,
+): Promise<boolean> {
   if (verifier.iterations > ITERATIONS_MAX) return false;
   const { storedKey } = await deriveScramKeys(password, verifier.salt, verifier.iterations);
   return sameSecret(storedKey, verifier.storedKey);
@@ -119,19 +132,33 @@ export async function checkScramPassword(verifier: ScramVerifier, password: stri
 // ---------------------------------------------------------------------------------------------------------------
 // The server's role
 
+/** What the server's side knows of channel binding. */
+export interface ServerBinding {
+  /** The mechanism that the client chose. */
+  readonly bound: boolean;
+  /** What there is to bind to, see `endpointBinding`; null where -PLUS was not offered. */
+  readonly endpoint: Buffer | null;
+}
+
 /** The server's side of one exchange: `challenge`, then `finish`. */
 export class ScramServerExchange {
   readonly #verifier: ScramVerifier;
   readonly #serverNonce: string;
+  readonly #binding: ServerBinding;
   #gs2Header = '';
   #nonce = '';
   #clientFirstBare = '';
   #serverFirst = '';
 
   /** `serverNonce`: at least 18 random bytes as base64. */
-  constructor(verifier: ScramVerifier, serverNonce: string) {
+  constructor(
+    verifier: ScramVerifier,
+    serverNonce: string,
+    binding: ServerBinding = { bound: false, endpoint: null },
+  ) {
     this.#verifier = verifier;
     this.#serverNonce = serverNonce;
+    this.#binding = binding;
   }
 
   /** Takes client-first-message, gives server-first-message. */
@@ -139,11 +166,7 @@ export class ScramServerExchange {
     const match = /^([^,]*),([^,]*),(.*)$/s.exec(clientFirst);
     if (match === null) throw malformed('client-first-message has no GS2 header');
     const [, binding = '', identity = '', bare = ''] = match;
-    if (binding.startsWith('p=')) {
-      throw malformed('the client selected SCRAM-SHA-256 without channel binding, but binds a channel');
-    }
-    // y: the client could bind and believes that the server can't, which is right: no -PLUS mechanism is offered.
-    if (binding !== 'n' && binding !== 'y') throw malformed('unexpected channel-binding flag');
+    this.#checkFlag(binding);
     if (identity !== '') {
       throw malformed('client uses authorization identity, but it is not supported', '0A000');
     }
@@ -161,13 +184,40 @@ export class ScramServerExchange {
     return this.#serverFirst;
   }
 
+  /** The GS2 flag: n, the client can't bind; y, it can and believes that the server can't; p=…, it binds. */
+  #checkFlag(flag: string): void {
+    const { bound, endpoint } = this.#binding;
+    if (flag.startsWith('p=')) {
+      if (!bound) {
+        throw malformed('the client selected SCRAM-SHA-256 without channel binding, but binds a channel');
+      }
+      if (flag !== `p=${BINDING_TYPE}`) throw malformed('unsupported SCRAM channel-binding type');
+      return;
+    }
+    if (flag !== 'n' && flag !== 'y') throw malformed('unexpected channel-binding flag');
+    if (bound) throw malformed('the client selected SCRAM-SHA-256-PLUS, but binds no channel');
+    if (flag === 'y' && endpoint !== null) {
+      // Somebody in the middle has taken -PLUS out of the offer.
+      throw violation(
+        'SCRAM channel binding negotiation error: the client believes that this server does not support it',
+        '28000',
+      );
+    }
+  }
+
   /** Takes client-final-message, gives the client's key and server-final-message; null where the proof is wrong. */
   finish(clientFinal: string): { readonly clientKey: Buffer; readonly serverFinal: string } | null {
     const proofAt = clientFinal.lastIndexOf(',p=');
     if (proofAt === -1) throw malformed('client-final-message has no proof');
     const withoutProof = clientFinal.slice(0, proofAt);
     const [bindingAttribute = '', nonceAttribute = ''] = withoutProof.split(',');
-    if (readAttribute(bindingAttribute, 'c') !== Buffer.from(this.#gs2Header).toString('base64')) {
+    const { bound, endpoint } = this.#binding;
+    const input = Buffer.concat([
+      Buffer.from(this.#gs2Header),
+      ...(bound && endpoint !== null ? [endpoint] : []),
+    ]);
+    if (readAttribute(bindingAttribute, 'c') !== input.toString('base64')) {
+      if (bound) throw violation('SCRAM channel binding check failed', '28000');
       throw malformed('unexpected channel-binding attribute in client-final-message');
     }
     if (readAttribute(nonceAttribute, 'r') !== this.#nonce) throw malformed('nonce does not match');
@@ -184,27 +234,43 @@ export class ScramServerExchange {
 // ---------------------------------------------------------------------------------------------------------------
 // The client's role
 
+/**
+ * What the client's side knows of channel binding: it can't (n); it could, and the server does not offer it (y); or
+ * what it binds to, see `endpointBinding`.
+ */
+export type ClientBinding = 'n' | 'y' | Buffer;
+
 /** The client's side of one exchange: `first`, `readChallenge`, `prove`, `accepts`. */
 export class ScramClientExchange {
   readonly #clientNonce: string;
+  readonly #binding: ClientBinding;
   readonly #userName: string;
   #serverFirst = '';
   #nonce = '';
   #expectedSignature: Buffer | undefined;
 
   /** `clientNonce`: at least 18 random bytes as base64. PostgreSQL ignores `userName`; libpq leaves it empty too. */
-  constructor(clientNonce: string, userName = '') {
+  constructor(clientNonce: string, binding: ClientBinding = 'n', userName = '') {
     this.#clientNonce = clientNonce;
+    this.#binding = binding;
     this.#userName = userName;
+  }
+
+  get mechanism(): string {
+    return typeof this.#binding === 'string' ? SCRAM_MECHANISM : SCRAM_PLUS_MECHANISM;
   }
 
   get #firstBare(): string {
     return `n=${this.#userName},r=${this.#clientNonce}`;
   }
 
+  get #gs2Header(): string {
+    return typeof this.#binding === 'string' ? `${this.#binding},,` : `p=${BINDING_TYPE},,`;
+  }
+
   /** client-first-message. */
   first(): string {
-    return `n,,${this.#firstBare}`;
+    return `${this.#gs2Header}${this.#firstBare}`;
   }
 
   /** Takes server-first-message; says which salt and iterations the keys must have been made with. */
@@ -226,7 +292,9 @@ export class ScramClientExchange {
 
   /** client-final-message. */
   prove(keys: ScramKeys): string {
-    const withoutProof = `c=${Buffer.from('n,,').toString('base64')},r=${this.#nonce}`;
+    const bound = typeof this.#binding === 'string' ? [] : [this.#binding];
+    const input = Buffer.concat([Buffer.from(this.#gs2Header), ...bound]).toString('base64');
+    const withoutProof = `c=${input},r=${this.#nonce}`;
     const authMessage = `${this.#firstBare},${this.#serverFirst},${withoutProof}`;
     this.#expectedSignature = hmac(keys.serverKey, authMessage);
     const proof = xor(keys.clientKey, hmac(keys.storedKey, authMessage));
@@ -246,9 +314,11 @@ export class ScramClientExchange {
 // ---------------------------------------------------------------------------------------------------------------
 
 function malformed(reason: string, sqlState = '08P01'): UnderstudyError {
-  return new UnderstudyError('protocol-violation', `malformed SCRAM message: ${reason}`, {
-    details: { sqlState },
-  });
+  return violation(`malformed SCRAM message: ${reason}`, sqlState);
+}
+
+function violation(message: string, sqlState: string): UnderstudyError {
+  return new UnderstudyError('protocol-violation', message, { details: { sqlState } });
 }
 
 function readAttribute(text: string, name: string): string {

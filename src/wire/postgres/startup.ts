@@ -19,8 +19,10 @@ export const GSSENC_REQUEST_CODE = 80877104;
 /** Major 3, minor 0. */
 export const PROTOCOL_3_0 = 196608;
 
-/** Cancel keys are 4 bytes in 3.0 and up to 256 in 3.2. */
-const CANCEL_KEY_BYTES_MAX = 256;
+/** The newest minor version of protocol 3 that is spoken here. What differs from 3.0 is the length of cancel keys. */
+export const PROTOCOL_MINOR_MAX = 2;
+/** Cancel keys are 4 bytes before 3.2, and 4 to 256 from then on. */
+export const CANCEL_KEY_BYTES_MAX = 256;
 
 export type FirstPacket =
   | { readonly kind: 'ssl-request' }
@@ -31,7 +33,7 @@ export type FirstPacket =
       readonly minor: number;
       /** As sent, without `_pq_.` options; a name given twice keeps its last value, as in PostgreSQL. */
       readonly parameters: ReadonlyMap<string, string>;
-      /** Names of `_pq_.` options, all unknown to us. */
+      /** Names of `_pq_.` options, all unknown here. */
       readonly protocolOptions: readonly string[];
     }
   | { readonly kind: 'unsupported'; readonly major: number; readonly minor: number };
@@ -105,11 +107,12 @@ export function encodeCancelRequest(processId: number, secretKey: Buffer): Buffe
   return encodeFirstPacket(CANCEL_REQUEST_CODE, rest);
 }
 
-/** StartupMessage of protocol 3.0. `user` and `database` go first, then `parameters` in their order. */
+/** StartupMessage of protocol 3.`minor`. `user` and `database` go first, then `parameters` in their order. */
 export function encodeStartup(
   user: string,
   database: string,
   parameters: Iterable<readonly [string, string]>,
+  minor = 0,
 ): Buffer {
   const parts = [
     encodeCString('user'),
@@ -119,19 +122,28 @@ export function encodeStartup(
   ];
   for (const [name, value] of parameters) parts.push(encodeCString(name), encodeCString(value));
   parts.push(Buffer.from([0]));
-  return encodeFirstPacket(PROTOCOL_3_0, Buffer.concat(parts));
+  return encodeFirstPacket(PROTOCOL_3_0 + minor, Buffer.concat(parts));
 }
 
-/** Tells a client that wanted 3.x or options that it gets 3.0 and none of `unknownOptions`. */
-export function encodeNegotiateProtocolVersion(unknownOptions: readonly string[]): Buffer {
+/** Tells a client that wanted a newer version, or options, that it gets 3.`minor` and none of `unknownOptions`. */
+export function encodeNegotiateProtocolVersion(minor: number, unknownOptions: readonly string[]): Buffer {
   const head = Buffer.allocUnsafe(8);
   // PostgreSQL sends the whole version here, not the minor alone as its documentation reads; libpq checks for it.
-  head.writeInt32BE(PROTOCOL_3_0, 0);
+  head.writeInt32BE(PROTOCOL_3_0 + minor, 0);
   head.writeInt32BE(unknownOptions.length, 4);
   return encodeFrame(
     BACKEND.negotiateProtocolVersion,
     Buffer.concat([head, ...unknownOptions.map((name) => encodeCString(name))]),
   );
+}
+
+/** Payload of a NegotiateProtocolVersion: the minor version of protocol 3 offered. Throws `protocol-violation`. */
+export function parseNegotiateProtocolVersion(payload: Buffer): number {
+  const version = new PayloadReader(payload, 'NegotiateProtocolVersion').uint32();
+  // Read as documented, or as sent.
+  const minor = version >>> 16 === 3 ? version & 0xffff : version;
+  if (minor > 0xffff) throw new UnderstudyError('protocol-violation', 'negotiation to another major version');
+  return minor;
 }
 
 // Authentication. The Int32 that opens every `R` payload:
@@ -219,19 +231,21 @@ export function parseAuthentication(payload: Buffer): AuthenticationMessage {
   }
 }
 
-/** PasswordMessage: a password, or an MD5 response. */
-export function encodePassword(password: string): Buffer {
-  return encodeFrame(FRONTEND.password, encodeCString(password));
+/** PasswordMessage: a password, or an MD5 response. Bytes must hold no zero. */
+export function encodePassword(password: string | Buffer): Buffer {
+  const bytes =
+    typeof password === 'string' ? encodeCString(password) : Buffer.concat([password, Buffer.alloc(1)]);
+  return encodeFrame(FRONTEND.password, bytes);
 }
 
-/** Payload of a PasswordMessage. Throws `protocol-violation`. */
-export function parsePassword(payload: Buffer): string {
-  const reader = new PayloadReader(payload, 'password packet');
-  const password = reader.cstring();
-  if (reader.remaining !== 0) {
+/** Payload of a PasswordMessage: the password's bytes, which alias it. Throws `protocol-violation`. */
+export function parsePassword(payload: Buffer): Buffer {
+  const end = payload.indexOf(0);
+  if (end === -1) throw new UnderstudyError('protocol-violation', 'malformed password packet');
+  if (end !== payload.length - 1) {
     throw new UnderstudyError('protocol-violation', 'invalid password packet size');
   }
-  return password;
+  return payload.subarray(0, end);
 }
 
 export function encodeSaslInitialResponse(mechanism: string, data: string): Buffer {
