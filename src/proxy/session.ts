@@ -326,6 +326,10 @@ export class Session {
   }
 
   #closeForLostBackend(): void {
+    if (this.clientStream.terminated) {
+      this.#close(null);
+      return;
+    }
     const { fatal } = this.#serverStream;
     const seen = fatal !== null && !this.atRest;
     this.#close(seen ? null : (fatal ?? LOST_CONNECTION));
