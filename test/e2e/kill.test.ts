@@ -52,6 +52,8 @@ class Writer {
           const id = this.#next++;
           await client.query('INSERT INTO ledger (id, note) VALUES ($1, $2)', [id, `note ${id}`]);
           this.acknowledged.add(id);
+          // Steps take longer than this; without a pause it would take a core from the processes under test.
+          await new Promise((resolve) => setTimeout(resolve, 4));
         }
       } catch {
         // The process was killed under it: the outcome of this id is unknown, and it is not in the set.
