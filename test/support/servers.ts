@@ -76,14 +76,17 @@ async function dropDatabase(which: Side, name: string): Promise<void> {
   }
 }
 
+/** A condition often asks a server: asked without pause it would take the core from what it waits for. */
+const POLL_MAX_MS = 20;
+
 /** Polls a condition; throws with `what` after `timeoutMs`. For waiting on states, never for letting time pass. */
 export async function until(
   condition: () => boolean | Promise<boolean>,
   { timeoutMs = 20_000, what = 'condition' }: { timeoutMs?: number; what?: string } = {},
 ): Promise<void> {
   const deadline = performance.now() + timeoutMs;
-  while (!(await condition())) {
+  for (let waitMs = 2; !(await condition()); waitMs = Math.min(waitMs * 1.5, POLL_MAX_MS)) {
     if (performance.now() > deadline) throw new Error(`timed out after ${timeoutMs} ms waiting for ${what}`);
-    await new Promise((resolve) => setTimeout(resolve, 5));
+    await new Promise((resolve) => setTimeout(resolve, waitMs));
   }
 }
