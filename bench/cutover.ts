@@ -163,11 +163,12 @@ class CutoverBench {
       stallPerSwitchMs: perSwitch(samples),
       clientMaxMs: spreadOf(samples.map((sample) => sample.window.max)),
       switches: samples.map(
-        ({ report: { kind, outcome, totalMs, steps, stall, moved, closed }, window }) => ({
+        ({ report: { kind, outcome, totalMs, steps, parts, stall, moved, closed }, window }) => ({
           kind,
           outcome,
           totalMs,
           steps,
+          parts,
           stall,
           moved,
           closed,
@@ -272,12 +273,21 @@ class CutoverBench {
   }
 
   #print(samples: readonly Sample[], tps: number): void {
-    const steps = [...new Set(samples.flatMap(({ report }) => Object.keys(report.steps)))];
+    const timings = samples.map(({ report }) => ({
+      kind: report.kind,
+      ms: new Map(
+        Object.entries(report.steps).flatMap(([step, ms]) => [
+          [step, ms] as const,
+          ...Object.entries(report.parts).filter(([part]) => part.startsWith(`${step}.`)),
+        ]),
+      ),
+    }));
+    const steps = [...new Set(timings.flatMap(({ ms }) => [...ms.keys()]))];
     const rows = steps.flatMap((step) =>
       (['cutover', 'rollback'] as const).flatMap((kind) => {
-        const values = samples
-          .filter(({ report }) => report.kind === kind)
-          .map(({ report }) => report.steps[step])
+        const values = timings
+          .filter((timing) => timing.kind === kind)
+          .map(({ ms }) => ms.get(step))
           .filter((ms) => ms !== undefined);
         if (values.length === 0) return [];
         const spread = spreadOf(values);

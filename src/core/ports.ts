@@ -592,6 +592,8 @@ export interface OperationReport {
   readonly totalMs: number;
   /** Milliseconds per step, in order. */
   readonly steps: Readonly<Record<string, number>>;
+  /** Milliseconds of what a step consists of, as `hold.drain`; parts of one step may run side by side. */
+  readonly parts: Readonly<Record<string, number>>;
   readonly stall: StallReport;
   readonly moved: number;
   readonly closed: number;

@@ -45,6 +45,8 @@ export interface Operation {
   readonly closing: AbortSignal;
   readonly onFinding: (finding: Finding) => void;
   /** Found out and set up by the steps, in order. */
+  /** Milliseconds of what the steps consist of, as `hold.drain`. */
+  readonly parts: Record<string, number>;
   readonly found: {
     sessions?: OperationSessions;
     leadingPlan?: BarrierPlan;
@@ -60,6 +62,15 @@ export interface Operation {
     moved?: number;
     closed?: number;
   };
+}
+
+/** Takes down how long a part of a step took. */
+export async function timedPart<T>(operation: Operation, part: string, promise: Promise<T>): Promise<T> {
+  const { clock } = operation.deps;
+  const startedMs = clock.monotonicMs();
+  const value = await promise;
+  operation.parts[part] = Math.round((clock.monotonicMs() - startedMs) * 1000) / 1000;
+  return value;
 }
 
 /** The value a former step has set. */

@@ -414,6 +414,7 @@ export class OperationRunner {
       startedAt: this.#startedAt,
       totalMs: Math.round((deps.clock.monotonicMs() - this.#startedMs) * 1000) / 1000,
       steps: { ...this.#timings },
+      parts: { ...this.#operation.parts },
       stall: stall ?? NO_STALL,
       moved: moved ?? 0,
       closed: closed ?? 0,

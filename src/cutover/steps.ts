@@ -29,6 +29,7 @@ import {
   found,
   leadingTarget,
   persist,
+  timedPart,
   type Operation,
 } from './operation.js';
 import { preflight, prepareSessions, readFingerprint } from './preflight.js';
@@ -66,9 +67,12 @@ async function discardWarm({ deps }: Operation): Promise<void> {
   await Promise.resolve();
 }
 
-async function closeGate({ deps, to, signal }: Operation): Promise<void> {
+async function closeGate(operation: Operation): Promise<void> {
+  const { deps, to, signal } = operation;
   const { drainTimeoutMs, onDrainTimeout, onPinned } = deps.settings;
-  await deps.traffic.hold(deps.subset, to, { drainTimeoutMs, onDrainTimeout, onPinned, signal });
+  const options = { drainTimeoutMs, onDrainTimeout, onPinned, signal };
+  const { drainMs, refreshMs } = await deps.traffic.hold(deps.subset, to, options);
+  Object.assign(operation.parts, { 'hold.drain': drainMs, 'hold.ask': refreshMs });
 }
 
 async function openGate(operation: Operation): Promise<void> {
@@ -117,13 +121,8 @@ async function lower(operation: Operation): Promise<void> {
 async function catchUp(operation: Operation): Promise<void> {
   const { deps, direction, from, markId, signal } = operation;
   const sessions = found(operation, 'sessions');
-  const startedMs = deps.clock.monotonicMs();
-  const took: Record<string, number> = {};
-  const timed = async <T>(what: string, promise: Promise<T>): Promise<T> => {
-    const value = await promise;
-    took[what] = Math.round(deps.clock.monotonicMs() - startedMs);
-    return value;
-  };
+  const timed = <T>(part: string, promise: Promise<T>): Promise<T> =>
+    timedPart(operation, `catch-up.${part}`, promise);
   const marked = within(
     deps.settings.markTimeoutMs,
     'mark-timeout',
@@ -138,10 +137,9 @@ async function catchUp(operation: Operation): Promise<void> {
   );
   const states = Promise.all([readSequences(sessions.leading), readSequences(sessions.following)]);
   const [, , [onFrom, onTo]] = await abortable(
-    Promise.all([timed('markMs', marked), timed('catalogMs', catalogs), timed('sequencesMs', states)]),
+    Promise.all([timed('mark', marked), timed('catalog', catalogs), timed('sequences', states)]),
     signal,
   );
-  deps.log.debug({ operation: operation.key.id, ...took }, 'caught up');
 
   const before = found(operation, 'sequences');
   const atMs = deps.clock.monotonicMs();
@@ -197,7 +195,14 @@ async function verifyAndStage(operation: Operation): Promise<void> {
     kind === 'cutover'
       ? stageGuard(target, key)
       : reopenSource(target, key, 'stage', setSequencesSql(found(operation, 'carried')));
-  const [report, staged] = await abortable(Promise.all([verifying, staging]), signal);
+  const [report, staged] = await abortable(
+    Promise.all([
+      timedPart(operation, 'verify.compare', verifying),
+      timedPart(operation, 'verify.stage', staging),
+    ]),
+    signal,
+  );
+  deps.log.debug({ operation: key.id, keys: report.keys }, 'compared behind the gate');
   if (report.mismatches > 0) {
     const keys = report.differing.slice(0, 5).map((row) => `${row.table} ${row.key}`);
     throw new UnderstudyError(

@@ -18,6 +18,7 @@ const clean: DemoMeasurements = {
         startedAt: '2025-01-01T00:00:00Z',
         totalMs: 400,
         steps: { preflight: 300, fence: 8 },
+        parts: {},
         stall: { held: 20, p50: 10, p99: 30, max: 31, histogram: [] },
         moved: 21,
         closed: 0,
