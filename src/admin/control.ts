@@ -11,7 +11,7 @@ import type { SerializedError } from '../core/errors.js';
 import type { CutoverStatus } from '../cutover/settings.js';
 import type { ProxyStatus } from '../proxy/proxy.js';
 
-export const OPERATIONS = ['verify', 'cutover', 'rollback', 'finalize', 'abort'] as const;
+export const OPERATIONS = ['verify', 'cutover', 'rollback', 'finalize', 'remove', 'abort'] as const;
 export type Operation = (typeof OPERATIONS)[number];
 
 /** Options of all operations. None is ignored: one that an operation does not take is refused. */
@@ -24,7 +24,10 @@ export interface OperationOptions {
   readonly removeFence?: boolean;
   /** finalize: the old server is gone; nothing is undone on it, and it must never be served again. */
   readonly sourceLost?: boolean;
-  /** rollback: the destination is gone for good; what was not yet carried back is lost. A recorded human decision. */
+  /**
+   * rollback: the destination is gone for good; what was not yet carried back is lost. A recorded human decision.
+   * remove: it is gone; nothing is undone on it.
+   */
   readonly destinationLost?: boolean;
   /** Why, with `destinationLost`; it is recorded. */
   readonly note?: string;

@@ -24,6 +24,7 @@ const OPTIONS = {
   cutover: z.strictObject({ dryRun: bool }),
   rollback: z.strictObject({ dryRun: bool, destinationLost: bool, note: z.string().max(500).optional() }),
   finalize: z.strictObject({ removeFence: bool, sourceLost: bool }),
+  remove: z.strictObject({ destinationLost: bool }),
   abort: z.strictObject({}),
 } as const satisfies Record<Operation, z.ZodType>;
 

@@ -201,6 +201,25 @@ function controlVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> {
         ),
     )
     .command(
+      'remove',
+      'Give the shadow up while the source leads: take everything of Understudy off both servers',
+      (argv) =>
+        argv
+          .option('yes', { type: 'boolean', default: false, describe: 'Do not ask' })
+          .option('destination-lost', {
+            type: 'boolean',
+            default: false,
+            describe: 'The new server is gone: nothing is undone on it',
+          }),
+      (args) =>
+        runVerb(args, async (terminal) =>
+          (await import('./cli/operate.js')).runRemove(terminal, adminOf(args), {
+            yes: args.yes,
+            destinationLost: args.destinationLost,
+          }),
+        ),
+    )
+    .command(
       'abort',
       'Ask the running operation to undo itself, while it is before its point of no return',
       (argv) => argv,

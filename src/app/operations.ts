@@ -17,7 +17,7 @@ export interface OperationDeps {
   readonly direction: () => Direction;
   /** Throws `route-unknown` while it is not known which side leads. */
   readonly requireRoute: () => void;
-  /** Ends both streams for good, for finalize. */
+  /** Ends both streams for good, for finalize and remove. */
   readonly retireShadow: () => Promise<void>;
   /** Takes over the route an operation left behind. */
   readonly onSettled: () => Promise<void>;
@@ -119,6 +119,12 @@ export class Operations {
         } finally {
           await this.#deps.onSettled();
         }
+      case 'remove':
+        return coordinator.remove({
+          destinationLost: options.destinationLost ?? false,
+          stopShadow: () => this.#deps.retireShadow(),
+          signal,
+        });
       default:
         return unreachable(operation);
     }

@@ -11,6 +11,7 @@ import { UnderstudyError } from '../core/errors.js';
 import { createBarrierObjects, installBarrier, planBarrier } from './barrier.js';
 import { abandonDestination, readEpoch } from './fence.js';
 import { finalize } from './finalize.js';
+import { remove } from './remove.js';
 import {
   abortOperation,
   beginOperation,
@@ -33,6 +34,8 @@ import type {
   OperationOptions,
   OperationRecord,
   Recovery,
+  RemoveOptions,
+  RemoveReport,
 } from './settings.js';
 
 /** What the journal could not be told when it happened. */
@@ -63,6 +66,7 @@ export class CutoverCoordinator {
   #debts: Debt[] = [];
   #running: Running | undefined;
   #finalized = false;
+  #removed = false;
   #last: OperationReport | undefined;
   #exclusive: Promise<unknown> = Promise.resolve();
 
@@ -124,6 +128,12 @@ export class CutoverCoordinator {
    * lost before and has come back.
    */
   async ensureJournal(): Promise<void> {
+    if (this.#removed) {
+      throw new UnderstudyError('shadow-not-ready', 'the shadow was removed', {
+        retryable: false,
+        advice: 'Restart Understudy with an empty destination to begin anew.',
+      });
+    }
     const { subset } = this.#deps;
     const destination = await this.#connections.open('destination', 'journal');
     try {
@@ -299,6 +309,7 @@ export class CutoverCoordinator {
       signal,
       closing: this.#closing.signal,
       onFinding: (finding) => this.#running?.runner?.addFinding(finding),
+      parts: {},
       found: {},
     };
   }
@@ -360,6 +371,21 @@ export class CutoverCoordinator {
     return await this.#exclusively(async () => {
       const report = await finalize(this.#deps, this.#connections, options);
       this.#finalized = true;
+      return report;
+    });
+  }
+
+  /**
+   * Takes Understudy off both servers while the source leads. From then on this process only passes traffic through; a
+   * restart begins anew. Repeatable. Throws `already-cut-over`, `busy`, `other-proxy-alive`, `fence-timeout`,
+   * `…-unreachable`.
+   */
+  async remove(options: RemoveOptions): Promise<RemoveReport> {
+    if (this.#running !== undefined) throw new UnderstudyError('busy', `a ${this.#running.kind} is running`);
+    return await this.#exclusively(async () => {
+      const report = await remove(this.#deps, this.#connections, this.#proxyId, options);
+      this.#removed = true;
+      await this.#registration.close();
       return report;
     });
   }

@@ -178,6 +178,20 @@ export interface FinalizeOptions {
   readonly signal: AbortSignal;
 }
 
+export interface RemoveOptions {
+  /** Stops both streams, so that their slots can be dropped. */
+  readonly stopShadow: () => Promise<void>;
+  /** The destination is gone: nothing is undone on it. */
+  readonly destinationLost?: boolean;
+  readonly signal: AbortSignal;
+}
+
+export interface RemoveReport {
+  /** What was removed, as sentences: `source: slot understudy_shop_fwd`. */
+  readonly removed: readonly string[];
+  readonly seconds: number;
+}
+
 export interface FinalizeReport {
   readonly epoch: number;
   /** What was removed, as sentences: `source: slot understudy_shop_fwd`. */

@@ -48,11 +48,6 @@ export class ShadowClient implements ShadowControl {
     return this.#caller.call('stop', null);
   }
 
-  /** Stops, and takes back what was made for shadowing on both servers. */
-  remove(signal: AbortSignal): Promise<void> {
-    return this.#caller.call('remove', null, { signal });
-  }
-
   /** The thread is gone: fails every open call, and every later one. */
   close(error: Error): void {
     this.#caller.close(error);

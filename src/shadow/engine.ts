@@ -47,10 +47,9 @@ import { analyzeAll, analyzeStale } from './postgres/analyze.js';
 import { readApplyTables } from './postgres/apply-table.js';
 import { catalogWarning } from './catalog-watch.js';
 import { readFingerprint } from './postgres/fingerprint.js';
-import { ensureIdentities, restoreIdentities } from './postgres/identity.js';
+import { ensureIdentities } from './postgres/identity.js';
 import {
   addCopySeconds,
-  dropRecords,
   ensureRecords,
   readFingerprintRecord,
   readState,
@@ -58,9 +57,9 @@ import {
   writePhase,
   writeReversePrepared,
 } from './postgres/records.js';
-import { dropPublication, dropSlot, streamNames } from './postgres/slot.js';
 import { closeSession, endOnAbort, openSession, withSession, type Session } from './postgres/statement.js';
 import type { TableInfo } from './postgres/table.js';
+import { streamNames } from './postgres/slot.js';
 import { readTables } from './postgres/tables.js';
 
 export interface ShadowEngineContext {
@@ -142,29 +141,6 @@ export class ShadowEngine implements ShadowControl {
     this.#running = undefined;
   }
 
-  /**
-   * Stops for good and takes back what was made on both servers for shadowing: slots, publications, replica
-   * identities, records. The destination's tables and rows stay. Idempotent.
-   */
-  async remove(signal: AbortSignal): Promise<void> {
-    await this.stop();
-    const { migrationId } = this.#settings;
-    for (const [side, direction] of [
-      ['source', 'forward'],
-      ['destination', 'reverse'],
-    ] as const) {
-      signal.throwIfAborted();
-      const names = streamNames(migrationId, direction);
-      await withSession(side, this.#settings[side], 'remove', async (session) => {
-        await dropSlot(session, names.slot, this.#context.clock);
-        await dropPublication(session, names.publication);
-        await ensureRecords(session);
-        await restoreIdentities(session, { clock: this.#context.clock, signal });
-        await dropRecords(session);
-      });
-    }
-  }
-
   async #run(signal: AbortSignal): Promise<void> {
     const { retryFirstMs, retryMaxMs } = this.#settings;
     const random = this.#context.random ?? Math.random;
@@ -235,6 +211,7 @@ export class ShadowEngine implements ShadowControl {
     if (isBefore(recorded, 'copying')) await this.#buildSchema(stage);
     else this.#tables = await readTables(source.client);
     reached();
+    if (!isBefore(recorded, 'copying')) await this.#barrierAgain();
 
     this.#forward.state.copying = isBefore(recorded, 'indexing');
     await this.#prepareCopier(source);
@@ -253,6 +230,19 @@ export class ShadowEngine implements ShadowControl {
     this.#tables = await buildBeforeCopy(stage);
     await ensureStream('forward', this.#settings.migrationId, stage.source, stage.destination, this.#tables);
     await this.#context.afterSchemaBuilt(this.#tables.map(({ schema, name }) => ({ schema, name })));
+  }
+
+  /** Somebody may have dropped a trigger of the barrier meanwhile: no cutover would begin without it. */
+  async #barrierAgain(): Promise<void> {
+    try {
+      await this.#context.afterSchemaBuilt(this.#tables.map(({ schema, name }) => ({ schema, name })));
+    } catch (error) {
+      const { code, message } = asUnderstudyError(error, 'internal', 'the barrier');
+      this.#log.warn(
+        { code, reason: message },
+        'the barrier could not be looked after; preflight will say what is missing',
+      );
+    }
   }
 
   async #prepareCopier(source: Session): Promise<void> {

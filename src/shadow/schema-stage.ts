@@ -194,7 +194,8 @@ async function assertUnchanged(context: StageContext, now: CatalogFingerprint): 
     `the source’s schema changed while the shadow was built: ${first.object} was ${first.change}` +
       (differences.length > 1 ? `, and ${differences.length - 1} more` : ''),
     {
-      advice: 'Undo the change on the source, or remove the shadow, empty the destination, and start again.',
+      advice:
+        'Undo the change on the source, or run `understudy remove`, empty the destination, and start again.',
       details: { differences: differences.slice(0, 20) },
     },
   );
@@ -238,7 +239,7 @@ export async function ensureStream(
   if (progress !== null) {
     if (slot !== null) return;
     throw new UnderstudyError('slot-lost', `slot ${names.slot} on the ${origin.side} is gone`, {
-      advice: 'Remove the shadow, empty the destination, and start again.',
+      advice: 'Run `understudy remove`, empty the destination, and start again.',
     });
   }
   const position = slot === null ? await createSlot(origin, names.slot) : slot.confirmed;

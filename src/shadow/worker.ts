@@ -23,7 +23,6 @@ function engineHandlers(engine: ShadowEngine): Readonly<Record<string, ThreadHan
   return {
     start: () => engine.start(),
     stop: () => engine.stop(),
-    remove: (_: never, { signal }) => engine.remove(signal),
     status: () => engine.status(),
     tables: () => engine.tables(),
     waitForMark: (argument: { direction: Direction; markId: string }, { signal }) =>

@@ -6,7 +6,11 @@ let stage: Stage;
 let stopped = 0;
 
 beforeAll(async () => {
-  stage = await Stage.open({}, `${TABLES_SQL}; CREATE TABLE public.keyless (note text);`);
+  stage = await Stage.open(
+    {},
+    `${TABLES_SQL}; CREATE TABLE public.keyless (note text);
+    CREATE TABLE public.silent (id int PRIMARY KEY)`,
+  );
 });
 afterAll(async () => {
   await stage[Symbol.asyncDispose]();
@@ -38,7 +42,7 @@ async function leaveTraces(): Promise<void> {
   await stage.pair.onSource.query(`
     CREATE TABLE understudy.identity_change
       (schema_name text, table_name text, before "char", before_index text, PRIMARY KEY (schema_name, table_name));
-    INSERT INTO understudy.identity_change VALUES ('public', 'keyless', 'd', NULL);
+    INSERT INTO understudy.identity_change VALUES ('public', 'keyless', 'd', NULL), ('public', 'silent', 'n', NULL);
     ALTER TABLE public.keyless REPLICA IDENTITY FULL;`);
 }
 
@@ -56,7 +60,8 @@ test('removes everything but the source’s fence, the tombstone and the journal
   expect(report.removed).toEqual([
     `source: slot understudy_${id}_fwd`,
     `source: publication understudy_${id}_fwd`,
-    'source: replica identity FULL of public.keyless',
+    'source: replica identity of public.keyless',
+    'source: replica identity of public.silent',
     `destination: slot understudy_${id}_rev`,
     `destination: publication understudy_${id}_rev`,
     'destination: guard',
@@ -77,9 +82,9 @@ test('removes everything but the source’s fence, the tombstone and the journal
     expect(left.rows[0]?.n).toBe('0');
   }
   const identity = await stage.pair.onSource.query(
-    `SELECT relreplident FROM pg_class WHERE oid = 'public.keyless'::regclass`,
+    `SELECT relreplident FROM pg_class WHERE relname IN ('keyless', 'silent') ORDER BY relname`,
   );
-  expect(identity.rows[0]).toEqual({ relreplident: 'd' });
+  expect(identity.rows).toEqual([{ relreplident: 'd' }, { relreplident: 'n' }]);
   expect((await finalize()).removed).toEqual([]);
 });
 

@@ -1,8 +1,9 @@
-/** The verbs that have the running process do something: verify, cutover, rollback, finalize, abort. */
+/** The verbs that have the running process do something: verify, cutover, rollback, finalize, remove, abort. */
 import type { OperationReport, VerifyReport } from '../../core/ports.js';
 import type { Operation, OperationLine, OperationOptions } from '../../admin/control.js';
 import { createInterface } from 'node:readline/promises';
 import { UnderstudyError } from '../../core/errors.js';
+import type { RemoveReport } from '../../cutover/settings.js';
 import type { AdminClient } from '../admin-client.js';
 import { EXIT, type ExitCode } from './exit-codes.js';
 import {
@@ -133,6 +134,30 @@ export async function runFinalize(
   const { removed, fence } = report as { removed?: readonly string[]; fence?: string };
   for (const what of removed ?? []) terminal.line(`  removed ${what}`);
   terminal.line(terminal.paint('green', `finalized; the source's fence is ${fence ?? 'kept'}`));
+  terminal.result(report);
+  return EXIT.ok;
+}
+
+/** The migration is given up, or to be begun anew; the source leads. */
+export async function runRemove(
+  terminal: Terminal,
+  admin: AdminClient,
+  options: { readonly yes: boolean; readonly destinationLost: boolean },
+): Promise<ExitCode> {
+  const { source, destination } = await admin.status();
+  if (!options.yes)
+    await confirm(
+      terminal,
+      `remove gives the shadow up: the copy in ${destination} is no longer followed nor guarded. Type yes to go on: `,
+    );
+  const report = (await operate(terminal, admin, 'remove', {
+    destinationLost: options.destinationLost,
+  })) as RemoveReport;
+  for (const what of report.removed) terminal.line(`  removed ${what}`);
+  terminal.line(terminal.paint('green', `removed; clients go on through the proxy to ${source}`));
+  terminal.line(
+    `  → To begin anew: drop and create the database of ${destination}, then restart Understudy. To give it up: point the applications at the source.`,
+  );
   terminal.result(report);
   return EXIT.ok;
 }

@@ -137,7 +137,8 @@ export function bind(relation: RelationMessage, table: ApplyTable): Binding {
         ...missing.map((name) => `-${name}`),
       ].join(', ')})`,
       {
-        advice: 'Make the same change on the other side, or remove the shadow and build it anew.',
+        advice:
+          'Make the same change on the other side, or give the shadow up with `understudy remove` and build it anew in an empty database.',
         details: { table: table.name, added, missing },
       },
     );

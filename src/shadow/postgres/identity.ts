@@ -2,10 +2,10 @@
  * Replica identities: what the log tells of a row that is updated or deleted.
  *
  * A table in a publication without one makes the application's own UPDATE fail, so every table's identity is proven
- * before it is published. What is changed here is recorded and given back by `restoreIdentities`.
+ * before it is published. What is changed here is recorded, and given back when the migration ends (`cutover/cleanup.ts`).
  */
 import type { Clock } from '../../core/clock.js';
-import { quoteIdent, quoteTable } from '../../core/postgres.js';
+import { quoteTable } from '../../core/postgres.js';
 import { UnderstudyError } from '../../core/errors.js';
 import { hasUsableKey } from './apply-table.js';
 import { inTransaction, run, sqlStateOf, textOf, TRANSIENT_SQLSTATES, type Session } from './statement.js';
@@ -62,43 +62,6 @@ export async function ensureIdentities(
     changed.push(tableKey(table));
   }
   return changed;
-}
-
-/** Gives every table back the identity it had. Idempotent. */
-export async function restoreIdentities(
-  session: Session,
-  context: { readonly clock: Clock; readonly signal: AbortSignal },
-): Promise<void> {
-  const { rows } = await run(
-    session,
-    `SELECT r.schema_name, r.table_name, r.before, c.oid IS NOT NULL AS present
-     FROM understudy.identity_change r
-     LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = r.schema_name
-     LEFT JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = r.table_name`,
-    { what: 'reading the changed replica identities' },
-  );
-  for (const row of rows) {
-    const table = { schema: textOf(row, 'schema_name'), name: textOf(row, 'table_name') };
-    // An index that is gone can't be an identity again; without it the table had none.
-    const identity = textOf(row, 'before') === 'd' ? 'DEFAULT' : 'NOTHING';
-    await patiently(session, table, context, async () => {
-      if (row['present'] === 't') {
-        await run(
-          session,
-          `ALTER TABLE ONLY ${quoteIdent(table.schema)}.${quoteIdent(table.name)} REPLICA IDENTITY ${identity}`,
-          { what: `restoring the replica identity of ${tableKey(table)}` },
-        );
-      }
-      await run(
-        session,
-        {
-          text: 'DELETE FROM understudy.identity_change WHERE schema_name = $1 AND table_name = $2',
-          values: [table.schema, table.name],
-        },
-        { what: 'restoring a replica identity' },
-      );
-    });
-  }
 }
 
 async function patiently(

@@ -71,20 +71,6 @@ export async function ensureRecords(session: Session): Promise<void> {
   });
 }
 
-/**
- * Removes the shadow's tables, also those of the schema's build: a destination that still holds the tables is then
- * not taken for a shadow again. The schema stays: others keep theirs in it.
- */
-export async function dropRecords(session: Session): Promise<void> {
-  await run(
-    session,
-    `DROP TABLE IF EXISTS understudy.shadow_state, understudy.table_copy, understudy.pending_key,
-      understudy.progress, understudy.mark_seen, understudy.fingerprint, understudy.identity_change,
-      understudy.shadow_schema, understudy.schema_step`,
-    { what: `dropping the shadow’s tables on the ${session.side}` },
-  );
-}
-
 // --- phase -----------------------------------------------------------------------------------------------------
 
 export interface ShadowState {

@@ -52,7 +52,7 @@ function streamError(side: Side, slot: string, error: unknown): UnderstudyError 
   if (error instanceof pg.DatabaseError && LOST_SQLSTATES.includes(error.code ?? '')) {
     return new UnderstudyError('slot-lost', `replication slot ${slot} on the ${side}: ${error.message}`, {
       cause: error,
-      advice: `The shadow can’t follow the ${side} any further: remove it, empty the destination, and start again.`,
+      advice: `The shadow can’t follow the ${side} any further: run \`understudy remove\`, empty the destination, and start again.`,
       details: { sqlState: error.code ?? '' },
     });
   }

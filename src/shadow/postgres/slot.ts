@@ -78,7 +78,8 @@ export async function readSlot(session: Session, slot: string): Promise<SlotStat
   }
   if (row['wal_status'] === 'lost' || row['confirmed_flush_lsn'] == null) {
     throw new UnderstudyError('slot-lost', `slot ${slot} on the ${session.side} has lost its log`, {
-      advice: 'Raise max_slot_wal_keep_size; then remove the shadow, empty the destination, and start again.',
+      advice:
+        'Raise max_slot_wal_keep_size; then `understudy remove`, empty the destination, and start again.',
     });
   }
   return { confirmed: parseLsn(row['confirmed_flush_lsn']), active: row['active'] === 't' };

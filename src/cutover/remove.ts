@@ -1,0 +1,97 @@
+/**
+ * Takes Understudy away again while the source leads: the migration is given up, or begun anew.
+ *
+ * Order, each part repeatable, so that a call that was interrupted is simply made again:
+ *   1. nothing is under way: no fence stands on the source; on a destination that can be asked, no operation is open and
+ *      no other process lives
+ *   2. the streams stop
+ *   3. on the source: slot, publication, replica identities as they were, barrier, own tables
+ *   4. on the destination, unless it is gone: the same, and the journal
+ * Kept: the tables and rows on the destination, which its guard no longer protects; and on a source that was switched
+ * before, its epoch, so that a journal of an older switch, should it come back, is not believed.
+ */
+import { UnderstudyError } from '../core/errors.js';
+import { removeBarrier, type BarrierLimits } from './barrier.js';
+import {
+  dropOwnTables,
+  dropPublication,
+  dropSlot,
+  restoreIdentities,
+  streamName,
+  type Cleanup,
+} from './cleanup.js';
+import { readEpoch } from './fence.js';
+import { readOpenOperation, readRoute } from './journal.js';
+import { readOtherProxies } from './registration.js';
+import type { Connections, Session } from './session.js';
+import type { CutoverDeps, RemoveOptions, RemoveReport } from './settings.js';
+
+/** Throws `already-cut-over`, `busy`, `other-proxy-alive`, `fence-timeout`, `…-unreachable`. */
+export async function remove(
+  deps: CutoverDeps,
+  connections: Connections,
+  proxyId: string,
+  options: RemoveOptions,
+): Promise<RemoveReport> {
+  const { clock, settings, subset, migrationId } = deps;
+  const startedMs = clock.monotonicMs();
+  const limits: BarrierLimits = {
+    clock,
+    signal: options.signal,
+    lockTimeoutMs: settings.lockTimeoutMs,
+    timeoutMs: settings.installTimeoutMs,
+  };
+  const cleanup: Cleanup = { limits, removed: [] };
+  const source = await connections.open('source', 'remove');
+  const sessions: Session[] = [source];
+  try {
+    const epoch = await readEpoch(source, subset);
+    if (epoch?.fenced === true) {
+      throw new UnderstudyError('already-cut-over', 'the source’s fence stands: the destination leads', {
+        advice: 'Roll back first, or end the migration with `understudy finalize`.',
+      });
+    }
+    if (options.destinationLost !== true) {
+      const destination = await connections.open('destination', 'remove');
+      sessions.push(destination);
+      await refuseWhileUsed(destination, subset, proxyId);
+    }
+    await options.stopShadow();
+    for (const session of sessions) {
+      const name = streamName(migrationId, session.side);
+      await dropSlot(cleanup, session, name);
+      await dropPublication(cleanup, session, name);
+      await restoreIdentities(cleanup, session);
+      if ((await removeBarrier(session, limits)) > 0) cleanup.removed.push(`${session.side}: barrier`);
+      const kept = session === source && (epoch?.epoch ?? 0) > 0 ? ['epoch'] : [];
+      await dropOwnTables(cleanup, session, kept);
+    }
+    return { removed: cleanup.removed, seconds: (clock.monotonicMs() - startedMs) / 1000 };
+  } finally {
+    await Promise.all(sessions.map((session) => session.end()));
+  }
+}
+
+async function refuseWhileUsed(destination: Session, subset: string, proxyId: string): Promise<void> {
+  const route = await readRoute(destination, subset);
+  if (route === null) return;
+  if (route.side === 'destination') {
+    throw new UnderstudyError('already-cut-over', 'the journal says that the destination leads', {
+      advice: 'Look at `understudy status`; restart Understudy, which settles what a former process left.',
+    });
+  }
+  const open = await readOpenOperation(destination, subset);
+  if (open !== null) {
+    throw new UnderstudyError('busy', `${open.kind} ${open.id} is still ${open.state}`, {
+      advice: 'Wait for its end, or restart Understudy, which settles what a former process left.',
+    });
+  }
+  const [other] = await readOtherProxies(destination, proxyId);
+  if (other !== undefined) {
+    throw new UnderstudyError(
+      'other-proxy-alive',
+      `process ${other.process} on ${other.host} is using this migration`,
+      { advice: 'Stop every other Understudy process, then try again.' },
+    );
+  }
+}
