@@ -64,7 +64,9 @@ test.skipIf(!existsSync(BUILT_WORKER))('a thread killed again and again goes on 
   await client.start();
   await until(async () => (await client.status()).phase === 'following', { what: 'following' });
   // Each time the barrier is looked after, also where the schema was there already.
-  expect(built.map((tables) => tables.map(({ name }) => name))).toEqual(Array.from({ length: 5 }, () => ['a', 'b']));
+  expect(built.map((tables) => tables.map(({ name }) => name))).toEqual(
+    Array.from({ length: 5 }, () => ['a', 'b']),
+  );
   const { copy } = await client.status();
   // Rows deleted before their chunk was read are not copied; none is copied twice.
   expect(copy.rows).toBeLessThanOrEqual(24_000);
