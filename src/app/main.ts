@@ -46,14 +46,14 @@ function serverVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> {
     )
     .command(
       'run',
-      'Run the sidecar: proxy, shadow and admin port, until SIGTERM',
+      'Run the sidecar: proxy, shadow and admin port, until SIGTERM; SIGHUP reads the configuration again',
       (argv) =>
         argv
           .example('$0 run', 'with understudy.yaml of this folder')
           .example('$0 run --port 7000 --set shadow.enabled=false', 'the proxy alone, on another port'),
       (args) =>
         runVerb(args, async (terminal) =>
-          (await import('./cli/run.js')).runProcess(terminal, configOf(args)),
+          (await import('./cli/run.js')).runProcess(terminal, () => configOf(args)),
         ),
     )
     .command(

@@ -33,7 +33,8 @@ import { endpointText } from './config/endpoint.js';
 import type { UnderstudyConfig } from './config/schema.js';
 import { inspectForCutover, sessionHints } from './control-side.js';
 import { Operations } from './operations.js';
-import { makeProxy, type ProxyParts } from './proxy-parts.js';
+import { makeProxy, reloadableSettings, type ProxyParts } from './proxy-parts.js';
+import { takeOver, type ReloadReport } from './reload.js';
 import { RouteKeeper } from './route-keeper.js';
 import { ShadowThread } from './shadow-thread.js';
 import { ThreadShadow } from './thread-shadow.js';
@@ -54,6 +55,11 @@ export interface Understudy extends AsyncDisposable {
   readonly adminUrl: string;
   status(): Promise<StatusReport>;
   readonly operate: AdminControl['operate'];
+  /**
+   * Takes over what of another configuration can be taken over while clients are served, and says what can't.
+   * The log's level is its owner's to change.
+   */
+  reload(config: ResolvedConfig): ReloadReport;
   /** Graceful: clients may finish what they are at, a running operation undoes itself or is carried to its end. */
   stop(): Promise<void>;
 }
@@ -85,7 +91,8 @@ const JOIN_MOST_MS = 15_000;
 
 class Composition implements Understudy, AdminControl {
   readonly version = VERSION;
-  readonly #config: ResolvedConfig;
+  /** As it is in force: a reload replaces it. */
+  #config: ResolvedConfig;
   readonly #log: Log;
   readonly #clock: Clock;
   readonly #startedAt: Date;
@@ -316,6 +323,13 @@ class Composition implements Understudy, AdminControl {
 
   readonly operate: AdminControl['operate'] = (operation, options, emit) =>
     this.#operations.operate(operation, options, emit);
+
+  reload(wanted: ResolvedConfig): ReloadReport {
+    const { config, report } = takeOver(this.#config, wanted);
+    this.#config = config;
+    this.#proxy.reconfigure(reloadableSettings(config.limits));
+    return report;
+  }
 
   stop(): Promise<void> {
     this.#stopped ??= this.#stop();

@@ -62,6 +62,8 @@ export interface ClientHandshakeDeps {
   readonly serverProtocolMinor?: (user: string, database: string) => Promise<number>;
   /** For the whole handshake. */
   readonly timeoutMs: number;
+  /** Aborted when the proxy stops: who is in the middle of its handshake is told to come later. */
+  readonly stopping?: AbortSignal;
   /** Bound on the payload of one authentication message of a client; 65 535 where absent. */
   readonly authMessageBytesMax?: number;
   /** Makes stable salts for unknown users; random per process where absent. Any secret bytes will do. */
@@ -172,13 +174,20 @@ class ClientHandshake implements AuthenticationChannel {
   }
 
   async run(): Promise<AcceptedClient | null> {
+    const { stopping } = this.#deps;
     let timer: NodeJS.Timeout | undefined;
+    let onStop = (): void => undefined;
     const expired = new Promise<never>((_resolve, reject) => {
       timer = setTimeout(() => {
         if (this.#state.is('accepted', 'closed')) return;
         const late = refused('57014', 'canceling authentication due to timeout');
         reject(late);
       }, this.#deps.timeoutMs);
+      onStop = () => {
+        if (!this.#state.is('accepted', 'closed')) reject(refused('57P03', 'the proxy is shutting down'));
+      };
+      if (stopping?.aborted === true) onStop();
+      stopping?.addEventListener('abort', onStop);
     });
     try {
       return await Promise.race([this.#serve(), expired]);
@@ -187,6 +196,7 @@ class ClientHandshake implements AuthenticationChannel {
       return null;
     } finally {
       clearTimeout(timer);
+      stopping?.removeEventListener('abort', onStop);
     }
   }
 

@@ -10,7 +10,7 @@
  * Failures before there is a session are told the client as PostgreSQL tells them, by a FATAL ErrorResponse in place
  * of the first ParameterStatus.
  */
-import { once } from 'node:events';
+import { once, setMaxListeners } from 'node:events';
 import net from 'node:net';
 import type { Clock } from '../core/clock.js';
 import { UnderstudyError, asUnderstudyError } from '../core/errors.js';
@@ -174,6 +174,8 @@ class PostgresProxy implements Proxy {
 
   constructor(settings: ProxySettings, deps: ProxyDeps) {
     this.#settings = { ...settings };
+    // Every handshake and every connection being opened listens to it.
+    setMaxListeners(0, this.#stop.signal);
     this.#deps = deps;
     this.#watch = new SessionWatch(
       () => this.#sessions,
@@ -257,7 +259,6 @@ class PostgresProxy implements Proxy {
     this.#stop.abort(new UnderstudyError('cancelled', 'the proxy is stopping'));
     const closed = once(this.#server, 'close');
     this.#server.close();
-    for (const socket of this.#handshaking) socket.destroy();
     this.#gate.refuseWaiting(NOT_NOW);
     for (const session of this.#sessions) {
       if (session.idle) session.terminate(SHUTTING_DOWN.sqlState, SHUTTING_DOWN.message);
@@ -311,6 +312,7 @@ class PostgresProxy implements Proxy {
         verifiers: this.#deps.verifiers,
         authentication,
         timeoutMs: handshakeTimeoutMs,
+        stopping: this.#stop.signal,
         ...(tls === undefined ? {} : { tls }),
         serverProtocolMinor: (user, database) => this.#serverProtocolMinor(user, database),
         onCancel: (processId, secret) => this.#onCancel(processId, secret),

@@ -1,4 +1,6 @@
 /** Limits and timeouts as clients meet them. */
+import { once } from 'node:events';
+import net from 'node:net';
 import pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { databasePair, until, type DatabasePair } from '../support/servers.js';
@@ -194,4 +196,16 @@ test('a cancel reaches a statement of a pipeline that was only flushed', async (
   expect(sqlStates(client.messages)).toEqual(['57014']);
   client.write(send.sync());
   await client.readies(1);
+});
+
+test('a client in the middle of its handshake is told, too, that the proxy stops', async () => {
+  const running = await startProxy(pair);
+  const socket = net.connect({ port: running.port, host: '127.0.0.1' });
+  await once(socket, 'connect');
+  await until(() => running.proxy.status().connections.handshaking === 1);
+  const told = once(socket, 'data') as Promise<[Buffer]>;
+  await running.proxy.stop({ drainTimeoutMs: 0 });
+  const [answer] = await told;
+  expect(answer.toString('latin1')).toMatch(/^E.*C57P03\0/s);
+  socket.destroy();
 });

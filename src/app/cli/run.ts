@@ -1,7 +1,8 @@
-import { createLog, type Log } from '../../core/log.js';
+import { asUnderstudyError } from '../../core/errors.js';
+import { createLog, type LeveledLog, type Log } from '../../core/log.js';
 import { redact, type ResolvedConfig } from '../config.js';
 import { endpointText } from '../config/endpoint.js';
-import { startUnderstudy } from '../understudy.js';
+import { startUnderstudy, type Understudy } from '../understudy.js';
 import { EXIT, type ExitCode } from './exit-codes.js';
 import type { Terminal } from './terminal.js';
 
@@ -10,13 +11,15 @@ const ECHO_MS = 500;
 
 /**
  * The whole sidecar, until SIGTERM or SIGINT: clients may finish what they are at, then it ends. A second signal
- * ends it at once; that loses nothing, because whatever it was doing is journaled.
+ * ends it at once; that loses nothing, because whatever it was doing is journaled. SIGHUP reads the configuration again.
  */
-export async function runProcess(terminal: Terminal, config: ResolvedConfig): Promise<ExitCode> {
+export async function runProcess(terminal: Terminal, load: () => ResolvedConfig): Promise<ExitCode> {
+  const config = load();
   const log = createLog(config.log.level);
   log.debug({ config: redact(config) }, 'configuration');
   const stopRequested = listenForSignals(log);
   const understudy = await startUnderstudy(config, { log });
+  process.on('SIGHUP', () => reload(understudy, log, load));
   terminal.line(`understudy ${understudy.version}: listening on ${config.listen.host}:${understudy.port}`);
   terminal.line(`  source       ${endpointText(config.source)}`);
   terminal.line(`  destination  ${endpointText(config.destination)}`);
@@ -29,12 +32,27 @@ export async function runProcess(terminal: Terminal, config: ResolvedConfig): Pr
   return EXIT.ok;
 }
 
+/** A configuration with a mistake in it is refused as a whole, and nothing changes. */
+function reload(understudy: Understudy, log: LeveledLog, load: () => ResolvedConfig): void {
+  let wanted: ResolvedConfig;
+  try {
+    wanted = load();
+  } catch (error) {
+    const { code, message } = asUnderstudyError(error, 'internal', 'reading the configuration');
+    log.error({ code, problems: message.split('\n') }, 'SIGHUP: refused, everything stays as it is');
+    return;
+  }
+  const { applied, needRestart } = understudy.reload(wanted);
+  log.setLevel(wanted.log.level);
+  log.info({ applied }, applied.length === 0 ? 'SIGHUP: nothing to take over' : 'SIGHUP: taken over');
+  if (needRestart.length > 0) log.warn({ needRestart }, 'SIGHUP: these keys count from the next start only');
+}
+
 /** Resolves with the first SIGTERM or SIGINT. */
 function listenForSignals(log: Log): Promise<string> {
   let firstAt: number | undefined;
-  process.on('SIGHUP', () =>
-    log.info({}, 'SIGHUP: the configuration is read at start only; restart to change it'),
-  );
+  // Before there is anything to reload it for, SIGHUP must not end the process.
+  process.on('SIGHUP', () => undefined);
   // What nobody caught is a bug: better to end, and recover from the journal, than to go on half broken.
   process.on('uncaughtException', (error) => {
     log.error({ error: error.message, stack: error.stack }, 'uncaught error: ending');

@@ -1,0 +1,70 @@
+/**
+ * Taking over another configuration while clients are served.
+ *
+ * Some keys count from the moment they are read again ({@link RELOADABLE}); the others stay as they are until the next
+ * start, and are named. A key is either taken over whole or not at all, and what can't be taken over is reported again
+ * at the next reload, as long as it differs.
+ */
+import type { ResolvedConfig } from './config.js';
+
+export interface ReloadReport {
+  /** Keys whose new values are in force. */
+  readonly applied: readonly string[];
+  /** Keys that differ from what runs, and will until the next start. */
+  readonly needRestart: readonly string[];
+}
+
+const RELOADABLE: ReadonlySet<string> = new Set([
+  'limits.clientsMax',
+  'limits.clientsPerUserMax',
+  'limits.clientsPerDatabaseMax',
+  'limits.handshakesMax',
+  'limits.handshakeTimeoutMs',
+  'limits.clientIdleTimeoutMs',
+  'limits.idleInTransactionTimeoutMs',
+  'limits.queryTimeoutMs',
+  'limits.connectTimeoutMs',
+  'limits.heldBytesMax',
+  'limits.warmAttempts',
+  'limits.prepareTimeoutMs',
+  'limits.askTimeoutMs',
+  'limits.staleSessionsMax',
+  'limits.cancelTimeoutMs',
+  'limits.switchTimeoutMs',
+  'limits.stopTimeoutMs',
+  'log.level',
+]);
+
+/** What differs, and the configuration that results: `running` with the reloadable keys of `wanted`. */
+export function takeOver(
+  running: ResolvedConfig,
+  wanted: ResolvedConfig,
+): { readonly config: ResolvedConfig; readonly report: ReloadReport } {
+  const before = leavesOf(running);
+  const after = leavesOf(wanted);
+  const names = new Set([...before.keys(), ...after.keys()]);
+  const changed = [...names].filter((name) => before.get(name) !== after.get(name)).sort();
+  const applied = changed.filter((name) => RELOADABLE.has(name));
+  const limits: Record<string, unknown> = { ...running.limits };
+  for (const [name, value] of Object.entries(wanted.limits)) {
+    if (RELOADABLE.has(`limits.${name}`)) limits[name] = value;
+  }
+  return {
+    config: { ...running, limits: limits as ResolvedConfig['limits'], log: wanted.log },
+    report: { applied, needRestart: changed.filter((name) => !RELOADABLE.has(name)) },
+  };
+}
+
+/** Every leaf by its dotted name. Values are compared only, never shown: there are secrets among them. */
+function leavesOf(config: ResolvedConfig): ReadonlyMap<string, unknown> {
+  const leaves = new Map<string, unknown>();
+  const walk = (value: unknown, path: string): void => {
+    if (typeof value === 'object' && value !== null && !Array.isArray(value)) {
+      for (const [name, child] of Object.entries(value)) walk(child, path === '' ? name : `${path}.${name}`);
+    } else {
+      leaves.set(path, Array.isArray(value) ? JSON.stringify(value) : value);
+    }
+  };
+  walk(config, '');
+  return leaves;
+}
