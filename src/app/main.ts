@@ -49,11 +49,25 @@ function serverVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> {
       'Run the sidecar: proxy, shadow and admin port, until SIGTERM; SIGHUP reads the configuration again',
       (argv) =>
         argv
+          .option('record', {
+            type: 'string',
+            requiresArg: true,
+            describe: 'Record what clients send to this file, all values included, for `bench replay`',
+          })
+          .option('record-max-bytes', {
+            type: 'number',
+            requiresArg: true,
+            default: 0,
+            describe: 'The recording ends when the file has about this size [no bound]',
+          })
           .example('$0 run', 'with understudy.yaml of this folder')
           .example('$0 run --port 7000 --set shadow.enabled=false', 'the proxy alone, on another port'),
       (args) =>
         runVerb(args, async (terminal) =>
-          (await import('./cli/run.js')).runProcess(terminal, () => configOf(args)),
+          (await import('./cli/run.js')).runProcess(terminal, () => configOf(args), {
+            record: args.record,
+            recordMaxBytes: args.recordMaxBytes,
+          }),
         ),
     )
     .command(
@@ -230,6 +244,62 @@ function controlVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> {
     );
 }
 
+function benchVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> {
+  return cli.command('bench', 'Try a workload on another server', (bench) =>
+    bench
+      .command(
+        'replay <file>',
+        'Replay what `run --record` recorded, writes included, and compare',
+        (argv) =>
+          argv
+            .positional('file', { type: 'string', demandOption: true, describe: 'The recording' })
+            .option('against', {
+              type: 'string',
+              requiresArg: true,
+              describe: 'postgres://user:password@host/database: a copy made for it. PGPASSWORD is used too',
+            })
+            .option('speed', {
+              type: 'string',
+              requiresArg: true,
+              default: '1',
+              describe: 'Times as fast as recorded; max: as fast as answers come',
+            })
+            .option('sessions', {
+              type: 'number',
+              requiresArg: true,
+              describe: 'Connections at a time; others wait [as recorded]',
+            })
+            .option('answer-timeout-ms', {
+              type: 'number',
+              requiresArg: true,
+              default: 300_000,
+              describe: 'A session without an answer for that long is given up',
+            })
+            .option('dry-run', {
+              type: 'boolean',
+              default: false,
+              describe: 'Only say what the recording holds',
+            })
+            .option('yes-write', {
+              type: 'boolean',
+              default: false,
+              describe: 'Write even to a database that is part of a migration',
+            })
+            .example('$0 bench replay day.rec --against postgres://me@copy/shop --speed 2', ''),
+        (args) =>
+          runVerb(args, async (terminal) =>
+            (await import('./cli/replay.js')).runReplay(
+              terminal,
+              args,
+              () => configOf(args),
+              args.config !== undefined || process.env['UNDERSTUDY_CONFIG'] !== undefined,
+            ),
+          ),
+      )
+      .demandCommand(1, 'name what to do: bench replay <file>'),
+  );
+}
+
 /** yargs' own `conflicts` takes a default of false for a given option. */
 function notTogether(one: string, other: string) {
   return (args: Readonly<Record<string, unknown>>): true => {
@@ -265,7 +335,7 @@ async function main(argv: readonly string[]): Promise<void> {
   const base = yargs([...argv])
     .scriptName('understudy')
     .usage('$0 <verb> [options]\n\nA proxy that keeps a live shadow of a database and switches over to it.');
-  const cli = controlVerbs(serverVerbs(addGlobalOptions(base)))
+  const cli = benchVerbs(controlVerbs(serverVerbs(addGlobalOptions(base))))
     .demandCommand(1, 'name a verb')
     .strict()
     .recommendCommands()

@@ -1,5 +1,5 @@
 /** What the proxy is made of, from the configuration. */
-import type { DatabaseEndpoint, Side, StatementTap } from '../core/ports.js';
+import type { DatabaseEndpoint, Side, StatementTap, TrafficRecorder } from '../core/ports.js';
 import type { Clock } from '../core/clock.js';
 import type { Log } from '../core/log.js';
 import { UnderstudyError } from '../core/errors.js';
@@ -25,6 +25,7 @@ export interface ProxyParts {
 export interface ProxyPartsDeps {
   readonly config: ResolvedConfig;
   readonly tap: StatementTap | null;
+  readonly recorder?: TrafficRecorder | undefined;
   readonly log: Log;
   readonly clock: Clock;
   /** The side that may be written at present; undefined while that is not known. */
@@ -42,6 +43,7 @@ export function makeProxy(deps: ProxyPartsDeps): ProxyParts {
     destination: target('destination', config.destination),
     verifiers,
     tap: deps.tap,
+    recorder: deps.recorder,
     log: deps.log.child({ part: 'proxy' }),
     clock: deps.clock,
     customSettings: () => hints.dottedSettings,

@@ -35,6 +35,7 @@ import { inspectForCutover, sessionHints } from './control-side.js';
 import { Operations } from './operations.js';
 import { makeProxy, reloadableSettings, type ProxyParts } from './proxy-parts.js';
 import { takeOver, type ReloadReport } from './reload.js';
+import type { Recorder } from './recording/recorder.js';
 import { RouteKeeper } from './route-keeper.js';
 import { ShadowThread } from './shadow-thread.js';
 import { ThreadShadow } from './thread-shadow.js';
@@ -43,6 +44,8 @@ import { VERSION } from './version.js';
 export interface UnderstudyHooks {
   readonly log?: Log;
   readonly clock?: Clock;
+  /** Records what clients send; closed with the process. */
+  readonly recorder?: Recorder;
   /** Called at every step of an operation; see {@link StepPoint}. For fault tests. */
   readonly observe?: (point: StepPoint, kind: OperationKind) => void | Promise<void>;
 }
@@ -99,6 +102,7 @@ class Composition implements Understudy, AdminControl {
   readonly #startedMs: number;
   readonly #stopping = new AbortController();
   readonly #capture: CaptureThread | undefined;
+  readonly #recorder: Recorder | undefined;
   readonly #proxyParts: ProxyParts;
   readonly #proxy: Proxy;
   readonly #shadowThread: ShadowThread;
@@ -117,13 +121,15 @@ class Composition implements Understudy, AdminControl {
     const clock = hooks.clock ?? systemClock;
     this.#log = log;
     this.#clock = clock;
+    this.#recorder = hooks.recorder;
     this.#startedAt = clock.now();
     this.#startedMs = clock.monotonicMs();
     const parts = { config, log, clock };
     this.#capture = config.capture.enabled ? new CaptureThread(config.capture, parts) : undefined;
     this.#proxyParts = makeProxy({
       ...parts,
-      tap: this.#capture?.tap ?? null,
+      tap: hooks.recorder?.tap(this.#capture?.tap ?? null) ?? this.#capture?.tap ?? null,
+      recorder: hooks.recorder,
       leader: () => this.#route.recovery?.route.side,
       onFenceMet: () => this.#onFenceMet(),
     });
@@ -345,6 +351,7 @@ class Composition implements Understudy, AdminControl {
     await this.#proxyParts.closeVerifiers();
     await this.#shadowThread.stop();
     await this.#capture?.stop();
+    await this.#recorder?.close();
     await this.#admin.stop();
     this.#log.info({}, 'stopped');
   }

@@ -28,6 +28,11 @@ export class LatencyHistogram {
     };
   }
 
+  /** To within an eighth above; 0 where nothing was added. */
+  quantileMs(q: number): number {
+    return this.#quantile(q) / 1000;
+  }
+
   /** Upper bound, in µs, of the bucket that holds the q-th of the values in order; never above the maximum. */
   #quantile(q: number): number {
     const rank = Math.max(1, Math.ceil(this.#count * q));

@@ -55,6 +55,8 @@ export const ERROR_CODES = {
   'limit-reached': [true, 'A configured bound was reached.'],
   'series-invalid': [false, 'A series to be forecast holds something that is not a count per bucket.'],
   'log-unreadable': [false, 'A log file can’t be opened, is damaged, or has a format that is not known.'],
+  'recording-unreadable': [false, 'A recording is damaged, or was written by another version.'],
+  'replay-refused': [false, 'A replay would write to a database that it must not write to.'],
 } as const satisfies Record<string, readonly [boolean, string]>;
 
 export type ErrorCode = keyof typeof ERROR_CODES;

@@ -97,6 +97,25 @@ export interface StatementTap {
 /** The first two characters of a SQLSTATE, the first in the lower byte; 0 for none. */
 export type ErrorClassCode = number;
 
+/**
+ * Keeps what clients send, for a later replay. On the data path: must not block or throw, and copies what it keeps.
+ * The bytes of one session come in order.
+ */
+export interface TrafficRecorder {
+  /** `parameters` are those of the startup message, `user` and `database` among them. */
+  opened(sessionId: number, parameters: ReadonlyMap<string, string>): void;
+  /** A run of the client's messages, cut anywhere, on its way to the server. Sync points are counted up to its end. */
+  sent(
+    sessionId: number,
+    bytes: Buffer,
+    syncPointsSent: number,
+    syncPointsAnswered: number,
+    /** The last ReadyForQuery's status: I, T or E as its character code. */
+    transactionStatus: number,
+  ): void;
+  closed(sessionId: number): void;
+}
+
 /** `null` tap: capture switched off. */
 export interface CaptureSnapshot {
   readonly offered: number;

@@ -24,6 +24,7 @@ import {
   type Side,
   type StallReport,
   type StatementTap,
+  type TrafficRecorder,
   type SubsetId,
   type SwitchReport,
   type TrafficControl,
@@ -67,6 +68,8 @@ export interface ProxyDeps {
   readonly verifiers: VerifierSource;
   /** Null: capture is switched off. */
   readonly tap: StatementTap | null;
+  /** Keeps what clients send, where that is asked for. */
+  readonly recorder?: TrafficRecorder | undefined;
   readonly log: Log;
   readonly clock: Clock;
   /** Names of custom settings known from function bodies, policies, pg_db_role_setting and captured text. */
@@ -187,6 +190,7 @@ class PostgresProxy implements Proxy {
     this.#context = {
       settings: this.#settings,
       tap: deps.tap,
+      recorder: deps.recorder ?? null,
       text: new StatementText(),
       clock: deps.clock,
       log: deps.log,

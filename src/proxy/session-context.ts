@@ -1,7 +1,7 @@
 /** What sessions share, and how they report. */
 import type { Clock } from '../core/clock.js';
 import type { Log } from '../core/log.js';
-import type { Side, StatementTap } from '../core/ports.js';
+import type { Side, StatementTap, TrafficRecorder } from '../core/ports.js';
 import type { StatementText } from '../wire/postgres/statement-text.js';
 import type { Backend } from './backend.js';
 import type { ProxySettings } from './settings.js';
@@ -11,6 +11,7 @@ import type { Reply } from './warm-connection.js';
 export interface SessionContext {
   readonly settings: ProxySettings;
   readonly tap: StatementTap | null;
+  readonly recorder: TrafficRecorder | null;
   readonly text: StatementText;
   readonly clock: Clock;
   readonly log: Log;

@@ -115,7 +115,7 @@ export class Session {
       log: this.#log,
       text: context.text,
       frameBytesMax: settings.frameBytesMax,
-      forward: (bytes) => this.#sockets.toServer(bytes),
+      forward: this.#forwarder(),
     });
     this.#serverStream = this.#newServerStream();
     this.#questions = new OwnQuestions({
@@ -185,6 +185,19 @@ export class Session {
 
   // ------------------------------------------------------------------------------------------------------ life
 
+  /** How the client's bytes go to the server: recorded on the way, where that is asked for. */
+  #forwarder(): (bytes: Buffer) => void {
+    const { recorder } = this.#context;
+    if (recorder === null || this.replication) return (bytes) => this.#sockets.toServer(bytes);
+    const { user, database, parameters } = this.accepted;
+    recorder.opened(this.id, new Map([...parameters, ['user', user], ['database', database]]));
+    const tracker = this.#tracker;
+    return (bytes) => {
+      recorder.sent(this.id, bytes, tracker.sent, tracker.answered, tracker.status);
+      this.#sockets.toServer(bytes);
+    };
+  }
+
   /** Greets the client with `greeting` (up to ReadyForQuery) and begins to relay. */
   start(greeting: Buffer): void {
     for (const [name, value] of this.backend.parameters) this.#parameters.set(name, value);
@@ -199,6 +212,7 @@ export class Session {
   #close(last: Buffer | null): void {
     if (this.#phase.is('closed')) return;
     this.#phase.move('closed');
+    this.#context.recorder?.closed(this.id);
     this.#sockets.close(last, {
       cut: this.#serverStream.walker.insideForwardedFrame,
       idle: this.#atBoundary(),

@@ -2,6 +2,7 @@ import { asUnderstudyError } from '../../core/errors.js';
 import { createLog, type LeveledLog, type Log } from '../../core/log.js';
 import { redact, type ResolvedConfig } from '../config.js';
 import { endpointText } from '../config/endpoint.js';
+import { reportRecording, startRecorder, type RunOptions } from '../recording/run-recording.js';
 import { startUnderstudy, type Understudy } from '../understudy.js';
 import { EXIT, type ExitCode } from './exit-codes.js';
 import type { Terminal } from './terminal.js';
@@ -13,22 +14,33 @@ const ECHO_MS = 500;
  * The whole sidecar, until SIGTERM or SIGINT: clients may finish what they are at, then it ends. A second signal
  * ends it at once; that loses nothing, because whatever it was doing is journaled. SIGHUP reads the configuration again.
  */
-export async function runProcess(terminal: Terminal, load: () => ResolvedConfig): Promise<ExitCode> {
+export async function runProcess(
+  terminal: Terminal,
+  load: () => ResolvedConfig,
+  options: RunOptions,
+): Promise<ExitCode> {
   const config = load();
   const log = createLog(config.log.level);
   log.debug({ config: redact(config) }, 'configuration');
   const stopRequested = listenForSignals(log);
-  const understudy = await startUnderstudy(config, { log });
+  const recorder = await startRecorder(options, log);
+  const understudy = await startUnderstudy(config, {
+    log,
+    ...(recorder === undefined ? {} : { recorder }),
+  });
   process.on('SIGHUP', () => reload(understudy, log, load));
   terminal.line(`understudy ${understudy.version}: listening on ${config.listen.host}:${understudy.port}`);
   terminal.line(`  source       ${endpointText(config.source)}`);
   terminal.line(`  destination  ${endpointText(config.destination)}`);
   terminal.line(`  admin        ${understudy.adminUrl}`);
+  if (recorder !== undefined)
+    terminal.line(`  recording    ${options.record ?? ''}: holds all values clients send`);
   terminal.line('Point applications here; `understudy status --watch` shows how it goes. Ctrl-C stops it.');
   const signal = await stopRequested;
   log.info({ signal }, 'stopping; a second signal ends at once');
   await understudy.stop();
-  terminal.result({ stopped: signal });
+  if (recorder !== undefined) terminal.line(reportRecording(recorder.status));
+  terminal.result({ stopped: signal, ...(recorder === undefined ? {} : { recording: recorder.status }) });
   return EXIT.ok;
 }
 
