@@ -3,6 +3,7 @@ import type { DatabaseEndpoint, Side, StatementTap, TrafficRecorder } from '../c
 import type { Clock } from '../core/clock.js';
 import type { Log } from '../core/log.js';
 import { UnderstudyError } from '../core/errors.js';
+import { POOL_DEFAULTS } from '../proxy/pool/pool-settings.js';
 import { createProxy, type Proxy, type ProxyTarget } from '../proxy/proxy.js';
 import { PROXY_DEFAULTS, type ProxySettings, type ReloadableSettings } from '../proxy/settings.js';
 import { clientTls, type ClientTls } from '../proxy/tls.js';
@@ -114,7 +115,7 @@ function listenTls({ tls }: ResolvedConfig['listen']): ClientTls | undefined {
   });
 }
 
-function proxySettings({ listen, auth, limits, capture }: ResolvedConfig): ProxySettings {
+function proxySettings({ listen, auth, limits, capture, proxy }: ResolvedConfig): ProxySettings {
   const tls = listenTls(listen);
   return {
     ...PROXY_DEFAULTS,
@@ -128,6 +129,7 @@ function proxySettings({ listen, auth, limits, capture }: ResolvedConfig): Proxy
     parameterBytesMax: capture.keys ? capture.parameterBytesMax : 0,
     stateBytesMax: limits.stateBytesMax,
     warmConcurrency: limits.warmConcurrency,
+    pool: { ...POOL_DEFAULTS, ...proxy },
   };
 }
 

@@ -29,6 +29,16 @@ export class CancelKeys<Holder extends object> {
     return { processId, secret };
   }
 
+  /** Another goes on with the same client. */
+  hand(from: Holder, to: Holder): void {
+    const processId = this.#idOf.get(from);
+    const entry = processId === undefined ? undefined : this.#holders.get(processId);
+    if (processId === undefined || entry === undefined) return;
+    this.#idOf.delete(from);
+    this.#holders.set(processId, { holder: to, secret: entry.secret });
+    this.#idOf.set(to, processId);
+  }
+
   release(holder: Holder): void {
     const processId = this.#idOf.get(holder);
     if (processId !== undefined) this.#holders.delete(processId);

@@ -80,6 +80,19 @@ export class ClientStream implements FrameVisitor {
     return this.#unnamedLost;
   }
 
+  /** Takes over what a client did before it became a session. `unnamed`: payload of its unnamed statement's Parse. */
+  adopt(before: {
+    readonly unnamed: Buffer | null;
+    readonly settingNames: Iterable<string>;
+    readonly pins: readonly Pin[];
+  }): void {
+    for (const name of before.settingNames) this.settingNames.add(name);
+    this.pins.push(...before.pins);
+    if (before.unnamed === null) return;
+    this.#unnamed = Buffer.from(before.unnamed);
+    this.#unnamedBytes = before.unnamed.length;
+  }
+
   /** A text shows that this frame ends a prepared transaction, which another session may wait for. */
   endsPreparedTransaction(type: number, payload: Buffer): boolean {
     const from = type === FRONTEND.parse ? payload.indexOf(0) + 1 : 0;

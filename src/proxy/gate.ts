@@ -29,6 +29,7 @@ import type {
   SwitchReport,
 } from '../core/ports.js';
 import { StateCell } from '../core/state-machine.js';
+import type { GateParty } from './gate-party.js';
 import { Limiter } from './limiter.js';
 import type { Router } from './router.js';
 import type { SessionContext } from './session-context.js';
@@ -46,6 +47,8 @@ export interface GateDeps {
   readonly target: (side: Side) => MoveTarget;
   readonly settingNames: () => readonly string[];
   readonly statefulFunctions: () => readonly string[];
+  /** Pooled clients, which are moved as a body. */
+  readonly party: GateParty;
 }
 
 export interface Refusal {
@@ -88,6 +91,7 @@ export class Gate {
 
   constructor(deps: GateDeps) {
     this.#deps = deps;
+    deps.party.onProgress = () => this.#partyProgress();
     const { askConcurrency, warmConcurrency } = deps.context.settings;
     const open = new Limiter(warmConcurrency).run;
     this.#servedSlots = { ask: new Limiter(askConcurrency).run, open };
@@ -161,6 +165,11 @@ export class Gate {
     this.#onProgress();
   }
 
+  #partyProgress(): void {
+    if (this.#refusal !== null) this.#deps.party.failHeld(this.#refusal.sqlState, this.#refusal.message);
+    this.#onProgress();
+  }
+
   atRest(session: Session): void {
     if (this.#refusal !== null) session.failHeld(this.#refusal.sqlState, this.#refusal.message);
     this.#onProgress();
@@ -198,13 +207,14 @@ export class Gate {
         await move.refresh(settings.prepareTimeoutMs, signal, this.#servedSlots).catch(() => undefined);
       }),
     );
+    const pooled = await this.#deps.party.prepare(to, signal);
     if (signal.aborted) throw asUnderstudyError(signal.reason, 'cancelled', 'preparing the sessions');
     const present = moves.filter((move) => move.session.phase !== 'closed');
     return {
-      sessions: present.length,
-      warm: present.filter((move) => move.warm).length,
-      stale: present.filter((move) => !move.warm && move.blockers.length === 0).length,
-      blockers: present.flatMap((move) => move.blockers),
+      sessions: present.length + pooled.sessions,
+      warm: present.filter((move) => move.warm).length + pooled.warm,
+      stale: present.filter((move) => !move.warm && move.blockers.length === 0).length + pooled.stale,
+      blockers: [...present.flatMap((move) => move.blockers), ...pooled.blockers],
     };
   }
 
@@ -212,6 +222,7 @@ export class Gate {
     for (const move of this.#moves.values()) move.discard();
     this.#moves.clear();
     this.#movingTo = null;
+    this.#deps.party.discardWarm(this.#deps.router.get(this.#deps.subset)?.side);
   }
 
   // -------------------------------------------------------------------------------------------------------- hold
@@ -231,16 +242,20 @@ export class Gate {
     this.#state.move('closing');
     try {
       for (const session of this.#deps.sessions()) session.hold();
+      this.#deps.party.hold();
       await this.#drain(options);
       const drainedMs = clock.monotonicMs();
-      await this.#refreshStale(to, options.signal);
-      this.#refuseUnready(options);
+      const [pooled] = await Promise.all([
+        this.#deps.party.refresh(to, options.signal),
+        this.#refreshStale(to, options.signal),
+      ]);
+      this.#refuseUnready(options, pooled);
       if (options.signal.aborted) throw this.#aborted(options.signal);
       this.#state.move('closed');
       return {
         drainMs: drainedMs - startedMs,
         refreshMs: clock.monotonicMs() - drainedMs,
-        sessions: this.#deps.sessions().length,
+        sessions: this.#deps.sessions().length + this.#deps.party.size,
       };
     } catch (error) {
       this.#open();
@@ -272,22 +287,30 @@ export class Gate {
     return this.#deps.sessions().filter((session) => !session.atRest && !session.replication);
   }
 
+  get #restless(): boolean {
+    return this.#deps.party.restless || this.#unrested().length > 0;
+  }
+
   async #drain(options: HoldOptions): Promise<void> {
     const { settings } = this.#deps.context;
     if (await this.#rested(options.drainTimeoutMs, options.signal)) return;
     if (options.onDrainTimeout === 'cancel') {
-      await Promise.all(this.#unrested().map((session) => session.rollBack()));
+      await Promise.all([
+        ...this.#unrested().map((session) => session.rollBack()),
+        this.#deps.party.rollBack(),
+      ]);
       if (await this.#rested(settings.cancelTimeoutMs, options.signal)) return;
     }
-    const open = this.#unrested();
+    const open = [...this.#unrested().map((session) => session.info), ...this.#deps.party.unrested()];
+    const all = this.#deps.sessions().length + this.#deps.party.size;
     throw new UnderstudyError(
       'drain-timeout',
-      `${open.length} of ${this.#deps.sessions().length} sessions had a statement or transaction open after ${options.drainTimeoutMs} ms`,
+      `${open.length} of ${all} sessions had a statement or transaction open after ${options.drainTimeoutMs} ms`,
       {
         advice: 'Choose a quieter moment, a longer drain, or to cancel what is open then.',
         details: {
-          sessions: open.map((session) => {
-            const { id, user, applicationName, transactionStatus, busy, inTransactionMs } = session.info;
+          sessions: open.map((info) => {
+            const { id, user, applicationName, transactionStatus, busy, inTransactionMs } = info;
             return { id, user, applicationName, transactionStatus, busy, inTransactionMs };
           }),
         },
@@ -297,20 +320,20 @@ export class Gate {
 
   /** Whether all sessions came to rest within the time. Throws where `signal` fires. */
   async #rested(withinMs: number, signal: AbortSignal): Promise<boolean> {
-    if (this.#unrested().length === 0) return true;
+    if (!this.#restless) return true;
     const { clock } = this.#deps.context;
     const over = new AbortController();
     const timeUp = clock.sleep(withinMs, AbortSignal.any([signal, over.signal])).catch(() => undefined);
     const drained = new Promise<void>((resolve) => {
       this.#onProgress = () => {
-        if (this.#unrested().length === 0) resolve();
+        if (!this.#restless) resolve();
       };
     });
     await Promise.race([drained, timeUp]);
     over.abort();
     this.#onProgress = () => undefined;
     if (signal.aborted) throw this.#aborted(signal);
-    return this.#unrested().length === 0;
+    return !this.#restless;
   }
 
   async #refreshStale(to: Side, signal: AbortSignal): Promise<void> {
@@ -328,15 +351,15 @@ export class Gate {
     if (signal.aborted) throw this.#aborted(signal);
   }
 
-  #refuseUnready(options: HoldOptions): void {
+  #refuseUnready(options: HoldOptions, pooled: readonly SessionBlocker[]): void {
     const unready = [...this.#moves.values()].filter((move) => !move.warm && move.session.phase !== 'closed');
-    if (unready.length === 0 || options.onPinned === 'close') return;
-    const blockers = unready.flatMap((move) => move.blockers);
+    if (unready.length + pooled.length === 0 || options.onPinned === 'close') return;
+    const blockers = [...unready.flatMap((move) => move.blockers), ...pooled];
     const refused = blockers.some((blocker) => blocker.reason === 'destination-refuses');
     if (blockers.length > 0 && !refused) throw pinnedError(blockers);
     throw new UnderstudyError(
       'warm-failed',
-      `${unready.length} sessions have no connection on the new side`,
+      `${unready.length + pooled.length} sessions have no connection on the new side`,
       {
         details: { blockers, sessions: unready.map((move) => move.session.id) },
       },
@@ -372,9 +395,10 @@ export class Gate {
         }
       }),
     );
+    const pooled = this.#deps.party.switchTo(route.side);
     this.discardWarm();
     this.#state.move('closed');
-    return { moved, closed };
+    return { moved: moved + pooled.moved, closed: closed + pooled.closed };
   }
 
   async #takeWarm(move: SessionMove, signal: AbortSignal): ReturnType<SessionMove['take']> {
@@ -401,6 +425,7 @@ export class Gate {
       const wait = session.release();
       if (wait !== null) waits.push(wait);
     }
+    waits.push(...this.#deps.party.release());
     for (const waiting of this.#waiting.splice(0)) {
       waits.push(nowMs - waiting.sinceMs);
       waiting.resolve();
@@ -422,6 +447,7 @@ export class Gate {
     if (this.#state.is('open')) {
       this.#state.move('suspended');
       for (const session of this.#deps.sessions()) session.hold();
+      this.#deps.party.hold();
     }
     this.#refuse({ sqlState, message });
   }
@@ -433,6 +459,7 @@ export class Gate {
   #refuse(refusal: Refusal): void {
     this.#refusal = refusal;
     for (const session of this.#deps.sessions()) session.failHeld(refusal.sqlState, refusal.message);
+    this.#deps.party.failHeld(refusal.sqlState, refusal.message);
     this.refuseWaiting(refusal);
   }
 

@@ -46,11 +46,18 @@ import { acceptClient, type AcceptedClient } from './client-handshake.js';
 import { wipeCredentials } from './credentials.js';
 import { Gate, NotAdmitted, type GateState } from './gate.js';
 import { ClientPlaces } from './client-places.js';
+import { Decisions } from './pool/decisions.js';
+import { Definitions } from './pool/definitions.js';
+import { ParameterSets } from './pool/parameter-sets.js';
+import { Pools } from './pool/pools.js';
+import type { Pool } from './pool/pool.js';
+import type { PooledClient } from './pool/pooled-client.js';
+import { blocksMove, type PoolPin, type PoolStatus } from './pool/pool-settings.js';
 import { Router, known } from './router.js';
 import type { SessionContext, SessionInfo } from './session-context.js';
 import { SessionWatch } from './session-watch.js';
 import { ServerProtocols } from './server-protocols.js';
-import { Session } from './session.js';
+import { Session, isReplication } from './session.js';
 import type { ProxySettings, ReloadableSettings } from './settings.js';
 import { closeWith } from './socket-reader.js';
 import type { ClientTls } from './tls.js';
@@ -110,6 +117,7 @@ export interface ProxyStatus {
   readonly bytesFromClients: number;
   readonly bytesToClients: number;
   readonly clients: readonly SessionInfo[];
+  readonly pools: readonly PoolStatus[];
 }
 
 export type ProxyState = 'new' | 'listening' | 'stopping' | 'stopped';
@@ -154,9 +162,10 @@ class PostgresProxy implements Proxy {
   readonly #gate: Gate;
   readonly #context: SessionContext;
   readonly #sessions = new Set<Session>();
-  readonly #keys = new CancelKeys<Session>();
+  readonly #keys = new CancelKeys<Session | PooledClient>();
   readonly #protocols: ServerProtocols;
   #tls: ClientTls | undefined;
+  readonly #pools: Pools;
   /** Accepted clients that have no session yet. */
   readonly #entering = new Set<net.Socket>();
   readonly #handshaking = new Set<net.Socket>();
@@ -181,7 +190,7 @@ class PostgresProxy implements Proxy {
     setMaxListeners(0, this.#stop.signal);
     this.#deps = deps;
     this.#watch = new SessionWatch(
-      () => this.#sessions,
+      () => [...this.#sessions, ...this.#pools.clients],
       () => this.#settings,
       deps.clock,
     );
@@ -202,7 +211,9 @@ class PostgresProxy implements Proxy {
       },
       cancelBackend: (backend) => this.#cancelBackend(backend),
     };
+    this.#pools = this.#makePools();
     this.#gate = new Gate({
+      party: this.#pools,
       subset: WHOLE_DATABASE,
       context: this.#context,
       router: this.#router,
@@ -214,6 +225,34 @@ class PostgresProxy implements Proxy {
     this.#server = net.createServer({ noDelay: true, keepAlive: true }, (socket) =>
       this.#onConnection(socket),
     );
+  }
+
+  #makePools(): Pools {
+    const { settings, tap, clock, log, onError, mayPassHeld } = this.#context;
+    const text = new StatementText();
+    const { poolMode } = settings.pool;
+    return new Pools({
+      context: {
+        settings,
+        bounds: settings.pool,
+        tap,
+        text,
+        clock,
+        log,
+        onError,
+        mayPassHeld,
+        decisions: new Decisions(text, this.#deps.statefulFunctions, poolMode === 'pipelined'),
+        definitions: new Definitions(),
+        parameterSets: new ParameterSets(),
+        customSettings: this.#deps.customSettings,
+        onPinned: (client, backend, pin, leftover) => this.#pinned(client, backend, pin, leftover),
+      },
+      target: (side) => ({ side, ...this.#deps[side] }),
+      onClosed: (client) => this.#pooledClosed(client),
+      onAtRest: (client) => {
+        if (this.#state.is('stopping')) client.terminate(SHUTTING_DOWN.sqlState, SHUTTING_DOWN.message);
+      },
+    });
   }
 
   // ---------------------------------------------------------------------------------------------------- listening
@@ -268,23 +307,37 @@ class PostgresProxy implements Proxy {
       if (session.idle) session.terminate(SHUTTING_DOWN.sqlState, SHUTTING_DOWN.message);
       else session.hold();
     }
+    for (const client of this.#pools.clients) {
+      if (client.idle) client.terminate(SHUTTING_DOWN.sqlState, SHUTTING_DOWN.message);
+      else client.hold();
+    }
     await this.#sessionsEnded(options.drainTimeoutMs);
     for (const session of this.#sessions) {
       this.#cancelBackend(session.backend);
       session.terminate(SHUTTING_DOWN.sqlState, SHUTTING_DOWN.message);
     }
+    for (const client of this.#pools.clients) {
+      client.cancelStatement();
+      client.terminate(SHUTTING_DOWN.sqlState, SHUTTING_DOWN.message);
+    }
+    this.#pools.stop();
     await closed;
     this.#gate.discardWarm();
     this.#state.move('stopped');
   }
 
+  /** Clients that have been let in. */
+  get #served(): number {
+    return this.#sessions.size + this.#pools.clients.size;
+  }
+
   async #sessionsEnded(withinMs: number): Promise<void> {
-    if (this.#sessions.size === 0) return;
+    if (this.#served === 0) return;
     const over = new AbortController();
     const timeUp = this.#deps.clock.sleep(withinMs, over.signal).catch(() => undefined);
     const ended = new Promise<void>((resolve) => {
       this.#onSessionEnd = () => {
-        if (this.#sessions.size === 0) resolve();
+        if (this.#served === 0) resolve();
       };
     });
     await Promise.race([ended, timeUp]);
@@ -366,6 +419,10 @@ class PostgresProxy implements Proxy {
         await this.#gate.admission(gone);
         if (gone.aborted) return EMPTY;
         const { side } = this.#router.route(WHOLE_DATABASE);
+        if (this.#isPooled(client)) {
+          if (await this.#enterPool(client, side)) return null;
+          continue;
+        }
         const target = this.#deps[side];
         const backend = await this.#open(client, target.endpoint, target.database, gone);
         // The gate may have closed, and the side changed, while the server answered.
@@ -387,6 +444,19 @@ class PostgresProxy implements Proxy {
       this.#deps.log.error({ error: String(error) }, 'opening a session failed');
       return fatal({ sqlState: 'XX000', message: 'internal error of the proxy' });
     }
+  }
+
+  #isPooled(client: AcceptedClient): boolean {
+    return this.#settings.pool.poolMode !== 'session' && !isReplication(client.parameters.get('replication'));
+  }
+
+  /** False: the gate has closed, or the side changed, meanwhile. */
+  async #enterPool(client: AcceptedClient, side: Side): Promise<boolean> {
+    const pool = await this.#pools.poolFor(client, side);
+    const present = this.#gate.state === 'open' && this.#router.route(WHOLE_DATABASE).side === side;
+    if (!this.#state.is('listening')) throw new UnderstudyError('cancelled', 'the proxy is stopping');
+    if (present) this.#beginPooled(client, pool);
+    return present;
   }
 
   async #open(
@@ -437,6 +507,50 @@ class PostgresProxy implements Proxy {
       ]),
     );
     if (session.phase !== 'closed') this.#gate.opened(session);
+  }
+
+  #beginPooled(accepted: AcceptedClient, pool: Pool): void {
+    this.#accepted += 1;
+    const id = this.#nextSessionId++;
+    const client = this.#pools.accept(id, accepted, pool);
+    const { processId, secret } = this.#keys.issue(client, accepted.protocolMinor);
+    client.start(encodeBackendKeyData(processId, secret));
+  }
+
+  /** A pooled client keeps its connection from now on: it goes on as a session. */
+  #pinned(client: PooledClient, backend: Backend, pin: PoolPin, leftover: Buffer): void {
+    const accepted = { ...client.accepted, leftover };
+    const session = new Session(client.id, accepted, backend, client.pool.side, this.#context);
+    this.#deps.log.debug(
+      { session: client.id, reason: pin.reason, detail: pin.detail },
+      'a pooled client was pinned',
+    );
+    const { messages } = client;
+    session.adopt({
+      prepared: [...messages.names].map(([name, { body, textBytes, decision }]) => ({
+        name,
+        text: body.subarray(0, textBytes),
+        flags: decision.flags,
+      })),
+      unnamed: messages.unnamed,
+      settingNames: messages.settingNames,
+      pins: blocksMove(pin.reason) ? [{ reason: pin.reason, detail: pin.detail }] : [],
+    });
+    this.#keys.hand(client, session);
+    this.#sessions.add(session);
+    session.start(EMPTY);
+    if (session.phase === 'closed') return;
+    if (this.#gate.state === 'open' && !this.#state.is('stopping')) this.#gate.opened(session);
+    else session.hold();
+  }
+
+  #pooledClosed(client: PooledClient): void {
+    this.#keys.release(client);
+    wipeCredentials(client.accepted.credentials);
+    this.#places.free(client.accepted);
+    this.#closedBytesFrom += client.info.bytesFromClient;
+    this.#closedBytesTo += client.info.bytesToClient;
+    this.#onSessionEnd();
   }
 
   #sessionClosed(session: Session): void {
@@ -498,6 +612,7 @@ class PostgresProxy implements Proxy {
       if (session.side !== route.side)
         session.terminate('57P01', `the ${route.side} serves this database now`);
     }
+    this.#pools.serve(route.side);
     if (this.#unavailable === STARTING.message) this.setUnavailable(subset, null);
   }
 
@@ -543,7 +658,7 @@ class PostgresProxy implements Proxy {
   // ------------------------------------------------------------------------------------------------------- status
 
   status(): ProxyStatus {
-    const clients = [...this.#sessions].map((session) => session.info);
+    const clients = [...this.#sessions, ...this.#pools.clients].map((client) => client.info);
     const sum = (pick: (info: SessionInfo) => number): number =>
       clients.reduce((total, info) => total + pick(info), 0);
     return {
@@ -573,6 +688,7 @@ class PostgresProxy implements Proxy {
       bytesFromClients: this.#closedBytesFrom + sum((info) => info.bytesFromClient),
       bytesToClients: this.#closedBytesTo + sum((info) => info.bytesToClient),
       clients,
+      pools: this.#pools.status(),
     };
   }
 }

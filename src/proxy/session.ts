@@ -42,6 +42,7 @@ import { ResponseTracker, STATUS_IDLE, type OwnKind } from './response-tracker.j
 import { QUERY_TIMED_OUT, ROLLED_BACK, ServerStream } from './server-stream.js';
 import { OwnQuestions, type Question } from './own-questions.js';
 import type { SessionContext, SessionInfo } from './session-context.js';
+import type { Pin } from './session-state.js';
 import { rollBackSession } from './session-rollback.js';
 import { HELD_FULL, SessionSockets, TOO_DEEP } from './session-sockets.js';
 import type { SessionActivity } from './session-watch.js';
@@ -49,6 +50,15 @@ import { StatementLog } from './statement-log.js';
 import type { Reply, WarmConnection } from './warm-connection.js';
 
 export type SessionPhase = 'serving' | 'draining' | 'held' | 'answering' | 'closed';
+
+/** What a client did before it became a session. */
+export interface AdoptedClient {
+  readonly prepared: readonly { readonly name: string; readonly text: Buffer; readonly flags: number }[];
+  /** Payload of its unnamed statement's Parse. */
+  readonly unnamed: Buffer | null;
+  readonly settingNames: Iterable<string>;
+  readonly pins: readonly Pin[];
+}
 
 export class Session {
   readonly id: number;
@@ -202,6 +212,12 @@ export class Session {
   start(greeting: Buffer): void {
     for (const [name, value] of this.backend.parameters) this.#parameters.set(name, value);
     this.#sockets.start(greeting, this.accepted.leftover);
+  }
+
+  /** The client was served from a pool before: takes over what it has prepared. Before `start`. */
+  adopt(before: AdoptedClient): void {
+    for (const { name, text, flags } of before.prepared) this.#log.parse(name, text, 0, text.length, flags);
+    this.clientStream.adopt(before);
   }
 
   /** Ends the session with a FATAL error in the client's protocol. */
@@ -664,6 +680,7 @@ const LOST_CONNECTION = encodeErrorResponse({
   message: 'server closed the connection unexpectedly',
 });
 
-function isReplication(value: string | undefined): boolean {
+/** Of the start-up parameter `replication`. */
+export function isReplication(value: string | undefined): boolean {
   return value !== undefined && !['false', 'off', 'no', '0', 'f', 'n'].includes(value.toLowerCase());
 }

@@ -1,6 +1,7 @@
 /** Bounds of the proxy, all from configuration. */
 import type { ClientAuthentication } from './client-authentication.js';
 import type { ClientTls } from './tls.js';
+import { POOL_DEFAULTS, type PoolSettings } from './pool/pool-settings.js';
 
 export interface ProxySettings {
   readonly host: string;
@@ -52,6 +53,8 @@ export interface ProxySettings {
   readonly cancelTimeoutMs: number;
   /** For a listening session's last notifications, and for reopening a lost warm connection, at the switch. */
   readonly switchTimeoutMs: number;
+  /** How clients come by server connections. */
+  readonly pool: PoolSettings;
 }
 
 export const PROXY_DEFAULTS = {
@@ -80,6 +83,7 @@ export const PROXY_DEFAULTS = {
   staleSessionsMax: 64,
   cancelTimeoutMs: 2000,
   switchTimeoutMs: 2000,
+  pool: POOL_DEFAULTS,
 } as const satisfies ProxySettings;
 
 /** What can be changed while clients are served: everything that is looked up when it is needed. */

@@ -25,7 +25,14 @@ import {
   type PreparedStatement,
   type SessionState,
 } from './session-state.js';
-import type { WarmConnection } from './warm-connection.js';
+import type { Reply } from './warm-connection.js';
+
+/** A connection that can be asked and told things by the proxy, and is at rest. */
+export interface Askable {
+  query(sql: string): Promise<Reply>;
+  /** Groups of extended messages, each followed by a Sync; one reply for each. */
+  extended(groups: readonly (readonly Buffer[])[]): Promise<Reply[]>;
+}
 
 const TIMEOUTS: ReadonlySet<string> = new Set([
   'statement_timeout',
@@ -41,7 +48,7 @@ const INSUFFICIENT_PRIVILEGE = '42501';
 const UNDEFINED_OBJECT = '42704';
 
 /** Puts `state` onto a connection that holds nothing yet. Returns what the new side refused, by name. */
-export async function replayState(warm: WarmConnection, state: SessionState): Promise<Pin[]> {
+export async function replayState(warm: Askable, state: SessionState): Promise<Pin[]> {
   const encoding = state.settings.get('client_encoding');
   const early: [string, string][] = [];
   if (encoding !== undefined) early.push(['client_encoding', encoding]);
@@ -72,11 +79,7 @@ export async function replayState(warm: WarmConnection, state: SessionState): Pr
  * Brings a connection that holds `from` to hold `to`: by the difference where that is mere additions, from the ground
  * up otherwise.
  */
-export async function replayChange(
-  warm: WarmConnection,
-  from: SessionState,
-  to: SessionState,
-): Promise<Pin[]> {
+export async function replayChange(warm: Askable, from: SessionState, to: SessionState): Promise<Pin[]> {
   switch (compareStates(from, to)) {
     case 'same':
       return [];
@@ -108,10 +111,7 @@ interface Refused {
   readonly sqlState: string;
 }
 
-async function setAll(
-  warm: WarmConnection,
-  settings: readonly (readonly [string, string])[],
-): Promise<Refused[]> {
+async function setAll(warm: Askable, settings: readonly (readonly [string, string])[]): Promise<Refused[]> {
   const replies = await warm.extended(
     settings.map(([name, value]) => [
       encodeRawParse('', SET_CONFIG, [TEXT_OID, TEXT_OID]),
@@ -131,7 +131,7 @@ function settingPin({ name, sqlState }: Refused): Pin {
     : { reason: 'destination-refuses', detail: `${name}: ${sqlState}` };
 }
 
-async function prepareAll(warm: WarmConnection, statements: readonly PreparedStatement[]): Promise<Pin[]> {
+async function prepareAll(warm: Askable, statements: readonly PreparedStatement[]): Promise<Pin[]> {
   const pins: Pin[] = [];
   const oids = await resolveTypes(warm, statements);
   const sent: PreparedStatement[] = [];
@@ -166,7 +166,7 @@ async function prepareAll(warm: WarmConnection, statements: readonly PreparedSta
 
 /** For each statement its parameter types' OIDs on the new side; null where a type is missing there. */
 async function resolveTypes(
-  warm: WarmConnection,
+  warm: Askable,
   statements: readonly PreparedStatement[],
 ): Promise<(readonly number[] | null)[]> {
   const names = new Set(
@@ -191,7 +191,7 @@ async function resolveTypes(
   });
 }
 
-async function listenAll(warm: WarmConnection, channels: readonly string[]): Promise<Pin[]> {
+async function listenAll(warm: Askable, channels: readonly string[]): Promise<Pin[]> {
   const replies = await warm.extended(
     channels.map((channel) => [
       encodeRawParse('', `LISTEN "${channel.replaceAll('"', '""')}"`, []),

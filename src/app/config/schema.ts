@@ -3,6 +3,7 @@ import { z } from 'zod';
 import { SHADOW_DEFAULTS as SHADOW } from '../../shadow/settings.js';
 import { CHANNEL_BINDINGS, TLS_MODES, TLS_NEGOTIATIONS } from '../../core/ports.js';
 import { CLIENT_AUTHENTICATIONS } from '../../proxy/client-authentication.js';
+import { POOL_DEFAULTS as POOL } from '../../proxy/pool/pool-settings.js';
 import { PROXY_DEFAULTS as PROXY } from '../../proxy/settings.js';
 import { DEFAULT_CUTOVER_SETTINGS as CUTOVER } from '../../cutover/settings.js';
 import {
@@ -277,6 +278,44 @@ export const sections = {
     staleShareMax: fraction(
       'The share of sessions that may still have to be asked again behind the gate.',
       CUTOVER.staleShareMax,
+    ),
+  }),
+  proxy: z.strictObject({
+    poolMode: choice(
+      'How clients come by server connections: one each for as long as they stay, or one from a pool for each transaction (docs/pooling.md).',
+      ['session', 'transaction'],
+      POOL.poolMode,
+    ),
+    poolSizeMax: count(
+      'Connections of a pool; there is one for each user and set of start-up parameters.',
+      POOL.poolSizeMax,
+      { max: 10_000 },
+    ),
+    poolReserve: count(
+      'Further connections for clients that have waited for `proxy.poolReserveAfterMs`.',
+      POOL.poolReserve,
+      { min: 0, max: 10_000 },
+    ),
+    poolReserveAfterMs: milliseconds(
+      'A client that waits that long may take from the reserve.',
+      POOL.poolReserveAfterMs,
+    ),
+    poolWaitTimeoutMs: milliseconds(
+      'A statement that finds no connection within it gets 53300.',
+      POOL.poolWaitTimeoutMs,
+    ),
+    poolWaitingMax: count('Clients that may wait for a connection of one pool.', POOL.poolWaitingMax),
+    poolIdleTimeoutMs: milliseconds(
+      'A connection that nobody used for that long is closed.',
+      POOL.poolIdleTimeoutMs,
+    ),
+    poolAgeMaxMs: milliseconds(
+      'A connection older than that is closed when it comes back.',
+      POOL.poolAgeMaxMs,
+    ),
+    preparedStatementsMax: count(
+      'Prepared statements kept on one connection; the least used makes room.',
+      POOL.preparedStatementsMax,
     ),
   }),
   limits: z.strictObject({

@@ -1,0 +1,29 @@
+/** Clients that a gate holds and moves as a body, beside the sessions it moves one by one. */
+import type { PrepareReport, SessionBlocker, Side } from '../core/ports.js';
+import type { SessionInfo } from './session-context.js';
+
+export interface GateParty {
+  /** Called whenever one of them may have come to rest, or has gone. */
+  onProgress: () => void;
+  readonly size: number;
+  /** Whether any of them is not at rest. */
+  readonly restless: boolean;
+  /** Those that are not at rest, for a report. */
+  unrested(): readonly SessionInfo[];
+  /** The gate closes: what is open ends, nothing new begins. */
+  hold(): void;
+  /** The gate opens. Returns how long each has waited that has, in milliseconds. */
+  release(): number[];
+  /** Answers what is held, and what comes, with this error until `release`. */
+  failHeld(sqlState: string, message: string): void;
+  /** Ends what is still open; clients get 40001. */
+  rollBack(): Promise<void>;
+  /** Opens what is needed on the new side. Throws only where `signal` fired. */
+  prepare(to: Side, signal: AbortSignal): Promise<PrepareReport>;
+  /** Behind the closed gate: what changed since. Returns what stands in the way. */
+  refresh(to: Side, signal: AbortSignal): Promise<readonly SessionBlocker[]>;
+  /** All are at rest: they are served by the new side from the release on. */
+  switchTo(to: Side): { readonly moved: number; readonly closed: number };
+  /** A switch was given up. */
+  discardWarm(serving: Side | undefined): void;
+}

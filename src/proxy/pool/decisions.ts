@@ -1,0 +1,150 @@
+/**
+ * What is known of a statement's text, found out once: what it may leave in the session, whether it can only be run on
+ * a connection of its client's own from then on, and whether it may share one.
+ *
+ * Texts are remembered whole where they are short, and by their skeleton (literals replaced) where they are reads, so
+ * that what differs by literals alone is judged once. Both tables are bounded; the oldest goes first. A verdict on
+ * sharing belongs to one reading of the catalogs and is made anew after the next.
+ */
+import type { PoolPin } from './pool-settings.js';
+import {
+  LOADS_LIBRARY,
+  NAMES_SETTINGS,
+  UNKNOWN_SETTING,
+  type StatementText,
+} from '../../wire/postgres/statement-text.js';
+import { isHarmless, type CatalogFacts } from './catalog-facts.js';
+import { shapeOfRead, type StatementShape } from './sql-shape.js';
+
+export class Decision {
+  /** Flags of statement-text.ts. */
+  readonly flags: number;
+  /** Custom settings it names. */
+  readonly settingNames: readonly string[];
+  /** What it leaves can't be carried to another connection, nor be found by asking. */
+  readonly pin: PoolPin | null;
+  /** It asks for what an earlier statement of its session left: the connection's sequences are forgotten before it. */
+  readonly asksSequences: boolean;
+  readonly shape: StatementShape | null;
+  #judgedBy: CatalogFacts | null = null;
+  #harmless = false;
+  /** Seen to be slow, or to write after all: not shared before then. */
+  #aloneUntilMs = 0;
+
+  constructor(
+    flags: number,
+    settingNames: readonly string[],
+    pin: PoolPin | null,
+    asksSequences: boolean,
+    shape: StatementShape | null,
+  ) {
+    this.flags = flags;
+    this.settingNames = settingNames;
+    this.pin = pin;
+    this.asksSequences = asksSequences;
+    this.shape = shape;
+  }
+
+  mayShare(facts: CatalogFacts | null, nowMs: number): boolean {
+    if (facts === null || this.shape === null) return false;
+    if (this.#judgedBy !== facts) {
+      this.#judgedBy = facts;
+      this.#harmless = isHarmless(this.shape, facts);
+    }
+    return this.#harmless && (this.#aloneUntilMs === 0 || nowMs >= this.#aloneUntilMs);
+  }
+
+  /** Not shared before `untilMs`; infinite: never again. */
+  keepAlone(untilMs: number): void {
+    this.#aloneUntilMs = Math.max(this.#aloneUntilMs, untilMs);
+  }
+
+  get keptAlone(): boolean {
+    return this.#aloneUntilMs > 0;
+  }
+}
+
+const TEXTS_MAX = 10_000;
+const SKELETONS_MAX = 10_000;
+/** Longer texts are looked at each time they come, and never shared. */
+const TEXT_BYTES_MAX = 16_384;
+
+const SEQUENCE_STATE = /\b(?:currval|lastval)\b/i;
+const REMOTE_STATE = /\bdblink_(?:connect|open|send_query)/i;
+
+export class Decisions {
+  readonly #text: StatementText;
+  readonly #statefulFunctions: () => readonly string[];
+  readonly #wantShapes: boolean;
+  #seenStateful: readonly string[] | null = null;
+  readonly #byText = new Map<string, Decision>();
+  readonly #bySkeleton = new Map<string, Decision>();
+
+  /** `wantShapes`: reads may share connections. Needs a StatementText of its own. */
+  constructor(text: StatementText, statefulFunctions: () => readonly string[], wantShapes: boolean) {
+    this.#text = text;
+    this.#wantShapes = wantShapes;
+    this.#statefulFunctions = statefulFunctions;
+  }
+
+  /** Of the text in `bytes[start, end)`. `cut`: it went on, so anything may have followed. */
+  of(bytes: Buffer, start: number, end: number, cut: boolean): Decision {
+    this.#follow();
+    if (cut || end - start > TEXT_BYTES_MAX) return this.#decide(bytes, start, end, cut);
+    const text = bytes.toString('latin1', start, end);
+    const known = this.#byText.get(text);
+    if (known !== undefined) return known;
+    const decision = this.#decide(bytes, start, end, false);
+    if (!this.#wantShapes || decision.flags !== 0 || decision.pin !== null) {
+      return remember(this.#byText, TEXTS_MAX, text, decision);
+    }
+    const shape = shapeOfRead(text);
+    if (shape === null) return remember(this.#byText, TEXTS_MAX, text, decision);
+    const read = new Decision(0, [], null, false, shape);
+    if (shape.skeleton === text) return remember(this.#byText, TEXTS_MAX, text, read);
+    // What comes with ever new literals must not push out the rest.
+    return (
+      this.#bySkeleton.get(shape.skeleton) ?? remember(this.#bySkeleton, SKELETONS_MAX, shape.skeleton, read)
+    );
+  }
+
+  #decide(bytes: Buffer, start: number, end: number, cut: boolean): Decision {
+    const flags = this.#text.classify(bytes, start, end, cut);
+    const names = (flags & NAMES_SETTINGS) === 0 ? [] : [...this.#text.settingNames];
+    const text = bytes.toString('latin1', start, Math.min(end, start + TEXT_BYTES_MAX));
+    const asksSequences = SEQUENCE_STATE.test(text);
+    const remote = REMOTE_STATE.test(text);
+    return new Decision(flags, names, pinOf(flags, asksSequences, remote), asksSequences, null);
+  }
+
+  /** The names of functions that change session state come from the catalogs, which change. */
+  #follow(): void {
+    const names = this.#statefulFunctions();
+    if (names === this.#seenStateful) return;
+    this.#seenStateful = names;
+    this.#text.setStatefulNames(names);
+    this.#byText.clear();
+    this.#bySkeleton.clear();
+  }
+}
+
+function pinOf(flags: number, asksSequences: boolean, remote: boolean): PoolPin | null {
+  if ((flags & UNKNOWN_SETTING) !== 0) {
+    return { reason: 'unknown-setting', detail: 'a setting whose name the statement does not tell' };
+  }
+  if ((flags & LOADS_LIBRARY) !== 0) return { reason: 'loaded-library', detail: 'a LOAD statement' };
+  if (asksSequences) return { reason: 'sequence-values', detail: 'currval or lastval' };
+  if (remote) return { reason: 'remote-connection', detail: 'dblink' };
+  return null;
+}
+
+function remember(table: Map<string, Decision>, most: number, key: string, decision: Decision): Decision {
+  if (table.size >= most) {
+    for (const oldest of table.keys()) {
+      table.delete(oldest);
+      break;
+    }
+  }
+  table.set(key, decision);
+  return decision;
+}

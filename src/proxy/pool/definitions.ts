@@ -1,0 +1,125 @@
+/**
+ * Prepared statements by what they say: clients that prepare the same text under whatever name share one name at the
+ * server, which is made on each connection when first needed there.
+ *
+ * Two clients share only where their settings are the same: a text is read under search_path and the like.
+ */
+import type { Decision } from './decisions.js';
+
+/** Begins all names of the pool's own at the server. */
+export const SERVER_NAME_PREFIX = '_understudy_';
+/** Never prepared: closing it is how CloseComplete is had for nothing. */
+export const NEVER_PREPARED = Buffer.from(`${SERVER_NAME_PREFIX}none\0`, 'latin1');
+
+export interface Definition {
+  /** Name at the server with its zero byte. A new one where the old has gone stale. */
+  serverName: Buffer;
+  /** Grows with each new name. */
+  generation: number;
+  /** What follows the name in Parse: text, zero byte, parameter types. */
+  readonly body: Buffer;
+  /** Length of the text in `body`. */
+  readonly textBytes: number;
+  readonly decision: Decision;
+}
+
+const DEFINITIONS_MAX = 20_000;
+
+export class Definitions {
+  readonly #byKey = new Map<string, Definition>();
+  #nextName = 1;
+
+  /** `body` is copied. `settings`: what the client has set, in some canonical form. */
+  intern(body: Buffer, textBytes: number, settings: string, decision: Decision): Definition {
+    const key = `${settings}\0${body.toString('latin1')}`;
+    const known = this.#byKey.get(key);
+    if (known !== undefined && known.decision === decision) return known;
+    const made: Definition = {
+      serverName: this.#name(),
+      generation: 0,
+      body: Buffer.from(body),
+      textBytes,
+      decision,
+    };
+    if (this.#byKey.size >= DEFINITIONS_MAX) {
+      for (const oldest of this.#byKey.keys()) {
+        // Clients that hold it go on using it.
+        this.#byKey.delete(oldest);
+        break;
+      }
+    }
+    this.#byKey.set(key, made);
+    return made;
+  }
+
+  /** The server holds a plan under the old name that is of no use any more. */
+  renew(definition: Definition): void {
+    definition.serverName = this.#name();
+    definition.generation += 1;
+  }
+
+  #name(): Buffer {
+    return Buffer.from(`${SERVER_NAME_PREFIX}${this.#nextName++}\0`, 'latin1');
+  }
+}
+
+/** The prepared statements of one connection: bounded; the one unused for longest makes room. */
+export class PreparedOnServer {
+  readonly #most: number;
+  readonly #held = new Map<Definition, { generation: number; serverName: Buffer; used: number }>();
+  #uses = 0;
+
+  constructor(most: number) {
+    this.#most = most;
+  }
+
+  get size(): number {
+    return this.#held.size;
+  }
+
+  has(definition: Definition): boolean {
+    const held = this.#held.get(definition);
+    if (held === undefined || held.generation !== definition.generation) return false;
+    held.used = ++this.#uses;
+    return true;
+  }
+
+  /** Call when its Parse is sent. Returns the server name that has to be closed to make room, if any. */
+  add(definition: Definition): Buffer | null {
+    const { generation, serverName } = definition;
+    const old = this.#held.get(definition);
+    let out: Buffer | null = null;
+    if (old !== undefined) out = old.serverName;
+    else if (this.#held.size >= this.#most) out = this.#evict();
+    this.#held.set(definition, { generation, serverName, used: ++this.#uses });
+    return out;
+  }
+
+  /** Its Parse failed. */
+  remove(definition: Definition): void {
+    this.#held.delete(definition);
+  }
+
+  /** DISCARD ALL or DEALLOCATE ALL was run. */
+  clear(): void {
+    this.#held.clear();
+  }
+
+  serverNames(): Buffer[] {
+    return [...this.#held.values()].map((held) => held.serverName);
+  }
+
+  #evict(): Buffer | null {
+    let oldest: Definition | null = null;
+    let used = Infinity;
+    for (const [definition, held] of this.#held) {
+      if (held.used >= used) continue;
+      used = held.used;
+      oldest = definition;
+    }
+    if (oldest === null) return null;
+    const name = this.#held.get(oldest)?.serverName ?? null;
+    this.#held.delete(oldest);
+    return name;
+  }
+}

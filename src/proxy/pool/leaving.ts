@@ -1,0 +1,61 @@
+/** What happens when a pooled client's transaction is over and something may have stayed behind on its connection. */
+import { UnderstudyError } from '../../core/errors.js';
+import { encodeRawClose } from '../../wire/postgres/raw-text.js';
+import { FRONTEND } from '../../wire/postgres/messages.js';
+import type { Backend } from '../backend.js';
+import { detailQuery, readState, stateQuery } from '../session-state.js';
+import { clientState, poolPinOf, type ClientState } from './client-state.js';
+import { frameOf } from './client-messages.js';
+import type { PooledBackend } from './pooled-backend.js';
+import type { PooledClient } from './pooled-client.js';
+import type { PoolPin } from './pool-settings.js';
+
+/**
+ * Asks a connection what its client has left in it. A late cancel may hit the first question: it is asked again.
+ * Rejects where the connection is lost or does not answer.
+ */
+export async function askState(
+  backend: PooledBackend,
+  names: Iterable<string>,
+  user: string,
+): Promise<{ readonly state: ClientState; readonly pin: PoolPin | null }> {
+  while (backend.cancelling !== null) await backend.cancelling;
+  const question = stateQuery(names);
+  let first = await backend.query(question);
+  if (first.sqlState === QUERY_CANCELED) first = await backend.query(question);
+  if (first.sqlState !== null) throw unreadable(first.sqlState);
+  let state = readState(first.rows);
+  const details = detailQuery(state);
+  if (details !== null) {
+    const second = await backend.query(details);
+    if (second.sqlState !== null) throw unreadable(second.sqlState);
+    state = readState([...first.rows, ...second.rows]);
+  }
+  return { state: clientState(state, user), pin: poolPinOf(state) };
+}
+
+const QUERY_CANCELED = '57014';
+
+function unreadable(sqlState: string): UnderstudyError {
+  return new UnderstudyError('backend-refused', `the question was answered with ${sqlState}`);
+}
+
+/**
+ * Makes a connection what it would be had its client used it alone: the pool's prepared statements go, the client's
+ * own come under the client's names. Resolves with the connection, which is the caller's then.
+ */
+export async function pinnedSession(client: PooledClient, backend: PooledBackend): Promise<Backend> {
+  while (backend.cancelling !== null) await backend.cancelling;
+  const { messages } = client;
+  const closed = backend.prepared
+    .serverNames()
+    .map((name) => encodeRawClose(name.toString('latin1', 0, name.length - 1)));
+  const groups: Buffer[][] = closed.length === 0 ? [] : [closed];
+  for (const [name, definition] of messages.names) {
+    groups.push([frameOf(FRONTEND.parse, [Buffer.from(`${name}\0`, 'latin1'), definition.body])]);
+  }
+  if (messages.unnamed !== null) groups.push([frameOf(FRONTEND.parse, [messages.unnamed])]);
+  // What can't be prepared any more its client learns of when it uses it.
+  await backend.extended(groups);
+  return backend.take();
+}

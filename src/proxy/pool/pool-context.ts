@@ -1,0 +1,34 @@
+/** What pooled clients and pools share, and how they report. */
+import type { Clock } from '../../core/clock.js';
+import type { Log } from '../../core/log.js';
+import type { StatementTap } from '../../core/ports.js';
+import type { StatementText } from '../../wire/postgres/statement-text.js';
+import type { Backend } from '../backend.js';
+import type { ProxySettings } from '../settings.js';
+import type { Decisions } from './decisions.js';
+import type { Definitions } from './definitions.js';
+import type { ParameterSets } from './parameter-sets.js';
+import type { PooledClient } from './pooled-client.js';
+import type { PoolPin, PoolSettings } from './pool-settings.js';
+
+export interface PoolContext {
+  readonly settings: ProxySettings;
+  readonly bounds: PoolSettings;
+  readonly tap: StatementTap | null;
+  /** The pools' own: what the last text named is kept in it. */
+  readonly text: StatementText;
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly decisions: Decisions;
+  readonly definitions: Definitions;
+  readonly parameterSets: ParameterSets;
+  readonly customSettings: () => readonly string[];
+  /** Whether a held statement that ends a prepared transaction may still go to the present side. */
+  readonly mayPassHeld: () => boolean;
+  readonly onAtRest: (client: PooledClient) => void;
+  readonly onClosed: (client: PooledClient) => void;
+  /** The client keeps `backend` from now on; `leftover` is what it has sent and was not worked off. */
+  readonly onPinned: (client: PooledClient, backend: Backend, pin: PoolPin, leftover: Buffer) => void;
+  /** SQLSTATE of an error a client met. */
+  readonly onError: (sqlState: string) => void;
+}

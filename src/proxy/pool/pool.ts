@@ -1,0 +1,359 @@
+/**
+ * The connections of one user with one set of start-up parameters to one side's database, and the clients that wait
+ * for one.
+ *
+ * States: serving · retired (the other side serves now; connections are closed as they come back; final).
+ *
+ * Invariants:
+ * - Connections in use, idle and being opened are together at most `poolSizeMax`, plus `poolReserve` while a client has
+ *   waited for longer than `poolReserveAfterMs`.
+ * - Clients are served in the order they came. The queue is bounded in count and in time: 53300 beyond.
+ * - A connection is idle only with nothing in flight, no transaction open, and what it holds known.
+ * - A connection that was cancelled is given out only after the cancel request has had its effect.
+ *
+ * Failures: a connection can't be opened: where there are others, the clients wait on for those; where there are none,
+ * the first in the queue is told the server's own error. An idle connection that is lost is forgotten.
+ */
+import { timingSafeEqual } from 'node:crypto';
+import { UnderstudyError, asUnderstudyError } from '../../core/errors.js';
+import type { Side } from '../../core/ports.js';
+import { parseErrorFields } from '../../wire/postgres/messages.js';
+import { BackendRefused } from '../backend-refused.js';
+import { openBackend, type BackendEndpoint } from '../backend.js';
+import { wipeCredentials, type BackendCredentials } from '../credentials.js';
+import type { ParameterSet } from './parameter-sets.js';
+import { PooledBackend } from './pooled-backend.js';
+import type { PooledClient } from './pooled-client.js';
+import type { PoolContext } from './pool-context.js';
+import type { PoolStatus } from './pool-settings.js';
+
+export interface PoolKey {
+  readonly user: string;
+  /** Start-up parameters, as the client sent them. */
+  readonly parameters: ReadonlyMap<string, string>;
+  /** As agreed with its clients. */
+  readonly protocolMinor: number;
+}
+
+export interface PoolTarget {
+  readonly side: Side;
+  readonly endpoint: BackendEndpoint;
+  readonly database: string;
+}
+
+interface Waiting {
+  readonly client: PooledClient;
+  readonly sinceMs: number;
+}
+
+export class Pool {
+  readonly key: PoolKey;
+  readonly target: PoolTarget;
+  readonly #context: PoolContext;
+  /** A copy of what the client that came last has proven: they all have logged in as the same user. */
+  #credentials: BackendCredentials = { kind: 'none' };
+  #idle: PooledBackend[] = [];
+  readonly #active = new Set<PooledBackend>();
+  #opening = 0;
+  #waiting: Waiting[] = [];
+  #retired = false;
+  /** A client has asked for what its session's sequences gave last: no other may see that. */
+  #sequencesMatter = false;
+  /** Signatures of client settings that this side is known to take. */
+  readonly takenStates = new Set<string>();
+  /** What a fresh connection tells of its settings; null before the first. */
+  parameters: ParameterSet | null = null;
+
+  constructor(key: PoolKey, target: PoolTarget, context: PoolContext) {
+    this.key = key;
+    this.target = target;
+    this.#context = context;
+  }
+
+  get side(): Side {
+    return this.target.side;
+  }
+
+  get shares(): boolean {
+    return false;
+  }
+
+  get sharedStatus(): PoolStatus['shared'] {
+    return { connections: 0, depth: 0, statements: 0, sentAgain: 0, refused: 0, obstacle: null };
+  }
+
+  async warmShared(_from: Pool, _signal: AbortSignal): Promise<void> {}
+
+  get counts(): {
+    readonly active: number;
+    readonly idle: number;
+    readonly opening: number;
+    readonly waiting: number;
+  } {
+    return {
+      active: this.#active.size,
+      idle: this.#idle.length,
+      opening: this.#opening,
+      waiting: this.#waiting.length,
+    };
+  }
+
+  get size(): number {
+    return this.#active.size + this.#idle.length + this.#opening;
+  }
+
+  /** Whether a client with these needs no connection of its own to be believed. */
+  proves(credentials: BackendCredentials): boolean {
+    if (credentials.kind !== 'given-password' || credentials.proven) return true;
+    const ours = this.#credentials;
+    if (
+      ours.kind !== 'given-password' ||
+      !ours.proven ||
+      ours.password.length !== credentials.password.length
+    ) {
+      return false;
+    }
+    return timingSafeEqual(ours.password, credentials.password);
+  }
+
+  /** Opens further connections with a copy of these. */
+  use(credentials: BackendCredentials): void {
+    // The one before may be in use for a connection being opened: it is left to the runtime.
+    this.#credentials = copyOf(credentials);
+  }
+
+  // --------------------------------------------------------------------------------------------------- giving out
+
+  /** Gives the client a connection, now or as soon as there is one, or refuses it. */
+  acquire(client: PooledClient): void {
+    if (this.#waiting.length === 0) {
+      const backend = this.#takeIdle(client);
+      if (backend !== null) {
+        this.#active.add(backend);
+        client.give(backend);
+        return;
+      }
+    }
+    const { bounds, clock } = this.#context;
+    if (this.#waiting.length >= bounds.poolWaitingMax) {
+      queueMicrotask(() =>
+        client.refuse(
+          TOO_MANY,
+          `more than ${bounds.poolWaitingMax} clients wait for a connection (proxy.poolWaitingMax)`,
+        ),
+      );
+      return;
+    }
+    this.#waiting.push({ client, sinceMs: clock.monotonicMs() });
+    this.#openMore();
+  }
+
+  leaveQueue(client: PooledClient): void {
+    this.#waiting = this.#waiting.filter((waiting) => waiting.client !== client);
+  }
+
+  /** One that holds the client's settings already, where there is one; else the one used last. */
+  #takeIdle(client: PooledClient): PooledBackend | null {
+    const { signature } = client.state;
+    let at = this.#idle.length - 1;
+    while (at >= 0 && this.#idle[at]?.held.signature !== signature) at -= 1;
+    const [taken] = at >= 0 ? this.#idle.splice(at, 1) : this.#idle.splice(-1, 1);
+    return taken ?? null;
+  }
+
+  forgetsSequences(backend: PooledBackend, client: PooledClient): boolean {
+    return this.#sequencesMatter && backend.lastClient !== client.id;
+  }
+
+  sequencesMatter(): void {
+    this.#sequencesMatter = true;
+  }
+
+  /** A client is done with it; nothing is in flight, and it was unlinked. */
+  giveBack(backend: PooledBackend): void {
+    const { cancelling } = backend;
+    if (cancelling !== null) {
+      cancelling
+        .then(() => backend.query('SELECT 1'))
+        .then(
+          () => this.giveBack(backend),
+          () => this.drop(backend, true),
+        );
+      return;
+    }
+    this.#active.delete(backend);
+    if (!backend.alive) {
+      this.#openMore();
+      return;
+    }
+    const nowMs = this.#context.clock.monotonicMs();
+    const { poolAgeMaxMs, poolSizeMax } = this.#context.bounds;
+    const old = nowMs - backend.openedAtMs > poolAgeMaxMs;
+    const ofReserve = this.size >= poolSizeMax && this.#waiting.length === 0;
+    if (this.#retired || old || ofReserve) {
+      backend.close(true);
+      this.#openMore();
+      return;
+    }
+    const next = this.#waiting.shift();
+    if (next !== undefined) {
+      this.#active.add(backend);
+      next.client.give(backend);
+      return;
+    }
+    backend.idleSinceMs = nowMs;
+    this.#idle.push(backend);
+  }
+
+  /** It is of no use any more. `idle`: it waits for nothing. */
+  drop(backend: PooledBackend, idle: boolean): void {
+    this.#active.delete(backend);
+    backend.close(idle);
+    this.#openMore();
+  }
+
+  /** A client keeps it: it is none of the pool's from now on. */
+  forget(backend: PooledBackend): void {
+    this.#active.delete(backend);
+    this.#openMore();
+  }
+
+  // ------------------------------------------------------------------------------------------------------ opening
+
+  #openMore(): void {
+    if (this.#retired) return;
+    const { bounds, clock } = this.#context;
+    const [first] = this.#waiting;
+    if (first === undefined) return;
+    const late = clock.monotonicMs() - first.sinceMs >= bounds.poolReserveAfterMs;
+    const most = bounds.poolSizeMax + (late ? bounds.poolReserve : 0);
+    while (this.#opening < this.#waiting.length && this.size < most) {
+      this.open().then(
+        (backend) => this.giveBack(backend),
+        (error: unknown) => this.#notOpened(error),
+      );
+    }
+  }
+
+  /** A new connection, which counts as in use. */
+  async open(credentials: BackendCredentials = this.#credentials): Promise<PooledBackend> {
+    this.#opening += 1;
+    try {
+      const { settings } = this.#context;
+      const backend = await openBackend(
+        this.target.endpoint,
+        { ...this.key, database: this.target.database },
+        credentials,
+        { connectTimeoutMs: settings.connectTimeoutMs },
+      );
+      const pooled = new PooledBackend(backend, {
+        frameBytesMax: settings.frameBytesMax,
+        replyBytesMax: settings.stateBytesMax,
+        preparedMax: this.#context.bounds.preparedStatementsMax,
+        connectTimeoutMs: settings.connectTimeoutMs,
+        parameterSets: this.#context.parameterSets,
+        nowMs: this.#context.clock.monotonicMs(),
+        onLost: (lost) => this.#lost(lost),
+      });
+      this.parameters = pooled.parameters;
+      this.#active.add(pooled);
+      return pooled;
+    } finally {
+      this.#opening -= 1;
+    }
+  }
+
+  #notOpened(error: unknown): void {
+    this.#context.log.warn(
+      {
+        side: this.side,
+        user: this.key.user,
+        error: asUnderstudyError(error, 'internal', 'opening').message,
+      },
+      'a pooled connection could not be opened',
+    );
+    if (this.size > 0) return;
+    // Nobody's coming back will serve those who wait.
+    const next = this.#waiting.shift();
+    if (next === undefined) return;
+    if (error instanceof BackendRefused) {
+      next.client.refuse(error.sqlState, parseErrorFields(error.response.subarray(5)).message);
+    } else {
+      next.client.refuse('08006', 'the server could not be reached');
+    }
+    this.#openMore();
+  }
+
+  #lost(backend: PooledBackend): void {
+    this.#active.delete(backend);
+    this.#idle = this.#idle.filter((idle) => idle !== backend);
+    this.#openMore();
+  }
+
+  // ------------------------------------------------------------------------------------------------------ by time
+
+  /** Call now and then. */
+  sweep(nowMs: number): void {
+    const { bounds } = this.#context;
+    for (const { client, sinceMs } of this.#waiting) {
+      if (nowMs - sinceMs < bounds.poolWaitTimeoutMs) break;
+      this.leaveQueue(client);
+      client.refuse(
+        TOO_MANY,
+        `no connection came free within ${bounds.poolWaitTimeoutMs} ms (proxy.poolWaitTimeoutMs; at most ${bounds.poolSizeMax}, proxy.poolSizeMax)`,
+      );
+    }
+    this.#openMore();
+    this.#idle = this.#idle.filter((backend) => {
+      const keep =
+        nowMs - backend.idleSinceMs < bounds.poolIdleTimeoutMs &&
+        nowMs - backend.openedAtMs < bounds.poolAgeMaxMs;
+      if (!keep) backend.close(true);
+      return keep;
+    });
+  }
+
+  /** No more clients come. Those in use are closed as they come back. */
+  retire(): void {
+    this.#retired = true;
+    wipeCredentials(this.#credentials);
+    for (const backend of this.#idle.splice(0)) backend.close(true);
+    for (const { client } of this.#waiting.splice(0)) {
+      client.refuse('57P01', 'the database was switched over');
+    }
+  }
+
+  /** Opens connections until `count` are idle. Rejects where one can't be opened. */
+  async fill(
+    count: number,
+    signal: AbortSignal,
+    slot: <T>(work: () => Promise<T>) => Promise<T>,
+  ): Promise<void> {
+    const missing = count - this.#idle.length;
+    if (missing <= 0) return;
+    await Promise.all(
+      Array.from({ length: missing }, () =>
+        slot(async () => {
+          if (signal.aborted) throw new UnderstudyError('cancelled', 'preparing the pools');
+          this.giveBack(await this.open());
+        }),
+      ),
+    );
+  }
+}
+
+const TOO_MANY = '53300';
+
+/** The client's own are wiped when it leaves. */
+function copyOf(credentials: BackendCredentials): BackendCredentials {
+  switch (credentials.kind) {
+    case 'given-password':
+      return { ...credentials, password: Buffer.from(credentials.password), proven: true };
+    case 'scram-keys':
+      return { ...credentials, clientKey: Buffer.from(credentials.clientKey) };
+    case 'md5':
+    case 'password':
+    case 'none':
+      return credentials;
+  }
+}

@@ -1,0 +1,456 @@
+/**
+ * One server connection that serves one client after another.
+ *
+ * States: idle (in the pool, or about to be given out) · linked (its bytes are a client's) · asking (a question of the
+ * pool's own is open) · dead (lost or closed) · taken (its socket was handed on; final).
+ *
+ *   idle ⇄ linked ⇄ asking        idle ⇄ asking        any → dead        linked, asking → taken
+ *
+ * Invariants:
+ * - It is unlinked only where nothing is in flight, no transaction is open and no frame is half passed.
+ * - A question is asked only where nothing is in flight; a transaction may be open.
+ * - A cancel request that is under way when the connection comes back is waited for, with a round trip behind it, so
+ *   that it can't hit the next client's statement.
+ *
+ * Listeners stay on the socket for its whole life: moving between clients changes a pointer.
+ */
+import { UnderstudyError } from '../../core/errors.js';
+import {
+  ASK,
+  DROP,
+  FrameWalker,
+  PASS,
+  PEEK,
+  actionTable,
+  type FrameVisitor,
+} from '../../wire/postgres/frame-walker.js';
+import {
+  BACKEND,
+  encodeErrorResponse,
+  encodeFrame,
+  encodeSync,
+  encodeTerminate,
+  parseErrorFields,
+  parseParameterStatus,
+  type ErrorResponseFields,
+} from '../../wire/postgres/messages.js';
+import { encodeRawQuery, parseRawRow } from '../../wire/postgres/raw-text.js';
+import { sendCancel, type Backend } from '../backend.js';
+import type { ResponseTracker } from '../response-tracker.js';
+import { rowsOfTag } from '../server-stream.js';
+import { closeWith } from '../socket-reader.js';
+import type { StatementLog } from '../statement-log.js';
+import type { Reply } from '../warm-connection.js';
+import { AnswerPlan } from './answer-plan.js';
+import { DEFAULT_STATE, type ClientState } from './client-state.js';
+import { PreparedOnServer } from './definitions.js';
+import type { ParameterSet, ParameterSets } from './parameter-sets.js';
+
+/** The client a connection is linked to. */
+export interface LinkUser {
+  readonly tracker: ResponseTracker;
+  readonly log: StatementLog;
+  /** False: stop reading the server until `resume`. */
+  toClient(bytes: Buffer): boolean;
+  /** SQLSTATE of an error its statement met; null of one that ends the connection. */
+  onServerError(sqlState: string, fatal: Buffer | null): void;
+  /** A statement ended; its tag as it came. */
+  onTag(tag: string): void;
+  onParameters(set: ParameterSet): void;
+  /** What the client is told where the proxy has cancelled its statement, in place of the server's own words. */
+  readonly cancelledAs: ErrorResponseFields | null;
+  /** A chunk was worked off. */
+  settle(): void;
+  onBackendGone(): void;
+  onBackendDrain(): void;
+}
+
+export interface PooledBackendDeps {
+  readonly frameBytesMax: number;
+  /** Bounds the rows of an answer to a question of the pool's own. */
+  readonly replyBytesMax: number;
+  readonly preparedMax: number;
+  readonly connectTimeoutMs: number;
+  readonly parameterSets: ParameterSets;
+  readonly nowMs: number;
+  /** It died while idle. */
+  readonly onLost: (backend: PooledBackend) => void;
+}
+
+interface Exchange {
+  readonly replies: Reply[];
+  readonly wanted: number;
+  readonly resolve: (replies: Reply[]) => void;
+  readonly reject: (error: Error) => void;
+}
+
+const LINKED = actionTable(
+  PASS,
+  new Map<number, number>([
+    [BACKEND.readyForQuery, PEEK],
+    [BACKEND.commandComplete, PEEK],
+    [BACKEND.errorResponse, ASK],
+    [BACKEND.parameterStatus, PEEK],
+    [BACKEND.parseComplete, ASK],
+    [BACKEND.bindComplete, ASK],
+    [BACKEND.closeComplete, ASK],
+    [BACKEND.rowDescription, ASK],
+    [BACKEND.noData, ASK],
+    [BACKEND.emptyQueryResponse, ASK],
+    [BACKEND.portalSuspended, ASK],
+    [BACKEND.copyInResponse, ASK],
+    [BACKEND.copyOutResponse, ASK],
+    [BACKEND.copyBothResponse, ASK],
+  ]),
+);
+const OWN = actionTable(PEEK | DROP);
+/** A planned answer that is replaced by ParseComplete. */
+const AS_PARSE = 64;
+const PARSE_COMPLETE = encodeFrame(BACKEND.parseComplete, Buffer.alloc(0));
+const QUERY_CANCELED = '57014';
+const LEAVE_TIMEOUT_MS = 60_000;
+
+export class PooledBackend implements FrameVisitor {
+  readonly backend: Backend;
+  readonly prepared: PreparedOnServer;
+  readonly plan = new AnswerPlan();
+  readonly openedAtMs: number;
+  idleSinceMs: number;
+  /** What its session holds of settings. */
+  held: ClientState = DEFAULT_STATE;
+  parameters: ParameterSet;
+  readonly #deps: PooledBackendDeps;
+  readonly #walker: FrameWalker;
+  #state: 'idle' | 'linked' | 'asking' | 'dead' | 'taken' = 'idle';
+  #user: LinkUser | null = null;
+  #exchange: Exchange | null = null;
+  #rows: (string | null)[][] = [];
+  #rowBytes = 0;
+  #sqlState: string | null = null;
+  #cancels: Promise<void> | null = null;
+  /** Offset in the server's bytes at which the present link began. */
+  #linkedAt = 0;
+  /** Id of the client that was linked last; 0: none yet. */
+  lastClient = 0;
+  /** Its link ran something that may have changed the catalogs. */
+  ranDdl = false;
+
+  constructor(backend: Backend, deps: PooledBackendDeps) {
+    this.backend = backend;
+    this.#deps = deps;
+    this.openedAtMs = deps.nowMs;
+    this.idleSinceMs = deps.nowMs;
+    this.prepared = new PreparedOnServer(deps.preparedMax);
+    this.parameters = deps.parameterSets.intern(backend.parameters);
+    this.#walker = new FrameWalker(
+      this,
+      { frameBytesMax: deps.frameBytesMax, peekBytesMax: deps.replyBytesMax },
+      OWN,
+    );
+    const { socket } = backend;
+    socket.on('data', this.#onData);
+    socket.on('drain', this.#onDrain);
+    socket.on('error', ignore);
+    socket.on('close', this.#onGone);
+    if (socket.destroyed) this.#onGone();
+    else socket.resume();
+  }
+
+  get alive(): boolean {
+    return this.#state !== 'dead' && this.#state !== 'taken';
+  }
+
+  /** No frame from the server is half passed on. */
+  get betweenFrames(): boolean {
+    return !this.#walker.insideFrame && this.#walker.partialHeaderBytes === 0;
+  }
+
+  get insideForwardedFrame(): boolean {
+    return this.#walker.insideForwardedFrame;
+  }
+
+  get cancelling(): Promise<void> | null {
+    return this.#cancels;
+  }
+
+  // ------------------------------------------------------------------------------------------------------- linking
+
+  link(user: LinkUser): void {
+    this.#expect('idle');
+    this.#state = 'linked';
+    this.#user = user;
+    this.#linkedAt = this.#walker.position;
+    this.plan.reset();
+    this.ranDdl = false;
+    this.#walker.actions = LINKED;
+  }
+
+  unlink(): void {
+    this.#expect('linked');
+    this.#state = 'idle';
+    this.#user = null;
+    this.#walker.actions = OWN;
+  }
+
+  /** Hands the socket over, paused and without listeners. */
+  take(): Backend {
+    this.#expect('linked');
+    this.#state = 'taken';
+    this.#user = null;
+    this.backend.socket.pause();
+    this.#detach();
+    return this.backend;
+  }
+
+  /** False: it is full; `onBackendDrain` follows. */
+  write(bytes: Buffer): boolean {
+    return this.backend.socket.write(bytes);
+  }
+
+  pause(): void {
+    this.backend.socket.pause();
+  }
+
+  resume(): void {
+    if (this.alive) this.backend.socket.resume();
+  }
+
+  /** `idle`: it waits for nothing and is told goodbye; otherwise it may finish what it has been sent. */
+  close(idle: boolean): void {
+    if (!this.alive) return;
+    this.#end('the connection was given up');
+    closeWith(this.backend.socket, idle ? encodeTerminate() : undefined, LEAVE_TIMEOUT_MS);
+  }
+
+  /** Asks the server to cancel what runs. Never rejects. */
+  cancel(): void {
+    const { endpoint, processId, secretKey } = this.backend;
+    const before = this.#cancels ?? Promise.resolve();
+    const sent = before
+      .then(() => sendCancel(endpoint, processId, secretKey, this.#deps.connectTimeoutMs))
+      .catch(() => undefined)
+      .finally(() => {
+        if (this.#cancels === sent) this.#cancels = null;
+      });
+    this.#cancels = sent;
+  }
+
+  // -------------------------------------------------------------------------------------------------- own questions
+
+  /** One simple query of the pool's own. Rejects with `backend-refused` where the connection is lost. */
+  async query(sql: string): Promise<Reply> {
+    const [reply] = await this.exchange([encodeRawQuery(sql)], 1);
+    if (reply === undefined) throw new UnderstudyError('internal', 'an exchange ended without a reply');
+    return reply;
+  }
+
+  /** Groups of extended messages, each followed by a Sync. */
+  extended(groups: readonly (readonly Buffer[])[]): Promise<Reply[]> {
+    if (groups.length === 0) return Promise.resolve([]);
+    const sync = encodeSync();
+    return this.exchange(
+      groups.flatMap((group) => [...group, sync]),
+      groups.length,
+    );
+  }
+
+  exchange(messages: readonly Buffer[], wanted: number): Promise<Reply[]> {
+    const state = this.#state;
+    if (state !== 'idle' && state !== 'linked') {
+      return Promise.reject(new UnderstudyError('backend-refused', `the connection is ${state}`));
+    }
+    this.#state = 'asking';
+    this.#walker.actions = OWN;
+    return new Promise((resolve, reject) => {
+      this.#exchange = { replies: [], wanted, resolve, reject };
+      this.backend.socket.write(Buffer.concat(messages));
+    });
+  }
+
+  // ---------------------------------------------------------------------------------------------------- the socket
+
+  readonly #onData = (chunk: Buffer): void => {
+    try {
+      this.#walker.walk(chunk);
+    } catch {
+      this.backend.socket.destroy();
+      return;
+    }
+    this.#user?.settle();
+  };
+
+  readonly #onDrain = (): void => this.#user?.onBackendDrain();
+
+  readonly #onGone = (): void => {
+    if (!this.alive) return;
+    const user = this.#user;
+    this.#end('the connection to the server was lost');
+    this.#deps.onLost(this);
+    user?.onBackendGone();
+  };
+
+  #end(reason: string): void {
+    this.#state = 'dead';
+    this.#user = null;
+    this.#detach();
+    const exchange = this.#exchange;
+    this.#exchange = null;
+    exchange?.reject(new UnderstudyError('backend-refused', reason, { retryable: true }));
+  }
+
+  #detach(): void {
+    const { socket } = this.backend;
+    socket.off('data', this.#onData);
+    socket.off('drain', this.#onDrain);
+    socket.off('close', this.#onGone);
+  }
+
+  #expect(state: 'idle' | 'linked'): void {
+    if (this.#state !== state) {
+      throw new UnderstudyError('internal', `a pooled connection is ${this.#state}, not ${state}`);
+    }
+  }
+
+  // ------------------------------------------------------------------------------------------------- FrameVisitor
+
+  begin(type: number): number {
+    const user = this.#user;
+    if (user === null) return PEEK | DROP;
+    const { tracker, log } = user;
+    switch (type) {
+      case BACKEND.errorResponse:
+        return user.cancelledAs === null ? PEEK : PEEK | DROP;
+      case BACKEND.copyInResponse:
+        tracker.gotCopyIn();
+        return PASS;
+      case BACKEND.copyOutResponse:
+        tracker.gotCopyOut();
+        return PASS;
+      case BACKEND.copyBothResponse:
+        tracker.gotCopyBoth();
+        return PASS;
+      case BACKEND.emptyQueryResponse:
+      case BACKEND.portalSuspended:
+        log.completed(0, this.#position);
+        break;
+      default:
+    }
+    const planned = this.plan.received(tracker.answered);
+    tracker.gotResponse();
+    if (planned === 'hide') return PEEK | DROP;
+    return planned === 'as-parse' ? PEEK | DROP | AS_PARSE : PASS;
+  }
+
+  peek(type: number, bytes: Buffer, start: number, end: number, payloadBytes: number): void {
+    const user = this.#user;
+    if (user === null || this.#exchange !== null) {
+      this.#ownFrame(type, bytes.subarray(start, end), payloadBytes);
+      return;
+    }
+    const { tracker, log } = user;
+    switch (type) {
+      case BACKEND.readyForQuery: {
+        const segment = tracker.answered;
+        tracker.gotReady(bytes[start] ?? 0);
+        this.plan.ready(segment);
+        log.ready(segment, tracker.status, this.#position);
+        return;
+      }
+      case BACKEND.commandComplete: {
+        tracker.gotStatementEnd();
+        log.completed(rowsOfTag(bytes, start, end), this.#position);
+        this.plan.received(tracker.answered);
+        tracker.gotResponse();
+        const first = bytes[start];
+        // SELECT, INSERT, UPDATE and FETCH say nothing of interest here.
+        if (first !== 0x53 && first !== 0x49 && first !== 0x55 && first !== 0x46) {
+          user.onTag(bytes.toString('latin1', start, Math.max(start, end - 1)));
+        }
+        return;
+      }
+      case BACKEND.errorResponse:
+        this.#error(user, Buffer.from(bytes.subarray(start, end)));
+        return;
+      case BACKEND.parameterStatus:
+        this.#parameter(bytes.subarray(start, end));
+        user.onParameters(this.parameters);
+        return;
+      default:
+        if ((this.#walker.frameAction & AS_PARSE) !== 0) this.forward(PARSE_COMPLETE);
+    }
+  }
+
+  forward(bytes: Buffer): void {
+    if (this.#user !== null && !this.#user.toClient(bytes)) this.backend.socket.pause();
+  }
+
+  get #position(): number {
+    return this.#walker.position - this.#linkedAt;
+  }
+
+  #error(user: LinkUser, payload: Buffer): void {
+    const { tracker, log } = user;
+    const error = parseErrorFields(payload);
+    const { cancelledAs } = user;
+    const frame = encodeFrame(BACKEND.errorResponse, payload);
+    if (error.severity === 'FATAL' || error.severity === 'PANIC') {
+      if (cancelledAs !== null) this.forward(frame);
+      user.onServerError(error.sqlState, frame);
+      return;
+    }
+    log.failed(tracker.answered, this.#position, error.sqlState);
+    if (tracker.gotError()) this.plan.failed(tracker.answered);
+    user.onServerError(error.sqlState, null);
+    if (cancelledAs === null) return;
+    this.forward(error.sqlState === QUERY_CANCELED ? encodeErrorResponse(cancelledAs) : frame);
+  }
+
+  #parameter(payload: Buffer): void {
+    const { name, value } = parseParameterStatus(payload);
+    this.backend.parameters.set(name, value);
+    this.parameters = this.#deps.parameterSets.intern(this.backend.parameters);
+  }
+
+  #ownFrame(type: number, payload: Buffer, payloadBytes: number): void {
+    switch (type) {
+      case BACKEND.dataRow:
+        this.#rowBytes += payloadBytes;
+        if (payload.length < payloadBytes || this.#rowBytes > this.#deps.replyBytesMax)
+          this.#sqlState ??= '54000';
+        else this.#rows.push(parseRawRow(payload));
+        return;
+      case BACKEND.errorResponse:
+        this.#sqlState ??= parseErrorFields(payload).sqlState;
+        return;
+      case BACKEND.parameterStatus:
+        this.#parameter(payload);
+        return;
+      case BACKEND.readyForQuery:
+        this.#answered();
+        return;
+      default:
+    }
+  }
+
+  #answered(): void {
+    const exchange = this.#exchange;
+    if (exchange === null) {
+      // It answers what it was not asked: nothing it says can be trusted any more.
+      this.backend.socket.destroy();
+      return;
+    }
+    exchange.replies.push({ rows: this.#rows, sqlState: this.#sqlState });
+    this.#rows = [];
+    this.#rowBytes = 0;
+    this.#sqlState = null;
+    if (exchange.replies.length < exchange.wanted) return;
+    this.#exchange = null;
+    this.#state = this.#user === null ? 'idle' : 'linked';
+    if (this.#user !== null) this.#walker.actions = LINKED;
+    exchange.resolve(exchange.replies);
+  }
+}
+
+function ignore(): void {
+  // The close that follows an error is what is acted on.
+}

@@ -1,0 +1,304 @@
+/**
+ * All pools of one database and their clients, and their part in a switch.
+ *
+ * A switch: `prepare` opens connections on the new side, as many as were in use on the old, and tries every client's
+ * settings there; `hold` lets nothing new begin; once all clients are at rest no connection of the old side has
+ * anything in flight. `switchTo` points the pools at the new side and closes the old; at the release what was held runs
+ * there. Clients hold no connection at rest, so none is moved one by one. Those that were pinned are sessions.
+ *
+ * Invariants:
+ * - Pools exist for the side that serves and, between `prepare` and the switch, for the other.
+ * - After `switchTo` no client is given a connection of the old side.
+ */
+import { UnderstudyError, asUnderstudyError } from '../../core/errors.js';
+import type { PrepareReport, SessionBlocker, Side } from '../../core/ports.js';
+import { BackendRefused } from '../backend-refused.js';
+import type { AcceptedClient } from '../client-handshake.js';
+import type { GateParty } from '../gate-party.js';
+import { Limiter } from '../limiter.js';
+import type { SessionInfo } from '../session-context.js';
+import { applyState, DEFAULT_STATE, type ClientState } from './client-state.js';
+import { Pool, type PoolTarget } from './pool.js';
+import { PooledClient } from './pooled-client.js';
+import type { PoolContext } from './pool-context.js';
+import type { PinReason, PoolStatus } from './pool-settings.js';
+
+export interface PoolsDeps {
+  readonly context: Omit<PoolContext, 'onAtRest' | 'onClosed' | 'onPinned'> & Pick<PoolContext, 'onPinned'>;
+  readonly target: (side: Side) => PoolTarget;
+  readonly onClosed: (client: PooledClient) => void;
+  readonly onAtRest: (client: PooledClient) => void;
+}
+
+function keyOf(client: AcceptedClient): string {
+  const parameters = [...client.parameters].toSorted(([a], [b]) => (a < b ? -1 : 1));
+  return JSON.stringify([client.user, parameters, client.protocolMinor]);
+}
+
+const SWEEP_MS = 100;
+
+export class Pools implements GateParty {
+  readonly #deps: PoolsDeps;
+  readonly #context: PoolContext;
+  readonly #clients = new Set<PooledClient>();
+  /** By side and key. */
+  readonly #pools: Record<Side, Map<string, Pool>> = { source: new Map(), destination: new Map() };
+  readonly #warming: <T>(work: () => Promise<T>) => Promise<T>;
+  #gateClosed = false;
+  #onProgress: () => void = () => undefined;
+  /** Clients that were pinned, by reason; as long as the process lives. */
+  readonly #pinned = new Map<PinReason, number>();
+  readonly #sweeper: NodeJS.Timeout;
+
+  constructor(deps: PoolsDeps) {
+    this.#deps = deps;
+    this.#context = {
+      ...deps.context,
+      onAtRest: (client) => {
+        deps.onAtRest(client);
+        this.#onProgress();
+      },
+      onClosed: (client) => this.#closed(client),
+      onPinned: (client, backend, pin, leftover) => {
+        this.#pinned.set(pin.reason, (this.#pinned.get(pin.reason) ?? 0) + 1);
+        this.#clients.delete(client);
+        deps.context.onPinned(client, backend, pin, leftover);
+        this.#onProgress();
+      },
+    };
+    this.#warming = new Limiter(deps.context.settings.warmConcurrency).run;
+    this.#sweeper = setInterval(() => this.#sweep(), SWEEP_MS);
+    this.#sweeper.unref();
+  }
+
+  get clients(): ReadonlySet<PooledClient> {
+    return this.#clients;
+  }
+
+  /**
+   * The pool of a client that has logged in. Its first connection is opened here, and one for each password that only
+   * the server can prove right. Throws `BackendRefused` with what the client is told.
+   */
+  async poolFor(client: AcceptedClient, side: Side): Promise<Pool> {
+    const pool = this.#pool(client, side);
+    if (pool.parameters === null || !pool.proves(client.credentials)) {
+      const backend = await pool.open(client.credentials);
+      pool.giveBack(backend);
+    }
+    pool.use(client.credentials);
+    return pool;
+  }
+
+  #pool(client: AcceptedClient, side: Side): Pool {
+    const key = keyOf(client);
+    const known = this.#pools[side].get(key);
+    if (known !== undefined) return known;
+    const made = new Pool(
+      { user: client.user, parameters: client.parameters, protocolMinor: client.protocolMinor },
+      this.#deps.target(side),
+      this.#context,
+    );
+    this.#pools[side].set(key, made);
+    return made;
+  }
+
+  /** Makes the accepted client one of the pool's, to be started by the caller. */
+  accept(id: number, accepted: AcceptedClient, pool: Pool): PooledClient {
+    const { parameters } = pool;
+    if (parameters === null) throw new UnderstudyError('internal', 'a pool without a connection');
+    const client = new PooledClient(id, accepted, pool, parameters, this.#context);
+    this.#clients.add(client);
+    if (this.#gateClosed) client.hold();
+    return client;
+  }
+
+  #closed(client: PooledClient): void {
+    this.#clients.delete(client);
+    this.#deps.onClosed(client);
+    this.#onProgress();
+  }
+
+  #sweep(): void {
+    const nowMs = this.#context.clock.monotonicMs();
+    for (const pool of this.#all()) pool.sweep(nowMs);
+  }
+
+  #all(): Pool[] {
+    return [...this.#pools.source.values(), ...this.#pools.destination.values()];
+  }
+
+  // ----------------------------------------------------------------------------------------------------- GateParty
+
+  set onProgress(listener: () => void) {
+    this.#onProgress = listener;
+  }
+
+  unrested(): readonly SessionInfo[] {
+    return [...this.#clients].filter((client) => !client.atRest).map((client) => client.info);
+  }
+
+  get size(): number {
+    return this.#clients.size;
+  }
+
+  get restless(): boolean {
+    for (const client of this.#clients) if (!client.atRest) return true;
+    return false;
+  }
+
+  hold(): void {
+    this.#gateClosed = true;
+    for (const client of this.#clients) client.hold();
+  }
+
+  release(): number[] {
+    this.#gateClosed = false;
+    const waits: number[] = [];
+    for (const client of this.#clients) {
+      const waited = client.release();
+      if (waited !== null) waits.push(waited);
+    }
+    return waits;
+  }
+
+  failHeld(sqlState: string, message: string): void {
+    for (const client of this.#clients) client.failHeld(sqlState, message);
+  }
+
+  async rollBack(): Promise<void> {
+    await Promise.all([...this.#clients].map((client) => client.rollBack()));
+  }
+
+  async prepare(to: Side, signal: AbortSignal): Promise<PrepareReport> {
+    const blockers: SessionBlocker[] = [];
+    for (const [from, clients] of this.#byPool()) {
+      if (from.side === to) continue;
+      const [first] = clients;
+      if (first === undefined) continue;
+      const pool = this.#pool(first.accepted, to);
+      pool.use(first.accepted.credentials);
+      const { active, idle } = from.counts;
+      try {
+        await pool.fill(Math.max(1, active + idle), signal, this.#warming);
+        await pool.warmShared(from, signal);
+        blockers.push(...(await this.#tryStates(pool, clients)));
+      } catch (error) {
+        if (signal.aborted) throw asUnderstudyError(error, 'cancelled', 'preparing the pools');
+        blockers.push(...clients.map((client) => blockerOf(client, 'destination-refuses', detailOf(error))));
+      }
+    }
+    const sessions = this.#clients.size;
+    return { sessions, warm: sessions - blockers.length, stale: 0, blockers };
+  }
+
+  /** Every distinct state of the clients' settings is tried on the new side. */
+  async #tryStates(pool: Pool, clients: readonly PooledClient[]): Promise<SessionBlocker[]> {
+    const states = new Map<string, ClientState>();
+    for (const { state } of clients) if (state !== DEFAULT_STATE) states.set(state.signature, state);
+    if (states.size === 0) return [];
+    const blockers: SessionBlocker[] = [];
+    for (const signature of pool.takenStates) states.delete(signature);
+    if (states.size === 0) return [];
+    const backend = await pool.open();
+    try {
+      for (const [signature, state] of states) {
+        const pins = await applyState(backend, backend.held, state);
+        backend.held = state;
+        if (pins.length === 0) pool.takenStates.add(signature);
+        for (const client of clients) {
+          if (client.state.signature !== signature) continue;
+          blockers.push(...pins.map((pin) => blockerOf(client, pin.reason, pin.detail)));
+        }
+      }
+    } finally {
+      pool.drop(backend, true);
+    }
+    return blockers;
+  }
+
+  #byPool(): Map<Pool, PooledClient[]> {
+    const byPool = new Map<Pool, PooledClient[]>();
+    for (const client of this.#clients) {
+      const clients = byPool.get(client.pool);
+      if (clients === undefined) byPool.set(client.pool, [client]);
+      else clients.push(client);
+    }
+    return byPool;
+  }
+
+  /** Behind the closed gate: clients that came since, settings that were set since. */
+  async refresh(to: Side, signal: AbortSignal): Promise<readonly SessionBlocker[]> {
+    const { blockers } = await this.prepare(to, signal);
+    return blockers;
+  }
+
+  switchTo(to: Side): { readonly moved: number; readonly closed: number } {
+    const from: Side = to === 'source' ? 'destination' : 'source';
+    let moved = 0;
+    let closed = 0;
+    for (const client of this.#clients) {
+      if (client.pool.side === to) continue;
+      const pool = this.#pools[to].get(keyOf(client.accepted));
+      if (client.atRest && pool !== undefined && pool.parameters !== null) {
+        client.moveTo(pool, pool.parameters);
+        moved += 1;
+      } else {
+        client.terminate('57P01', 'terminating connection because the database was switched over');
+        closed += 1;
+      }
+    }
+    this.#retire(from);
+    return { moved, closed };
+  }
+
+  /** At the start, or after a recovery: clients of the other side are closed. */
+  serve(side: Side): void {
+    const other: Side = side === 'source' ? 'destination' : 'source';
+    for (const client of this.#clients) {
+      if (client.pool.side === other) client.terminate('57P01', `the ${side} serves this database now`);
+    }
+    this.#retire(other);
+  }
+
+  #retire(side: Side): void {
+    for (const pool of this.#pools[side].values()) pool.retire();
+    this.#pools[side].clear();
+  }
+
+  discardWarm(serving: Side | undefined): void {
+    if (serving !== undefined) this.#retire(serving === 'source' ? 'destination' : 'source');
+  }
+
+  // ------------------------------------------------------------------------------------------------------ the end
+
+  stop(): void {
+    clearInterval(this.#sweeper);
+    this.#retire('source');
+    this.#retire('destination');
+  }
+
+  status(): readonly PoolStatus[] {
+    const byPool = this.#byPool();
+    const { bounds } = this.#context;
+    return this.#all().map((pool) => ({
+      mode: bounds.poolMode,
+      side: pool.side,
+      database: pool.target.database,
+      user: pool.key.user,
+      clients: byPool.get(pool)?.length ?? 0,
+      ...pool.counts,
+      pinned: Object.fromEntries(this.#pinned),
+      shared: pool.sharedStatus,
+    }));
+  }
+}
+
+function blockerOf(client: PooledClient, reason: SessionBlocker['reason'], detail: string): SessionBlocker {
+  const { id, user, applicationName } = client.info;
+  return { sessionId: id, user, applicationName, reason, detail };
+}
+
+function detailOf(error: unknown): string {
+  if (error instanceof BackendRefused) return error.sqlState;
+  return error instanceof Error ? error.message : String(error);
+}
