@@ -2,6 +2,7 @@
 import type pg from 'pg';
 import type { DatabaseEndpoint, Finding, Side } from '../core/ports.js';
 import { connectControl } from '../core/postgres.js';
+import { readNamedOids, type NamedOids } from '../proxy/type-oids.js';
 import { inspectPair } from '../shadow/postgres/preflight.js';
 import { readSessionHints, type SessionHints } from '../shadow/postgres/preflight-sessions.js';
 
@@ -36,6 +37,10 @@ export async function inspectForCutover(
       return inspectPair(source, destination, { migrationId, purpose: 'cutover' });
     }),
   );
+}
+
+export async function namedOids(endpoints: Endpoints, side: Side): Promise<NamedOids> {
+  return withConnection(side, endpoints[side], 'type OIDs', readNamedOids);
 }
 
 export async function sessionHints(endpoints: Endpoints, side: Side): Promise<SessionHints> {

@@ -9,6 +9,7 @@ import { PROXY_DEFAULTS, type ProxySettings, type ReloadableSettings } from '../
 import { clientTls, type ClientTls } from '../proxy/tls.js';
 import { QueryVerifiers, UsersFileVerifiers, type VerifierSource } from '../proxy/verifiers.js';
 import type { SessionHints } from '../shadow/postgres/preflight-sessions.js';
+import { namedOids } from './control-side.js';
 import type { ResolvedConfig } from './config.js';
 
 export interface ProxyParts {
@@ -49,6 +50,7 @@ export function makeProxy(deps: ProxyPartsDeps): ProxyParts {
     clock: deps.clock,
     customSettings: () => hints.dottedSettings,
     statefulFunctions: () => names,
+    namedOids: (side) => namedOids(config, side),
     onFenceMet: deps.onFenceMet,
   });
   return {

@@ -7,6 +7,7 @@
  * for ever; so does Terminate.
  */
 import {
+  DROP,
   PASS,
   PEEK,
   PEEK_HEAD,
@@ -14,7 +15,8 @@ import {
   FrameWalker,
   type FrameVisitor,
 } from '../wire/postgres/frame-walker.js';
-import { FRONTEND } from '../wire/postgres/messages.js';
+import { FRONTEND, encodeFrame } from '../wire/postgres/messages.js';
+import { rewriteFunctionCall, rewriteParse } from '../wire/postgres/oid-fields.js';
 import {
   CHANGES_STATE,
   LOADS_LIBRARY,
@@ -27,6 +29,7 @@ import {
 import type { ResponseTracker } from './response-tracker.js';
 import type { Pin } from './session-state.js';
 import type { StatementLog } from './statement-log.js';
+import type { OidMaps } from './type-oids.js';
 
 /** What a session's texts may be cut at when they are looked through; far above what the tap keeps. */
 export const CLASSIFY_BYTES_MAX = 65_536;
@@ -54,6 +57,8 @@ export class ClientStream implements FrameVisitor {
   changes = 0;
   /** Something pinned the session when it was asked last, so that dropping things counts as a change. */
   pinnedWhenAsked = false;
+  /** What the client's OIDs are to its present server; null where they are the same. */
+  oids: OidMaps | null = null;
   /** Custom settings whose names were seen. */
   readonly settingNames = new Set<string>();
   /** Pins that no question can find, by text; they stay until the session ends. */
@@ -70,7 +75,10 @@ export class ClientStream implements FrameVisitor {
     });
   }
 
-  /** Payload of the unnamed statement's Parse, where one is alive; aliases a buffer that the next one overwrites. */
+  /**
+   * Payload of the unnamed statement's Parse, where one is alive, as the client sent it; aliases a buffer that the next
+   * one overwrites.
+   */
   get unnamedParse(): Buffer | null {
     return this.#unnamedBytes === 0 ? null : this.#unnamed.subarray(0, this.#unnamedBytes);
   }
@@ -112,7 +120,7 @@ export class ClientStream implements FrameVisitor {
         return PEEK;
       case FRONTEND.parse:
         tracker.sentExtended();
-        return PEEK;
+        return PEEK | this.#gathering(payloadBytes);
       case FRONTEND.bind:
       case FRONTEND.execute:
         tracker.sentExtended();
@@ -130,7 +138,7 @@ export class ClientStream implements FrameVisitor {
         // It may call anything.
         tracker.sentFunctionCall();
         this.changes += 1;
-        return PASS;
+        return this.oids === null ? PASS : PEEK | this.#gathering(payloadBytes);
       case FRONTEND.copyDone:
       case FRONTEND.copyFail:
         tracker.sentCopyEnd();
@@ -141,6 +149,12 @@ export class ClientStream implements FrameVisitor {
       default:
         return PASS;
     }
+  }
+
+  /** What names OIDs and came in pieces must be gathered before it can be rewritten; not beyond a bound. */
+  #gathering(payloadBytes: number): number {
+    const cut = this.oids !== null && !this.walker.frameWhole;
+    return cut && payloadBytes <= CLASSIFY_BYTES_MAX ? DROP : PASS;
   }
 
   #mustWait(type: number): boolean {
@@ -171,6 +185,10 @@ export class ClientStream implements FrameVisitor {
       }
       case FRONTEND.parse:
         this.#parse(bytes, start, end, payloadBytes);
+        if (this.oids !== null) this.#rewrite(type, bytes, start, end, payloadBytes, this.oids);
+        return;
+      case FRONTEND.functionCall:
+        if (this.oids !== null) this.#rewrite(type, bytes, start, end, payloadBytes, this.oids);
         return;
       case FRONTEND.bind: {
         const portalEnd = endOfName(bytes, start, end);
@@ -206,6 +224,21 @@ export class ClientStream implements FrameVisitor {
 
   forward(bytes: Buffer): void {
     this.#deps.forward(bytes);
+  }
+
+  #rewrite(
+    type: number,
+    bytes: Buffer,
+    start: number,
+    end: number,
+    payloadBytes: number,
+    oids: OidMaps,
+  ): void {
+    if (end - start < payloadBytes) return;
+    if (type === FRONTEND.parse) rewriteParse(bytes, start, end, oids.types);
+    else rewriteFunctionCall(bytes, start, end, oids.functions);
+    if ((this.walker.frameAction & DROP) !== 0)
+      this.#deps.forward(encodeFrame(type, bytes.subarray(start, end)));
   }
 
   #parse(bytes: Buffer, start: number, end: number, payloadBytes: number): void {

@@ -61,6 +61,7 @@ import { Session, isReplication } from './session.js';
 import type { ProxySettings, ReloadableSettings } from './settings.js';
 import { closeWith } from './socket-reader.js';
 import type { ClientTls } from './tls.js';
+import { TypeOids, type NamedOids } from './type-oids.js';
 import type { VerifierSource } from './verifiers.js';
 
 /** One of the two databases, as clients' connections are opened on it. */
@@ -87,6 +88,11 @@ export interface ProxyDeps {
    * same array as long as nothing changed.
    */
   readonly statefulFunctions: () => readonly string[];
+  /**
+   * Asked of both sides each time sessions are prepared for a move; what it throws fails that. Without it, clients that
+   * have moved are told the new side's OIDs.
+   */
+  readonly namedOids?: (side: Side) => Promise<NamedOids>;
   /** A client met the fence or the guard: the route may have changed elsewhere. */
   readonly onFenceMet?: (sqlState: string) => void;
 }
@@ -159,6 +165,7 @@ class PostgresProxy implements Proxy {
   readonly #deps: ProxyDeps;
   readonly #server: net.Server;
   readonly #router = new Router();
+  readonly #oids = new TypeOids();
   readonly #gate: Gate;
   readonly #context: SessionContext;
   readonly #sessions = new Set<Session>();
@@ -204,6 +211,7 @@ class PostgresProxy implements Proxy {
       clock: deps.clock,
       log: deps.log,
       mayPassHeld: () => this.#gate.mayPassHeld,
+      oids: (began, present) => this.#oids.for(began, present),
       onAtRest: (session) => this.#atRest(session),
       onClosed: (session) => this.#sessionClosed(session),
       onError: (sqlState) => {
@@ -626,8 +634,13 @@ class PostgresProxy implements Proxy {
     this.#unavailable = refusal?.message ?? null;
   }
 
-  prepare(subset: SubsetId, to: Side, signal: AbortSignal): Promise<PrepareReport> {
-    return this.#gateOf(subset).prepare(to, signal);
+  async prepare(subset: SubsetId, to: Side, signal: AbortSignal): Promise<PrepareReport> {
+    const gate = this.#gateOf(subset);
+    const { namedOids } = this.#deps;
+    if (namedOids !== undefined) {
+      this.#oids.update(...(await Promise.all([namedOids('source'), namedOids('destination')])));
+    }
+    return await gate.prepare(to, signal);
   }
 
   hold(subset: SubsetId, to: Side, options: HoldOptions): Promise<HoldReport> {

@@ -16,6 +16,7 @@ import {
   PASS,
   PEEK,
   actionTable,
+  type ActionTable,
   type FrameVisitor,
 } from '../wire/postgres/frame-walker.js';
 import {
@@ -26,10 +27,12 @@ import {
   parseParameterStatus,
   type ErrorResponseFields,
 } from '../wire/postgres/messages.js';
+import { rewriteParameterDescription, rewriteRowDescription } from '../wire/postgres/oid-fields.js';
 import { parseRawRow } from '../wire/postgres/raw-text.js';
 import type { OwnExchanges } from './own-exchanges.js';
 import type { ResponseTracker } from './response-tracker.js';
 import type { StatementLog } from './statement-log.js';
+import type { OidMaps } from './type-oids.js';
 
 const AS_IT_COMES = actionTable(
   PASS,
@@ -50,6 +53,8 @@ const AS_IT_COMES = actionTable(
     [BACKEND.copyBothResponse, ASK],
   ]),
 );
+/** As it comes, for a session whose client knows other OIDs than its present server. */
+const REWRITTEN = actionTable(PASS, new Map([...AS_IT_COMES.entries(), [BACKEND.parameterDescription, ASK]]));
 /** The visitor's own mark on frames that are relayed whole, by which they are known at their end. */
 const GATHERED = 64;
 const WHOLE = actionTable(PEEK | DROP | GATHERED);
@@ -77,6 +82,8 @@ export interface ServerStreamDeps {
   readonly frameBytesMax: number;
   /** Bounds one row of an answer to the proxy's own question. */
   readonly replyBytesMax: number;
+  /** What the server's OIDs are to the client; null where they are the same. */
+  readonly oids: OidMaps | null;
   forward(bytes: Buffer): void;
   onParameter(name: string, value: string): void;
   /** SQLSTATE of an error met by the client. */
@@ -86,6 +93,7 @@ export interface ServerStreamDeps {
 export class ServerStream implements FrameVisitor {
   readonly #deps: ServerStreamDeps;
   readonly walker: FrameWalker;
+  readonly #asItComes: ActionTable;
   #wholeWanted = false;
   /** An own answer is among those due. */
   #ownDue = false;
@@ -98,10 +106,11 @@ export class ServerStream implements FrameVisitor {
 
   constructor(deps: ServerStreamDeps) {
     this.#deps = deps;
+    this.#asItComes = deps.oids === null ? AS_IT_COMES : REWRITTEN;
     this.walker = new FrameWalker(
       this,
       { frameBytesMax: deps.frameBytesMax, peekBytesMax: deps.replyBytesMax },
-      AS_IT_COMES,
+      this.#asItComes,
     );
   }
 
@@ -120,10 +129,10 @@ export class ServerStream implements FrameVisitor {
   #choose(): void {
     if (this.#ownDue && this.#deps.own.pending === 0) this.#ownDue = false;
     const whole = this.#wholeWanted || (this.#ownDue && this.#deps.tracker.ownAtHead);
-    this.walker.actions = whole ? WHOLE : AS_IT_COMES;
+    this.walker.actions = whole ? WHOLE : this.#asItComes;
   }
 
-  begin(type: number): number {
+  begin(type: number, payloadBytes: number): number {
     const { tracker, log } = this.#deps;
     switch (type) {
       case BACKEND.errorResponse:
@@ -137,6 +146,8 @@ export class ServerStream implements FrameVisitor {
       case BACKEND.copyBothResponse:
         tracker.gotCopyBoth();
         return PASS;
+      case BACKEND.parameterDescription:
+        return this.#rewriting(payloadBytes);
       case BACKEND.emptyQueryResponse:
       case BACKEND.portalSuspended:
         log.completed(0, this.walker.position);
@@ -145,7 +156,23 @@ export class ServerStream implements FrameVisitor {
     }
     tracker.gotResponse();
     if (this.#ownDue) this.#choose();
-    return PASS;
+    return type === BACKEND.rowDescription ? this.#rewriting(payloadBytes) : PASS;
+  }
+
+  /** A description that came whole is rewritten where it stands; one that is cut must be gathered first. */
+  #rewriting(payloadBytes: number): number {
+    if (this.#deps.oids === null) return PASS;
+    if (this.walker.frameWhole) return PEEK;
+    return payloadBytes <= this.#deps.replyBytesMax ? PEEK | DROP : PASS;
+  }
+
+  #rewrite(type: number, bytes: Buffer, start: number, end: number): void {
+    const { oids } = this.#deps;
+    if (oids === null) return;
+    if (type === BACKEND.rowDescription) rewriteRowDescription(bytes, start, end, oids.types, oids.relations);
+    else rewriteParameterDescription(bytes, start, end, oids.types);
+    if ((this.walker.frameAction & DROP) !== 0)
+      this.#deps.forward(encodeFrame(type, bytes.subarray(start, end)));
   }
 
   peek(type: number, bytes: Buffer, start: number, end: number, payloadBytes: number): void {
@@ -169,6 +196,10 @@ export class ServerStream implements FrameVisitor {
         return;
       case BACKEND.parameterStatus:
         this.#parameter(bytes.subarray(start, end));
+        return;
+      case BACKEND.rowDescription:
+      case BACKEND.parameterDescription:
+        this.#rewrite(type, bytes, start, end);
         return;
       default:
     }

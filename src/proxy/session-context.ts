@@ -6,6 +6,7 @@ import type { StatementText } from '../wire/postgres/statement-text.js';
 import type { Backend } from './backend.js';
 import type { ProxySettings } from './settings.js';
 import type { Session, SessionPhase } from './session.js';
+import type { SessionOids } from './type-oids.js';
 import type { Reply } from './warm-connection.js';
 
 export interface SessionContext {
@@ -17,6 +18,8 @@ export interface SessionContext {
   readonly log: Log;
   /** Whether a held statement that ends a prepared transaction may still go to the present side. */
   readonly mayPassHeld: () => boolean;
+  /** For a session that began on one side and is to sit on another. */
+  readonly oids: (began: Side, present: Side) => SessionOids | null;
   readonly onAtRest: (session: Session) => void;
   readonly onClosed: (session: Session) => void;
   /** SQLSTATE of an error a client met. */

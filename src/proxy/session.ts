@@ -25,12 +25,14 @@ import { UnderstudyError } from '../core/errors.js';
 import type { Side } from '../core/ports.js';
 import { StateCell } from '../core/state-machine.js';
 import {
+  FRAME_HEADER_BYTES,
   FRONTEND,
   encodeErrorResponse,
   encodeFrame,
   encodeParameterStatus,
   encodeSync,
 } from '../wire/postgres/messages.js';
+import { rewriteParse } from '../wire/postgres/oid-fields.js';
 import { encodeRawQuery } from '../wire/postgres/raw-text.js';
 import type { Backend } from './backend.js';
 import type { AcceptedClient } from './client-handshake.js';
@@ -47,6 +49,7 @@ import { rollBackSession } from './session-rollback.js';
 import { HELD_FULL, SessionSockets, TOO_DEEP } from './session-sockets.js';
 import type { SessionActivity } from './session-watch.js';
 import { StatementLog } from './statement-log.js';
+import type { SessionOids } from './type-oids.js';
 import type { Reply, WarmConnection } from './warm-connection.js';
 
 export type SessionPhase = 'serving' | 'draining' | 'held' | 'answering' | 'closed';
@@ -68,6 +71,10 @@ export class Session {
   readonly #context: SessionContext;
   readonly #sockets: SessionSockets;
   #side: Side;
+  /** The side whose OIDs the client knows. */
+  readonly #began: Side;
+  /** Null while the session sits on that side, or where nothing differs: then no OID is looked at. */
+  #oids: SessionOids | null = null;
   readonly #tracker = new ResponseTracker();
   readonly #own: OwnExchanges;
   readonly clientStream: ClientStream;
@@ -104,6 +111,7 @@ export class Session {
     this.accepted = accepted;
     this.#context = context;
     this.#side = side;
+    this.#began = side;
     this.#sockets = new SessionSockets(accepted.socket, backend, {
       onClientData: (chunk) => this.#onClientData(chunk),
       onClientGone: () => this.#close(null),
@@ -340,6 +348,7 @@ export class Session {
       own: this.#own,
       frameBytesMax: settings.frameBytesMax,
       replyBytesMax: settings.stateBytesMax,
+      oids: this.#oids?.toClient ?? null,
       forward: (bytes) => this.#sockets.toClient(bytes),
       onParameter: (name, value) => this.#parameters.set(name, value),
       onError: this.#context.onError,
@@ -477,6 +486,8 @@ export class Session {
     this.#backendLost = false;
     this.#tracker.reset();
     this.#log.moved();
+    this.#oids = this.#context.oids(this.#began, side);
+    this.clientStream.oids = this.#oids?.toServer ?? null;
     this.#serverStream = this.#newServerStream();
     this.#serverStream.whole = true;
     for (const [name, value] of warm.backend.parameters) {
@@ -666,7 +677,9 @@ export class Session {
     if (payload === null) return NOTHING;
     // It was accepted before; where it no longer is, its client learns of it from its Bind.
     this.#expectOwn('own-sync').catch(() => undefined);
-    return Buffer.concat([encodeFrame(FRONTEND.parse, payload), encodeSync()]);
+    const frame = encodeFrame(FRONTEND.parse, payload);
+    if (this.#oids !== null) rewriteParse(frame, FRAME_HEADER_BYTES, frame.length, this.#oids.toServer.types);
+    return Buffer.concat([frame, encodeSync()]);
   }
 }
 

@@ -126,6 +126,7 @@ export class ReplaySession {
       own: new OwnExchanges(TEXT_BYTES_MAX),
       frameBytesMax: FRAME_BYTES_MAX,
       replyBytesMax: TEXT_BYTES_MAX,
+      oids: null,
       forward: () => undefined,
       onParameter: () => undefined,
       onError: () => undefined,

@@ -75,6 +75,8 @@ export class FrameWalker {
   #payloadBytes = 0;
   /** What was decided about the frame being shown or gathered; bits above STOP, PEEK_HEAD are the visitor's own. */
   frameAction: number = PASS;
+  /** During `begin`: the payload has come as a whole, and what `peek` will be shown is what will be forwarded. */
+  frameWhole = false;
   #scratch: Buffer = EMPTY;
   #scratchBytes = 0;
   /** Bytes of all chunks walked before the present one. */
@@ -160,7 +162,10 @@ export class FrameWalker {
       const payloadBytes = length - 4;
       this.position = this.#base + start - this.#headerBytes;
       let action = this.actions[type] as number;
-      if (action === ASK) action = this.#visitor.begin(type, payloadBytes);
+      if (action === ASK) {
+        this.frameWhole = payloadBytes <= end - payloadStart;
+        action = this.#visitor.begin(type, payloadBytes);
+      }
       if ((action & STOP) !== 0) {
         this.#flush(chunk, run, start);
         this.#base += start;
