@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { table } from '../src/app/cli/format.js';
 import { AIMS, benchTaxi, HORIZONS, type TaxiResult } from './predict/taxi.js';
+import { benchKeys, KEYS_AIM, type KeysResult } from './predict/keys.js';
 import { describeMachine, machineLines } from './support/machine.js';
 import { Output } from './support/output.js';
 
@@ -30,6 +31,29 @@ function showTaxi(output: Output, { result, without, seconds }: TaxiResult): voi
   const heads = [...HORIZONS.map((h) => `WAPE ${h} h`), ...HORIZONS.map((h) => `log-MSE ${h} h`)];
   for (const line of table(['method', ...heads.map((head) => `${head}>`)], rows)) output.line(line);
   output.line(`90 % intervals hold ${result.coverage.map(percent).join(', ')} (aim 87–93 %)`);
+}
+
+function showKeys(output: Output, results: readonly KeysResult[]): void {
+  output.line(
+    `\norm-busy: accesses of the next window covered by the predicted 1,000 keys, of a clairvoyant's`,
+  );
+  const rows = results.map((one) => [
+    String(one.window),
+    String(one.origins),
+    one.predicted.toFixed(4),
+    one.persistence.toFixed(4),
+    `${one.below} (${one.clearlyBelow} by over 1 %)`,
+    KEYS_AIM.toFixed(2),
+  ]);
+  const heads = [
+    'accesses per window>',
+    'origins>',
+    'predicted>',
+    'persistence>',
+    'origins below it>',
+    'aim>',
+  ];
+  for (const line of table(heads, rows)) output.line(line);
 }
 
 async function main(): Promise<void> {
@@ -56,8 +80,11 @@ async function main(): Promise<void> {
     values.quick ? [] : ['lstm', 'markov'],
   );
   showTaxi(output, taxi);
+  const keys = await benchKeys(values.data, values.quick ? 1_500_000 : Number.POSITIVE_INFINITY);
+  showKeys(output, keys);
   await output.result('predict', {
     machine,
+    keys,
     taxi: { ...taxi, result: { ...taxi.result, scores: Object.fromEntries(taxi.result.scores) } },
   });
 }

@@ -1,0 +1,107 @@
+/** How fast a subset's hot data changes and drifts from its shadow. */
+import { confidenceOf, wilson, type Judgement } from './judgement.js';
+import { clamp } from './numeric.js';
+
+/** What each term is measured against: a term of this size alone gives a score of 1 − 1/e = 0.63. */
+export const DIVERGENCE_UNITS = { rewritten: 0.5, drift: 0.5, stale: 0.2 } as const;
+
+/** Counts per hot key. Keys missing from one side count zero there. */
+export type KeyCounts<K> = ReadonlyMap<K, number>;
+
+export interface DivergenceInput {
+  /** c: predicted share of hot rows rewritten per refresh interval, with its interval. See {@link rewrittenShare}. */
+  readonly rewritten: { readonly value: number; readonly low: number; readonly high: number };
+  /** d: Jensen–Shannon distance per hour, corrected. See {@link keyDrift}. */
+  readonly drift: number;
+  /** m: sampled hot keys whose shadow was stale beyond its allowance, of those sampled; 0 of 0 where none was. */
+  readonly stale: number;
+  readonly sampled: number;
+}
+
+/**
+ * `1 − exp(−(c/c₀ + d/d₀ + m/m₀))`, 0…1. Terms: c, d, m as given and as parts of the exponent. With no key sampled m
+ * counts as zero in the value and as one in the upper end: unknown is not fresh.
+ */
+export function divergenceScore(
+  input: DivergenceInput,
+  units: { readonly rewritten: number; readonly drift: number; readonly stale: number } = DIVERGENCE_UNITS,
+): Judgement {
+  const { rewritten, drift, stale, sampled } = input;
+  const m = sampled > 0 ? stale / sampled : 0;
+  const mBand = sampled > 0 ? wilson(stale, sampled) : { low: 0, high: 1 };
+  const score = (c: number, d: number, staleShare: number): number =>
+    1 - Math.exp(-(c / units.rewritten + d / units.drift + staleShare / units.stale));
+  const parts = { c: rewritten.value / units.rewritten, d: drift / units.drift, m: m / units.stale };
+  const leading = parts.c >= parts.d && parts.c >= parts.m ? 'c' : parts.d >= parts.m ? 'd' : 'm';
+  const reasons = {
+    c: `${(rewritten.value * 100).toFixed(1)} % of its hot rows are rewritten per refresh`,
+    d: `its hot keys move by ${drift.toFixed(2)} per hour`,
+    m: `${stale} of ${sampled} sampled hot keys are stale`,
+  };
+  const value = score(rewritten.value, drift, m);
+  return {
+    value,
+    low: Math.min(value, score(rewritten.low, drift, mBand.low)),
+    high: Math.max(value, score(rewritten.high, drift, mBand.high)),
+    terms: { c: rewritten.value, d: drift, m, cPart: parts.c, dPart: parts.d, mPart: parts.m },
+    confidence: confidenceOf(sampled),
+    reason:
+      value === 0 && sampled === 0
+        ? 'Nothing changes, and no key has been sampled.'
+        : `Most by: ${reasons[leading]}.`,
+  };
+}
+
+/**
+ * c: the expected share of hot rows rewritten within one refresh interval, writes to each key taken as Poisson:
+ * `mean(1 − exp(−λᵢ·Δ))`. `writesPerHour`: predicted, one per hot key. `spread`: factor between the predicted write rate
+ * and its upper (and lower) end.
+ */
+export function rewrittenShare(
+  writesPerHour: readonly number[],
+  refreshSeconds: number,
+  spread = 1,
+): { readonly value: number; readonly low: number; readonly high: number } {
+  const share = (factor: number): number => {
+    if (writesPerHour.length === 0) return 0;
+    const hours = (refreshSeconds / 3600) * factor;
+    return writesPerHour.reduce((sum, rate) => sum + 1 - Math.exp(-rate * hours), 0) / writesPerHour.length;
+  };
+  return { value: share(1), low: share(1 / spread), high: share(spread) };
+}
+
+/**
+ * Jensen–Shannon divergence in bits, 0…1 (Lin, IEEE Trans. Inf. Theory 37, 1991), less what two samples of the same
+ * distribution would show: `(K − 1)/(8 ln 2) · (1/n₁ + 1/n₂)`, from the χ² approximation of both entropies' bias
+ * (Miller 1955; Grosse et al., Phys. Rev. E 65, 2002). Returns its root, the distance. Counts must be raw, not decayed.
+ */
+export function keyDistance<K>(a: KeyCounts<K>, b: KeyCounts<K>): number {
+  const totalA = sumOf(a);
+  const totalB = sumOf(b);
+  if (totalA === 0 || totalB === 0) return 0;
+  const keys = new Set([...a.keys(), ...b.keys()]);
+  let divergence = 0;
+  for (const key of keys) {
+    const p = (a.get(key) ?? 0) / totalA;
+    const q = (b.get(key) ?? 0) / totalB;
+    const mean = (p + q) / 2;
+    if (p > 0) divergence += (p / 2) * Math.log2(p / mean);
+    if (q > 0) divergence += (q / 2) * Math.log2(q / mean);
+  }
+  const noise = ((keys.size - 1) / (8 * Math.LN2)) * (1 / totalA + 1 / totalB);
+  return Math.sqrt(clamp(divergence - noise, 0, 1));
+}
+
+/**
+ * d: distance between the predicted hot-key distributions now and one interval ago, less the distance at the same hour
+ * last week (a shift change that comes every Monday is no drift), per hour.
+ */
+export function keyDrift(now: number, sameHourLastWeek: number | undefined, intervalHours: number): number {
+  return Math.max(0, now - (sameHourLastWeek ?? 0)) / intervalHours;
+}
+
+function sumOf<K>(counts: KeyCounts<K>): number {
+  let sum = 0;
+  for (const count of counts.values()) sum += count;
+  return sum;
+}

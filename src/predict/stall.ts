@@ -1,0 +1,112 @@
+/** How long clients will wait at a switch: drain + final apply + verify + switch. */
+import { confidenceOf, type Judgement } from './judgement.js';
+
+/** Durations of past transactions in ms, prepared for {@link drainQuantile}. */
+export class TransactionDurations {
+  readonly #sorted: Float64Array;
+  /** #above[i] = Σ of durations from i on. */
+  readonly #above: Float64Array;
+
+  constructor(durationsMs: Iterable<number>) {
+    this.#sorted = Float64Array.from(
+      [...durationsMs].filter((one) => Number.isFinite(one) && one >= 0),
+    ).sort();
+    this.#above = new Float64Array(this.#sorted.length + 1);
+    for (let index = this.#sorted.length - 1; index >= 0; index--) {
+      this.#above[index] = (this.#above[index + 1] as number) + (this.#sorted[index] as number);
+    }
+  }
+
+  get count(): number {
+    return this.#sorted.length;
+  }
+
+  get max(): number {
+    return this.#sorted.at(-1) ?? 0;
+  }
+
+  /** E[(D − x)⁺] in ms. */
+  excess(x: number): number {
+    if (this.count === 0) return 0;
+    let low = 0;
+    let high = this.count;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if ((this.#sorted[middle] as number) > x) high = middle;
+      else low = middle + 1;
+    }
+    return ((this.#above[low] as number) - x * (this.count - low)) / this.count;
+  }
+}
+
+/**
+ * The q-quantile of the time until the last open transaction has ended, ms. Transactions begin as a Poisson stream of rate
+ * λ and last as they did: those open at an instant are Poisson with mean λE[D] and residual lives of density (1 − F)/E[D],
+ * so `P(drain ≤ x) = exp(−λ·E[(D − x)⁺])` (the M/G/∞ queue: Takács, Introduction to the Theory of Queues, 1962).
+ */
+export function drainQuantile(durations: TransactionDurations, perSecond: number, q: number): number {
+  const lambda = perSecond / 1000;
+  const holds = (x: number): boolean => Math.exp(-lambda * durations.excess(x)) >= q;
+  if (holds(0)) return 0;
+  let low = 0;
+  let high = durations.max;
+  for (let round = 0; round < 50; round++) {
+    const middle = (low + high) / 2;
+    if (holds(middle)) high = middle;
+    else low = middle;
+  }
+  return high;
+}
+
+/** Probability that some transaction is still open after `ms`. */
+export function drainMissProbability(durations: TransactionDurations, perSecond: number, ms: number): number {
+  return 1 - Math.exp((-perSecond / 1000) * durations.excess(ms));
+}
+
+export interface StallInput {
+  readonly durations: TransactionDurations;
+  /** Predicted transactions per second at the time of the switch. */
+  readonly transactionsPerSecond: number;
+  /** Predicted changes per second, and the lag in which they gather before the fence. */
+  readonly writesPerSecond: number;
+  readonly lagMs: number;
+  readonly applyChangesPerSecond: number;
+  /** Rows to compare behind the fence, and how fast. */
+  readonly verifyRows: number;
+  readonly verifyRowsPerSecond: number;
+  /** Measured medians of the fixed parts: fence and mark, verify's own, commit and switch. */
+  readonly fixedMs: { readonly fence: number; readonly verify: number; readonly switch: number };
+  readonly drainTimeoutMs: number;
+}
+
+/**
+ * `stall = drain + final apply + verify + switch`, ms. value, low and high take the 50 %, 5 % and 95 % quantile of the
+ * drain, which is what varies. Terms in ms, and the probability that the drain deadline aborts the switch.
+ */
+export function predictStall(input: StallInput): Judgement {
+  const drain = (q: number): number =>
+    Math.min(input.drainTimeoutMs, drainQuantile(input.durations, input.transactionsPerSecond, q));
+  const waiting = input.writesPerSecond * (input.lagMs / 1000);
+  const apply = input.fixedMs.fence + (1000 * waiting) / Math.max(1e-9, input.applyChangesPerSecond);
+  const verify = input.fixedMs.verify + (1000 * input.verifyRows) / Math.max(1e-9, input.verifyRowsPerSecond);
+  const rest = apply + verify + input.fixedMs.switch;
+  const abort = drainMissProbability(input.durations, input.transactionsPerSecond, input.drainTimeoutMs);
+  const drainMs = drain(0.5);
+  return {
+    value: drainMs + rest,
+    low: drain(0.05) + rest,
+    high: drain(0.95) + rest,
+    terms: {
+      drainMs,
+      applyMs: apply,
+      verifyMs: verify,
+      switchMs: input.fixedMs.switch,
+      abortProbability: abort,
+    },
+    confidence: confidenceOf(input.durations.count),
+    reason:
+      abort > 0.05
+        ? `Transactions last so long that the drain deadline aborts ${(abort * 100).toFixed(0)} % of attempts.`
+        : `Drain ${drainMs.toFixed(0)} ms, apply ${apply.toFixed(0)} ms, verify ${verify.toFixed(0)} ms.`,
+  };
+}
