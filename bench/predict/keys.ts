@@ -27,7 +27,7 @@ async function readKeys(folder: string): Promise<Int32Array | undefined> {
   if (!existsSync(file)) return undefined;
   const packed = Readable.toWeb(createReadStream(file)) as ReadableStream<Uint8Array>;
   const chunks: Uint8Array[] = [];
-  for await (const chunk of new xz.XzReadableStream(packed as never)) chunks.push(chunk);
+  for await (const chunk of new xz.XzReadableStream(packed)) chunks.push(chunk);
   const bytes = Buffer.concat(chunks);
   const keys = new Int32Array(bytes.length >> 2);
   for (let index = 0; index < keys.length; index++) keys[index] = bytes.readInt32BE(index * 4);
