@@ -41,6 +41,10 @@ export type ResolvedConfig = Omit<ParsedConfig, 'source' | 'destination' | 'list
   readonly listen: {
     readonly host: string;
     readonly port: number;
+    readonly socketDir?: string;
+    /** As chmod takes it. */
+    readonly socketMode: number;
+    readonly databases: Readonly<Record<string, string>>;
     readonly tls?: {
       readonly cert: string;
       readonly key: string;
@@ -277,6 +281,7 @@ function resolveParsed(
   if (endpointText({ ...source, user: '' }) === endpointText({ ...destination, user: '' }))
     problem(['destination', 'url'], 'source and destination are the same database');
   const { usersFile } = parsed.auth;
+  const { socketDir } = parsed.listen;
   if (usersFile !== undefined) read(['auth', 'usersFile'], usersFile);
   return {
     ...parsed,
@@ -290,6 +295,9 @@ function resolveParsed(
     listen: {
       host: parsed.listen.host,
       port: parsed.listen.port,
+      ...(socketDir === undefined ? {} : { socketDir: resolve(directory, socketDir) }),
+      socketMode: Number.parseInt(parsed.listen.socketMode, 8),
+      databases: parsed.listen.databases ?? {},
       ...(listenTls === undefined ? {} : { tls: listenTls }),
     },
   };

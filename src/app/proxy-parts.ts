@@ -37,13 +37,14 @@ export interface ProxyPartsDeps {
 
 export function makeProxy(deps: ProxyPartsDeps): ProxyParts {
   const { config } = deps;
-  const { source: verifiers, close } = verifierSource(deps);
+  const { verifiers, sourceVerifiers, close } = verifierSources(deps);
   let hints: SessionHints = { dottedSettings: [], statefulFunctions: [] };
   let names: readonly string[] = [];
   const proxy = createProxy(proxySettings(config), {
     source: target('source', config.source),
     destination: target('destination', config.destination),
     verifiers,
+    sourceVerifiers,
     tap: deps.tap,
     recorder: deps.recorder,
     log: deps.log.child({ part: 'proxy' }),
@@ -84,24 +85,40 @@ function target(side: Side, endpoint: DatabaseEndpoint): ProxyTarget {
   return { endpoint: { side, ...address }, database };
 }
 
-function verifierSource({ config, leader }: ProxyPartsDeps): {
-  readonly source: VerifierSource;
+function verifierSources({ config, leader }: ProxyPartsDeps): {
+  readonly verifiers: VerifierSource;
+  /** Of databases that stay on the source. */
+  readonly sourceVerifiers: VerifierSource;
   readonly close: () => Promise<void>;
 } {
-  if (config.auth.usersFile !== undefined)
-    return { source: new UsersFileVerifiers(config.auth.usersFile), close: () => Promise.resolve() };
+  if (config.auth.usersFile !== undefined) {
+    const verifiers = new UsersFileVerifiers(config.auth.usersFile);
+    return { verifiers, sourceVerifiers: verifiers, close: () => Promise.resolve() };
+  }
   const { connectTimeoutMs, clientsMax } = config.limits;
-  const source = new QueryVerifiers({
-    current: () => {
-      const side = leader();
-      if (side === undefined) throw new UnderstudyError('route-unknown', 'which side leads is not known yet');
-      return { side, endpoint: config[side] };
+  const readFrom = (side: () => Side | undefined): QueryVerifiers =>
+    new QueryVerifiers({
+      current: () => {
+        const current = side();
+        if (current === undefined) {
+          throw new UnderstudyError('route-unknown', 'which side leads is not known yet');
+        }
+        return { side: current, endpoint: config[current] };
+      },
+      connectTimeoutMs,
+      queryTimeoutMs: connectTimeoutMs,
+      waitingMax: clientsMax,
+    });
+  const verifiers = readFrom(leader);
+  const sourceVerifiers = readFrom(() => 'source');
+  return {
+    verifiers,
+    sourceVerifiers,
+    close: async () => {
+      await verifiers.close();
+      await sourceVerifiers.close();
     },
-    connectTimeoutMs,
-    queryTimeoutMs: connectTimeoutMs,
-    waitingMax: clientsMax,
-  });
-  return { source, close: () => source.close() };
+  };
 }
 
 /** Throws `config-invalid`. */
@@ -124,6 +141,9 @@ function proxySettings({ listen, auth, limits, capture, proxy }: ResolvedConfig)
     ...reloadableSettings(limits),
     host: listen.host,
     port: listen.port,
+    ...(listen.socketDir === undefined ? {} : { socketDir: listen.socketDir }),
+    socketMode: listen.socketMode,
+    databases: listen.databases,
     authentication: auth.method,
     ...(tls === undefined ? {} : { tls }),
     frameBytesMax: limits.frameBytesMax,

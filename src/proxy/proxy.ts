@@ -10,10 +10,10 @@
  * Failures before there is a session are told the client as PostgreSQL tells them, by a FATAL ErrorResponse in place
  * of the first ParameterStatus.
  */
-import { once, setMaxListeners } from 'node:events';
-import net from 'node:net';
+import { setMaxListeners } from 'node:events';
+import type net from 'node:net';
 import type { Clock } from '../core/clock.js';
-import { UnderstudyError, asUnderstudyError } from '../core/errors.js';
+import { UnderstudyError } from '../core/errors.js';
 import type { Log } from '../core/log.js';
 import {
   WHOLE_DATABASE,
@@ -53,6 +53,8 @@ import { Pools } from './pool/pools.js';
 import type { Pool } from './pool/pool.js';
 import type { PooledClient } from './pool/pooled-client.js';
 import { blocksMove, type PoolPin, type PoolStatus } from './pool/pool-settings.js';
+import { destine, type Destined } from './databases.js';
+import { Listener } from './listener.js';
 import { Router, known } from './router.js';
 import type { SessionContext, SessionInfo } from './session-context.js';
 import { SessionWatch } from './session-watch.js';
@@ -74,6 +76,8 @@ export interface ProxyDeps {
   readonly source: ProxyTarget;
   readonly destination: ProxyTarget;
   readonly verifiers: VerifierSource;
+  /** For databases that stay on the source whichever side leads; `verifiers` where absent. */
+  readonly sourceVerifiers?: VerifierSource;
   /** Null: capture is switched off. */
   readonly tap: StatementTap | null;
   /** Keeps what clients send, where that is asked for. */
@@ -115,15 +119,25 @@ export interface ProxyStatus {
   readonly route: Route | null;
   /** Why clients are refused; null while they are served. */
   readonly unavailable: string | null;
+  /** All of them. */
   readonly sessions: number;
+  /** Those on databases that are not being migrated; they stay on the source. */
+  readonly passedThrough: number;
+  /** The others, which a switch moves. */
   readonly bySide: Readonly<Record<Side, number>>;
   readonly gates: Readonly<Record<SubsetId, GateStatus>>;
   readonly connections: { readonly accepted: number; readonly refused: number; readonly handshaking: number };
   readonly cancelRequests: number;
   readonly bytesFromClients: number;
   readonly bytesToClients: number;
-  readonly clients: readonly SessionInfo[];
+  readonly clients: readonly ClientInfo[];
   readonly pools: readonly PoolStatus[];
+}
+
+export interface ClientInfo extends SessionInfo {
+  /** As the client named it. */
+  readonly database: string;
+  readonly passedThrough: boolean;
 }
 
 export type ProxyState = 'new' | 'listening' | 'stopping' | 'stopped';
@@ -163,12 +177,16 @@ class PostgresProxy implements Proxy {
   readonly #watch: SessionWatch;
   readonly #places = new ClientPlaces();
   readonly #deps: ProxyDeps;
-  readonly #server: net.Server;
+  readonly #listener: Listener;
   readonly #router = new Router();
   readonly #oids = new TypeOids();
   readonly #gate: Gate;
   readonly #context: SessionContext;
+  /** Of sessions that are passed through: nothing of what they do is the migration's. */
+  readonly #passedContext: SessionContext;
   readonly #sessions = new Set<Session>();
+  /** Those of them that are passed through to other databases. */
+  readonly #passed = new Set<Session>();
   readonly #keys = new CancelKeys<Session | PooledClient>();
   readonly #protocols: ServerProtocols;
   #tls: ClientTls | undefined;
@@ -225,14 +243,13 @@ class PostgresProxy implements Proxy {
       subset: WHOLE_DATABASE,
       context: this.#context,
       router: this.#router,
-      sessions: () => [...this.#sessions],
+      sessions: () => this.#managed(),
       target: (side) => ({ side, ...deps[side] }),
       settingNames: deps.customSettings,
       statefulFunctions: deps.statefulFunctions,
     });
-    this.#server = net.createServer({ noDelay: true, keepAlive: true }, (socket) =>
-      this.#onConnection(socket),
-    );
+    this.#passedContext = { ...this.#context, tap: null, mayPassHeld: () => false, onError: () => undefined };
+    this.#listener = new Listener((socket) => this.#onConnection(socket), deps.log);
   }
 
   #makePools(): Pools {
@@ -266,32 +283,17 @@ class PostgresProxy implements Proxy {
   // ---------------------------------------------------------------------------------------------------- listening
 
   async start(): Promise<{ readonly host: string; readonly port: number }> {
-    const { host, port } = this.#settings;
     if (this.#router.get(WHOLE_DATABASE) === undefined && this.#unavailable === null) {
       this.setUnavailable(WHOLE_DATABASE, STARTING);
     }
-    this.#server.listen(port, host);
-    try {
-      await once(this.#server, 'listening');
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code === 'EADDRINUSE') {
-        throw new UnderstudyError('port-in-use', `port ${port} on ${host} is taken by another process`, {
-          cause: error,
-          advice: 'Stop that process, or choose another listen.port.',
-        });
-      }
-      throw asUnderstudyError(error, 'config-invalid', `listening on ${host}:${port}`);
-    }
+    await this.#listener.start(this.#settings);
     this.#state.move('listening');
     this.#watch.restart();
-    this.#server.on('error', (error) => this.#deps.log.error({ error: error.message }, 'listener'));
     return this.#address();
   }
 
   #address(): { readonly host: string; readonly port: number } {
-    const address = this.#server.address();
-    if (address === null || typeof address === 'string') return this.#settings;
-    return { host: address.address, port: address.port };
+    return this.#listener.address ?? this.#settings;
   }
 
   reconfigure(settings: Partial<ReloadableSettings>): void {
@@ -308,8 +310,7 @@ class PostgresProxy implements Proxy {
     this.#state.move('stopping');
     this.#watch.stop();
     this.#stop.abort(new UnderstudyError('cancelled', 'the proxy is stopping'));
-    const closed = once(this.#server, 'close');
-    this.#server.close();
+    const closed = this.#listener.stop();
     this.#gate.refuseWaiting(NOT_NOW);
     for (const session of this.#sessions) {
       if (session.idle) session.terminate(SHUTTING_DOWN.sqlState, SHUTTING_DOWN.message);
@@ -374,7 +375,7 @@ class PostgresProxy implements Proxy {
     let client: AcceptedClient | null;
     try {
       client = await acceptClient(socket, {
-        verifiers: this.#deps.verifiers,
+        verifiers: { lookup: (user, database) => this.#verifiersFor(database).lookup(user, database) },
         authentication,
         timeoutMs: handshakeTimeoutMs,
         stopping: this.#stop.signal,
@@ -422,7 +423,9 @@ class PostgresProxy implements Proxy {
 
   async #admit(client: AcceptedClient, gone: AbortSignal): Promise<Buffer | null> {
     try {
-      if (client.database !== this.#deps.source.database) return await this.#refuseDatabase(client, gone);
+      const destined = this.#destine(client.database);
+      if (destined.kind === 'unserved') return await this.#refuseDatabase(client, gone);
+      if (destined.kind === 'passed-through') return await this.#passThrough(client, destined.database, gone);
       for (;;) {
         await this.#gate.admission(gone);
         if (gone.aborted) return EMPTY;
@@ -436,7 +439,8 @@ class PostgresProxy implements Proxy {
         // The gate may have closed, and the side changed, while the server answered.
         const present = this.#gate.state === 'open' && this.#router.route(WHOLE_DATABASE).side === side;
         if (present && this.#state.is('listening')) {
-          this.#begin(client, backend, side);
+          const session = this.#begin(client, backend, side, this.#context);
+          if (session.phase !== 'closed') this.#gate.opened(session);
           return null;
         }
         closeWith(backend.socket, encodeTerminate());
@@ -489,18 +493,45 @@ class PostgresProxy implements Proxy {
     );
   }
 
-  /** Only one database is managed. For any other the server's own refusal is relayed, and its consent refused. */
+  #destine(database: string | undefined): Destined {
+    const { source } = this.#deps;
+    return destine(database ?? source.database, source.database, this.#settings.databases);
+  }
+
+  /** Other databases are on the source alone, and so are the passwords that open them. */
+  #verifiersFor(database: string | undefined): VerifierSource {
+    const { verifiers, sourceVerifiers } = this.#deps;
+    return this.#destine(database).kind === 'managed' ? verifiers : (sourceVerifiers ?? verifiers);
+  }
+
+  /** Another database of the source's: no gate stands in front of it. */
+  async #passThrough(client: AcceptedClient, database: string, gone: AbortSignal): Promise<Buffer | null> {
+    const backend = await this.#open(client, this.#deps.source.endpoint, database, gone);
+    if (!this.#state.is('listening')) {
+      closeWith(backend.socket, encodeTerminate());
+      return fatal(NOT_NOW);
+    }
+    const session = this.#begin(client, backend, 'source', this.#passedContext);
+    if (session.phase !== 'closed') this.#passed.add(session);
+    return null;
+  }
+
+  #managed(): Session[] {
+    return [...this.#sessions].filter((session) => !this.#passed.has(session));
+  }
+
+  /** For a database that is not served the server's own refusal is relayed, and its consent refused. */
   async #refuseDatabase(client: AcceptedClient, gone: AbortSignal): Promise<Buffer> {
     const backend = await this.#open(client, this.#deps.source.endpoint, client.database, gone);
     closeWith(backend.socket, encodeTerminate());
     return fatal({
       sqlState: '3D000',
-      message: `database "${client.database}" is not managed by this Understudy, which serves "${this.#deps.source.database}"`,
+      message: `database "${client.database}" is not served by this Understudy, which serves "${this.#deps.source.database}"`,
     });
   }
 
-  #begin(client: AcceptedClient, backend: Backend, side: Side): void {
-    const session = new Session(this.#nextSessionId++, client, backend, side, this.#context);
+  #begin(client: AcceptedClient, backend: Backend, side: Side, context: SessionContext): Session {
+    const session = new Session(this.#nextSessionId++, client, backend, side, context);
     const { processId, secret } = this.#keys.issue(session, client.protocolMinor);
     this.#sessions.add(session);
     this.#accepted += 1;
@@ -514,7 +545,7 @@ class PostgresProxy implements Proxy {
         encodeReadyForQuery('I'),
       ]),
     );
-    if (session.phase !== 'closed') this.#gate.opened(session);
+    return session;
   }
 
   #beginPooled(accepted: AcceptedClient, pool: Pool): void {
@@ -522,6 +553,7 @@ class PostgresProxy implements Proxy {
     const id = this.#nextSessionId++;
     const client = this.#pools.accept(id, accepted, pool);
     const { processId, secret } = this.#keys.issue(client, accepted.protocolMinor);
+    if (accepted.greeting.length > 0) accepted.socket.write(accepted.greeting);
     client.start(encodeBackendKeyData(processId, secret));
   }
 
@@ -565,6 +597,7 @@ class PostgresProxy implements Proxy {
     this.#keys.release(session);
     wipeCredentials(session.accepted.credentials);
     this.#sessions.delete(session);
+    this.#passed.delete(session);
     this.#places.free(session.accepted);
     const { bytesFromClient, bytesToClient } = session.info;
     this.#closedBytesFrom += bytesFromClient;
@@ -597,7 +630,8 @@ class PostgresProxy implements Proxy {
 
   /** What the server would agree to that the client will be connected to. */
   #serverProtocolMinor(user: string, database: string): Promise<number> {
-    const side = this.#router.get(WHOLE_DATABASE)?.side ?? 'source';
+    const managed = this.#destine(database).kind === 'managed';
+    const side = managed ? (this.#router.get(WHOLE_DATABASE)?.side ?? 'source') : 'source';
     return this.#protocols.minorOf(this.#deps[side].endpoint, { user, database });
   }
 
@@ -616,7 +650,7 @@ class PostgresProxy implements Proxy {
       throw new UnderstudyError('busy', `the gate is ${this.#gate.state}`);
     }
     this.#router.set(subset, route);
-    for (const session of this.#sessions) {
+    for (const session of this.#managed()) {
       if (session.side !== route.side)
         session.terminate('57P01', `the ${route.side} serves this database now`);
     }
@@ -671,7 +705,18 @@ class PostgresProxy implements Proxy {
   // ------------------------------------------------------------------------------------------------------- status
 
   status(): ProxyStatus {
-    const clients = [...this.#sessions, ...this.#pools.clients].map((client) => client.info);
+    const sessions = [...this.#sessions].map((session) => ({
+      ...session.info,
+      database: session.accepted.database,
+      passedThrough: this.#passed.has(session),
+    }));
+    const pooled = [...this.#pools.clients].map((client) => ({
+      ...client.info,
+      database: client.accepted.database,
+      passedThrough: false,
+    }));
+    const clients = [...sessions, ...pooled];
+    const managed = clients.filter((info) => !info.passedThrough);
     const sum = (pick: (info: SessionInfo) => number): number =>
       clients.reduce((total, info) => total + pick(info), 0);
     return {
@@ -680,9 +725,10 @@ class PostgresProxy implements Proxy {
       route: this.#router.get(WHOLE_DATABASE) ?? null,
       unavailable: this.#unavailable,
       sessions: clients.length,
+      passedThrough: clients.length - managed.length,
       bySide: {
-        source: clients.filter((info) => info.side === 'source').length,
-        destination: clients.filter((info) => info.side === 'destination').length,
+        source: managed.filter((info) => info.side === 'source').length,
+        destination: managed.filter((info) => info.side === 'destination').length,
       },
       gates: {
         [WHOLE_DATABASE]: {

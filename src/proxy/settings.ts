@@ -1,5 +1,6 @@
 /** Bounds of the proxy, all from configuration. */
 import type { ClientAuthentication } from './client-authentication.js';
+import type { DatabaseNames } from './databases.js';
 import type { ClientTls } from './tls.js';
 import { POOL_DEFAULTS, type PoolSettings } from './pool/pool-settings.js';
 
@@ -7,6 +8,12 @@ export interface ProxySettings {
   readonly host: string;
   /** 0 takes a free one. */
   readonly port: number;
+  /** A folder in which a unix socket is opened too. */
+  readonly socketDir?: string;
+  /** Its permissions, as chmod takes them. */
+  readonly socketMode: number;
+  /** Databases clients may ask for beside the one that is migrated. */
+  readonly databases: DatabaseNames;
   readonly authentication: ClientAuthentication;
   /** Answers SSLRequest with S where present; see `Proxy.setTls` for a renewed certificate. */
   readonly tls?: ClientTls;
@@ -60,6 +67,8 @@ export interface ProxySettings {
 export const PROXY_DEFAULTS = {
   host: '127.0.0.1',
   port: 6432,
+  socketMode: 0o777,
+  databases: {},
   authentication: 'verifier',
   maxClients: 1000,
   maxClientsPerUser: 0,

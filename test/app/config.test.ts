@@ -43,7 +43,7 @@ test('two URLs are enough', async () => {
     password: 's3cret',
     tls: 'disable',
   });
-  expect(config.listen).toEqual({ host: '127.0.0.1', port: 6432 });
+  expect(config.listen).toEqual({ host: '127.0.0.1', port: 6432, socketMode: 0o777, databases: {} });
   expect(config.admin).toEqual({ host: '127.0.0.1', port: 6433 });
   expect(config.migration.id).toBe('shop');
 });
@@ -72,7 +72,7 @@ test('all problems are found at once, unknown keys with what was probably meant'
 
 test('a section that is not a section is refused, an empty one takes its defaults', async () => {
   expect(await refusal(`${ENDPOINTS}listen: 6432\n`)).toEqual([
-    'understudy.yaml:5:9 listen: expected keys below it, such as host, port, tls',
+    'understudy.yaml:5:9 listen: expected keys below it, such as host, port, socketDir, socketMode, databases, tls',
   ]);
   expect((await load(`${ENDPOINTS}listen:\n`)).listen.port).toBe(6432);
 });
@@ -203,4 +203,82 @@ test('secrets are not printed', async () => {
 test('the migration’s id is made from the database’s name', () => {
   expect(migrationIdOf('Web-Shop 2')).toBe('web_shop_2');
   expect(migrationIdOf('x'.repeat(63))).toHaveLength(40);
+});
+
+test('a folder in place of a host is where the server’s unix socket is, written as libpq takes it', () => {
+  for (const url of [
+    'postgres://app@%2Fvar%2Frun%2Fpostgresql:5433/shop',
+    'postgres://app@:5433/shop?host=/var/run/postgresql',
+    'postgresql://app:pw@:5433/shop?host=%2Fvar%2Frun%2Fpostgresql',
+  ]) {
+    const { source } = resolveConfig({ source: { url }, destination: { url: DESTINATION } });
+    expect(source).toMatchObject({ host: '/var/run/postgresql', port: 5433, user: 'app', tls: 'disable' });
+  }
+  const plain = resolveConfig({
+    source: { url: 'postgres://app@/shop?host=/tmp' },
+    destination: { url: DESTINATION },
+  });
+  expect(plain.source).toMatchObject({ host: '/tmp', port: 5432, database: 'shop' });
+});
+
+test('TLS towards servers is read from the URL by libpq’s names, and keys beside it win', async () => {
+  await writeFile(join(folder, 'a.pem'), 'A');
+  const url =
+    'postgres://app@db.example.com/shop?sslmode=verify-ca&sslrootcert=a.pem&sslcert=a.pem&sslkey=a.pem';
+  const config = await load(
+    `source:\n  url: ${url}&sslnegotiation=direct&channel_binding=require\n  channelBinding: disable\ndestination:\n  url: ${DESTINATION}\n`,
+  );
+  expect(config.source).toMatchObject({
+    tls: 'verify-ca',
+    tlsCa: 'A',
+    tlsCert: 'A',
+    tlsKey: 'A',
+    tlsNegotiation: 'direct',
+    channelBinding: 'disable',
+  });
+  expect(JSON.stringify(redact(config))).not.toContain('"A"');
+});
+
+test('settings of TLS that contradict each other are refused', async () => {
+  await writeFile(join(folder, 'a.pem'), 'A');
+  const lines = await refusal(
+    [
+      `source:\n  url: ${SOURCE}\n  tls: prefer\n  tlsNegotiation: direct\n  tlsCert: a.pem`,
+      `destination:\n  url: ${DESTINATION}`,
+      'auth:\n  method: certificate',
+      'listen:\n  tls: { cert: a.pem, key: a.pem, mode: verify-full }\n',
+    ].join('\n'),
+  );
+  expect(lines.map((line) => /[a-z]+\.[a-zA-Z.]+(?=: )/.exec(line)?.[0] ?? '').sort()).toEqual([
+    'auth.method',
+    'listen.tls.mode',
+    'source.tlsCert',
+    'source.tlsNegotiation',
+  ]);
+});
+
+test('a password in the clear is only taken off loopback where there is TLS', async () => {
+  for (const method of ['cleartext', 'pass-through']) {
+    const lines = await refusal(`${ENDPOINTS}listen:\n  host: 0.0.0.0\nauth:\n  method: ${method}\n`);
+    expect(lines[0]).toContain('listen.tls');
+  }
+});
+
+test('databases are a list or a mapping, and a socket has permissions', async () => {
+  const read = async (listen: string) => (await load(`${ENDPOINTS}listen:\n  ${listen}\n`)).listen;
+  expect((await read('databases: "a, b = c, *"')).databases).toEqual({ a: 'a', b: 'c', '*': '*' });
+  expect((await read('databases: { a: x, b: b }')).databases).toEqual({ a: 'x', b: 'b' });
+  expect(await read('{ socketDir: run, socketMode: "0700" }')).toMatchObject({
+    socketDir: join(folder, 'run'),
+    socketMode: 0o700,
+  });
+  expect((await read('socketMode: 770')).socketMode).toBe(0o770);
+  for (const wrong of [
+    'databases: "a=, b"',
+    'databases: { "*": a }',
+    'socketMode: "0999"',
+    'socketMode: rwx',
+  ]) {
+    expect(await refusal(`${ENDPOINTS}listen:\n  ${wrong}\n`), wrong).toHaveLength(1);
+  }
 });

@@ -59,13 +59,14 @@ export function statusLines(status: StatusReport): readonly string[] {
 }
 
 function proxyText(proxy: StatusReport['proxy']): string {
-  const { state, host, port, sessions, bySide, connections, gates, unavailable } = proxy;
+  const { state, host, port, sessions, passedThrough, bySide, connections, gates, unavailable } = proxy;
+  const others = passedThrough === 0 ? '' : `, ${passedThrough} on other databases`;
   const gate = Object.values(gates)
     .map((each) => (each.state === 'open' ? 'gate open' : `gate ${each.state}, ${each.held} held`))
     .join(', ');
   return [
     `${state} on ${host}:${port}`,
-    `${sessions} sessions (${bySide.source} on the source, ${bySide.destination} on the destination)`,
+    `${sessions} sessions (${bySide.source} on the source, ${bySide.destination} on the destination${others})`,
     `${connections.accepted} accepted and ${connections.refused} refused so far`,
     gate,
     ...(unavailable === null ? [] : [`refusing clients: ${unavailable}`]),

@@ -127,3 +127,37 @@ export function optionalText(description: string, info: Omit<LeafInfo, 'descript
 
 export const optionalFile = (description: string, example: string) =>
   optionalText(description, { expected: 'the path of a readable file', example, defaultText: 'none' });
+
+/** Permissions; YAML may read `0700` as a number, which is taken by its digits. */
+export function octal(description: string, fallback: string) {
+  const expected = 'an octal number of three digits, such as 0770';
+  return z
+    .union([z.string(), z.number().transform(String)], { error: `expected ${expected}` })
+    .refine((text) => /^0?[0-7]{3}$/.test(text), { error: `expected ${expected}` })
+    .default(fallback)
+    .register(leaves, { expected, description, kind: 'string' });
+}
+
+/** `a, b=c` or a mapping: name → name. */
+export function nameMap(description: string, example: string) {
+  const expected = 'names, as in a, b=c, *';
+  const error = `expected ${expected}`;
+  const name = z.string().min(1);
+  const text = z.string().transform((list) =>
+    Object.fromEntries(
+      list
+        .split(',')
+        .map((part) => part.trim())
+        .filter((part) => part !== '')
+        .map((part) => {
+          const at = part.indexOf('=');
+          return at === -1 ? [part, part] : [part.slice(0, at).trim(), part.slice(at + 1).trim()];
+        }),
+    ),
+  );
+  return z
+    .union([z.record(name, name), text.pipe(z.record(name, name))], { error })
+    .refine((names) => !Object.hasOwn(names, '*') || names['*'] === '*', { error })
+    .optional()
+    .register(leaves, { expected, description, kind: 'string', defaultText: 'none', example });
+}

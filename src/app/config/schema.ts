@@ -14,6 +14,8 @@ import {
   fraction,
   leaves,
   milliseconds,
+  nameMap,
+  octal,
   optionalChoice,
   optionalFile,
   optionalText,
@@ -86,6 +88,16 @@ export const sections = {
   listen: z.strictObject({
     host: text('Address the applications connect to.', '127.0.0.1', 'a host name or address'),
     port: port('Port the applications connect to; 0 takes a free one.', 6432),
+    socketDir: optionalText('Folder for a unix socket, `.s.PGSQL.<port>`, beside the port.', {
+      expected: 'the path of a folder',
+      example: '/var/run/understudy',
+      defaultText: 'none',
+    }),
+    socketMode: octal("The socket's permissions, as chmod takes them.", '0777'),
+    databases: nameMap(
+      'Databases clients may ask for beside the one that is migrated: `asked` or `asked=name on the server`, separated by commas, or a mapping; `*` lets every name through. They stay on the source.',
+      '"reports, old=archive"',
+    ),
     tls: z
       .strictObject({
         cert: requiredText('PEM file of the certificate shown to applications.', {

@@ -1,0 +1,149 @@
+/**
+ * Where clients come in: a TCP port, and where a folder is configured, the unix socket that PostgreSQL's clients look
+ * for there.
+ *
+ * The socket is bound under a name of its own, given its permissions, and then renamed to the known one: it replaces
+ * what a killed process left behind, there is no moment at which it is open to more users than it should be, and the
+ * runtime, which removes the name a socket was bound to, can't remove another process's. A socket that still answers
+ * is never replaced.
+ */
+import { once } from 'node:events';
+import { chmodSync, renameSync, rmSync, statSync, unlinkSync } from 'node:fs';
+import net from 'node:net';
+import { dirname, join } from 'node:path';
+import { asUnderstudyError, UnderstudyError } from '../core/errors.js';
+import type { Log } from '../core/log.js';
+import { socketPath } from '../core/server-socket.js';
+
+export interface ListenAddress {
+  readonly host: string;
+  /** 0 takes a free one. */
+  readonly port: number;
+  /** Absent: no unix socket. */
+  readonly socketDir?: string;
+  /** Permissions of the socket, as chmod takes them. */
+  readonly socketMode: number;
+}
+
+/** The longest path of a unix socket on Linux, in bytes; macOS takes 103. */
+const PATH_BYTES_MAX = process.platform === 'darwin' ? 103 : 107;
+
+export class Listener {
+  readonly #tcp: net.Server;
+  readonly #unix: net.Server;
+  readonly #log: Log;
+  /** Path and inode of the socket, once it stands. */
+  #socket: { readonly path: string; readonly inode: bigint } | undefined;
+
+  constructor(onConnection: (socket: net.Socket) => void, log: Log) {
+    this.#log = log;
+    this.#tcp = net.createServer({ noDelay: true, keepAlive: true }, onConnection);
+    this.#unix = net.createServer(onConnection);
+  }
+
+  /** Throws `port-in-use`; `config-invalid` where the address can't be listened on. */
+  async start(address: ListenAddress): Promise<void> {
+    const { host, port } = address;
+    try {
+      this.#tcp.listen(port, host);
+      await once(this.#tcp, 'listening');
+      if (address.socketDir !== undefined) {
+        await this.#openSocket(socketPath(address.socketDir, this.#port ?? port), address.socketMode);
+      }
+    } catch (error) {
+      await this.stop();
+      if (error instanceof UnderstudyError) throw error;
+      if ((error as NodeJS.ErrnoException).code === 'EADDRINUSE') {
+        throw new UnderstudyError('port-in-use', `port ${port} on ${host} is taken by another process`, {
+          cause: error,
+          advice: 'Stop that process, or choose another listen.port.',
+        });
+      }
+      throw asUnderstudyError(error, 'config-invalid', `listening on ${host}:${port}`);
+    }
+    for (const server of [this.#tcp, this.#unix]) {
+      server.on('error', (error) => this.#log.error({ error: error.message }, 'listener'));
+    }
+  }
+
+  /** Undefined unless it listens. */
+  get address(): { readonly host: string; readonly port: number } | undefined {
+    const address = this.#tcp.address();
+    if (address === null || typeof address === 'string') return undefined;
+    return { host: address.address, port: address.port };
+  }
+
+  get #port(): number | undefined {
+    return this.address?.port;
+  }
+
+  async #openSocket(path: string, mode: number): Promise<void> {
+    if (Buffer.byteLength(path) > PATH_BYTES_MAX) {
+      throw new UnderstudyError(
+        'config-invalid',
+        `the socket’s path ${path} is longer than ${PATH_BYTES_MAX} bytes`,
+        {
+          advice: 'Choose a shorter listen.socketDir.',
+        },
+      );
+    }
+    if (await answers(path)) {
+      throw new UnderstudyError('port-in-use', `another process listens on ${path}`, {
+        advice: 'Stop that process, or choose another listen.port or listen.socketDir.',
+      });
+    }
+    const own = join(dirname(path), `.u${process.pid}`);
+    try {
+      rmSync(own, { force: true });
+      this.#unix.listen(own);
+      await once(this.#unix, 'listening');
+      chmodSync(own, mode);
+      const { ino } = statSync(own, { bigint: true });
+      renameSync(own, path);
+      this.#socket = { path, inode: ino };
+    } catch (error) {
+      throw asUnderstudyError(error, 'config-invalid', `opening the socket ${path}`);
+    }
+  }
+
+  /** Takes no more connections. Resolves once the last of them has ended. */
+  async stop(): Promise<void> {
+    const socket = this.#socket;
+    this.#socket = undefined;
+    if (socket !== undefined && inodeOf(socket.path) === socket.inode) unlinkSync(socket.path);
+    await Promise.all(
+      [this.#tcp, this.#unix]
+        .filter((server) => server.listening)
+        .map(async (server) => {
+          const closed = once(server, 'close');
+          server.close();
+          await closed;
+        }),
+    );
+  }
+}
+
+/** Whether somebody accepts connections there. Throws where it can't be told. */
+async function answers(path: string): Promise<boolean> {
+  const socket = net.connect({ path });
+  socket.on('error', () => undefined);
+  try {
+    await once(socket, 'connect');
+    return true;
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    // Nothing there, or a socket that a killed process has left.
+    if (code === 'ENOENT' || code === 'ECONNREFUSED') return false;
+    throw asUnderstudyError(error, 'config-invalid', `the socket ${path}`);
+  } finally {
+    socket.destroy();
+  }
+}
+
+function inodeOf(path: string): bigint | undefined {
+  try {
+    return statSync(path, { bigint: true }).ino;
+  } catch {
+    return undefined;
+  }
+}
