@@ -49,6 +49,10 @@ export const ERROR_CODES = {
   'schema-unsupported': [false, 'The source holds an object that can’t be carried to the destination.'],
   'schema-build-failed': [false, 'A statement that rebuilds the schema failed on the destination.'],
   'stream-broken': [true, 'The replication stream was cut.'],
+  'log-budget-spent': [
+    false,
+    'A slot kept more log than its budget, so the shadow was dropped before the disk filled.',
+  ],
   'slot-lost': [false, 'The replication slot is gone or its log was removed.'],
   'apply-failed': [false, 'A change could not be applied to the shadow.'],
   'copy-failed': [true, 'Copying a table failed.'],

@@ -452,6 +452,8 @@ export interface StreamStatus {
   readonly changesApplied: number;
   /** Whether the stream carries changes at present, or only keeps its slot moving. */
   readonly authoritative: boolean;
+  /** Log that the stream's slot keeps on its origin; null where that is not known. */
+  readonly logBytes?: number | null;
 }
 
 export interface ShadowStatus {

@@ -61,6 +61,7 @@ interface InFlight {
 /** Chunks of one table that are read or waiting, at most. */
 const CHUNKS_AHEAD = 3;
 const STALE_PAUSE_MS = 20;
+const PAUSED_POLL_MS = 100;
 
 export class Copier {
   readonly #lane: LaneState;
@@ -68,6 +69,7 @@ export class Copier {
   readonly #settings: CopierSettings;
   readonly #clock: Clock;
   readonly #log: Log;
+  readonly #paused: () => boolean;
   readonly #progress = new Map<string, Progress>();
   #nextChunk = 1;
 
@@ -75,13 +77,19 @@ export class Copier {
     lane: LaneState,
     tables: readonly ApplyTable[],
     settings: CopierSettings,
-    context: { readonly clock: Clock; readonly log: Log },
+    context: {
+      readonly clock: Clock;
+      readonly log: Log;
+      /** Reading waits while this is true. */
+      readonly paused: () => boolean;
+    },
   ) {
     this.#lane = lane;
     this.#tables = tables;
     this.#settings = settings;
     this.#clock = context.clock;
     this.#log = context.log;
+    this.#paused = context.paused;
     for (const table of tables) this.#progress.set(table.name, { rows: 0, done: false });
   }
 
@@ -218,6 +226,7 @@ export class Copier {
     rows: number,
     signal: AbortSignal,
   ): Promise<InFlight> {
+    while (this.#paused()) await this.#clock.sleep(PAUSED_POLL_MS, signal);
     let settle: (outcome: ChunkOutcome) => void = () => undefined;
     const outcome = new Promise<ChunkOutcome>((resolve) => (settle = resolve));
     const id = `${this.#settings.runId}-${this.#nextChunk++}`;

@@ -33,6 +33,7 @@ import { asUnderstudyError, UnderstudyError } from '../core/errors.js';
 import { Backoff } from './backoff.js';
 import { Copier } from './copier.js';
 import { Lane } from './lane.js';
+import { LogBudget } from './log-budget.js';
 import { RecentKeys } from './recent-keys.js';
 import {
   buildAfterCopy,
@@ -81,6 +82,11 @@ const PHASE_ORDER: readonly ShadowPhase[] = [
 ];
 
 const WARNINGS_MAX = 100;
+const LOG_TIGHT: ShadowWarning = {
+  code: 'log-tight',
+  message:
+    'a slot keeps over three quarters of shadow.logBudgetBytes; the copy is paused. At the whole the shadow is dropped',
+};
 
 export class ShadowEngine implements ShadowControl {
   readonly #settings: ShadowSettings;
@@ -88,6 +94,7 @@ export class ShadowEngine implements ShadowControl {
   readonly #log: Log;
   readonly #recent: RecentKeys;
   readonly #verification: Verification;
+  readonly #budget: LogBudget;
   readonly #forward: Lane;
   readonly #reverse: Lane;
   readonly #warnings = new Map<string, ShadowWarning>();
@@ -101,6 +108,9 @@ export class ShadowEngine implements ShadowControl {
   #copyStartedMs: number | undefined;
   #reverseStarted = false;
   #stopping = new AbortController();
+  /** Outlives a failure: a shadow that failed keeps log as one that follows does. */
+  #ending = new AbortController();
+  #budgeting: Promise<void> | undefined;
   #running: Promise<void> | undefined;
 
   constructor(options: ShadowOptions, context: ShadowEngineContext) {
@@ -113,6 +123,19 @@ export class ShadowEngine implements ShadowControl {
     this.#recent = new RecentKeys(this.#settings.recentKeysMax);
     this.#forward = this.#lane('forward');
     this.#reverse = this.#lane('reverse');
+    const { source, destination, migrationId, logBudgetBytes, logPollIntervalMs } = this.#settings;
+    this.#budget = new LogBudget({
+      endpoints: { source, destination },
+      slots: {
+        source: streamNames(migrationId, 'forward').slot,
+        destination: streamNames(migrationId, 'reverse').slot,
+      },
+      budgetBytes: logBudgetBytes,
+      pollIntervalMs: logPollIntervalMs,
+      clock: context.clock,
+      log: this.#log,
+      onSpent: (spent) => this.#logSpent(spent),
+    });
     this.#verification = new Verification({
       endpoints: { source: this.#settings.source, destination: this.#settings.destination },
       recent: this.#recent,
@@ -129,13 +152,17 @@ export class ShadowEngine implements ShadowControl {
   start(): void {
     if (this.#running !== undefined) return;
     this.#stopping = new AbortController();
+    this.#ending = new AbortController();
     this.#running = this.#run(this.#stopping.signal);
+    this.#budgeting = this.#budget.watch(this.#ending.signal);
   }
 
   /** Ends at the next safe point. What is recorded stays. Idempotent. */
   async stop(): Promise<void> {
-    this.#stopping.abort(new UnderstudyError('cancelled', 'the shadow was stopped'));
-    await this.#running;
+    const stopped = new UnderstudyError('cancelled', 'the shadow was stopped');
+    this.#stopping.abort(stopped);
+    this.#ending.abort(stopped);
+    await Promise.all([this.#running, this.#budgeting]);
     await Promise.all([this.#forward.stop(), this.#reverse.stop(), this.#verification.close()]);
     if (this.#phase !== 'failed' && this.#phase !== 'idle') this.#enter('stopped');
     this.#running = undefined;
@@ -169,6 +196,14 @@ export class ShadowEngine implements ShadowControl {
       }
     }
     if (this.#failure !== undefined) await Promise.all([this.#forward.stop(), this.#reverse.stop()]);
+  }
+
+  /** Also where the shadow failed before for another reason, which stays the one that is told. */
+  async #logSpent(spent: UnderstudyError): Promise<void> {
+    this.#warnings.set(spent.code, { code: spent.code, message: spent.message });
+    this.#fail(spent);
+    await Promise.all([this.#forward.stop(), this.#reverse.stop()]);
+    await this.#budget.dropSlots(this.#ending.signal);
   }
 
   #fail(error: UnderstudyError): void {
@@ -253,7 +288,7 @@ export class ShadowEngine implements ShadowControl {
       this.#forward.state,
       [...tables.values()],
       { ...settings, runId: randomUUID() },
-      { clock: context.clock, log: this.#log },
+      { clock: context.clock, log: this.#log, paused: () => this.#budget.tight },
     );
     await this.#copier.load();
   }
@@ -399,7 +434,12 @@ export class ShadowEngine implements ShadowControl {
         rows: tables.reduce((sum, table) => sum + table.rowsCopied, 0),
         seconds: this.#copySeconds + running,
       },
-      streams: [this.#forward.status(), ...(this.#reverseStarted ? [this.#reverse.status()] : [])],
+      streams: [
+        { ...this.#forward.status(), logBytes: this.#budget.retainedBytes('source') },
+        ...(this.#reverseStarted
+          ? [{ ...this.#reverse.status(), logBytes: this.#budget.retainedBytes('destination') }]
+          : []),
+      ],
       lastVerify: this.#verification.last,
       error:
         error === undefined
@@ -409,7 +449,7 @@ export class ShadowEngine implements ShadowControl {
               message: error.message,
               ...(error.advice === undefined ? {} : { advice: error.advice }),
             },
-      warnings: [...this.#warnings.values(), ...ignored],
+      warnings: [...this.#warnings.values(), ...ignored, ...(this.#budget.tight ? [LOG_TIGHT] : [])],
     });
   }
 

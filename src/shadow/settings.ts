@@ -29,6 +29,10 @@ export interface ShadowSettings {
   /** Pauses between attempts after a retryable error: exponential, with jitter. */
   readonly retryFirstMs: number;
   readonly retryMaxMs: number;
+  /** Log that a slot may keep on either server before the shadow is dropped; 0 is no bound but the disk. */
+  readonly logBudgetBytes: number;
+  /** How often it is measured. */
+  readonly logPollIntervalMs: number;
   /** Keys remembered as changed since the last clean comparison. */
   readonly recentKeysMax: number;
   /** How often some of them are compared and forgotten. */
@@ -51,6 +55,8 @@ export const SHADOW_DEFAULTS: Omit<ShadowSettings, 'source' | 'destination' | 'm
   fingerprintIntervalMs: 10_000,
   retryFirstMs: 100,
   retryMaxMs: 10_000,
+  logBudgetBytes: 16 * 1024 ** 3,
+  logPollIntervalMs: 2000,
   recentKeysMax: 50_000,
   trimIntervalMs: 300,
 };

@@ -97,7 +97,8 @@ function streamText(stream: StreamStatus, route: Route | null): string {
       : `lag ${formatBytes(stream.lagBytes)}, ${formatMs(stream.lagMs)}`;
   const leader = stream.direction === 'forward' ? 'source' : 'destination';
   const role = stream.authoritative && route?.side === leader ? 'carries changes' : 'keeps its place';
-  return `${stream.connected ? 'connected' : 'not connected'}, ${role}, ${lag}, ${formatCount(stream.changesApplied)} changes applied`;
+  const log = stream.logBytes == null ? '' : `, its slot keeps ${formatBytes(stream.logBytes)} of log`;
+  return `${stream.connected ? 'connected' : 'not connected'}, ${role}, ${lag}, ${formatCount(stream.changesApplied)} changes applied${log}`;
 }
 
 /** The tables still being copied, largest first; the rest as one figure. */

@@ -217,6 +217,15 @@ export const sections = {
       SHADOW.retryFirstMs,
     ),
     retryMaxMs: milliseconds('The longest such pause.', SHADOW.retryMaxMs),
+    logBudgetBytes: bytes(
+      'Log that a slot may keep on either server; past it the shadow is dropped, before the disk fills. 0: no bound.',
+      SHADOW.logBudgetBytes,
+      { min: 0 },
+    ),
+    logPollIntervalMs: milliseconds(
+      'How often the log that the slots keep is measured.',
+      SHADOW.logPollIntervalMs,
+    ),
     recentKeysMax: count(
       'Keys remembered as changed since the last clean comparison.',
       SHADOW.recentKeysMax,
