@@ -65,18 +65,7 @@ export class WireClient implements AsyncDisposable {
   /** Resolves once the server is ready for queries, or has closed. */
   static async connect(port: number, login: Login): Promise<WireClient> {
     const client = await WireClient.open(port, login);
-    const pairs = Object.entries({
-      user: login.user ?? SUPERUSER,
-      database: login.database,
-      ...login.parameters,
-    });
-    const body = Buffer.concat([
-      Buffer.from([0, 3, 0, 0]),
-      Buffer.from(`${pairs.map(([key, value]) => `${key}\0${value}\0`).join('')}\0`),
-    ]);
-    const length = Buffer.alloc(4);
-    length.writeUInt32BE(body.length + 4);
-    client.socket.write(Buffer.concat([length, body]));
+    client.startUp();
     await client.until('Z');
     return client;
   }
@@ -86,6 +75,22 @@ export class WireClient implements AsyncDisposable {
     const socket = net.connect({ port, host: '127.0.0.1', noDelay: true });
     await once(socket, 'connect');
     return new WireClient(socket, port, login);
+  }
+
+  /** Sends the startup message; passwords are answered as they are asked for. */
+  startUp(): void {
+    const pairs = Object.entries({
+      user: this.#login.user ?? SUPERUSER,
+      database: this.#login.database,
+      ...this.#login.parameters,
+    });
+    const body = Buffer.concat([
+      Buffer.from([0, 3, 0, 0]),
+      Buffer.from(`${pairs.map(([key, value]) => `${key}\0${value}\0`).join('')}\0`),
+    ]);
+    const length = Buffer.alloc(4);
+    length.writeUInt32BE(body.length + 4);
+    this.socket.write(Buffer.concat([length, body]));
   }
 
   /**
