@@ -10,6 +10,7 @@ import type {
 import type { SerializedError } from '../core/errors.js';
 import type { CutoverStatus } from '../cutover/settings.js';
 import type { ProxyStatus } from '../proxy/proxy.js';
+import type { Metrics } from './metrics.js';
 
 export const OPERATIONS = ['verify', 'cutover', 'rollback', 'finalize', 'remove', 'abort'] as const;
 export type Operation = (typeof OPERATIONS)[number];
@@ -66,8 +67,11 @@ export interface StatusReport {
 }
 
 export interface AdminControl {
-  readiness(): Readiness;
+  /** Whether clients can be served: the route is known, its server reachable, and no stop under way. */
+  readiness(): Promise<Readiness>;
   status(): Promise<StatusReport>;
+  /** For Prometheus. */
+  readonly metrics: Pick<Metrics, 'contentType' | 'text'>;
   /** Runs one operation; `emit` receives its progress in order. Throws `busy` while another one runs. */
   operate(
     operation: Operation,

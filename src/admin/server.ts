@@ -2,6 +2,7 @@
  * The admin port: health checks, status, operations.
  *
  * - `GET /livez`, `GET /readyz` are open to everyone who can reach the port; they tell nothing but yes or no.
+ * - `GET /metrics` answers in Prometheus' text format, to whom /api would answer.
  * - `GET /api/status` answers one JSON document.
  * - `POST /api/<operation>` answers NDJSON, one event a line as it happens, the last line `{result}` or `{error}`.
  *   Once the stream has begun its status is 200 and the last line alone tells how it ended; an operation refused
@@ -117,12 +118,20 @@ export class AdminServer {
       return;
     }
     if (path === '/readyz') {
-      const { ready } = this.#control.readiness();
+      const { ready } = await this.#control.readiness();
       sendJson(response, ready ? 200 : 503, { ready });
       return;
     }
     const rules = { host: this.#settings.host, token: this.#settings.token };
     checkHost(request, rules);
+    if (path === '/metrics') {
+      checkToken(request, rules);
+      if (!allowed(request, response, 'GET')) return;
+      const text = await this.#control.metrics.text();
+      response.writeHead(200, { 'Content-Type': this.#control.metrics.contentType });
+      response.end(text);
+      return;
+    }
     if (!path.startsWith('/api/')) {
       sendJson(response, 404, { error: new UnderstudyError('request-invalid', 'no such page').toJSON() });
       return;

@@ -33,6 +33,8 @@ export interface ProxyPartsDeps {
   /** The side that may be written at present; undefined while that is not known. */
   readonly leader: () => Side | undefined;
   readonly onFenceMet: () => void;
+  readonly onClientError: (sqlState: string) => void;
+  readonly onStalls: (waitsMs: readonly number[]) => void;
 }
 
 export function makeProxy(deps: ProxyPartsDeps): ProxyParts {
@@ -53,6 +55,8 @@ export function makeProxy(deps: ProxyPartsDeps): ProxyParts {
     statefulFunctions: () => names,
     namedOids: (side) => namedOids(config, side),
     onFenceMet: deps.onFenceMet,
+    onClientError: deps.onClientError,
+    onStalls: deps.onStalls,
   });
   return {
     proxy,

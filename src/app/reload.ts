@@ -35,6 +35,8 @@ const RELOADABLE: ReadonlySet<string> = new Set([
   'log.level',
 ]);
 
+const CERTIFICATE: ReadonlySet<string> = new Set(['listen.tls.cert', 'listen.tls.key']);
+
 /** What differs, and the configuration that results: `running` with the reloadable keys of `wanted`. */
 export function takeOver(
   running: ResolvedConfig,
@@ -44,15 +46,29 @@ export function takeOver(
   const after = leavesOf(wanted);
   const names = new Set([...before.keys(), ...after.keys()]);
   const changed = [...names].filter((name) => before.get(name) !== after.get(name)).sort();
-  const applied = changed.filter((name) => RELOADABLE.has(name));
+  const exchanged = running.listen.tls !== undefined && wanted.listen.tls !== undefined;
+  const applied = changed.filter((name) => RELOADABLE.has(name) || (exchanged && CERTIFICATE.has(name)));
   const limits: Record<string, unknown> = { ...running.limits };
   for (const [name, value] of Object.entries(wanted.limits)) {
     if (RELOADABLE.has(`limits.${name}`)) limits[name] = value;
   }
   return {
-    config: { ...running, limits: limits as ResolvedConfig['limits'], log: wanted.log },
-    report: { applied, needRestart: changed.filter((name) => !RELOADABLE.has(name)) },
+    config: {
+      ...running,
+      limits: limits as ResolvedConfig['limits'],
+      log: wanted.log,
+      listen: listenOf(running, wanted),
+    },
+    report: { applied, needRestart: changed.filter((name) => !applied.includes(name)) },
   };
+}
+
+/** Certificates are exchanged; whether and how TLS is asked for hangs together with what else needs a restart. */
+function listenOf(running: ResolvedConfig, wanted: ResolvedConfig): ResolvedConfig['listen'] {
+  const { tls, ...address } = running.listen;
+  if (tls === undefined || wanted.listen.tls === undefined) return running.listen;
+  const { cert, key } = wanted.listen.tls;
+  return { ...address, tls: { ...tls, cert, key } };
 }
 
 /** Every leaf by its dotted name. Values are compared only, never shown: there are secrets among them. */

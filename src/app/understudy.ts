@@ -12,6 +12,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import type { AdminControl, Readiness, StatusReport } from '../admin/control.js';
+import { Metrics, type MetricsSource } from '../admin/metrics.js';
 import { AdminServer } from '../admin/server.js';
 import { systemClock, type Clock } from '../core/clock.js';
 import { UnderstudyError, asUnderstudyError } from '../core/errors.js';
@@ -34,6 +35,7 @@ import type { UnderstudyConfig } from './config/schema.js';
 import { inspectForCutover, sessionHints } from './control-side.js';
 import { Operations } from './operations.js';
 import { makeProxy, reloadableSettings, type ProxyParts } from './proxy-parts.js';
+import { Reachability } from './reachability.js';
 import { takeOver, type ReloadReport } from './reload.js';
 import type { Recorder } from './recording/recorder.js';
 import { RouteKeeper } from './route-keeper.js';
@@ -60,7 +62,7 @@ export interface Understudy extends AsyncDisposable {
   readonly operate: AdminControl['operate'];
   /**
    * Takes over what of another configuration can be taken over while clients are served, and says what can't.
-   * The log's level is its owner's to change.
+   * The log's level is its owner's to change. Throws `config-invalid`, and nothing has changed then.
    */
   reload(config: ResolvedConfig): ReloadReport;
   /** Graceful: clients may finish what they are at, a running operation undoes itself or is carried to its end. */
@@ -111,6 +113,8 @@ class Composition implements Understudy, AdminControl {
   readonly #route: RouteKeeper;
   readonly #operations: Operations;
   readonly #admin: AdminServer;
+  readonly #reachability: Reachability;
+  readonly metrics: Metrics;
   #port = 0;
   #fenceMet: Promise<unknown> | undefined;
   #stopped: Promise<void> | undefined;
@@ -125,6 +129,8 @@ class Composition implements Understudy, AdminControl {
     this.#startedAt = clock.now();
     this.#startedMs = clock.monotonicMs();
     const parts = { config, log, clock };
+    this.#reachability = new Reachability(clock);
+    this.metrics = new Metrics(() => this.#metricsSource());
     this.#capture = config.capture.enabled ? new CaptureThread(config.capture, parts) : undefined;
     this.#proxyParts = makeProxy({
       ...parts,
@@ -132,6 +138,8 @@ class Composition implements Understudy, AdminControl {
       recorder: hooks.recorder,
       leader: () => this.#route.recovery?.route.side,
       onFenceMet: () => this.#onFenceMet(),
+      onClientError: (sqlState) => this.metrics.countError(sqlState),
+      onStalls: (waitsMs) => this.metrics.observeStalls(waitsMs),
     });
     this.#proxy = this.#proxyParts.proxy;
     this.#shadowThread = new ShadowThread({
@@ -287,16 +295,20 @@ class Composition implements Understudy, AdminControl {
     );
   }
 
-  readiness(): Readiness {
+  async readiness(): Promise<Readiness> {
     if (this.#stopping.signal.aborted) return { ready: false, reason: 'stopping' };
     if (this.#route.recovery === undefined)
       return { ready: false, reason: this.#route.problem?.message ?? 'starting' };
+    const { side } = this.#proxy.route(WHOLE_DATABASE);
+    if (!(await this.#reachability.isReachable(side, this.#config[side])))
+      return { ready: false, reason: `the ${side} can’t be reached` };
     return { ready: true };
   }
 
   async status(): Promise<StatusReport> {
     const known = this.#route.recovery !== undefined;
-    const [capture, shadow, cutover] = await Promise.all([
+    const [ready, capture, shadow, cutover] = await Promise.all([
+      this.readiness(),
       this.#capture?.snapshot() ?? null,
       this.#shadow.status(),
       this.#cutoverStatus(),
@@ -307,7 +319,7 @@ class Composition implements Understudy, AdminControl {
       startedAt: this.#startedAt.toISOString(),
       uptimeSeconds: (this.#clock.monotonicMs() - this.#startedMs) / 1000,
       migration: this.#config.migration.id,
-      ready: this.readiness(),
+      ready,
       route: known ? this.#proxy.route(WHOLE_DATABASE) : null,
       source: endpointText(this.#config.source),
       destination: endpointText(this.#config.destination),
@@ -316,6 +328,15 @@ class Composition implements Understudy, AdminControl {
       shadow,
       cutover,
     };
+  }
+
+  async #metricsSource(): Promise<MetricsSource> {
+    const [{ ready }, capture, shadow] = await Promise.all([
+      this.readiness(),
+      this.#capture?.snapshot() ?? null,
+      this.#shadow.status(),
+    ]);
+    return { version: VERSION, ready, proxy: this.#proxy.status(), capture, shadow };
   }
 
   async #cutoverStatus(): Promise<CutoverStatus | null> {
@@ -332,6 +353,8 @@ class Composition implements Understudy, AdminControl {
 
   reload(wanted: ResolvedConfig): ReloadReport {
     const { config, report } = takeOver(this.#config, wanted);
+    // The only one that can fail comes first: a certificate and a key that don't belong together.
+    this.#proxyParts.reloadTls(config.listen);
     this.#config = config;
     this.#proxy.reconfigure(reloadableSettings(config.limits));
     return report;

@@ -49,6 +49,8 @@ export interface GateDeps {
   readonly statefulFunctions: () => readonly string[];
   /** Pooled clients, which are moved as a body. */
   readonly party: GateParty;
+  /** Told the waits, in milliseconds, whenever the gate opens. */
+  readonly onStalls?: (waitsMs: readonly number[]) => void;
 }
 
 export interface Refusal {
@@ -430,6 +432,7 @@ export class Gate {
       waits.push(nowMs - waiting.sinceMs);
       waiting.resolve();
     }
+    this.#deps.onStalls?.(waits);
     return waits;
   }
 

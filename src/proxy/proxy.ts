@@ -99,6 +99,10 @@ export interface ProxyDeps {
   readonly namedOids?: (side: Side) => Promise<NamedOids>;
   /** A client met the fence or the guard: the route may have changed elsewhere. */
   readonly onFenceMet?: (sqlState: string) => void;
+  /** A client was told an error of the server's. */
+  readonly onClientError?: (sqlState: string) => void;
+  /** The gate opened: how long each client that had to wait has waited, in milliseconds. */
+  readonly onStalls?: (waitsMs: readonly number[]) => void;
 }
 
 export interface GateStatus {
@@ -233,6 +237,7 @@ class PostgresProxy implements Proxy {
       onAtRest: (session) => this.#atRest(session),
       onClosed: (session) => this.#sessionClosed(session),
       onError: (sqlState) => {
+        deps.onClientError?.(sqlState);
         if (sqlState === FENCE_SQLSTATE || sqlState === GUARD_SQLSTATE) deps.onFenceMet?.(sqlState);
       },
       cancelBackend: (backend) => this.#cancelBackend(backend),
@@ -247,6 +252,7 @@ class PostgresProxy implements Proxy {
       target: (side) => ({ side, ...deps[side] }),
       settingNames: deps.customSettings,
       statefulFunctions: deps.statefulFunctions,
+      ...(deps.onStalls === undefined ? {} : { onStalls: deps.onStalls }),
     });
     this.#passedContext = { ...this.#context, tap: null, mayPassHeld: () => false, onError: () => undefined };
     this.#listener = new Listener((socket) => this.#onConnection(socket), deps.log);

@@ -18,9 +18,11 @@ class Control implements AdminControl {
   ready = true;
   behave: (emit: (line: OperationLine) => void) => Promise<unknown> = async () => ({ fine: true });
 
-  readiness() {
+  async readiness() {
     return this.ready ? { ready: true } : { ready: false, reason: 'secret reason' };
   }
+
+  readonly metrics = { contentType: 'text/plain', text: async () => 'one 1\n' };
 
   async status(): Promise<StatusReport> {
     return { version: '1', shadow: { lsn: 12n } } as unknown as StatusReport;
@@ -97,6 +99,17 @@ test('the token is required where there is one', async () => {
   await expect(stranger.operate('cutover', {}, () => undefined)).rejects.toMatchObject({
     code: 'admin-unauthorized',
   });
+});
+
+test('metrics want the token where there is one, and no other method than GET', async () => {
+  const { server } = await serve({ token: TOKEN });
+  expect(await ask(server, '/metrics')).toMatchObject({ status: 401 });
+  const headers = { authorization: `Bearer ${TOKEN}` };
+  expect(await ask(server, '/metrics', { headers })).toMatchObject({ status: 200, text: 'one 1\n' });
+  expect(await ask(server, '/metrics', { headers, method: 'POST' })).toMatchObject({ status: 405 });
+  const { server: open } = await serve();
+  expect(await ask(open, '/metrics')).toMatchObject({ status: 200 });
+  expect(await ask(open, '/metrics', { headers: { host: 'evil.example' } })).toMatchObject({ status: 400 });
 });
 
 test('a name rebound to this address, and a web page, are refused', async () => {

@@ -46,18 +46,17 @@ export async function runProcess(
 
 /** A configuration with a mistake in it is refused as a whole, and nothing changes. */
 function reload(understudy: Understudy, log: LeveledLog, load: () => ResolvedConfig): void {
-  let wanted: ResolvedConfig;
   try {
-    wanted = load();
+    const wanted = load();
+    const { applied, needRestart } = understudy.reload(wanted);
+    log.setLevel(wanted.log.level);
+    log.info({ applied }, applied.length === 0 ? 'SIGHUP: nothing to take over' : 'SIGHUP: taken over');
+    if (needRestart.length > 0)
+      log.warn({ needRestart }, 'SIGHUP: these keys count from the next start only');
   } catch (error) {
     const { code, message } = asUnderstudyError(error, 'internal', 'reading the configuration');
     log.error({ code, problems: message.split('\n') }, 'SIGHUP: refused, everything stays as it is');
-    return;
   }
-  const { applied, needRestart } = understudy.reload(wanted);
-  log.setLevel(wanted.log.level);
-  log.info({ applied }, applied.length === 0 ? 'SIGHUP: nothing to take over' : 'SIGHUP: taken over');
-  if (needRestart.length > 0) log.warn({ needRestart }, 'SIGHUP: these keys count from the next start only');
 }
 
 /** Resolves with the first SIGTERM or SIGINT. */
