@@ -3,10 +3,12 @@ import { expect, test } from 'vitest';
 import { Metrics, type MetricsSource } from '../../src/admin/metrics.js';
 import type { KindUse } from '../../src/core/ports.js';
 import type { PoolStatus } from '../../src/proxy/pool/pool-settings.js';
-import type { SessionInfo } from '../../src/proxy/session-context.js';
+import type { ProxyStatus } from '../../src/proxy/proxy.js';
 
-const client: SessionInfo = {
+const client: ProxyStatus['clients'][number] = {
   id: 1,
+  database: 'a-database',
+  passedThrough: false,
   user: 'a-user',
   applicationName: 'an-application',
   side: 'source',
@@ -58,6 +60,7 @@ const SOURCE: MetricsSource = {
     bytesFromClients: 1000,
     bytesToClients: 2000,
     clients: [client, { ...client, id: 2, phase: 'held', inTransactionMs: 3 }],
+    passedThrough: 0,
     pools: [pool, { ...pool, user: 'another' }],
   },
   capture: {
