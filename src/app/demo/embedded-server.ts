@@ -209,6 +209,8 @@ export class EmbeddedServer implements AsyncDisposable {
         this.#logTail.push(text);
         if (this.#logTail.length > 50) this.#logTail.shift();
         if (text.includes('database system is ready to accept connections')) resolve();
+        // With the collector on, the server says the rest in its own files, and its state in another.
+        if (text.includes('redirecting log output')) this.#onceReady(child).then(resolve, reject);
       });
       child.once('error', reject);
       child.once('exit', (code) => {
@@ -218,6 +220,15 @@ export class EmbeddedServer implements AsyncDisposable {
         );
       });
     });
+  }
+
+  /** Waits for the last line of the lock file to say so: https://www.postgresql.org/docs/current/storage-file-layout.html */
+  async #onceReady(child: ChildProcess): Promise<void> {
+    while (child.exitCode === null && child.signalCode === null) {
+      const lines = await readFile(join(this.#data, 'postmaster.pid'), 'utf8').catch(() => '');
+      if (lines.trimEnd().endsWith('\nready')) return;
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
   }
 
   /** SIGINT: fast shutdown. SIGQUIT: immediate, as a crash. SIGKILL: the postmaster alone; its children notice and end. */

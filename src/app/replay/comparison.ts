@@ -121,8 +121,8 @@ export class Comparison {
     queues.recorded.shift();
     queues.replayed.shift();
     queues.compared += 1;
-    const { kind, fingerprint } = this.#statements.statement(replayed.text);
-    const shape = fingerprint.slice(0, SHAPE_CHARS_MAX);
+    const { kind, shape: whole } = this.#statements.statement(replayed.text);
+    const shape = whole.slice(0, SHAPE_CHARS_MAX);
     const micros = [recorded.durationMicros, replayed.outcome.durationMicros] as const;
     this.#all.add(...micros);
     pairIn(this.#kinds, kind).add(...micros);

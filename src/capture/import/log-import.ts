@@ -9,7 +9,7 @@
  * Memory does not grow with the files: readers bound a report's length, the join bounds its processes.
  */
 import type { StatementSink } from '../../core/ports.js';
-import type { EntrySink, FormatName, Unreadable } from './entry.js';
+import type { EntrySink, FormatName, LogEntry, Unreadable } from './entry.js';
 import { openLogs, type LogFile } from './log-files.js';
 import { LogTime } from './log-time.js';
 import { StatementJoin, type JoinCounts, type JoinOptions } from './statement-join.js';
@@ -47,6 +47,9 @@ export interface FileReport {
   readonly bytes: number;
   readonly lines: number;
   readonly unreadable: number;
+  /** Times of its first and last entries; null where it has none. */
+  readonly firstMs: number | null;
+  readonly lastMs: number | null;
 }
 
 export interface UnreadableLine {
@@ -107,7 +110,7 @@ export async function importLogs(
     }
     reader.end();
     bytesBefore += bytes;
-    reports.push(reportOf(file, bytes, reader.lines, entries.unreadableLines));
+    reports.push(reportOf(file, bytes, reader.lines, entries));
   }
   join.end();
   return {
@@ -120,8 +123,43 @@ export async function importLogs(
   };
 }
 
-function reportOf(file: LogFile, bytes: number, lines: number, unreadable: number): FileReport {
-  return { path: file.path, format: file.format.name, prefix: file.prefix, bytes, lines, unreadable };
+function reportOf(file: LogFile, bytes: number, lines: number, seen: FileSink): FileReport {
+  const known = seen.firstMs <= seen.lastMs;
+  return {
+    path: file.path,
+    format: file.format.name,
+    prefix: file.prefix,
+    bytes,
+    lines,
+    unreadable: seen.unreadableLines,
+    firstMs: known ? seen.firstMs : null,
+    lastMs: known ? seen.lastMs : null,
+  };
+}
+
+/** What one file's reader hands over goes to the join and is counted on the way. */
+class FileSink implements EntrySink {
+  readonly #join: StatementJoin;
+  readonly #note: (line: number, reason: Unreadable, text: string) => void;
+  unreadableLines = 0;
+  firstMs = Infinity;
+  lastMs = -Infinity;
+
+  constructor(join: StatementJoin, note: (line: number, reason: Unreadable, text: string) => void) {
+    this.#join = join;
+    this.#note = note;
+  }
+
+  entry(entry: LogEntry): void {
+    if (entry.timeMs < this.firstMs) this.firstMs = entry.timeMs;
+    if (entry.timeMs > this.lastMs) this.lastMs = entry.timeMs;
+    this.#join.entry(entry);
+  }
+
+  unreadable(line: number, reason: Unreadable, text: string): void {
+    this.unreadableLines += 1;
+    this.#note(line, reason, text);
+  }
 }
 
 class Problems {
@@ -134,17 +172,8 @@ class Problems {
     this.#showLines = showLines;
   }
 
-  sinkFor(file: string, join: StatementJoin): EntrySink & { readonly unreadableLines: number } {
-    const note = (line: number, reason: Unreadable, text: string): void =>
-      this.#note(file, line, reason, text);
-    return {
-      unreadableLines: 0,
-      entry: (entry) => join.entry(entry),
-      unreadable(this: { unreadableLines: number }, line, reason, text) {
-        this.unreadableLines += 1;
-        note(line, reason, text);
-      },
-    };
+  sinkFor(file: string, join: StatementJoin): FileSink {
+    return new FileSink(join, (line, reason, text) => this.#note(file, line, reason, text));
   }
 
   #note(file: string, line: number, reason: Unreadable, text: string): void {

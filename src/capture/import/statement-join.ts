@@ -309,7 +309,7 @@ export class StatementJoin {
       bytesToClient: 0,
       errorClass,
       // The log does not tell it; BEGIN and COMMIT do.
-      transactionStatus: 0,
+      transactionStatus: -1,
       ...(pending.parameters === null ? {} : { parameters: pending.parameters }),
     };
     this.#sink.add(statement);
