@@ -75,6 +75,10 @@ export class NotAdmitted extends UnderstudyError {
   }
 }
 
+/** While clients are served, the servers' time is theirs: connections are opened few at once, and with rests. */
+const SERVED_OPEN_MAX = 2;
+const REST_MAX_MS = 50;
+
 const PINNED_MESSAGE =
   'terminating connection because the database was switched over and this session holds what can’t be moved';
 
@@ -82,7 +86,8 @@ export class Gate {
   readonly #deps: GateDeps;
   readonly #moves = new Map<Session, SessionMove>();
   #movingTo: Side | null = null;
-  /** While sessions are served, few are asked at once: a question stands in front of their next statement. */
+  /** While sessions are served, few are asked at once: a question stands in front of their next statement. Behind the
+   *  gate, where they wait, what is left to do is done as fast as it can be. */
   readonly #servedSlots: MoveSlots;
   readonly #heldSlots: MoveSlots;
   #waiting: Waiting[] = [];
@@ -95,9 +100,13 @@ export class Gate {
     this.#deps = deps;
     deps.party.onProgress = () => this.#partyProgress();
     const { askConcurrency, warmConcurrency } = deps.context.settings;
-    const open = new Limiter(warmConcurrency).run;
-    this.#servedSlots = { ask: new Limiter(askConcurrency).run, open };
-    this.#heldSlots = { ask: new Limiter(warmConcurrency).run, open };
+    const gentle = { clock: deps.context.clock, restMaxMs: REST_MAX_MS };
+    this.#servedSlots = {
+      ask: new Limiter(askConcurrency, gentle).run,
+      open: new Limiter(Math.min(SERVED_OPEN_MAX, warmConcurrency), gentle).run,
+    };
+    const ask = new Limiter(warmConcurrency).run;
+    this.#heldSlots = { ask, open: new Limiter(warmConcurrency).run };
     this.#state = new StateCell<GateState>(
       'gate',
       {

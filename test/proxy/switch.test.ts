@@ -791,7 +791,7 @@ describe('at the edges', () => {
     await own.proxy.stop({ drainTimeoutMs: 1000 });
     await using waiting = await coming;
     await until(() => client.closed && waiting.closed);
-    expect([sqlStates(client.messages), sqlStates(waiting.messages)]).toEqual([['57P01'], ['57P01']]);
+    expect([sqlStates(client.messages), sqlStates(waiting.messages)]).toEqual([['57P01'], ['57P03']]);
   });
 });
 
