@@ -35,7 +35,11 @@ const RELOADABLE: ReadonlySet<string> = new Set([
   'log.level',
 ]);
 
-const CERTIFICATE: ReadonlySet<string> = new Set(['listen.tls.cert', 'listen.tls.key']);
+const CERTIFICATE: ReadonlySet<string> = new Set([
+  'listen.tls.cert',
+  'listen.tls.key',
+  'listen.tls.clientCa',
+]);
 
 /** What differs, and the configuration that results: `running` with the reloadable keys of `wanted`. */
 export function takeOver(
@@ -67,8 +71,8 @@ export function takeOver(
 function listenOf(running: ResolvedConfig, wanted: ResolvedConfig): ResolvedConfig['listen'] {
   const { tls, ...address } = running.listen;
   if (tls === undefined || wanted.listen.tls === undefined) return running.listen;
-  const { cert, key } = wanted.listen.tls;
-  return { ...address, tls: { ...tls, cert, key } };
+  const { mode, minVersion } = tls;
+  return { ...address, tls: { ...wanted.listen.tls, mode, minVersion } };
 }
 
 /** Every leaf by its dotted name. Values are compared only, never shown: there are secrets among them. */

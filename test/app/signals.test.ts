@@ -6,7 +6,9 @@ import { fileURLToPath } from 'node:url';
 import pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { UnderstudyProcess } from '../../src/app/demo/understudy-process.js';
+import type { UnderstudyConfig } from '../../src/app/config/schema.js';
 import type { DatabaseEndpoint } from '../../src/core/ports.js';
+import { Authority, opensslMissing, type Pem } from '../support/certificates.js';
 import { databasePair, until, type DatabasePair } from '../support/servers.js';
 
 const PROGRAM = fileURLToPath(new URL('../../dist/app/main.js', import.meta.url));
@@ -26,12 +28,13 @@ function urlOf(endpoint: DatabaseEndpoint, port = endpoint.port): string {
   return `postgres://${endpoint.user}:${endpoint.password ?? ''}@127.0.0.1:${port}/${endpoint.database}`;
 }
 
-function start(): Promise<UnderstudyProcess> {
+/** `where`: a folder whose log nobody else has written to. */
+function start(where = folder, listen: UnderstudyConfig['listen'] = {}): Promise<UnderstudyProcess> {
   return UnderstudyProcess.start({
-    folder,
+    folder: where,
     sourceUrl: urlOf(pair.source),
     destinationUrl: urlOf(pair.destination),
-    config: { shadow: { enabled: false }, limits: { stopTimeoutMs: 60_000 } },
+    config: { listen, shadow: { enabled: false }, limits: { stopTimeoutMs: 60_000 } },
     program: PROGRAM,
   });
 }
@@ -106,6 +109,43 @@ test('SIGHUP takes over limits and log level, names what needs a restart, and re
     await first.end();
   }
 });
+
+test.skipIf(opensslMissing)(
+  'SIGHUP shows new clients a renewed certificate, and refuses one that does not fit its key',
+  async () => {
+    using old = new Authority();
+    using renewed = new Authority();
+    const write = async (cert: Pem, key: Pem): Promise<void> => {
+      await writeFile(join(folder, 'shown.crt'), cert.certPem);
+      await writeFile(join(folder, 'shown.key'), key.keyPem);
+    };
+    const [first, second] = [old, renewed].map((by) => by.issue('localhost', { names: 'DNS:localhost' }));
+    if (first === undefined || second === undefined) throw new Error('no certificates');
+    await write(first, first);
+    const tls = { cert: join(folder, 'shown.crt'), key: join(folder, 'shown.key') };
+    await using running = await start(await mkdtemp(join(folder, 'tls-')), { tls });
+    const signedBy = async (authority: Authority): Promise<boolean> => {
+      const ssl = { ca: authority.certPem, servername: 'localhost' };
+      const client = new pg.Client({ connectionString: urlOf(pair.source, running.port), ssl });
+      client.on('error', () => undefined);
+      const connected = await client.connect().then(
+        () => true,
+        () => false,
+      );
+      await client.end().catch(() => undefined);
+      return connected;
+    };
+    expect([await signedBy(old), await signedBy(renewed)]).toEqual([true, false]);
+    await write(second, first);
+    hangUp(running);
+    expect((await answers(running, 1)).at(-1)?.msg).toBe('SIGHUP: refused, everything stays as it is');
+    expect([await signedBy(old), await signedBy(renewed)]).toEqual([true, false]);
+    await write(second, second);
+    hangUp(running);
+    expect((await answers(running, 2)).at(-1)?.['applied']).toEqual(['listen.tls.cert', 'listen.tls.key']);
+    expect([await signedBy(old), await signedBy(renewed)]).toEqual([false, true]);
+  },
+);
 
 test('SIGTERM lets a transaction end, is not ready meanwhile, and a second one ends it at once', async () => {
   await using running = await start();

@@ -314,7 +314,7 @@ test('a server’s half of TLS gives up with the connection', async () => {
 describe('where the peer is decides what is enough', () => {
   const users = parseUsersFile('"alice" "wonderland"\n"bob" "md5900150983cd24fb0d6963f7d28e17f72"');
   const login = async (
-    authentication: 'trust' | 'cleartext',
+    authentication: 'trust' | 'cleartext' | 'pass-through',
     place: { readonly loopback: boolean; readonly encrypted: boolean },
   ): Promise<{ asked: string[]; outcome: string }> => {
     const asked: string[] = [];
@@ -354,6 +354,10 @@ describe('where the peer is decides what is enough', () => {
       expect(await login('cleartext', place)).toEqual({ asked: ['cleartext'], outcome: 'given-password' });
     }
     expect(await login('cleartext', { loopback: false, encrypted: false })).toEqual({
+      asked: [],
+      outcome: 'auth-failed',
+    });
+    expect(await login('pass-through', { loopback: false, encrypted: false })).toEqual({
       asked: [],
       outcome: 'auth-failed',
     });

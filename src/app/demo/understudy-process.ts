@@ -53,9 +53,9 @@ export class UnderstudyProcess implements AsyncDisposable {
     const config: UnderstudyConfig = {
       source: { url: options.sourceUrl },
       destination: { url: options.destinationUrl },
-      listen: { host: '127.0.0.1', port: ports[0] },
       admin: { host: '127.0.0.1', port: ports[1] },
       ...options.config,
+      listen: { host: '127.0.0.1', port: ports[0], ...options.config?.listen },
     };
     const configFile = join(options.folder, 'understudy.yaml');
     const logFile = join(options.folder, 'understudy.log');
