@@ -3,7 +3,7 @@ import { z } from 'zod';
 import { SHADOW_DEFAULTS as SHADOW } from '../../shadow/settings.js';
 import { CHANNEL_BINDINGS, TLS_MODES, TLS_NEGOTIATIONS } from '../../core/ports.js';
 import { CLIENT_AUTHENTICATIONS } from '../../proxy/client-authentication.js';
-import { POOL_DEFAULTS as POOL } from '../../proxy/pool/pool-settings.js';
+import { POOL_DEFAULTS as POOL, POOL_MODES } from '../../proxy/pool/pool-settings.js';
 import { PROXY_DEFAULTS as PROXY } from '../../proxy/settings.js';
 import { DEFAULT_CUTOVER_SETTINGS as CUTOVER } from '../../cutover/settings.js';
 import {
@@ -303,8 +303,8 @@ export const sections = {
   }),
   proxy: z.strictObject({
     poolMode: choice(
-      'How clients come by server connections: one each for as long as they stay, or one from a pool for each transaction (docs/pooling.md).',
-      ['session', 'transaction'],
+      'How clients come by server connections: one each for as long as they stay; one from a pool for each transaction; or that, and harmless reads of many down shared ones (docs/pooling.md).',
+      POOL_MODES,
       POOL.poolMode,
     ),
     poolSizeMax: count(
@@ -337,6 +337,28 @@ export const sections = {
     preparedStatementsMax: count(
       'Prepared statements kept on one connection; the least used makes room.',
       POOL.preparedStatementsMax,
+    ),
+    sharedConnections: count('Pipelined: shared connections of a pool.', POOL.sharedConnections, {
+      max: 1000,
+    }),
+    sharedDepthMax: count('Pipelined: reads underway on one of them.', POOL.sharedDepthMax),
+    sharedReadBoundMs: milliseconds(
+      'Pipelined: a read that takes longer has those behind it sent again elsewhere, and has a connection to itself from then on.',
+      POOL.sharedReadBoundMs,
+    ),
+    sharedAloneMs: milliseconds('Pipelined: for how long that lasts.', POOL.sharedAloneMs),
+    sharedAnswerBytesMax: bytes(
+      'Pipelined: an answer is kept whole up to there before any of it is passed on, so that its read can be run again.',
+      POOL.sharedAnswerBytesMax,
+    ),
+    sharedUnreadBytesMax: bytes(
+      'Pipelined: what a client may leave unread of an answer before its shared connection is kept to it.',
+      POOL.sharedUnreadBytesMax,
+    ),
+    sharedCatalogIntervalMs: milliseconds(
+      'Pipelined: how often the catalogs are looked at for what makes a read harmful.',
+      POOL.sharedCatalogIntervalMs,
+      { max: 3_600_000 },
     ),
   }),
   limits: z.strictObject({

@@ -28,6 +28,8 @@ export class Decision {
   readonly shape: StatementShape | null;
   #judgedBy: CatalogFacts | null = null;
   #harmless = false;
+  #runs = 0;
+  #longRuns = 0;
   /** Seen to be slow, or to write after all: not shared before then. */
   #aloneUntilMs = 0;
 
@@ -59,11 +61,20 @@ export class Decision {
     this.#aloneUntilMs = Math.max(this.#aloneUntilMs, untilMs);
   }
 
-  get keptAlone(): boolean {
-    return this.#aloneUntilMs > 0;
+  /** It was shared and answered. */
+  ran(): void {
+    this.#runs += 1;
+  }
+
+  /** It took longer than a shared read may. Once in a long while is the machine's fault, not the statement's. */
+  tookLong(untilMs: number): void {
+    this.#longRuns += 1;
+    if (this.#longRuns * RUNS_PER_LONG_ONE > this.#runs) this.keepAlone(untilMs);
   }
 }
 
+/** A read that takes long less often than this stays shared. */
+const RUNS_PER_LONG_ONE = 100;
 const TEXTS_MAX = 10_000;
 const SKELETONS_MAX = 10_000;
 /** Longer texts are looked at each time they come, and never shared. */
@@ -121,7 +132,9 @@ export class Decisions {
   #follow(): void {
     const names = this.#statefulFunctions();
     if (names === this.#seenStateful) return;
+    const before = this.#seenStateful;
     this.#seenStateful = names;
+    if (before?.length === names.length && names.every((name, index) => name === before[index])) return;
     this.#text.setStatefulNames(names);
     this.#byText.clear();
     this.#bySkeleton.clear();

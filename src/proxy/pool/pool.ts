@@ -19,13 +19,17 @@ import { UnderstudyError, asUnderstudyError } from '../../core/errors.js';
 import type { Side } from '../../core/ports.js';
 import { parseErrorFields } from '../../wire/postgres/messages.js';
 import { BackendRefused } from '../backend-refused.js';
-import { openBackend, type BackendEndpoint } from '../backend.js';
+import { openBackend, type Backend, type BackendEndpoint } from '../backend.js';
 import { wipeCredentials, type BackendCredentials } from '../credentials.js';
+import type { CatalogFacts } from './catalog-facts.js';
+import type { CatalogWatch } from './catalog-watch.js';
 import type { ParameterSet } from './parameter-sets.js';
 import { PooledBackend } from './pooled-backend.js';
 import type { PooledClient } from './pooled-client.js';
 import type { PoolContext } from './pool-context.js';
 import type { PoolStatus } from './pool-settings.js';
+import type { SharedLine } from './shared-line.js';
+import { SharedLines } from './shared-lines.js';
 
 export interface PoolKey {
   readonly user: string;
@@ -52,6 +56,8 @@ export class Pool {
   readonly #context: PoolContext;
   /** A copy of what the client that came last has proven: they all have logged in as the same user. */
   #credentials: BackendCredentials = { kind: 'none' };
+  readonly #watch: CatalogWatch;
+  readonly #lines: SharedLines | null;
   #idle: PooledBackend[] = [];
   readonly #active = new Set<PooledBackend>();
   #opening = 0;
@@ -64,25 +70,56 @@ export class Pool {
   /** What a fresh connection tells of its settings; null before the first. */
   parameters: ParameterSet | null = null;
 
-  constructor(key: PoolKey, target: PoolTarget, context: PoolContext) {
+  constructor(key: PoolKey, target: PoolTarget, watch: CatalogWatch, context: PoolContext) {
     this.key = key;
     this.target = target;
+    this.#watch = watch;
     this.#context = context;
+    this.#lines =
+      context.bounds.poolMode === 'pipelined' ? new SharedLines(context, () => this.#openReadOnly()) : null;
   }
 
   get side(): Side {
     return this.target.side;
   }
 
+  /** Reads of its clients may go down shared connections. */
   get shares(): boolean {
-    return false;
+    return this.#lines !== null && !this.#retired;
+  }
+
+  /** What is known of the catalogs; null: nothing may be shared at present. */
+  get facts(): CatalogFacts | null {
+    return this.#watch.facts;
+  }
+
+  /** A shared connection that takes a read; null where there is none at present. */
+  line(): SharedLine | null {
+    return this.#lines?.pick() ?? null;
   }
 
   get sharedStatus(): PoolStatus['shared'] {
-    return { connections: 0, depth: 0, statements: 0, sentAgain: 0, refused: 0, obstacle: null };
+    const { poolMode } = this.#context.bounds;
+    if (this.#lines === null) return { ...NOTHING_SHARED, obstacle: `proxy.poolMode is ${poolMode}` };
+    return this.#lines.status(this.#watch.obstacle);
   }
 
-  async warmShared(_from: Pool, _signal: AbortSignal): Promise<void> {}
+  /** Opens as many shared connections as `from` has, and has the catalogs read. */
+  async warmShared(from: Pool, signal: AbortSignal): Promise<void> {
+    const lines = this.#lines;
+    if (lines === null) return;
+    this.#watchCatalogs();
+    const missing = (from.#lines?.count ?? 0) - lines.count;
+    for (let opened = 0; opened < missing && !signal.aborted; opened++) await lines.add();
+  }
+
+  #watchCatalogs(): void {
+    this.#watch.start(async () => {
+      const backend = await this.open();
+      this.#active.delete(backend);
+      return backend;
+    });
+  }
 
   get counts(): {
     readonly active: number;
@@ -120,6 +157,7 @@ export class Pool {
   use(credentials: BackendCredentials): void {
     // The one before may be in use for a connection being opened: it is left to the runtime.
     this.#credentials = copyOf(credentials);
+    if (this.#lines !== null && !this.#retired) this.#watchCatalogs();
   }
 
   // --------------------------------------------------------------------------------------------------- giving out
@@ -171,6 +209,7 @@ export class Pool {
 
   /** A client is done with it; nothing is in flight, and it was unlinked. */
   giveBack(backend: PooledBackend): void {
+    this.#followDdl(backend);
     const { cancelling } = backend;
     if (cancelling !== null) {
       cancelling
@@ -207,9 +246,16 @@ export class Pool {
 
   /** It is of no use any more. `idle`: it waits for nothing. */
   drop(backend: PooledBackend, idle: boolean): void {
+    this.#followDdl(backend);
     this.#active.delete(backend);
     backend.close(idle);
     this.#openMore();
+  }
+
+  #followDdl(backend: PooledBackend): void {
+    if (!backend.ranDdl) return;
+    backend.ranDdl = false;
+    this.#watch.changed();
   }
 
   /** A client keeps it: it is none of the pool's from now on. */
@@ -263,6 +309,17 @@ export class Pool {
     }
   }
 
+  /** A connection whose transactions can't write, whatever a statement may try. */
+  async #openReadOnly(): Promise<Backend> {
+    const parameters = new Map([...this.key.parameters, ['default_transaction_read_only', 'on']]);
+    return await openBackend(
+      this.target.endpoint,
+      { ...this.key, parameters, database: this.target.database },
+      this.#credentials,
+      { connectTimeoutMs: this.#context.settings.connectTimeoutMs },
+    );
+  }
+
   #notOpened(error: unknown): void {
     this.#context.log.warn(
       {
@@ -304,6 +361,7 @@ export class Pool {
       );
     }
     this.#openMore();
+    this.#lines?.sweep(nowMs);
     this.#idle = this.#idle.filter((backend) => {
       const keep =
         nowMs - backend.idleSinceMs < bounds.poolIdleTimeoutMs &&
@@ -317,6 +375,7 @@ export class Pool {
   retire(): void {
     this.#retired = true;
     wipeCredentials(this.#credentials);
+    this.#lines?.retire();
     for (const backend of this.#idle.splice(0)) backend.close(true);
     for (const { client } of this.#waiting.splice(0)) {
       client.refuse('57P01', 'the database was switched over');
@@ -343,6 +402,7 @@ export class Pool {
 }
 
 const TOO_MANY = '53300';
+const NOTHING_SHARED = { connections: 0, depth: 0, statements: 0, sentAgain: 0, refused: 0 };
 
 /** The client's own are wiped when it leaves. */
 function copyOf(credentials: BackendCredentials): BackendCredentials {

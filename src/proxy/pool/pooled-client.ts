@@ -146,7 +146,7 @@ export class PooledClient implements LinkUser, WatchedSession {
       statementBytesMax: settings.stateBytesMax,
       settings: () => this.state.signature,
     });
-    this.reads = new SharedReads();
+    this.reads = new SharedReads(this, context);
   }
 
   get phase(): PooledPhase {
@@ -278,8 +278,13 @@ export class PooledClient implements LinkUser, WatchedSession {
   readonly #onData = (chunk: Buffer): void => {
     this.#bytesFromClient += chunk.length;
     const input = this.#input;
-    if (input.length === 0 && this.#mayShare() && this.reads.whole(chunk)) return;
-    input.push(chunk);
+    let rest = chunk;
+    if (input.length === 0 && this.#mayShare()) {
+      const used = this.reads.leading(chunk);
+      if (used === chunk.length) return;
+      if (used > 0) rest = chunk.subarray(used);
+    }
+    input.push(rest);
     if (input.length < this.#need) return;
     this.#go();
   };

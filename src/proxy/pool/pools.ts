@@ -18,6 +18,7 @@ import type { GateParty } from '../gate-party.js';
 import { Limiter } from '../limiter.js';
 import type { SessionInfo } from '../session-context.js';
 import { applyState, DEFAULT_STATE, type ClientState } from './client-state.js';
+import { CatalogWatch } from './catalog-watch.js';
 import { Pool, type PoolTarget } from './pool.js';
 import { PooledClient } from './pooled-client.js';
 import type { PoolContext } from './pool-context.js';
@@ -43,6 +44,7 @@ export class Pools implements GateParty {
   readonly #clients = new Set<PooledClient>();
   /** By side and key. */
   readonly #pools: Record<Side, Map<string, Pool>> = { source: new Map(), destination: new Map() };
+  readonly #watches: Record<Side, CatalogWatch>;
   readonly #warming: <T>(work: () => Promise<T>) => Promise<T>;
   #gateClosed = false;
   #onProgress: () => void = () => undefined;
@@ -66,6 +68,7 @@ export class Pools implements GateParty {
         this.#onProgress();
       },
     };
+    this.#watches = { source: new CatalogWatch(this.#context), destination: new CatalogWatch(this.#context) };
     this.#warming = new Limiter(deps.context.settings.warmConcurrency).run;
     this.#sweeper = setInterval(() => this.#sweep(), SWEEP_MS);
     this.#sweeper.unref();
@@ -96,6 +99,7 @@ export class Pools implements GateParty {
     const made = new Pool(
       { user: client.user, parameters: client.parameters, protocolMinor: client.protocolMinor },
       this.#deps.target(side),
+      this.#watches[side],
       this.#context,
     );
     this.#pools[side].set(key, made);
@@ -263,6 +267,7 @@ export class Pools implements GateParty {
   #retire(side: Side): void {
     for (const pool of this.#pools[side].values()) pool.retire();
     this.#pools[side].clear();
+    this.#watches[side].stop();
   }
 
   discardWarm(serving: Side | undefined): void {

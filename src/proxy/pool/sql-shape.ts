@@ -51,6 +51,8 @@ const BEFORE_PARENTHESIS: ReadonlySet<string> = new Set([
 const PREFIXES: ReadonlySet<string> = new Set(['e', 'b', 'x', 'n', 'u']);
 /** Settings that a shared connection has otherwise than a client's own. */
 const PRIVATE_SETTING = /read_only|plan_cache|^all$|^transaction|^session/i;
+/** The literal is the whole argument. */
+const END_OF_ARGUMENT = /^\s*(?:::\s*(?:pg_catalog\s*\.\s*)?text\s*)?[,)]/i;
 const LITERAL_SETTING = /^[a-z_][a-z0-9_.]*$/i;
 
 /** Stands for a literal; no text with it in it has a shape. */
@@ -260,6 +262,7 @@ class Scan {
     if (this.#settingNext) {
       const name = text.slice(start + 1, at);
       if (!LITERAL_SETTING.test(name) || PRIVATE_SETTING.test(name)) return false;
+      if (!END_OF_ARGUMENT.test(text.slice(at + 1, at + 60))) return false;
       this.#settingNext = false;
       this.#exact = true;
     }

@@ -1,0 +1,123 @@
+/** The shared connections of one pool: opened as they are needed, looked after, replaced when they age. */
+import { asUnderstudyError } from '../../core/errors.js';
+import type { Backend } from '../backend.js';
+import type { PoolContext } from './pool-context.js';
+import type { PoolStatus } from './pool-settings.js';
+import { SharedLine, type SharedCounts } from './shared-line.js';
+
+interface Held {
+  readonly line: SharedLine;
+  readonly openedAtMs: number;
+  usedAtMs: number;
+}
+
+export class SharedLines {
+  readonly #context: PoolContext;
+  readonly #open: () => Promise<Backend>;
+  #held: Held[] = [];
+  #opening = 0;
+  #retired = false;
+  /** After a failure, none is opened for a while. */
+  #notBeforeMs = 0;
+  readonly #counts: SharedCounts = { statements: 0, sentAgain: 0, refused: 0 };
+  #looks: NodeJS.Timeout | undefined;
+
+  constructor(context: PoolContext, open: () => Promise<Backend>) {
+    this.#context = context;
+    this.#open = open;
+  }
+
+  get count(): number {
+    return this.#held.length;
+  }
+
+  status(obstacle: string | null): PoolStatus['shared'] {
+    return {
+      connections: this.#held.length,
+      depth: this.#held.reduce((sum, { line }) => sum + line.depth, 0),
+      ...this.#counts,
+      obstacle,
+    };
+  }
+
+  /** The one with the least under way; null where there is none that takes a read. */
+  pick(): SharedLine | null {
+    let best: Held | null = null;
+    let depth = Infinity;
+    let open = 0;
+    for (const held of this.#held) {
+      if (!held.line.open) continue;
+      open += 1;
+      if (held.line.depth >= depth) continue;
+      best = held;
+      depth = held.line.depth;
+    }
+    if (open + this.#opening < this.#context.bounds.sharedConnections) this.#more();
+    return best?.line ?? null;
+  }
+
+  /** Blocked ones may last: as many again are opened beside them. */
+  #more(): void {
+    const { bounds, clock } = this.#context;
+    const nowMs = clock.monotonicMs();
+    if (this.#retired || this.#held.length + this.#opening >= 2 * bounds.sharedConnections) return;
+    if (nowMs < this.#notBeforeMs) return;
+    this.add().catch((error: unknown) => {
+      this.#notBeforeMs = nowMs + RETRY_MS;
+      const { message } = asUnderstudyError(error, 'internal', 'opening');
+      this.#context.log.warn({ error: message }, 'a shared connection could not be opened');
+    });
+  }
+
+  async add(): Promise<void> {
+    this.#opening += 1;
+    try {
+      const backend = await this.#open();
+      const nowMs = this.#context.clock.monotonicMs();
+      const line = new SharedLine(backend, {
+        context: this.#context,
+        counts: this.#counts,
+        onEnded: (ended) => {
+          this.#held = this.#held.filter((held) => held.line !== ended);
+        },
+      });
+      this.#held.push({ line, openedAtMs: nowMs, usedAtMs: nowMs });
+      if (this.#retired) line.close();
+      this.#look();
+    } finally {
+      this.#opening -= 1;
+    }
+  }
+
+  /** A few looks within the bound on how long a read may take. */
+  #look(): void {
+    if (this.#looks !== undefined) return;
+    const everyMs = Math.max(1, this.#context.bounds.sharedReadBoundMs / 4);
+    this.#looks = setInterval(() => {
+      const nowMs = this.#context.clock.monotonicMs();
+      for (const held of this.#held) {
+        if (held.line.depth > 0) held.usedAtMs = nowMs;
+        held.line.look(nowMs);
+      }
+      if (this.#held.length > 0) return;
+      clearInterval(this.#looks);
+      this.#looks = undefined;
+    }, everyMs);
+    this.#looks.unref();
+  }
+
+  /** Call now and then. */
+  sweep(nowMs: number): void {
+    const { poolIdleTimeoutMs, poolAgeMaxMs } = this.#context.bounds;
+    for (const { line, openedAtMs, usedAtMs } of this.#held) {
+      if (nowMs - usedAtMs >= poolIdleTimeoutMs || nowMs - openedAtMs >= poolAgeMaxMs) line.close();
+    }
+  }
+
+  retire(): void {
+    this.#retired = true;
+    for (const { line } of this.#held) line.close();
+  }
+}
+
+const RETRY_MS = 1000;
