@@ -1,14 +1,20 @@
 /** The capture and its thread. While the thread is down, the tap drops and counts; traffic notices nothing. */
+import { randomBytes } from 'node:crypto';
+import { hostname } from 'node:os';
 import type { Clock } from '../core/clock.js';
 import type { Log } from '../core/log.js';
-import type { CaptureSnapshot, StatementTap, TableName } from '../core/ports.js';
+import type { CaptureSnapshot, Side, StatementTap, TableName } from '../core/ports.js';
 import { asUnderstudyError } from '../core/errors.js';
-import { CaptureClient, type CaptureOptions } from '../capture/client.js';
+import { CaptureClient } from '../capture/client.js';
+import type { SeriesSettings } from '../capture/keeper.js';
+import type { ResolvedConfig } from './config.js';
 import { SupervisedThread } from './supervised-thread.js';
 
 const ENTRY = new URL('../capture/worker.js', import.meta.url);
 /** A thread that does not answer by then is left out of `status`. */
 const SNAPSHOT_TIMEOUT_MS = 2000;
+/** For handing over what was collected when the process ends. */
+const FLUSH_TIMEOUT_MS = 5000;
 
 export class CaptureThread {
   readonly #client: CaptureClient;
@@ -16,8 +22,22 @@ export class CaptureThread {
   readonly #clock: Clock;
   readonly #log: Log;
 
-  constructor(options: CaptureOptions, { log, clock }: { readonly log: Log; readonly clock: Clock }) {
-    this.#client = new CaptureClient(options);
+  constructor({
+    config,
+    log,
+    clock,
+  }: {
+    readonly config: ResolvedConfig;
+    readonly log: Log;
+    readonly clock: Clock;
+  }) {
+    const { ringBytes, textBytesMax } = config.capture;
+    this.#client = new CaptureClient({
+      ringBytes,
+      textBytesMax,
+      series: seriesSettings(config),
+      monotonicMs: () => clock.monotonicMs(),
+    });
     this.#clock = clock;
     this.#log = log;
     this.#thread = new SupervisedThread({
@@ -44,13 +64,23 @@ export class CaptureThread {
     this.#client.setTables(tables).catch((error: unknown) => this.#explain(error));
   }
 
+  /** Which side's catalogs are read first. */
+  setLeader(side: Side): void {
+    this.#client.setLeader(side).catch((error: unknown) => this.#explain(error));
+  }
+
   /** null where the thread is down or doesn't answer in time. */
   async snapshot(): Promise<CaptureSnapshot | null> {
+    return await this.#within(SNAPSHOT_TIMEOUT_MS, this.#client.snapshot());
+  }
+
+  /** null: it failed, or did not come in time. */
+  async #within<T>(timeoutMs: number, answer: Promise<T>): Promise<T | null> {
     const timeout = new AbortController();
     try {
       return await Promise.race([
-        this.#client.snapshot(),
-        this.#clock.sleep(SNAPSHOT_TIMEOUT_MS, timeout.signal).then(
+        answer,
+        this.#clock.sleep(timeoutMs, timeout.signal).then(
           () => null,
           () => null,
         ),
@@ -64,6 +94,7 @@ export class CaptureThread {
   }
 
   async stop(): Promise<void> {
+    await this.#within(FLUSH_TIMEOUT_MS, this.#client.flush());
     this.#client.close();
     await this.#thread.stop();
   }
@@ -71,4 +102,20 @@ export class CaptureThread {
   #explain(error: unknown): void {
     this.#log.debug({ error: asUnderstudyError(error, 'internal', 'capture').message }, 'capture thread');
   }
+}
+
+function seriesSettings({ capture, source, destination, listen }: ResolvedConfig): SeriesSettings | null {
+  if (!capture.series) return null;
+  return {
+    source,
+    destination,
+    writer: `${hostname()}:${listen.port}/${randomBytes(6).toString('hex')}`,
+    keys: capture.keys,
+    hotKeysMax: capture.hotKeysMax,
+    flushIntervalMs: capture.flushIntervalMs,
+    catalogIntervalMs: capture.catalogIntervalMs,
+    minutesKeptDays: capture.minutesKeptDays,
+    fiveMinutesKeptDays: capture.fiveMinutesKeptDays,
+    hoursKeptDays: capture.hoursKeptDays,
+  };
 }

@@ -131,7 +131,7 @@ class Composition implements Understudy, AdminControl {
     const parts = { config, log, clock };
     this.#reachability = new Reachability(clock);
     this.metrics = new Metrics(() => this.#metricsSource());
-    this.#capture = config.capture.enabled ? new CaptureThread(config.capture, parts) : undefined;
+    this.#capture = config.capture.enabled ? new CaptureThread(parts) : undefined;
     this.#proxyParts = makeProxy({
       ...parts,
       tap: hooks.recorder?.tap(this.#capture?.tap ?? null) ?? this.#capture?.tap ?? null,
@@ -267,10 +267,10 @@ class Composition implements Understudy, AdminControl {
   /** Names of settings that sessions may hold unseen come from the catalogs, which change. */
   async #refreshHints(): Promise<void> {
     while (!this.#stopping.signal.aborted) {
+      const leader = this.#route.recovery?.route.side ?? 'source';
+      this.#capture?.setLeader(leader);
       try {
-        this.#proxyParts.setHints(
-          await sessionHints(this.#config, this.#route.recovery?.route.side ?? 'source'),
-        );
+        this.#proxyParts.setHints(await sessionHints(this.#config, leader));
       } catch (error) {
         this.#log.debug(
           { error: asUnderstudyError(error, 'internal', 'session hints').message },

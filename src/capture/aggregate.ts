@@ -2,7 +2,14 @@
  * Adds finished statements up: per kind, and per table and kind. Memory is bounded: tables beyond
  * {@link TABLES_MAX} count together under {@link OTHER_TABLES}.
  */
-import type { KindUse, StatementKind, TableName, TableUse } from '../core/ports.js';
+import type {
+  CapturedStatement,
+  KindUse,
+  StatementKind,
+  StatementTotals,
+  TableName,
+  TableUse,
+} from '../core/ports.js';
 import type { WorkerSnapshot } from './client.js';
 import type { TableAccess, TableReference } from './access.js';
 import { LatencyHistogram } from './latency.js';
@@ -12,19 +19,16 @@ import { TransactionCounter } from './transactions.js';
 export const TABLES_MAX = 1_000;
 export const OTHER_TABLES = '(other)';
 
-/** One finished statement, as the tap tells of it. */
-export interface Execution {
-  readonly sessionId: number;
-  readonly durationMicros: number;
-  readonly rows: number;
-  readonly bytesToServer: number;
-  readonly bytesToClient: number;
-  readonly failed: boolean;
-  /** I, T or E as its character code; 0 inside a pipeline. */
-  readonly transactionStatus: number;
-  /** The text is longer than what is known of it. */
-  readonly cut: boolean;
-}
+/** What is asked of a captured statement here. */
+export type Execution = Omit<CapturedStatement, 'text' | 'endedAtMs'>;
+
+/** Fingerprints told apart; the others count together. */
+const STATEMENTS_MAX = 2_000;
+const OTHER_STATEMENTS = '(other)';
+/** The most costly ones are shown. */
+const STATEMENTS_SHOWN = 20;
+
+type Totals = { -readonly [K in keyof StatementTotals]: StatementTotals[K] };
 
 class Use {
   readonly kind: StatementKind;
@@ -41,11 +45,11 @@ class Use {
 
   add(execution: Execution, rows: number): void {
     this.#statements += 1;
-    if (execution.failed) this.#errors += 1;
+    if (execution.errorClass !== null) this.#errors += 1;
     this.#rows += rows;
     this.#bytesToServer += execution.bytesToServer;
     this.#bytesToClient += execution.bytesToClient;
-    this.#latency.add(execution.durationMicros);
+    if (execution.durationMicros !== null) this.#latency.add(execution.durationMicros);
   }
 
   summary(): KindUse {
@@ -70,6 +74,8 @@ export class CaptureAggregate {
   /** Where a statement's accesses are counted; forgotten with the statement, or when names resolve anew. */
   #usesOf = new WeakMap<Statement, readonly Use[]>();
   #unparsed = 0;
+  readonly #totals = new Map<string, Totals>();
+  readonly #totalOf = new WeakMap<Statement, Totals>();
   /** Table name → its schema, for names that are in one schema, or in `public`. */
   #schemas: ReadonlyMap<string, string> = new Map();
 
@@ -93,7 +99,9 @@ export class CaptureAggregate {
 
   add(statement: Statement, execution: Execution): void {
     if (!statement.parsed || execution.cut) this.#unparsed += 1;
-    this.#transactions.add(execution.sessionId, execution.transactionStatus, statement, execution.failed);
+    const failed = execution.errorClass !== null;
+    this.#transactions.add(execution.sessionId, execution.transactionStatus, statement, failed);
+    this.#total(statement, execution);
     this.#kindUse(statement.kind).add(execution, execution.rows);
     let uses = this.#usesOf.get(statement);
     if (uses === undefined) {
@@ -104,7 +112,7 @@ export class CaptureAggregate {
     for (const use of uses) use.add(execution, use.kind === statement.kind ? execution.rows : 0);
   }
 
-  snapshot(): WorkerSnapshot {
+  snapshot(): Pick<WorkerSnapshot, 'unparsed' | 'transactions' | 'tables' | 'kinds' | 'statements'> {
     const tables: TableUse[] = [];
     for (const [table, kinds] of this.#tables) {
       for (const use of kinds.values()) tables.push({ table, ...use.summary() });
@@ -117,7 +125,35 @@ export class CaptureAggregate {
       },
       tables,
       kinds: [...this.#kinds.values()].map((use) => use.summary()),
+      statements: [...this.#totals.values()]
+        .toSorted((a, b) => b.durationMs - a.durationMs)
+        .slice(0, STATEMENTS_SHOWN)
+        .map((totals) => ({ ...totals })),
     };
+  }
+
+  #total(statement: Statement, execution: Execution): void {
+    let totals = this.#totalOf.get(statement);
+    if (totals === undefined) {
+      const { fingerprint, kind, shape } = statement;
+      const full = this.#totals.size >= STATEMENTS_MAX && !this.#totals.has(fingerprint);
+      const key = full ? OTHER_STATEMENTS : fingerprint;
+      totals = this.#totals.get(key) ?? {
+        fingerprint: full ? '0'.repeat(16) : fingerprint,
+        kind: full ? 'unknown' : kind,
+        text: full ? OTHER_STATEMENTS : shape,
+        executions: 0,
+        errors: 0,
+        rows: 0,
+        durationMs: 0,
+      };
+      this.#totals.set(key, totals);
+      this.#totalOf.set(statement, totals);
+    }
+    totals.executions += 1;
+    if (execution.errorClass !== null) totals.errors += 1;
+    totals.rows += execution.rows;
+    totals.durationMs += (execution.durationMicros ?? 0) / 1000;
   }
 
   #kindUse(kind: StatementKind): Use {

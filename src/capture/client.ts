@@ -8,7 +8,8 @@
 import type { Worker } from 'node:worker_threads';
 import { ByteRingWriter, createByteRing } from '../core/byte-ring.js';
 import { UnderstudyError } from '../core/errors.js';
-import type { CaptureSnapshot, StatementTap, TableName } from '../core/ports.js';
+import type { CaptureSnapshot, Side, StatementTap, TableName } from '../core/ports.js';
+import type { SeriesSettings } from './keeper.js';
 import { ThreadCaller } from '../core/thread-call.js';
 import { RingTap } from './tap.js';
 
@@ -17,12 +18,19 @@ export interface CaptureOptions {
   readonly ringBytes: number;
   /** A statement's text is cut there. */
   readonly textBytesMax: number;
+  /** null: nothing is kept in the destination. */
+  readonly series: SeriesSettings | null;
+  /** The clock that `endedAtMs` of what is offered is on. */
+  readonly monotonicMs: () => number;
 }
 
 /** What the worker's thread calls carry; see `worker.ts`. */
 export interface StartArgument {
   readonly ring: SharedArrayBuffer;
   readonly tables: readonly TableName[];
+  readonly series: SeriesSettings | null;
+  /** The main thread's monotonic clock, at the call. */
+  readonly monotonicMs: number;
 }
 export type WorkerSnapshot = Omit<CaptureSnapshot, 'offered' | 'dropped'>;
 
@@ -30,11 +38,13 @@ export class CaptureClient {
   readonly tap: StatementTap;
   readonly #memory: SharedArrayBuffer;
   readonly #ring: ByteRingWriter;
+  readonly #options: CaptureOptions;
   #caller: ThreadCaller | undefined;
   #tables: readonly TableName[] = [];
   #closed = false;
 
   constructor(options: CaptureOptions) {
+    this.#options = options;
     this.#memory = createByteRing(options.ringBytes);
     this.#ring = new ByteRingWriter(this.#memory);
     this.tap = new RingTap(this.#ring, options.textBytesMax);
@@ -48,7 +58,13 @@ export class CaptureClient {
     if (this.#closed) throw closedError();
     this.detach(new UnderstudyError('internal', 'another capture worker was attached'));
     this.#caller = new ThreadCaller(worker);
-    const argument: StartArgument = { ring: this.#memory, tables: this.#tables };
+    const { series, monotonicMs } = this.#options;
+    const argument: StartArgument = {
+      ring: this.#memory,
+      tables: this.#tables,
+      series,
+      monotonicMs: monotonicMs(),
+    };
     await this.#call('start', argument);
   }
 
@@ -62,6 +78,16 @@ export class CaptureClient {
   async setTables(tables: readonly TableName[]): Promise<void> {
     this.#tables = tables;
     if (this.#caller !== undefined) await this.#call('setTables', tables);
+  }
+
+  /** Which side's catalogs are read first. */
+  async setLeader(side: Side): Promise<void> {
+    if (this.#caller !== undefined) await this.#call('setLeader', side);
+  }
+
+  /** Hands what was collected to the destination, as far as it can be reached; then the worker may end. */
+  async flush(): Promise<void> {
+    if (this.#caller !== undefined) await this.#call('flush', null);
   }
 
   /** Counts since the worker started, everything offered before the call included. Throws `internal` without one. */

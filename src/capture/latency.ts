@@ -14,7 +14,7 @@ export class LatencyHistogram {
   #maxMicros = 0;
 
   add(micros: number): void {
-    this.#counts[bucketOf(micros)] = (this.#counts[bucketOf(micros)] ?? 0) + 1;
+    this.#counts[latencyBucket(micros)] = (this.#counts[latencyBucket(micros)] ?? 0) + 1;
     this.#count += 1;
     if (micros > this.#maxMicros) this.#maxMicros = micros;
   }
@@ -39,13 +39,14 @@ export class LatencyHistogram {
     let seen = 0;
     for (const [bucket, count] of this.#counts.entries()) {
       seen += count;
-      if (count > 0 && seen >= rank) return Math.min(this.#maxMicros, upperBoundOf(bucket));
+      if (count > 0 && seen >= rank) return Math.min(this.#maxMicros, latencyBucketUpTo(bucket));
     }
     return 0;
   }
 }
 
-function bucketOf(micros: number): number {
+/** The bucket, a small number, that a duration in µs falls into. */
+export function latencyBucket(micros: number): number {
   const value = Math.min(MICROS_MAX, Math.max(0, Math.floor(micros)));
   if (value < STEPS) return value;
   const exponent = 31 - Math.clz32(value);
@@ -53,7 +54,7 @@ function bucketOf(micros: number): number {
 }
 
 /** The largest whole value that falls into the bucket. */
-function upperBoundOf(bucket: number): number {
+export function latencyBucketUpTo(bucket: number): number {
   if (bucket < STEPS) return bucket;
   const shift = Math.floor(bucket / STEPS) - 1;
   return (STEPS + (bucket % STEPS) + 1) * 2 ** shift - 1;

@@ -158,9 +158,9 @@ function analyseWithinStack({ statements }: ParsedText): Analysis | null {
   }
 }
 
-/** A copy of its own: a slice would keep the whole text in memory. */
+/** A copy of its own, as a slice would keep the whole text in memory; without what no database can store. */
 function flat(text: string): string {
-  return Buffer.from(text, 'utf8').toString('utf8');
+  return Buffer.from(text.replaceAll('\0', ' '), 'utf8').toString('utf8');
 }
 
 /** Places in the text turned into slots of the shape, which hold for every text of it. */

@@ -15,10 +15,13 @@
  */
 import { invariant } from './errors.js';
 
-/** Int32 words before the records: head, tail, and a signal that wakes the reader. */
+/** Int32 words before the records: head, tail, a signal that wakes the reader, and counts of what was dropped. */
 const HEAD = 0;
 const TAIL = 1;
 const SIGNAL = 2;
+/** How many records were dropped, modulo 2³², and up to which of them the reader knows. */
+const DROPPED = 3;
+const DROPS_TAKEN = 4;
 const HEADER_BYTES = 64;
 /** Before each payload: its length, and padding that keeps it aligned. */
 const RECORD_HEADER_BYTES = 8;
@@ -147,6 +150,7 @@ export class ByteRingWriter {
 
   #drop(): -1 {
     this.#dropped += 1;
+    Atomics.add(this.#views.words, DROPPED, 1);
     return -1;
   }
 }
@@ -191,6 +195,14 @@ export class ByteRingReader {
       read += 1;
     }
     return read;
+  }
+
+  /** How many records were dropped since the last call, by this reader or one before it. */
+  takeDropped(): number {
+    const { words } = this.#views;
+    const dropped = Atomics.load(words, DROPPED);
+    const taken = Atomics.exchange(words, DROPS_TAKEN, dropped);
+    return (dropped - taken) >>> 0;
   }
 
   /** A number to hand to `wait`; taken before looking for work, so that no `wake` in between is missed. */

@@ -124,6 +124,41 @@ export interface CaptureSnapshot {
   readonly transactions: { readonly committed: number; readonly rolledBack: number };
   readonly tables: readonly TableUse[];
   readonly kinds: readonly KindUse[];
+  /** The statements that took longest in all, since the capture thread started. */
+  readonly statements: readonly StatementTotals[];
+  /** Shapes of statements that PostgreSQL's parser could not take, and how often it had to be made anew. */
+  readonly refusedShapes: number;
+  readonly parserTraps: number;
+  /** Records that could not be taken in, by a fault of the capture. */
+  readonly faults: number;
+  /** null: not kept. */
+  readonly series: CaptureSeriesStatus | null;
+}
+export interface StatementTotals {
+  /** 16 hexadecimal digits. */
+  readonly fingerprint: string;
+  readonly kind: StatementKind;
+  /** Without literals. */
+  readonly text: string;
+  readonly executions: number;
+  readonly errors: number;
+  readonly rows: number;
+  readonly durationMs: number;
+}
+/** What becomes of the series that are kept in the destination. */
+export interface CaptureSeriesStatus {
+  readonly batchesAppended: number;
+  /** Given up because the destination's server would never have taken them. */
+  readonly batchesRefused: number;
+  readonly lastAppendedAt: string | null;
+  /** A batch is taken and not appended yet. */
+  readonly pending: boolean;
+  /** Tables and views in the catalogs that names are resolved by; null before they were read. */
+  readonly relations: number | null;
+  /** Given up for want of memory: statements' figures, pairs of tables, accesses to keys. */
+  readonly shed: { readonly statements: number; readonly pairs: number; readonly keys: number };
+  /** Why the last attempt at the catalogs or at the destination failed; it is tried again. */
+  readonly problem: { readonly code: string; readonly message: string } | null;
 }
 export interface KindUse {
   readonly kind: StatementKind;
@@ -164,7 +199,10 @@ export interface CapturedStatement {
   readonly bytesToClient: number;
   /** First two characters of the SQLSTATE; null where it succeeded, `''` where it failed for reasons unknown. */
   readonly errorClass: string | null;
-  /** ReadyForQuery's status after it: I, T or E as its character code; 0 where unknown: then the text decides. */
+  /**
+   * ReadyForQuery's status after it: I, T or E as its character code; 0 inside a pipeline, where a later statement
+   * brings it; −1 where it is never told, as in a log: then the texts decide.
+   */
   readonly transactionStatus: number;
   /** Stands for that many alike (pg_stat_statements); 1 where absent. Duration, rows and bytes are those of all. */
   readonly executions?: number;

@@ -70,6 +70,11 @@ const SOURCE: MetricsSource = {
     transactions: { committed: 3, rolledBack: 1 },
     tables: [],
     kinds: [{ kind: 'select', statements: 6, errors: 1, rows: 60 } as KindUse],
+    statements: [],
+    refusedShapes: 0,
+    parserTraps: 0,
+    faults: 0,
+    series: null,
   },
   shadow: {
     phase: 'following',

@@ -16,7 +16,7 @@ function execution(changed: Partial<Execution> = {}): Execution {
     rows: 0,
     bytesToServer: 10,
     bytesToClient: 20,
-    failed: false,
+    errorClass: null,
     transactionStatus: IDLE,
     cut: false,
     ...changed,
@@ -40,7 +40,7 @@ describe('what was used', () => {
     const { aggregate, add } = aggregated();
     add('SELECT * FROM a WHERE id = 1', { rows: 3, durationMicros: 1_000 });
     add('SELECT * FROM a WHERE id = 2', { rows: 4, durationMicros: 9_000 });
-    add('UPDATE a SET x = 1', { rows: 7, failed: true });
+    add('UPDATE a SET x = 1', { rows: 7, errorClass: '23' });
     add('SELECT 1');
     const { kinds, tables, unparsed } = aggregate.snapshot();
     expect(unparsed).toBe(0);

@@ -14,6 +14,10 @@ afterEach(async () => {
   await Promise.all(workers.splice(0).map((worker) => worker.terminate()));
 });
 
+function capture(ringBytes: number, textBytesMax: number): CaptureClient {
+  return new CaptureClient({ ringBytes, textBytesMax, series: null, monotonicMs: () => performance.now() });
+}
+
 async function attached(client: CaptureClient): Promise<Worker> {
   const worker = new Worker(ENTRY);
   workers.push(worker);
@@ -27,7 +31,7 @@ function offer(tap: StatementTap, sql: string, failed = false): boolean {
 
 describe('capture', () => {
   test('a snapshot holds everything offered before it', async () => {
-    const client = new CaptureClient({ ringBytes: 1 << 20, textBytesMax: 1024 });
+    const client = capture(1 << 20, 1024);
     await attached(client);
     await client.setTables([{ schema: 'shop', name: 'item' }]);
     for (let round = 1; round <= 20; round += 1) {
@@ -54,7 +58,7 @@ describe('capture', () => {
   });
 
   test('every field of a record arrives as it was offered', async () => {
-    const client = new CaptureClient({ ringBytes: 1 << 16, textBytesMax: 128 });
+    const client = capture(1 << 16, 128);
     await attached(client);
     const large = 2 ** 40 + 1;
     client.tap.offer(
@@ -88,7 +92,7 @@ describe('capture', () => {
   });
 
   test('the tap copies the text: what happens to the caller’s buffer afterwards does not matter', async () => {
-    const client = new CaptureClient({ ringBytes: 1 << 16, textBytesMax: 128 });
+    const client = capture(1 << 16, 128);
     const text = Buffer.from('DELETE FROM a');
     client.tap.offer(1, text, 1, 1, 1, 1, false, IDLE, 0, 0, NONE);
     text.fill('x');
@@ -98,7 +102,7 @@ describe('capture', () => {
   });
 
   test('without a worker the ring fills, drops are counted, and a worker that comes takes up what is there', async () => {
-    const client = new CaptureClient({ ringBytes: 1 << 16, textBytesMax: 1024 });
+    const client = capture(1 << 16, 1024);
     let taken = 0;
     while (offer(client.tap, 'UPDATE a SET x = 1')) taken += 1;
     expect(taken).toBeGreaterThan(500);
@@ -112,7 +116,7 @@ describe('capture', () => {
   });
 
   test('a text beyond the bound is cut, still counted for its tables, and counted as unparsed', async () => {
-    const client = new CaptureClient({ ringBytes: 1 << 16, textBytesMax: 128 });
+    const client = capture(1 << 16, 128);
     await attached(client);
     expect(offer(client.tap, `INSERT INTO a VALUES (${'1,'.repeat(100_000)}1)`)).toBe(true);
     expect(await client.snapshot()).toMatchObject({ unparsed: 1, tables: [{ table: 'a', kind: 'insert' }] });
@@ -120,7 +124,7 @@ describe('capture', () => {
   });
 
   test('when the worker dies the tap goes on, and another worker goes on from there', async () => {
-    const client = new CaptureClient({ ringBytes: 1 << 16, textBytesMax: 128 });
+    const client = capture(1 << 16, 128);
     await client.setTables([{ schema: 's', name: 'a' }]);
     const first = await attached(client);
     offer(client.tap, 'SELECT * FROM a');
@@ -143,7 +147,7 @@ describe('capture', () => {
   });
 
   test('an idle worker drains by itself, and answers at once though it sleeps', async () => {
-    const client = new CaptureClient({ ringBytes: 1 << 16, textBytesMax: 128 });
+    const client = capture(1 << 16, 128);
     await attached(client);
     // More than the ring holds, in portions that fit: only a worker that drains unasked keeps up.
     for (let portion = 0; portion < 5; portion += 1) {

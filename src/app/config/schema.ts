@@ -5,6 +5,7 @@ import { CHANNEL_BINDINGS, TLS_MODES, TLS_NEGOTIATIONS } from '../../core/ports.
 import { CLIENT_AUTHENTICATIONS } from '../../proxy/client-authentication.js';
 import { POOL_DEFAULTS as POOL, POOL_MODES } from '../../proxy/pool/pool-settings.js';
 import { PROXY_DEFAULTS as PROXY } from '../../proxy/settings.js';
+import { SERIES_STORE_DEFAULTS as SERIES } from '../../capture/series-store.js';
 import { DEFAULT_CUTOVER_SETTINGS as CUTOVER } from '../../cutover/settings.js';
 import {
   bytes,
@@ -172,6 +173,29 @@ export const sections = {
       'Bound parameters of a statement are looked at up to there, and only where `capture.keys` is true.',
       512,
       { min: 16, max: 65_536 },
+    ),
+    hotKeysMax: count('Keys counted per table and hour, where `capture.keys` is true.', 1_000, {
+      max: 100_000,
+    }),
+    series: flag('Keep what was captured in the destination, in schema `understudy`.', true),
+    flushIntervalMs: milliseconds('How often it is written there.', 60_000, { max: 3_600_000 }),
+    catalogIntervalMs: milliseconds(
+      'How often the catalogs are read, by which names in statements are resolved; after DDL at once.',
+      300_000,
+      { max: 86_400_000 },
+    ),
+    minutesKeptDays: count('Days for which figures per minute are kept.', SERIES.minutesKeptDays, {
+      max: 36_500,
+    }),
+    fiveMinutesKeptDays: count(
+      'Days for which figures per five minutes, and hot keys, are kept.',
+      SERIES.fiveMinutesKeptDays,
+      { max: 36_500 },
+    ),
+    hoursKeptDays: count(
+      'Days for which figures per hour, and statements not seen again, are kept.',
+      SERIES.hoursKeptDays,
+      { max: 36_500 },
     ),
   }),
   shadow: z.strictObject({
