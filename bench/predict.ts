@@ -8,9 +8,14 @@ import { parseArgs } from 'node:util';
 import { table } from '../src/app/cli/format.js';
 import { AIMS, benchTaxi, HORIZONS, type TaxiResult } from './predict/taxi.js';
 import { benchKeys, KEYS_AIM, type KeysResult } from './predict/keys.js';
+import { benchGenerated, type GeneratedResult } from './predict/generated.js';
+import { benchLowWindow, type LowWindowResult } from './predict/low-window.js';
+import { benchRefit, REFIT_AIM_SECONDS, type RefitResult } from './predict/refit.js';
+import { readSeries } from './predict/series-files.js';
 import { describeMachine, machineLines } from './support/machine.js';
 import { Output } from './support/output.js';
 
+const HALF_HOUR_MS = 1_800_000;
 const percent = (share: number): string => `${(share * 100).toFixed(2)} %`;
 
 function showTaxi(output: Output, { result, without, seconds }: TaxiResult): void {
@@ -56,6 +61,67 @@ function showKeys(output: Output, results: readonly KeysResult[]): void {
   for (const line of table(heads, rows)) output.line(line);
 }
 
+const TWEETS = ['AAPL', 'AMZN', 'CRM', 'FB', 'GOOG'] as const;
+const LOW_WINDOW_AIMS = { taxi: 0.985, tweets: 0.89 } as const;
+
+interface LowWindows {
+  readonly taxi: LowWindowResult;
+  readonly tweets: readonly LowWindowResult[];
+}
+
+function lowWindows(folder: string, quick: boolean): LowWindows {
+  const taxi = readSeries(folder, 'nyc_taxi.csv', HALF_HOUR_MS, 'sum');
+  const names = quick ? TWEETS.slice(0, 1) : TWEETS;
+  const daysMax = quick ? 14 : Number.POSITIVE_INFINITY;
+  return {
+    taxi: benchLowWindow('taxi', taxi, 2, 1, 42, daysMax),
+    tweets: names.map((name) => {
+      const series = readSeries(folder, `Twitter_volume_${name}.csv`, HALF_HOUR_MS / 6, 'sum');
+      return benchLowWindow(name, series, 6, 6, 28, daysMax);
+    }),
+  };
+}
+
+function showLowWindows(output: Output, { taxi, tweets }: LowWindows): void {
+  output.line(`\nquietest window of tomorrow: days on which the choice was right`);
+  const days = tweets.reduce((sum, one) => sum + one.days, 0);
+  const methods = Object.keys(taxi.correct);
+  const share = (hits: number, of: number): string =>
+    `${hits} of ${of}, ${percent(of === 0 ? 0 : hits / of)}`;
+  const rows = methods.map((method) => [
+    method,
+    share(taxi.correct[method] ?? 0, taxi.days),
+    share(
+      tweets.reduce((sum, one) => sum + (one.correct[method] ?? 0), 0),
+      days,
+    ),
+  ]);
+  rows.push(['aim', percent(LOW_WINDOW_AIMS.taxi), percent(LOW_WINDOW_AIMS.tweets)]);
+  for (const line of table(['method', 'taxi, 60 min>', 'tweets, 30 min>'], rows)) output.line(line);
+}
+
+function showGenerated(output: Output, { hotSet, priority, divergence, grouping }: GeneratedResult): void {
+  output.line('\ngenerated application (seeded): six modules of three tables, truth known');
+  output.line(
+    `hot set       recall ${percent(hotSet.recall)} of the clairvoyant's keys; ${percent(hotSet.heatShare)} of the next hour's heat (clairvoyant ${percent(hotSet.clairvoyantShare)}), ${hotSet.hours} subset hours`,
+  );
+  output.line(
+    `priority      Kendall's τ ${priority.tau.toFixed(3)} with the clairvoyant order by next day's heat (yesterday's order: ${priority.naiveTau.toFixed(3)}), ${priority.origins} days`,
+  );
+  output.line(
+    `divergence    ${divergence.trueAlarms} true alarms, ${divergence.falseAlarms} false, ${divergence.missed} missed, in ${divergence.subsetHours} subset hours`,
+  );
+  output.line(
+    `grouping      ${grouping.groups} groups${grouping.asPlanted ? ', as planted' : ''}; ${percent(grouping.crossingShare)} of transactions cross (${percent(grouping.crossingSharePerTable)} if each table went alone)`,
+  );
+}
+
+function showRefit(output: Output, { subsets, seconds, cpuSeconds }: RefitResult): void {
+  output.line(
+    `\nfull refit of ${subsets} subsets with eight weeks of hours: ${cpuSeconds.toFixed(1)} s of processor time, ${seconds.toFixed(1)} s (aim for 200: ${REFIT_AIM_SECONDS} s)`,
+  );
+}
+
 async function main(): Promise<void> {
   const { values } = parseArgs({
     options: {
@@ -82,9 +148,18 @@ async function main(): Promise<void> {
   showTaxi(output, taxi);
   const keys = await benchKeys(values.data, values.quick ? 1_500_000 : Number.POSITIVE_INFINITY);
   showKeys(output, keys);
+  const windows = lowWindows(values.data, values.quick);
+  showLowWindows(output, windows);
+  const generated = benchGenerated(1, values.quick ? 2 : 4);
+  showGenerated(output, generated);
+  const refit = benchRefit(values.quick ? 20 : 200);
+  showRefit(output, refit);
   await output.result('predict', {
     machine,
     keys,
+    windows,
+    generated,
+    refit,
     taxi: { ...taxi, result: { ...taxi.result, scores: Object.fromEntries(taxi.result.scores) } },
   });
 }

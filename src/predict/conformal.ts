@@ -33,7 +33,7 @@ export class ConformalBand {
   readonly #miss: number;
   readonly #lower: Tail = { logFactor: 0 };
   readonly #upper: Tail = { logFactor: 0 };
-  #sorted: Float64Array | undefined;
+  #ranked: readonly [number, number] | undefined;
   #inflation = 1;
 
   /** `coverage` in 0…1, e.g. 0.9. `perDay`: steps in a day; slots are of about an hour. */
@@ -61,7 +61,8 @@ export class ConformalBand {
     }
     this.#scores[this.#count % SCORES_MAX] = error / scale;
     this.#count += 1;
-    this.#sorted = undefined;
+    // A few scores more hardly move a quantile, and sorting is most of the work.
+    if (this.#count < 64 || this.#count % 8 === 0) this.#ranked = undefined;
     // An error that bursts the band says little about its slot's usual size.
     const size = Math.min(Math.abs(error), 5 * scale);
     const rate = this.#count < 30 ? 1 / this.#count : SCALE_RATE;
@@ -98,14 +99,15 @@ export class ConformalBand {
   }
 
   #quantiles(): readonly [number, number] {
-    const sorted = (this.#sorted ??= this.#scores.slice(0, Math.min(this.#count, SCORES_MAX)).sort());
-    // The finite-sample rank of split-conformal prediction: ⌈(n + 1)(1 − α)⌉ of n.
-    const correction = (sorted.length + 1) / sorted.length;
-    const rank = Math.min(1, (1 - this.#miss) * correction);
-    return [
-      quantileOfSorted(sorted, 1 - rank) * Math.exp(this.#lower.logFactor),
-      quantileOfSorted(sorted, rank) * Math.exp(this.#upper.logFactor),
-    ];
+    const [low, high] = (this.#ranked ??= this.#rank());
+    return [low * Math.exp(this.#lower.logFactor), high * Math.exp(this.#upper.logFactor)];
+  }
+
+  /** At the finite-sample rank of split-conformal prediction: ⌈(n + 1)(1 − α)⌉ of n. */
+  #rank(): readonly [number, number] {
+    const sorted = this.#scores.slice(0, Math.min(this.#count, SCORES_MAX)).sort();
+    const rank = Math.min(1, ((1 - this.#miss) * (sorted.length + 1)) / sorted.length);
+    return [quantileOfSorted(sorted, 1 - rank), quantileOfSorted(sorted, rank)];
   }
 
   #adapt(tail: Tail, missed: boolean): void {

@@ -64,6 +64,8 @@ interface Pending {
 
 /** Of a count of 5·10¹⁷ per bucket: beyond any database. */
 const LEVEL_MAX = 40.75;
+/** Share of the evidence on the members that outlives an alarm: a shorter history for the weights. */
+const ALARM_KEEPS = 0.25;
 /** Of a pending row, before the members'. */
 const OWN_COLUMNS = 3;
 
@@ -77,6 +79,8 @@ export class Ensemble {
   #track: Track;
   #alarms: Alarm[] = [];
   #scale = 0.1;
+  /** Weights per horizon; undefined after what they rest on has changed. */
+  #shares: readonly Float64Array[] | undefined;
 
   /** Fits at once. `track` stays the caller's: {@link observe} is called after it has grown. */
   constructor(track: Track, options: EnsembleOptions) {
@@ -181,11 +185,13 @@ export class Ensemble {
     const { horizons } = this.#options;
     if (track.length >= member.forecaster.stepsMin(track, horizons)) {
       member.model = member.forecaster.fit(track, horizons, member.model);
+      this.#shares = undefined;
     }
   }
 
   /** Compares the newest bucket with what was forecast for it at each horizon. */
   #learn(track: Track): void {
+    this.#shares = undefined;
     const index = track.length - 1;
     if (track.observed[index] === 0) return;
     const actual = at(track.levels, index);
@@ -214,6 +220,15 @@ export class Ensemble {
     if (alarm === undefined) return;
     this.#alarms = [...this.#alarms.slice(-15), alarm];
     for (const band of this.#bands) band.widen(1.5);
+    // What the members were worth before the change says less about them now. Beyond a day ahead the next errors to come
+    // are still of forecasts made before it: there the old evidence is the better one.
+    for (const { losses, counts } of this.#members) {
+      for (const [h, horizon] of this.#options.horizons.entries()) {
+        if (horizon > this.#track.perDay) continue;
+        losses[h] = at(losses, h) * ALARM_KEEPS;
+        counts[h] = at(counts, h) * ALARM_KEEPS;
+      }
+    }
   }
 
   #predict(track: Track): void {
@@ -243,7 +258,7 @@ export class Ensemble {
       model.forecast(track, horizons, levels);
       return levels;
     });
-    const weights = this.#options.horizons.map((_, index) => this.#weights(index));
+    const weights = (this.#shares ??= this.#options.horizons.map((_, index) => this.#weights(index)));
     for (const [index, horizon] of horizons.entries()) {
       const shares = weights[this.#horizonIndex(horizon)];
       let sum = 0;

@@ -30,8 +30,20 @@ export function quantileOfSorted(sorted: ArrayLike<number>, q: number): number {
   return lower + (upper - lower) * (rank - Math.floor(rank));
 }
 
-/** 0 where empty. */
+/** 0 where empty. Few values are sorted by insertion, which for the handfuls of a forecast beats a sort. */
 export function medianOf(values: ArrayLike<number>): number {
   if (values.length === 0) return 0;
-  return quantileOfSorted(Float64Array.from(values).sort(), 0.5);
+  const sorted = Float64Array.from(values);
+  if (sorted.length > 32) sorted.sort();
+  else insertionSort(sorted);
+  return quantileOfSorted(sorted, 0.5);
+}
+
+function insertionSort(values: Float64Array): void {
+  for (let index = 1; index < values.length; index++) {
+    const value = at(values, index);
+    let place = index;
+    for (; place > 0 && at(values, place - 1) > value; place--) values[place] = at(values, place - 1);
+    values[place] = value;
+  }
 }

@@ -58,32 +58,52 @@ function distance(a: Float64Array, b: Float64Array): number {
   return sum;
 }
 
-function regress(track: Track, sums: Prefix, horizon: number): number {
+/** Arrays that every forecast of a model uses anew. */
+interface Scratch {
+  readonly query: Float64Array;
+  readonly other: Float64Array;
+  readonly far: Float64Array;
+  readonly levels: Float64Array;
+  readonly nearest: Float64Array;
+}
+
+function regress(track: Track, sums: Prefix, horizon: number, scratch: Scratch): number {
+  const { query, other, far, levels, nearest } = scratch;
   const last = track.length - 1;
-  const query = new Float64Array(DIMENSIONS);
-  const other = new Float64Array(DIMENSIONS);
   describe(track, sums, last, horizon, query);
-  const found: { readonly far: number; readonly level: number }[] = [];
+  nearest.fill(Number.POSITIVE_INFINITY);
+  let found = 0;
   const nearestDay = firstSeason(horizon, track.perDay);
   for (let day = nearestDay; day < nearestDay + DAYS_MAX; day++) {
     const end = last - day * track.perDay;
-    if (end + 1 < track.perDay || end + horizon - firstSeason(horizon, track.perDay) * track.perDay < 0)
-      break;
+    if (end + 1 < track.perDay || end + horizon - nearestDay * track.perDay < 0) break;
     if (track.observed[end + horizon] === 0) continue;
     describe(track, sums, end, horizon, other);
-    found.push({ far: distance(query, other), level: at(track.levels, end + horizon) });
+    far[found] = distance(query, other);
+    levels[found] = at(track.levels, end + horizon);
+    keepNearest(nearest, at(far, found));
+    found += 1;
   }
-  if (found.length === 0) return at(query, PARTS + 1);
-  const ranked = found.map((one) => one.far).sort((a, b) => a - b);
-  const width = (ranked[Math.min(NEIGHBOURS, ranked.length) - 1] ?? 0) - (ranked[0] ?? 0) + 1e-9;
+  if (found === 0) return at(query, PARTS + 1);
+  const least = at(nearest, 0);
+  const width = at(nearest, Math.min(NEIGHBOURS, found) - 1) - least + 1e-9;
   let weights = 0;
-  let levels = 0;
-  for (const { far, level } of found) {
-    const weight = Math.exp(-(far - (ranked[0] ?? 0)) / width);
+  let weighted = 0;
+  for (let index = 0; index < found; index++) {
+    const weight = Math.exp(-(at(far, index) - least) / width);
     weights += weight;
-    levels += weight * level;
+    weighted += weight * at(levels, index);
   }
-  return levels / weights;
+  return weighted / weights;
+}
+
+/** `nearest` stays ascending. */
+function keepNearest(nearest: Float64Array, value: number): void {
+  let place = nearest.length;
+  while (place > 0 && at(nearest, place - 1) > value) place -= 1;
+  if (place === nearest.length) return;
+  nearest.copyWithin(place + 1, place, nearest.length - 1);
+  nearest[place] = value;
 }
 
 export const kernel: Forecaster = {
@@ -93,9 +113,16 @@ export const kernel: Forecaster = {
   fit(track) {
     const sums = new Prefix();
     sums.update(track);
+    const scratch: Scratch = {
+      query: new Float64Array(DIMENSIONS),
+      other: new Float64Array(DIMENSIONS),
+      far: new Float64Array(DAYS_MAX),
+      levels: new Float64Array(DAYS_MAX),
+      nearest: new Float64Array(NEIGHBOURS),
+    };
     return {
       forecast(known, asked, out) {
-        for (const [index, horizon] of asked.entries()) out[index] = regress(known, sums, horizon);
+        for (const [index, horizon] of asked.entries()) out[index] = regress(known, sums, horizon, scratch);
       },
       update: (known) => sums.update(known),
     };

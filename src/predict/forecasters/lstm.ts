@@ -17,8 +17,8 @@ import { Adam, emptyState, initialWeights, LstmRunner, type CellState, type Shap
 const WEEKS = 3;
 const INPUTS = 7;
 const CHUNK = 48;
-/** Where a network without a history of its own starts to listen, in weeks before the present. */
-const WARM_UP_WEEKS = 1;
+/** How many days before the present a fitted network starts to listen. */
+const WARM_UP_DAYS = 3;
 const RATE = 0.004;
 /** Targets beyond this many usual deviations pull no harder than it. */
 const ERROR_MAX = 3;
@@ -197,7 +197,7 @@ class LstmModel implements ForecastModel {
     this.#runner = new LstmRunner(network.shape, 1);
     this.#state = emptyState(network.shape);
     this.#outputs = new Float64Array(network.shape.outputs);
-    this.#next = Math.max(track.perDay, track.length - WARM_UP_WEEKS * track.perWeek);
+    this.#next = Math.max(track.perDay, track.length - WARM_UP_DAYS * track.perDay);
     this.#listen(track);
   }
 

@@ -90,18 +90,19 @@ function boundedSteps(horizon: number, perDay: number): number {
 
 function advance(chain: Chain, track: Track, last: number, horizon: number): Float64Array {
   let now = new Float64Array(STATES);
+  let next = new Float64Array(STATES);
   now[stateOf(at(track.levels, last), chain.borders)] = 1;
   const steps = boundedSteps(horizon, track.perDay);
   for (let step = 1; step <= steps; step++) {
     const matrix = chain.steps[hourOf(track, last + step, chain.hours)];
     if (matrix === undefined) continue;
-    const next = new Float64Array(STATES);
+    next.fill(0);
     for (let from = 0; from < STATES; from++) {
       const share = at(now, from);
       if (share === 0) continue;
       for (let to = 0; to < STATES; to++) add(next, to, share * at(matrix, from * STATES + to));
     }
-    now = next;
+    [now, next] = [next, now];
   }
   return now;
 }

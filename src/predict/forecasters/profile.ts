@@ -10,7 +10,7 @@ import type { Forecaster } from './forecaster.js';
 
 const WEEKS = 5;
 /** Targets that the persistence of a move is estimated on, at most. */
-const SAMPLES_MAX = 400;
+const SAMPLES_MAX = 250;
 
 /** Median level of the slot of `target` over the weeks known at `last`; the nearest day's where there is no week. */
 function typical(track: Track, last: number, target: number): number {
@@ -23,18 +23,36 @@ function typical(track: Track, last: number, target: number): number {
   return medianOf(scratch);
 }
 
-/** Median over the last `steps` buckets of how far each lay from what was typical of it before. */
-function move(track: Track, last: number, steps: number): number {
-  const stride = Math.max(1, Math.floor(steps / 24));
-  const moves: number[] = [];
-  for (let index = last; index > last - steps && index >= track.perDay; index -= stride) {
-    moves.push(at(track.levels, index) - typical(track, index - 1, index));
+/** How far each bucket lay from what was typical of it before; kept, for a move reads a day of them. */
+class Distances {
+  #values = new Float64Array(64);
+  #length = 0;
+
+  update(track: Track): void {
+    if (track.length > this.#values.length) {
+      const values = new Float64Array(track.length * 2);
+      values.set(this.#values);
+      this.#values = values;
+    }
+    for (; this.#length < track.length; this.#length++) {
+      const index = this.#length;
+      this.#values[index] =
+        index < track.perDay ? 0 : at(track.levels, index) - typical(track, index - 1, index);
+    }
   }
-  return medianOf(moves);
+
+  /** Median over the `steps` buckets that end with `last`. */
+  move(last: number, steps: number): number {
+    const stride = Math.max(1, Math.floor(steps / 24));
+    const moves: number[] = [];
+    for (let index = last; index > last - steps && index >= 0; index -= stride)
+      moves.push(at(this.#values, index));
+    return medianOf(moves);
+  }
 }
 
 /** Share of a move that was still there `horizon` steps later: least squares through zero, kept in 0…1. */
-function persistence(track: Track, horizon: number, steps: number): number {
+function persistence(track: Track, distances: Distances, horizon: number, steps: number): number {
   const from = Math.max(track.perWeek + steps, 2 * track.perDay);
   const count = track.length - horizon - from;
   if (count < 24) return 0;
@@ -42,7 +60,7 @@ function persistence(track: Track, horizon: number, steps: number): number {
   let together = 1e-9;
   let own = 1e-6;
   for (let last = from; last + horizon < track.length; last += stride) {
-    const moved = clamp(move(track, last, steps), -1, 1);
+    const moved = clamp(distances.move(last, steps), -1, 1);
     const after = clamp(at(track.levels, last + horizon) - typical(track, last, last + horizon), -1, 1);
     together += moved * after;
     own += moved * moved;
@@ -54,19 +72,21 @@ export const profile: Forecaster = {
   name: 'profile',
   stepsMin: (track) => track.perWeek + track.perDay,
   fit(track, horizons) {
+    const distances = new Distances();
+    distances.update(track);
     const anchors = [...new Set(horizons)]
       .sort((a, b) => a - b)
-      .map((horizon) => ({ horizon, share: persistence(track, horizon, track.perDay) }));
+      .map((horizon) => ({ horizon, share: persistence(track, distances, horizon, track.perDay) }));
     return {
       forecast(known, asked, out) {
         const last = known.length - 1;
-        const moved = move(known, last, known.perDay);
+        const moved = distances.move(last, known.perDay);
         for (const [index, horizon] of asked.entries()) {
           const share = (anchors.find((one) => one.horizon >= horizon) ?? anchors.at(-1))?.share ?? 0;
           out[index] = Math.max(0, typical(known, last, last + horizon) + share * moved);
         }
       },
-      update() {},
+      update: (known) => distances.update(known),
     };
   },
 };
