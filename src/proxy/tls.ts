@@ -1,5 +1,5 @@
 /** TLS towards clients. Towards servers it is in core/server-socket.ts. */
-import { X509Certificate } from 'node:crypto';
+import { constants, X509Certificate } from 'node:crypto';
 import net from 'node:net';
 import tls from 'node:tls';
 import { endpointBinding } from '../core/certificate-hash.js';
@@ -48,6 +48,10 @@ export function clientTls(options: ClientTlsOptions): ClientTls {
       key: keyPem,
       cert: certPem,
       minVersion,
+      // As PostgreSQL: no session is resumed and none negotiated anew, so that every connection's certificates have
+      // been checked on that connection. The name is what a session a client offers all the same is told apart by.
+      secureOptions: constants.SSL_OP_NO_TICKET | constants.SSL_OP_NO_RENEGOTIATION,
+      sessionIdContext: 'understudy',
       ...(clientCaPem === undefined ? {} : { ca: clientCaPem }),
     });
     return {

@@ -149,6 +149,40 @@ describe.skipIf(opensslMissing)('modes', () => {
   });
 });
 
+describe.skipIf(opensslMissing)('resuming a TLS session', () => {
+  test.each(['TLSv1.2', 'TLSv1.3'] as const)(
+    'by %s comes to a whole new handshake, with certificates',
+    async (maxVersion) => {
+      await using proxy = await proxyWith({ clientCaPem: authority.certPem, mode: 'verify-full' });
+      const { certPem: cert, keyPem: key } = authority.issue(SUPERUSER);
+      const offer = async (session?: Buffer): Promise<{ offered: string; session: Buffer | undefined }> => {
+        const client = tls.connect({
+          port: proxy.port,
+          host: '127.0.0.1',
+          rejectUnauthorized: false,
+          ALPNProtocols: ['postgresql'],
+          maxVersion,
+          cert,
+          key,
+          ...(session === undefined ? {} : { session }),
+        });
+        client.on('error', () => undefined);
+        let ticket: Buffer | undefined;
+        client.on('session', (given: Buffer) => (ticket = given));
+        await once(client, 'secureConnect');
+        client.write(encodeStartup(SUPERUSER, proxy.database, []));
+        const [answer] = (await once(client, 'data')) as [Buffer];
+        expect(client.isSessionReused()).toBe(false);
+        const held = ticket ?? client.getSession();
+        client.destroy();
+        return { offered: parseAuthentication(answer.subarray(5)).kind, session: held };
+      };
+      const first = await offer();
+      expect((await offer(first.session)).offered).toBe('sasl');
+    },
+  );
+});
+
 describe.skipIf(opensslMissing)('direct TLS', () => {
   test('is taken from clients that begin with it and name the protocol', async () => {
     await using proxy = await proxyWith({ mode: 'require' });
