@@ -2,11 +2,13 @@
 /** The command line. Each verb is a file in `cli/`; here is only what they are called and take. */
 import yargs, { type Argv } from 'yargs';
 import { hideBin } from 'yargs/helpers';
+import { FORMAT_NAMES } from '../capture/import/entry.js';
 import { UnderstudyError } from '../core/errors.js';
 import {
   GLOBAL_OPTIONS,
   adminOf,
   addGlobalOptions,
+  configIfAny,
   configOf,
   runVerb,
   type GlobalArguments,
@@ -244,6 +246,57 @@ function controlVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> {
     );
 }
 
+function importVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> {
+  return cli.command(
+    'import-log [files..]',
+    'Learn how a database is used from its logs alone',
+    (argv) =>
+      argv
+        .positional('files', {
+          type: 'string',
+          array: true,
+          describe: 'stderr, csvlog, jsonlog or cloud JSON; gzip, bzip2, xz; - for standard input',
+        })
+        .option('prefix', {
+          type: 'string',
+          requiresArg: true,
+          describe: 'log_line_prefix of the server [found out]',
+        })
+        .option('format', { choices: FORMAT_NAMES, describe: 'Format of the files [found out, for each]' })
+        .option('timezone', {
+          type: 'string',
+          requiresArg: true,
+          describe: 'Zone of abbreviations that mean several, and of --since: Europe/Dublin, +02:00',
+        })
+        .option('since', { type: 'string', requiresArg: true, describe: 'From then on: 2026-03-02, 24h' })
+        .option('until', { type: 'string', requiresArg: true, describe: 'Up to then' })
+        .option('database', { type: 'string', requiresArg: true, describe: 'Of this database only' })
+        .option('out', { type: 'string', requiresArg: true, describe: 'Write the series to this file' })
+        .option('pg-stat-statements', {
+          type: 'string',
+          array: true,
+          nargs: 1,
+          describe: 'A snapshot, from a URL or a CSV file; twice for a difference',
+        })
+        .option('dry-run', { type: 'boolean', default: false, describe: 'Read and print, keep nothing' })
+        .option('show-lines', {
+          type: 'boolean',
+          default: false,
+          describe: 'Show lines that were not understood; they may hold values',
+        })
+        .example('$0 import-log /var/log/postgresql/*.log*', 'a rotated set, in order of time')
+        .example("zcat day.gz | $0 import-log - --prefix '%t:%r:%u@%d:[%p]:'", ''),
+    (args) =>
+      runVerb(args, async (terminal) =>
+        (await import('./cli/import-log.js')).runImportLog(
+          terminal,
+          { ...args, files: args.files ?? [], pgStatStatements: args.pgStatStatements ?? [] },
+          configIfAny(args),
+        ),
+      ),
+  );
+}
+
 function benchVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> {
   return cli.command('bench', 'Try a workload on another server', (bench) =>
     bench
@@ -288,12 +341,7 @@ function benchVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> {
             .example('$0 bench replay day.rec --against postgres://me@copy/shop --speed 2', ''),
         (args) =>
           runVerb(args, async (terminal) =>
-            (await import('./cli/replay.js')).runReplay(
-              terminal,
-              args,
-              () => configOf(args),
-              args.config !== undefined || process.env['UNDERSTUDY_CONFIG'] !== undefined,
-            ),
+            (await import('./cli/replay.js')).runReplay(terminal, args, () => configIfAny(args)),
           ),
       )
       .demandCommand(1, 'name what to do: bench replay <file>'),
@@ -335,7 +383,7 @@ async function main(argv: readonly string[]): Promise<void> {
   const base = yargs([...argv])
     .scriptName('understudy')
     .usage('$0 <verb> [options]\n\nA proxy that keeps a live shadow of a database and switches over to it.');
-  const cli = benchVerbs(controlVerbs(serverVerbs(addGlobalOptions(base))))
+  const cli = benchVerbs(importVerbs(controlVerbs(serverVerbs(addGlobalOptions(base)))))
     .demandCommand(1, 'name a verb')
     .strict()
     .recommendCommands()

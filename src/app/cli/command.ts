@@ -1,6 +1,13 @@
 /** What every verb shares: global flags, the configuration, the running process, and how a verb ends. */
 import type { Argv } from 'yargs';
-import { loadAdminAddress, loadConfig, type LoadOptions, type ResolvedConfig } from '../config.js';
+import { existsSync } from 'node:fs';
+import {
+  DEFAULT_CONFIG_FILE,
+  loadAdminAddress,
+  loadConfig,
+  type LoadOptions,
+  type ResolvedConfig,
+} from '../config.js';
 import { configKeys } from '../config/schema.js';
 import { coerce, type Override } from '../config/layers.js';
 import { AdminClient } from '../admin-client.js';
@@ -89,6 +96,21 @@ function loadOptions(args: GlobalArguments): LoadOptions {
 /** Throws `config-invalid`. */
 export function configOf(args: GlobalArguments): ResolvedConfig {
   return loadConfig(loadOptions(args));
+}
+
+/**
+ * The configuration where there is one: a file, or a source or destination named in the environment or by a flag; else
+ * null. For verbs that work without. Throws `config-invalid`.
+ */
+export function configIfAny(args: GlobalArguments): ResolvedConfig | null {
+  const named =
+    args.config !== undefined ||
+    args['source-url'] !== undefined ||
+    args['destination-url'] !== undefined ||
+    ['CONFIG', 'SOURCE_URL', 'DESTINATION_URL'].some(
+      (name) => (process.env[`UNDERSTUDY_${name}`] ?? '') !== '',
+    );
+  return named || existsSync(DEFAULT_CONFIG_FILE) ? configOf(args) : null;
 }
 
 /** Throws `config-invalid`. */

@@ -1,8 +1,7 @@
 /** `understudy bench replay FILE --against URL`: what a recording's clients did, done again elsewhere. */
-import { existsSync } from 'node:fs';
 import { UnderstudyError } from '../../core/errors.js';
 import type { DatabaseEndpoint } from '../../core/ports.js';
-import { DEFAULT_CONFIG_FILE, type ResolvedConfig } from '../config.js';
+import type { ResolvedConfig } from '../config.js';
 import { endpointText, isLoopback, parseDatabaseUrl } from '../config/endpoint.js';
 import type { LatencyPair } from '../replay/comparison.js';
 import { guardTarget } from '../replay/guard.js';
@@ -24,12 +23,11 @@ export interface ReplayVerb {
 
 const PROGRESS_EVERY_MS = 500;
 
-/** `config`: reads the migration's configuration; asked only where there is one. */
+/** `config`: reads the migration's configuration, null where there is none. */
 export async function runReplay(
   terminal: Terminal,
   verb: ReplayVerb,
-  config: () => ResolvedConfig,
-  configNamed: boolean,
+  config: () => ResolvedConfig | null,
 ): Promise<ExitCode> {
   const speed = readSpeed(verb.speed);
   const target = verb.against === undefined ? undefined : readTarget(verb.against);
@@ -44,7 +42,7 @@ export async function runReplay(
     terminal.result({ recording: summary(file, scan) });
     return EXIT.ok;
   }
-  const sides = configNamed || existsSync(DEFAULT_CONFIG_FILE) ? config() : null;
+  const sides = config();
   if (!verb.yesWrite) await guardTarget(target, sides);
   terminal.line(`replaying against ${endpointText(target)}: what was written is written there again`);
   const stop = new AbortController();
