@@ -322,6 +322,11 @@ function benchVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> {
               requiresArg: true,
               describe: 'Connections at a time; others wait [as recorded]',
             })
+            .option('database', {
+              type: 'string',
+              requiresArg: true,
+              describe: 'Which sessions, where several databases were recorded',
+            })
             .option('answer-timeout-ms', {
               type: 'number',
               requiresArg: true,

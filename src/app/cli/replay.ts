@@ -5,7 +5,12 @@ import type { ResolvedConfig } from '../config.js';
 import { endpointText, isLoopback, parseDatabaseUrl } from '../config/endpoint.js';
 import type { LatencyPair } from '../replay/comparison.js';
 import { guardTarget } from '../replay/guard.js';
-import { RecordingFile, scanRecording, type RecordingScan } from '../replay/recording-file.js';
+import {
+  RecordingFile,
+  chooseDatabase,
+  scanRecording,
+  type RecordingScan,
+} from '../replay/recording-file.js';
 import { Replay, type ReplayReport } from '../replay/replay.js';
 import { EXIT, type ExitCode } from './exit-codes.js';
 import { formatBytes, formatCount, formatDuration, formatMs, table } from './format.js';
@@ -16,6 +21,7 @@ export interface ReplayVerb {
   readonly against: string | undefined;
   readonly speed: string;
   readonly sessions: number | undefined;
+  readonly database: string | undefined;
   readonly dryRun: boolean;
   readonly yesWrite: boolean;
   readonly answerTimeoutMs: number;
@@ -42,6 +48,7 @@ export async function runReplay(
     terminal.result({ recording: summary(file, scan) });
     return EXIT.ok;
   }
+  chooseDatabase(scan, verb.database);
   const sides = config();
   if (!verb.yesWrite) await guardTarget(target, sides);
   terminal.line(`replaying against ${endpointText(target)}: what was written is written there again`);

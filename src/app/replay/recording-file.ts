@@ -161,6 +161,23 @@ export async function scanRecording(file: RecordingFile): Promise<RecordingScan>
   return { sessions, ...totals, incompleteSessions, concurrentSessions, tornBytes: file.tornBytes, ended };
 }
 
+/**
+ * Leaves only sessions of one database to be replayed: there is one server database to replay against. Throws
+ * `config-invalid` where the recording holds several and none is named, or not the one named.
+ */
+export function chooseDatabase(scan: RecordingScan, wanted: string | undefined): void {
+  const databases = [
+    ...new Set([...scan.sessions.values()].map(({ parameters }) => parameters['database'] ?? '')),
+  ];
+  if (wanted === undefined && databases.length <= 1) return;
+  if (wanted === undefined || !databases.includes(wanted))
+    throw new UnderstudyError('config-invalid', `the recording holds sessions of ${databases.join(', ')}`, {
+      advice: 'Name the one to replay: --database.',
+    });
+  for (const session of scan.sessions.values())
+    if (session.parameters['database'] !== wanted) session.pieces = 0;
+}
+
 function newWalk(parameters: Readonly<Record<string, string>>): SessionWalk {
   return {
     scan: { parameters, pieces: 0, complete: false },

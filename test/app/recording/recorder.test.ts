@@ -2,7 +2,7 @@
 import { readFile, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import { RecordingFile } from '../../../src/app/replay/recording-file.js';
+import { RecordingFile, chooseDatabase } from '../../../src/app/replay/recording-file.js';
 import { encodeQuery, encodeSync, encodeParse } from '../../../src/wire/postgres/messages.js';
 import { BLOCK_BYTES, PIECE_BYTES_MAX, type RecordingRecord } from '../../../src/wire/recording.js';
 import { newRecorder, scan, temporaryFolder } from './support.js';
@@ -161,4 +161,24 @@ test('a file that is there is never written over; one that is no recording is re
   await (await newRecorder(good)).close();
   await truncate(good, 20);
   await expect(RecordingFile.open(good)).rejects.toMatchObject({ code: 'recording-unreadable' });
+});
+
+test('of several databases one is replayed, by name', async () => {
+  await using folder = await temporaryFolder();
+  const file = join(folder.path, 'several.rec');
+  const recorder = await newRecorder(file);
+  for (const [id, database] of [
+    [1, 'shop'],
+    [2, 'archive'],
+  ] as const) {
+    recorder.opened(id, new Map([['database', database]]));
+    recorder.sent(id, encodeQuery('SELECT 1'), 1, 0, IDLE);
+    recorder.closed(id);
+  }
+  await recorder.close();
+  const scanned = await scan(file);
+  expect(() => chooseDatabase(scanned, undefined)).toThrow(/shop, archive/);
+  expect(() => chooseDatabase(scanned, 'other')).toThrow(/shop, archive/);
+  chooseDatabase(scanned, 'archive');
+  expect([...scanned.sessions.values()].map(({ pieces }) => pieces)).toEqual([0, 1]);
 });
