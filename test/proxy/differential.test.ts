@@ -3,6 +3,8 @@
  * frame by frame, in single bytes, and with the server's own bytes arriving in pieces.
  */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import type pg from 'pg';
 import { SUPERUSER_PASSWORD } from '../../src/app/demo/embedded-server.js';
 import { deriveScramKeys, formatScramVerifier } from '../../src/wire/postgres/scram.js';
@@ -10,8 +12,16 @@ import type { DatabaseEndpoint, Side } from '../../src/core/ports.js';
 import { QueryVerifiers } from '../../src/proxy/verifiers.js';
 import { databasePair, type DatabasePair } from '../support/servers.js';
 import { startSplittingRelay, type SplittingRelay } from '../support/splitting-relay.js';
-import { PLAYER, Seat, type Conversation, type Cut, type Played } from './differential/conversation.js';
+import {
+  PLAYER,
+  Seat,
+  ready,
+  type Conversation,
+  type Cut,
+  type Played,
+} from './differential/conversation.js';
 import { COPY, COPY_BROKEN } from './differential/copy.js';
+import { query } from './differential/frames.js';
 import { EXTENDED } from './differential/extended.js';
 import { FORMATS } from './differential/formats.js';
 import { CLOSED_SILENTLY, MALFORMED } from './differential/malformed.js';
@@ -48,6 +58,9 @@ DO $$ BEGIN
   CREATE ROLE crowded_role LOGIN CONNECTION LIMIT 0 PASSWORD 'understudy-local';
 EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$`;
 const FILL = "INSERT INTO item SELECT i, 'item ' || i FROM generate_series(1, 500) i";
+
+setFlagsFromString('--expose-gc');
+const collectGarbage = runInNewContext('gc') as () => void;
 
 describe.each(['source', 'destination'] as const)('on the version of the %s', (side) => {
   let pair: DatabasePair;
@@ -120,6 +133,28 @@ describe.each(['source', 'destination'] as const)('on the version of the %s', (s
       );
     });
   }
+
+  test.runIf(side === 'source')('a field of 100 MB is streamed, not held', async () => {
+    const conversation: Conversation = {
+      name: 'a field of 100 MB',
+      steps: [query("SELECT repeat('x', 100000000)"), ready],
+      whole: true,
+    };
+    const expected = await played(conversation, direct, 'whole');
+    collectGarbage();
+    const before = process.memoryUsage().arrayBuffers;
+    let peak = before;
+    const watch = setInterval(() => {
+      peak = Math.max(peak, process.memoryUsage().arrayBuffers);
+    }, 2);
+    try {
+      expect(await played(conversation, seats.plain, 'whole')).toEqual(expected);
+    } finally {
+      clearInterval(watch);
+    }
+    // Most of it is chunks that were passed on and not collected yet.
+    expect(peak - before).toBeLessThan(80 * 1024 * 1024);
+  });
 
   test.each(CLOSED_SILENTLY.map((conversation) => ({ conversation, name: conversation.name })))(
     'the server closes without a word, the proxy with a reason: $name',
