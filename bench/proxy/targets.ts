@@ -5,7 +5,8 @@
 import { mkdtemp } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { configKeys, configSchema, type UnderstudyConfig } from '../../src/app/config/schema.js';
+import { resolveConfig } from '../../src/app/config.js';
+import { configKeys, type UnderstudyConfig } from '../../src/app/config/schema.js';
 import type { EmbeddedServer } from '../../src/app/demo/embedded-server.js';
 import type { RunOwner } from '../../src/app/demo/run-owner.js';
 import { UnderstudyProcess } from '../../src/app/demo/understudy-process.js';
@@ -81,19 +82,25 @@ export async function openTargets(context: TargetContext): Promise<Targets> {
   return { targets, notes };
 }
 
-/** What sets the mode, if this build has it: looked up in the schema. */
+/** What sets the mode, if this build has it: looked up in the schema. Session mode is what there always is. */
 function configOf(mode: UnderstudyMode): Partial<UnderstudyConfig> | undefined {
-  const key = configKeys().find(({ path }) => path.at(-1) === 'poolMode' || path.join('.') === 'pool.mode');
+  const key = configKeys().find(({ path }) => path.at(-1) === 'poolMode');
   if (key === undefined) return mode === 'session' ? {} : undefined;
   const config = key.path.reduceRight<unknown>(
     (inner, name) => ({ [name]: inner }),
     mode,
   ) as Partial<UnderstudyConfig>;
-  const urls = {
-    source: { url: 'postgres://u@localhost/a' },
-    destination: { url: 'postgres://u@localhost/b' },
-  };
-  return configSchema.safeParse({ ...urls, ...config }).success ? config : undefined;
+  try {
+    resolveConfig({
+      source: { url: 'postgres://u@localhost/a' },
+      destination: { url: 'postgres://u@localhost/b' },
+      ...config,
+    });
+    return config;
+  } catch (error) {
+    if (mode === 'session') throw error;
+    return undefined;
+  }
 }
 
 async function haproxy(

@@ -41,6 +41,7 @@ export type ResolvedConfig = Omit<ParsedConfig, 'source' | 'destination' | 'list
   readonly listen: {
     readonly host: string;
     readonly port: number;
+    readonly reusePort: boolean;
     readonly socketDir?: string;
     /** As chmod takes it. */
     readonly socketMode: number;
@@ -295,6 +296,7 @@ function resolveParsed(
     listen: {
       host: parsed.listen.host,
       port: parsed.listen.port,
+      reusePort: parsed.listen.reusePort,
       ...(socketDir === undefined ? {} : { socketDir: resolve(directory, socketDir) }),
       socketMode: Number.parseInt(parsed.listen.socketMode, 8),
       databases: parsed.listen.databases ?? {},

@@ -145,6 +145,7 @@ function proxySettings({ listen, auth, limits, capture, proxy }: ResolvedConfig)
     ...reloadableSettings(limits),
     host: listen.host,
     port: listen.port,
+    reusePort: listen.reusePort,
     ...(listen.socketDir === undefined ? {} : { socketDir: listen.socketDir }),
     socketMode: listen.socketMode,
     databases: listen.databases,

@@ -19,10 +19,18 @@ export interface ListenAddress {
   readonly host: string;
   /** 0 takes a free one. */
   readonly port: number;
+  /** Lets another process listen on the same port, for a hand-over. The unix socket is not shared. */
+  readonly reusePort?: boolean;
   /** Absent: no unix socket. */
   readonly socketDir?: string;
   /** Permissions of the socket, as chmod takes them. */
   readonly socketMode: number;
+}
+
+/** SO_REUSEPORT came to `listen` with Node 22.12 and 23.1; older ones ignore the option without a word. */
+export function canReusePort(version: string = process.versions.node): boolean {
+  const [major = 0, minor = 0] = version.split('.').map(Number);
+  return major > 23 || (major === 23 && minor >= 1) || (major === 22 && minor >= 12);
 }
 
 /** The longest path of a unix socket on Linux, in bytes; macOS takes 103. */
@@ -45,7 +53,7 @@ export class Listener {
   async start(address: ListenAddress): Promise<void> {
     const { host, port } = address;
     try {
-      this.#tcp.listen(port, host);
+      this.#tcp.listen({ port, host, ...(address.reusePort === true ? shared() : {}) });
       await once(this.#tcp, 'listening');
       if (address.socketDir !== undefined) {
         await this.#openSocket(socketPath(address.socketDir, this.#port ?? port), address.socketMode);
@@ -121,6 +129,16 @@ export class Listener {
         }),
     );
   }
+}
+
+/** Throws `config-invalid` where the runtime can't. */
+function shared(): { readonly reusePort: true } {
+  if (canReusePort()) return { reusePort: true };
+  throw new UnderstudyError(
+    'config-invalid',
+    `listen.reusePort needs Node 22.12, 23.1 or newer; this is ${process.version}`,
+    { advice: 'Leave it off, and hand over as docs/runbook.md says for older ones.' },
+  );
 }
 
 /** Whether somebody accepts connections there. Throws where it can't be told. */

@@ -8,6 +8,8 @@ export interface ProxySettings {
   readonly host: string;
   /** 0 takes a free one. */
   readonly port: number;
+  /** Lets another process listen on it too. */
+  readonly reusePort?: boolean;
   /** A folder in which a unix socket is opened too. */
   readonly socketDir?: string;
   /** Its permissions, as chmod takes them. */

@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import net from 'node:net';
 import pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { canReusePort } from '../../src/proxy/listener.js';
 import { databasePair, until, type DatabasePair } from '../support/servers.js';
 import { SUPERUSER_PASSWORD } from '../../src/app/demo/embedded-server.js';
 import { RawClient, errorField, send, sqlStates, startProxy, statuses, uniqueName } from './proxy-support.js';
@@ -208,4 +209,28 @@ test('a client in the middle of its handshake is told, too, that the proxy stops
   const [answer] = await told;
   expect(answer.toString('latin1')).toMatch(/^E.*C57P03\0/s);
   socket.destroy();
+});
+
+test('which runtimes can share a port', () => {
+  const versions = ['20.20.2', '22.11.0', '22.12.0', '22.22.3', '23.0.0', '23.1.0', '24.0.0', '26.3.1'];
+  expect(versions.filter((version) => canReusePort(version))).toEqual([
+    '22.12.0',
+    '22.22.3',
+    '23.1.0',
+    '24.0.0',
+    '26.3.1',
+  ]);
+});
+
+test('two processes share a port where the runtime can, and are told where it can’t', async () => {
+  const asked = startProxy(pair, { reusePort: true });
+  if (!canReusePort()) {
+    await expect(asked).rejects.toMatchObject({ code: 'config-invalid' });
+    return;
+  }
+  const first = await asked;
+  await using second = await startProxy(pair, { reusePort: true, port: first.port });
+  await first[Symbol.asyncDispose]();
+  await using client = await RawClient.connect(second.port, second.database);
+  expect(await client.column('SELECT 1')).toEqual(['1']);
 });

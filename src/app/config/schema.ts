@@ -89,6 +89,10 @@ export const sections = {
   listen: z.strictObject({
     host: text('Address the applications connect to.', '127.0.0.1', 'a host name or address'),
     port: port('Port the applications connect to; 0 takes a free one.', 6432),
+    reusePort: flag(
+      'Let another process listen on the same port, for a hand-over (docs/runbook.md). Needs Node 22.12, 23.1 or newer.',
+      false,
+    ),
     socketDir: optionalText('Folder for a unix socket, `.s.PGSQL.<port>`, beside the port.', {
       expected: 'the path of a folder',
       example: '/var/run/understudy',
