@@ -69,6 +69,11 @@ export class CaptureThread {
     this.#client.setLeader(side).catch((error: unknown) => this.#explain(error));
   }
 
+  /** Understudy's tables are about to go: nothing may make them anew. */
+  async stopKeeping(): Promise<void> {
+    await this.#within(FLUSH_TIMEOUT_MS, this.#client.stopKeeping());
+  }
+
   /** null where the thread is down or doesn't answer in time. */
   async snapshot(): Promise<CaptureSnapshot | null> {
     return await this.#within(SNAPSHOT_TIMEOUT_MS, this.#client.snapshot());
@@ -94,7 +99,10 @@ export class CaptureThread {
   }
 
   async stop(): Promise<void> {
-    await this.#within(FLUSH_TIMEOUT_MS, this.#client.flush());
+    await this.#within(
+      FLUSH_TIMEOUT_MS,
+      this.#client.flush().then(() => this.#client.stopKeeping()),
+    );
     this.#client.close();
     await this.#thread.stop();
   }

@@ -175,7 +175,10 @@ class Composition implements Understudy, AdminControl {
       shadow: this.#shadow,
       direction: () => this.#direction(),
       requireRoute: () => this.#requireRoute(),
-      retireShadow: () => this.#shadowThread.stop(),
+      retireShadow: async () => {
+        await this.#shadowThread.stop();
+        await this.#capture?.stopKeeping();
+      },
       onSettled: () => this.#route.refresh(),
       log: log.child({ part: 'operations' }),
     });

@@ -38,7 +38,7 @@ export class CaptureClient {
   readonly tap: StatementTap;
   readonly #memory: SharedArrayBuffer;
   readonly #ring: ByteRingWriter;
-  readonly #options: CaptureOptions;
+  #options: CaptureOptions;
   #caller: ThreadCaller | undefined;
   #tables: readonly TableName[] = [];
   #closed = false;
@@ -85,7 +85,13 @@ export class CaptureClient {
     if (this.#caller !== undefined) await this.#call('setLeader', side);
   }
 
-  /** Hands what was collected to the destination, as far as it can be reached; then the worker may end. */
+  /** Keeps nothing in the destination from now on, and says when nothing is on its way there any more. */
+  async stopKeeping(): Promise<void> {
+    this.#options = { ...this.#options, series: null };
+    if (this.#caller !== undefined) await this.#call('stopKeeping', null);
+  }
+
+  /** Hands what was collected to the destination, as far as it can be reached. */
   async flush(): Promise<void> {
     if (this.#caller !== undefined) await this.#call('flush', null);
   }

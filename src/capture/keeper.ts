@@ -120,7 +120,9 @@ export class SeriesKeeper {
     if (this.#pending === null) await this.#start(this.#appendTask);
   }
 
+  /** Not one statement goes to the destination after this has resolved. */
   async close(): Promise<void> {
+    await this.#running;
     await this.#store.close();
   }
 

@@ -49,6 +49,8 @@ export class CaptureService {
   #ring: ByteRingReader | undefined;
   #keeper: SeriesKeeper | undefined;
   #faults = 0;
+  /** A server's last answers are awaited. */
+  #closing = false;
   /** Wall clock less the main thread's monotonic clock. */
   #wallOffsetMs = 0;
   /** Main thread's monotonic clock less this one's. */
@@ -92,7 +94,15 @@ export class CaptureService {
   async flush(): Promise<void> {
     this.#drainAll();
     await this.#keeper?.flush();
-    await this.#keeper?.close();
+  }
+
+  /** Goes on counting, and keeps nothing any more. Resolves once nothing is on its way to the destination. */
+  async stopKeeping(): Promise<void> {
+    const keeper = this.#keeper;
+    this.#keeper = undefined;
+    this.#closing = true;
+    await keeper?.close();
+    this.#closing = false;
   }
 
   /** Bounded by the ring: at most so many of the smallest records fit into it. */
@@ -115,7 +125,7 @@ export class CaptureService {
 
   /** Sleeps until woken since `seen` was noted. Blocks the thread. */
   nap(seen: number, ms: number): void {
-    this.#ring?.wait(seen, this.#keeper?.busy === true ? Math.min(ms, NAP_BUSY_MS) : ms);
+    this.#ring?.wait(seen, this.#keeper?.busy === true || this.#closing ? Math.min(ms, NAP_BUSY_MS) : ms);
   }
 
   signal(): number {
@@ -183,6 +193,7 @@ export async function runCapture(port: MessagePort): Promise<never> {
     setLeader: (side: Side) => service.setLeader(side),
     snapshot: () => service.snapshot(),
     flush: () => service.flush(),
+    stopKeeping: () => service.stopKeeping(),
   });
   let napMs = NAP_FIRST_MS;
   for (;;) {

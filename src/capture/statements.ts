@@ -136,6 +136,8 @@ export class StatementCache {
     }
     if (this.#parser !== null) this.#refused += 1;
     const footprint = footprintOf(tokens);
+    // Where PostgreSQL sees no statement, what looks like a name may be a value.
+    const offered = this.#parser !== null && !cut && text.length <= PARSED_CHARACTERS_MAX;
     return {
       ...UNANALYSED,
       ...footprint,
@@ -144,7 +146,7 @@ export class StatementCache {
       changesCatalog: footprint.kind === 'ddl',
       id,
       fingerprint: createHash('sha256').update(key).digest('hex').slice(0, 16),
-      shape: shown,
+      shape: offered ? '(not understood)' : shown,
     };
   }
 }

@@ -147,6 +147,21 @@ describe('what is kept', () => {
     }
   });
 
+  test('told to keep nothing more, it does not make its tables anew', async () => {
+    await using own = await databasePair();
+    const client = await started(
+      settings({ source: own.source, destination: own.destination, flushIntervalMs: 10 }),
+    );
+    await snapshotWhere(client, ({ batchesAppended }) => batchesAppended > 0, 'the first batch');
+    await client.stopKeeping();
+    await own.onDestination.query('DROP SCHEMA understudy CASCADE');
+    offer(client, 'SELECT 1');
+    expect(await client.snapshot()).toMatchObject({ series: null, kinds: [{ statements: 1 }] });
+    await client.flush();
+    const found = await own.onDestination.query(`SELECT FROM pg_namespace WHERE nspname = 'understudy'`);
+    expect(found.rows).toEqual([]);
+  });
+
   test('a table made while it runs is known soon after', async () => {
     const client = await started(settings({ flushIntervalMs: 50 }));
     await snapshotWhere(client, ({ relations }) => relations !== null, 'the catalogs');

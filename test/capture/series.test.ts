@@ -509,6 +509,7 @@ describe('the store', () => {
     own.add(captured(`SELECT * FROM customer WHERE email = '${marker}'`));
     own.add(captured('UPDATE customer SET name = $1 WHERE email = $2', { parameters: [marker, marker] }));
     own.add(captured(`SELEKT '${marker}'`));
+    own.add(captured(`SELEKT ${marker}`));
     own.add(captured(`INSERT INTO customer VALUES (1, '${marker}`, { cut: true }));
     const batch = taken(own);
     expect(JSON.stringify(batch)).not.toContain(marker);

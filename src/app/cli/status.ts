@@ -144,6 +144,7 @@ function captureLines({ capture }: StatusReport): readonly string[] {
     `capture      ${formatCount(capture.offered)} statements, ${capture.dropped} not counted, ` +
       `${formatCount(capture.transactions.committed)} transactions committed`,
   ];
+  lines.push(...keptLines(capture));
   const busiest = [...capture.tables].sort((a, b) => b.statements - a.statements).slice(0, 12);
   if (busiest.length === 0) return lines;
   const rows = busiest.map((use) => [
@@ -158,4 +159,18 @@ function captureLines({ capture }: StatusReport): readonly string[] {
     ...lines,
     ...table(['table', 'kind', 'statements>', 'rows>', 'p50>', 'p99>'], rows).map((line) => `  ${line}`),
   ];
+}
+
+/** What was not understood, and what becomes of the series. */
+function keptLines({ unparsed, faults, series }: NonNullable<StatusReport['capture']>): readonly string[] {
+  const lines: string[] = [];
+  if (unparsed + faults > 0) lines.push(`  ${formatCount(unparsed + faults)} statements not understood`);
+  if (series === null) return lines;
+  const { lastAppendedAt, shed, problem, batchesRefused } = series;
+  const when = lastAppendedAt === null ? 'nothing written yet' : `last written ${lastAppendedAt}`;
+  const lost = shed.statements === 0 ? '' : `, ${formatCount(shed.statements)} statements given up`;
+  const refused = batchesRefused === 0 ? '' : `, ${batchesRefused} batches refused`;
+  lines.push(`  kept in the destination: ${when}${lost}${refused}`);
+  if (problem !== null) lines.push(`  ${problem.code}: ${problem.message}`);
+  return lines;
 }
