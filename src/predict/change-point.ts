@@ -1,7 +1,6 @@
 /**
  * Tells a lasting change from a bad hour. The Page–Hinkley test (Page, Biometrika 41, 1954) runs on the standardised
- * one-step errors, both ways; an alarm is *raised* when its sum passes {@link ALARM}, and *confirmed* a day later if
- * the errors against what the season says still lie to the same side. Only a confirmed change shortens the history.
+ * one-step errors, both ways; an alarm is raised when its sum passes {@link ALARM}, and the sums start anew.
  */
 import { clamp } from './numeric.js';
 

@@ -13,7 +13,7 @@ export interface FitAllOptions {
   readonly seed: number;
 }
 
-export const FIT_ALL_DEFAULTS: FitAllOptions = { horizons: [1, 24, 168], passes: 2, stepsMax: 672, seed: 1 };
+export const FIT_ALL_DEFAULTS: FitAllOptions = { horizons: [1, 24, 168], passes: 1, stepsMax: 672, seed: 1 };
 
 /** Of each past, the part that the shared network may see: the ensembles hold it to account on the rest. */
 const HEAD = 0.6;

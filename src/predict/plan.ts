@@ -173,7 +173,7 @@ interface Start {
   readonly horizon: number;
 }
 
-/** The first full hour that has not begun, and those after it, with how many local buckets ahead each lies. */
+/** The hour that runs now (`hour` 0) and those after it, with how many local buckets ahead of the last closed one each lies. */
 function hourAfter(series: LocalSeries, nowMs: number, hour: number): Start {
   const startMs = (Math.floor(nowMs / HOUR_MS) + hour) * HOUR_MS;
   return { startMs, horizon: Math.max(1, localIndex(series, startMs) - (series.values.length - 1)) };
