@@ -18,6 +18,8 @@ export interface GateParty {
   failHeld(sqlState: string, message: string): void;
   /** Ends what is still open; clients get 40001. */
   rollBack(): Promise<void>;
+  /** Resolves once none of them is about to become a session; waits within bounds. */
+  settled(): Promise<void>;
   /** Opens what is needed on the new side. Throws only where `signal` fired. */
   prepare(to: Side, signal: AbortSignal): Promise<PrepareReport>;
   /** Behind the closed gate: what changed since. Returns what stands in the way. */

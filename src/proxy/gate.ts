@@ -210,6 +210,8 @@ export class Gate {
   async prepare(to: Side, signal: AbortSignal): Promise<PrepareReport> {
     if (!this.#state.is('open')) throw this.#busy();
     this.#aim(to);
+    await this.#deps.party.settled();
+    if (!this.#state.is('open')) throw this.#busy();
     const { settings } = this.#deps.context;
     const moves = this.#deps.sessions().map((session) => this.#moveOf(session, to));
     await Promise.all(

@@ -37,6 +37,7 @@ function keyOf(client: AcceptedClient): string {
 }
 
 const SWEEP_MS = 100;
+const SETTLING_LOOK_MS = 2;
 
 export class Pools implements GateParty {
   readonly #deps: PoolsDeps;
@@ -171,6 +172,13 @@ export class Pools implements GateParty {
 
   async rollBack(): Promise<void> {
     await Promise.all([...this.#clients].map((client) => client.rollBack()));
+  }
+
+  async settled(): Promise<void> {
+    const { clock, settings } = this.#context;
+    const deadline = clock.monotonicMs() + settings.askTimeoutMs;
+    const settling = (): boolean => [...this.#clients].some((client) => client.phase === 'settling');
+    while (settling() && clock.monotonicMs() < deadline) await clock.sleep(SETTLING_LOOK_MS);
   }
 
   async prepare(to: Side, signal: AbortSignal): Promise<PrepareReport> {
