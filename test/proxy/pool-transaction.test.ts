@@ -316,6 +316,23 @@ describe('prepared statements', () => {
     }
   });
 
+  test('DEALLOCATE in SQL knows them, in a transaction too', async () => {
+    await using client = await raw();
+    const prepare = [send.parse('SELECT 1', 'Aa'), send.sync(), send.parse('SELECT 2', 'b'), send.sync()];
+    await client.run(prepare, 2);
+    expect(tags(await client.run([send.query('DEALLOCATE PREPARE "Aa"')]))).toEqual(['DEALLOCATE']);
+    const messages = await client.run(
+      [send.query('BEGIN'), send.query('deallocate B;'), send.query('END')],
+      3,
+    );
+    expect(tags(messages)).toEqual(['BEGIN', 'DEALLOCATE', 'COMMIT']);
+    expect(statuses(messages)).toBe('TTI');
+    for (const name of ['Aa', 'b']) {
+      expect(sqlStates(await client.run(use(name, '1')))).toEqual(['26000']);
+      expect(sqlStates(await client.run([send.query(`DEALLOCATE "${name}"`)]))).toEqual(['26000']);
+    }
+  });
+
   test('a changed table is told once, as a server tells it, and not for ever', async () => {
     await start({ poolSizeMax: 1 });
     await using client = await raw();

@@ -38,6 +38,8 @@ export class ClientMessages {
   readonly #deps: ClientMessagesDeps;
   /** The client's prepared statements. */
   readonly names = new Map<string, Definition>();
+  /** Of all bodies prepared since there were none; never less than what is held. */
+  #namedBytes = 0;
   /** Payload of the unnamed statement's Parse, where one is alive. */
   unnamed: Buffer | null = null;
   unnamedDecision: Decision | null = null;
@@ -197,6 +199,12 @@ export class ClientMessages {
       return true;
     }
     const body = bytes.subarray(textStart, end);
+    if (this.names.size === 0) this.#namedBytes = 0;
+    this.#namedBytes += body.length;
+    if (this.#namedBytes > this.#deps.statementBytesMax) this.#recountNamed();
+    if (this.#namedBytes > this.#deps.statementBytesMax) {
+      this.pin ??= { reason: 'statement-too-long', detail: 'all its prepared statements together' };
+    }
     const definition = definitions.intern(body, textEnd - textStart, this.#deps.settings(), decision);
     this.names.set(name, definition);
     if (backend.prepared.has(definition)) {
@@ -213,6 +221,11 @@ export class ClientMessages {
     });
     this.#addParse(definition);
     return true;
+  }
+
+  #recountNamed(): void {
+    this.#namedBytes = 0;
+    for (const { body } of this.names.values()) this.#namedBytes += body.length;
   }
 
   /** Sees to it that the connection holds the statement when what follows is read. */

@@ -75,10 +75,10 @@ export class Decision {
 
 /** A read that takes long less often than this stays shared. */
 const RUNS_PER_LONG_ONE = 100;
-const TEXTS_MAX = 10_000;
-const SKELETONS_MAX = 10_000;
+const TEXTS_MAX = 5000;
+const SKELETONS_MAX = 5000;
 /** Longer texts are looked at each time they come, and never shared. */
-const TEXT_BYTES_MAX = 16_384;
+const TEXT_BYTES_MAX = 8192;
 
 const SEQUENCE_STATE = /\b(?:currval|lastval)\b/i;
 const REMOTE_STATE = /\bdblink_(?:connect|open|send_query)/i;

@@ -24,9 +24,12 @@ export interface Definition {
 }
 
 const DEFINITIONS_MAX = 20_000;
+const DEFINITION_BYTES_MAX = 64 * 1024 * 1024;
 
 export class Definitions {
   readonly #byKey = new Map<string, Definition>();
+  /** Of all bodies in the table. */
+  #bytes = 0;
   #nextName = 1;
 
   /** `body` is copied. `settings`: what the client has set, in some canonical form. */
@@ -41,13 +44,15 @@ export class Definitions {
       textBytes,
       decision,
     };
-    if (this.#byKey.size >= DEFINITIONS_MAX) {
-      for (const oldest of this.#byKey.keys()) {
-        // Clients that hold it go on using it.
-        this.#byKey.delete(oldest);
-        break;
-      }
+    this.#bytes += body.length;
+    for (const [oldest, definition] of this.#byKey) {
+      if (this.#byKey.size < DEFINITIONS_MAX && this.#bytes <= DEFINITION_BYTES_MAX) break;
+      // Clients that hold it go on using it.
+      this.#byKey.delete(oldest);
+      this.#bytes -= definition.body.length;
     }
+    const replaced = this.#byKey.get(key);
+    if (replaced !== undefined) this.#bytes -= replaced.body.length;
     this.#byKey.set(key, made);
     return made;
   }

@@ -29,6 +29,7 @@ import { StateCell } from '../../core/state-machine.js';
 import {
   FRAME_HEADER_BYTES,
   FRONTEND,
+  encodeCommandComplete,
   encodeErrorResponse,
   encodeParameterStatus,
   encodeReadyForQuery,
@@ -37,7 +38,7 @@ import {
 import { endsPreparedTransaction } from '../../wire/postgres/statement-text.js';
 import type { AcceptedClient } from '../client-handshake.js';
 import { LocalAnswers, type AnswerMode } from '../local-answers.js';
-import { ResponseTracker, STATUS_IDLE, type OwnKind } from '../response-tracker.js';
+import { ResponseTracker, STATUS_FAILED, STATUS_IDLE, type OwnKind } from '../response-tracker.js';
 import { QUERY_TIMED_OUT, ROLLED_BACK } from '../server-stream.js';
 import type { SessionInfo } from '../session-context.js';
 import { rollBackSession } from '../session-rollback.js';
@@ -69,6 +70,8 @@ const CLIENT_FULL = 8;
 const PIPELINE_DEPTH_MAX = 8192;
 
 const READY = encodeReadyForQuery('I');
+/** A longer DEALLOCATE of one name can't be. */
+const DEALLOCATE_BYTES_MAX = 300;
 const LOST_CONNECTION = encodeErrorResponse({
   severity: 'FATAL',
   sqlState: '08006',
@@ -389,6 +392,12 @@ export class PooledClient implements LinkUser, WatchedSession {
         input.drop(have);
         continue;
       }
+      const gone = this.#deallocated(type, bytes, 0, have);
+      if (gone !== null) {
+        input.drop(have);
+        this.#deallocate(gone);
+        continue;
+      }
       this.#phase.move('waiting');
       this.#heldSinceMs = null;
       this.pool.acquire(this);
@@ -426,6 +435,14 @@ export class PooledClient implements LinkUser, WatchedSession {
         break;
       }
       if (this.#mustWait(type)) break;
+      const gone = this.#deallocated(type, bytes, at, have);
+      if (gone !== null) {
+        this.#waitsForAnswers = !this.tracker.settled;
+        if (this.#waitsForAnswers) break;
+        this.#deallocate(gone);
+        at += have;
+        continue;
+      }
       const whole = bytes.readInt32BE(at + 1) + 1;
       this.messages.frame(bytes, at, at + have, backend);
       input.passing = whole - have;
@@ -436,6 +453,24 @@ export class PooledClient implements LinkUser, WatchedSession {
     if (out !== null && !backend.write(out)) this.#pause(BACKEND_FULL);
     if (this.tracker.depth > PIPELINE_DEPTH_MAX) this.#pause(TOO_DEEP);
     this.settle();
+  }
+
+  /** The statement that is to be deallocated by a name the server doesn't know; null where the frame is not that. */
+  #deallocated(type: number, bytes: Buffer, at: number, have: number): string | null {
+    if (type !== FRONTEND.query || have > DEALLOCATE_BYTES_MAX || this.messages.names.size === 0) return null;
+    if (this.tracker.status === STATUS_FAILED) return null;
+    const text = bytes.toString('latin1', at + FRAME_HEADER_BYTES, at + have - 1);
+    const match = /^\s*deallocate\s+(?:prepare\s+)?(?:"([^"]+)"|([a-z_][\w$]*))\s*;?\s*$/i.exec(text);
+    const name = match?.[1] ?? match?.[2]?.toLowerCase();
+    return name !== undefined && this.messages.names.has(name) ? name : null;
+  }
+
+  /** Answers it here: nothing else is due. */
+  #deallocate(name: string): void {
+    this.messages.names.delete(name);
+    this.log.closeStatement(name);
+    const status = this.tracker.status === STATUS_IDLE ? 'I' : 'T';
+    this.toClient(Buffer.concat([encodeCommandComplete('DEALLOCATE'), encodeReadyForQuery(status)]));
   }
 
   /** While the gate closes, nothing follows a sync point before its ReadyForQuery. */
@@ -530,10 +565,10 @@ export class PooledClient implements LinkUser, WatchedSession {
       return;
     }
     this.#context.onError(sqlState);
-    if (sqlState === STALE_PLAN) this.#renewPlans();
+    if (sqlState === STALE_PLAN || sqlState === UNKNOWN_STATEMENT) this.#renewPlans();
   }
 
-  /** "cached plan must not change result type": the statements at hand are prepared anew when next needed. */
+  /** "cached plan must not change result type", or statements were deallocated unseen: the statements at hand are prepared anew when next needed. */
   #renewPlans(): void {
     for (const definition of this.messages.names.values()) this.#context.definitions.renew(definition);
   }
@@ -588,7 +623,12 @@ export class PooledClient implements LinkUser, WatchedSession {
       this.#close(null);
       return;
     }
-    if (this.#gateClosed && this.#input.length > 0 && !tracker.awaitingReady && !this.#pumping) {
+    if (
+      (this.#gateClosed || this.#waitsForAnswers) &&
+      this.#input.length > 0 &&
+      !tracker.awaitingReady &&
+      !this.#pumping
+    ) {
       this.#pumping = true;
       this.#go();
       this.#pumping = false;
@@ -596,6 +636,8 @@ export class PooledClient implements LinkUser, WatchedSession {
   }
 
   #pumping = false;
+  /** What comes next is answered here, and not before what was sent is. */
+  #waitsForAnswers = false;
 
   #atBoundary(backend: PooledBackend): boolean {
     return this.tracker.quiescent && this.#input.passing === 0 && backend.betweenFrames && !this.#rollingBack;
@@ -848,6 +890,7 @@ export class PooledClient implements LinkUser, WatchedSession {
 const CANCELED = { sqlState: '57014', message: 'canceling statement due to user request' };
 /** feature_not_supported, as which a changed result type of a plan is reported. */
 const STALE_PLAN = '0A000';
+const UNKNOWN_STATEMENT = '26000';
 const DDL = /^(?:CREATE|ALTER|DROP|IMPORT|DO|CALL|SECURITY|REASSIGN)\b/;
 
 function ignore(): void {

@@ -221,6 +221,8 @@ export class SharedLine {
         read.hidden -= 1;
         return false;
       case BACKEND.errorResponse:
+        // The Parse in front of it has failed.
+        if (read.hidden > 0 && read.definition !== null) this.prepared.remove(read.definition);
         read.hidden = 0;
         return this.#error(read, chunk.subarray(at + FRAME_HEADER_BYTES, next));
       case BACKEND.parameterStatus:
@@ -249,7 +251,6 @@ export class SharedLine {
         read.again = !read.streamed;
         break;
       default:
-        if (read.prepares && read.definition !== null) this.prepared.remove(read.definition);
     }
     return true;
   }

@@ -39,8 +39,6 @@ export class Read {
   readonly sentAtMs: number;
   /** Answers at its start that are not the client's. */
   hidden = 0;
-  /** A Parse goes in front of it. */
-  prepares = false;
   /** Nobody waits for its answer any more. */
   dropped = false;
   /** Some of its answer was passed on. */
@@ -258,7 +256,6 @@ export class SharedReads {
       }
       line.write(frameOf(FRONTEND.parse, [definition.serverName, definition.body]));
       read.hidden += 1;
-      read.prepares = true;
     }
     const { serverName } = definition;
     const describe = describesStatement ? frameOf(FRONTEND.describe, [STATEMENT, serverName]) : EMPTY;
