@@ -19,6 +19,8 @@ export interface OperationDeps {
   readonly requireRoute: () => void;
   /** Ends both streams for good, for finalize and remove. */
   readonly retireShadow: () => Promise<void>;
+  /** Ends the keeping of what is captured, for remove. */
+  readonly retireCapture: () => Promise<void>;
   /** Takes over the route an operation left behind. */
   readonly onSettled: () => Promise<void>;
   readonly log: Log;
@@ -122,7 +124,10 @@ export class Operations {
       case 'remove':
         return coordinator.remove({
           destinationLost: options.destinationLost ?? false,
-          stopShadow: () => this.#deps.retireShadow(),
+          stopWriters: async () => {
+            await this.#deps.retireShadow();
+            await this.#deps.retireCapture();
+          },
           signal,
         });
       default:

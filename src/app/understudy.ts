@@ -175,10 +175,8 @@ class Composition implements Understudy, AdminControl {
       shadow: this.#shadow,
       direction: () => this.#direction(),
       requireRoute: () => this.#requireRoute(),
-      retireShadow: async () => {
-        await this.#shadowThread.stop();
-        await this.#capture?.stopKeeping();
-      },
+      retireShadow: () => this.#shadowThread.stop(),
+      retireCapture: async () => this.#capture?.stopKeeping(),
       onSettled: () => this.#route.refresh(),
       log: log.child({ part: 'operations' }),
     });

@@ -91,22 +91,21 @@ function identitySql(before: string, index: string | null): string {
   }
 }
 
-/** Drops Understudy's tables but those named `kept`, and its schema where nothing is left in it. */
+/** Drops Understudy's tables but those that are `kept`, and its schema where nothing is left in it. */
 export async function dropOwnTables(
   cleanup: Cleanup,
   session: Session,
-  kept: readonly string[],
+  kept: (table: string) => boolean,
 ): Promise<void> {
   const tables = await session.run(
     `SELECT c.relname AS name FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
       WHERE n.nspname = 'understudy' AND c.relkind IN ('r', 'p') ORDER BY c.relname`,
   );
-  const names = tables.rows.map((row) => row['name'] ?? '').filter((name) => !kept.includes(name));
+  const names = tables.rows.map((row) => row['name'] ?? '').filter((name) => !kept(name));
   if (names.length > 0) {
     await session.run(`DROP TABLE ${names.map((name) => `understudy.${quoteIdent(name)}`).join(', ')}`);
     cleanup.removed.push(`${session.side}: ${names.length} tables of schema understudy`);
   }
-  if (kept.length > 0) return;
   try {
     await session.run('DROP SCHEMA IF EXISTS understudy');
   } catch (error) {

@@ -9,7 +9,7 @@
  *   4. slots, then publications; replica identities as they were before
  *   5. the destination's guard; the shadow's own tables on both sides
  *   6. if asked: the source's fence, last of all
- * Kept: the journal, as the history of what was done, and the source's tombstone.
+ * Kept: the journal, as the history of what was done, the series that capture goes on with, and the source's tombstone.
  */
 import type { Side } from '../core/ports.js';
 import { UnderstudyError } from '../core/errors.js';
@@ -26,10 +26,10 @@ import { finalizeRoute } from './journal.js';
 import type { Connections, Session } from './session.js';
 import type { CutoverDeps, FinalizeOptions, FinalizeReport } from './settings.js';
 
-/** Understudy's tables that outlive `finalize`. */
-const KEPT: Readonly<Record<Side, readonly string[]>> = {
-  source: ['epoch'],
-  destination: ['route', 'operation', 'event', 'proxy'],
+/** Understudy's tables that outlive `finalize`: what tells who leads, and how the database is used. */
+const KEPT: Readonly<Record<Side, RegExp>> = {
+  source: /^epoch$/,
+  destination: /^(route|operation|event|proxy|secret|series_.*)$/,
 };
 
 /** Throws `not-cut-over`, `busy`, `fence-timeout`, `…-unreachable`. */
@@ -66,7 +66,7 @@ export async function finalize(
       removed.push('source: fence');
     }
     for (const session of [source, destination]) {
-      if (session !== null) await dropOwnTables(cleanup, session, KEPT[session.side]);
+      if (session !== null) await dropOwnTables(cleanup, session, (table) => KEPT[session.side].test(table));
     }
     const fence = source === null ? 'source-lost' : options.removeFence ? 'removed' : 'kept';
     return { epoch, removed, fence, seconds: (clock.monotonicMs() - startedMs) / 1000 };

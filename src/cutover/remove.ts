@@ -4,7 +4,7 @@
  * Order, each part repeatable, so that a call that was interrupted is simply made again:
  *   1. nothing is under way: no fence stands on the source; on a destination that can be asked, no operation is open and
  *      no other process lives
- *   2. the streams stop
+ *   2. the streams stop, and whatever else writes into schema `understudy`
  *   3. on the source: slot, publication, replica identities as they were, barrier, own tables
  *   4. on the destination, unless it is gone: the same, and the journal
  * Kept: the tables and rows on the destination, which its guard no longer protects; and on a source that was switched
@@ -56,15 +56,15 @@ export async function remove(
       sessions.push(destination);
       await refuseWhileUsed(destination, subset, proxyId);
     }
-    await options.stopShadow();
+    await options.stopWriters();
     for (const session of sessions) {
       const name = streamName(migrationId, session.side);
       await dropSlot(cleanup, session, name);
       await dropPublication(cleanup, session, name);
       await restoreIdentities(cleanup, session);
       if ((await removeBarrier(session, limits)) > 0) cleanup.removed.push(`${session.side}: barrier`);
-      const kept = session === source && (epoch?.epoch ?? 0) > 0 ? ['epoch'] : [];
-      await dropOwnTables(cleanup, session, kept);
+      const switchedBefore = session === source && (epoch?.epoch ?? 0) > 0;
+      await dropOwnTables(cleanup, session, (table) => switchedBefore && table === 'epoch');
     }
     return { removed: cleanup.removed, seconds: (clock.monotonicMs() - startedMs) / 1000 };
   } finally {

@@ -179,8 +179,8 @@ export interface FinalizeOptions {
 }
 
 export interface RemoveOptions {
-  /** Stops both streams, so that their slots can be dropped. */
-  readonly stopShadow: () => Promise<void>;
+  /** Stops both streams, so that their slots can be dropped, and capture, which keeps its series in the destination. */
+  readonly stopWriters: () => Promise<void>;
   /** The destination is gone: nothing is undone on it. */
   readonly destinationLost?: boolean;
   readonly signal: AbortSignal;

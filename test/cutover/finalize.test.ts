@@ -38,6 +38,9 @@ async function leaveTraces(): Promise<void> {
     await client.query(`CREATE PUBLICATION ${name} FOR TABLE public.plain`);
     await client.query(`SELECT pg_create_logical_replication_slot('${name}', 'pgoutput')`);
     await client.query('CREATE TABLE understudy.progress (direction text PRIMARY KEY)');
+    await stage.pair.onDestination.query(
+      'CREATE TABLE IF NOT EXISTS understudy.series_point (start timestamptz)',
+    );
   }
   await stage.pair.onSource.query(`
     CREATE TABLE understudy.identity_change

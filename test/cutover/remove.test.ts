@@ -6,7 +6,7 @@ import { Stage, TABLES_SQL } from './stage.js';
 function remove(stage: Stage, destinationLost = false): Promise<RemoveReport> {
   return stage.coordinator.remove({
     destinationLost,
-    stopShadow: () => Promise.resolve(),
+    stopWriters: () => Promise.resolve(),
     signal: new AbortController().signal,
   });
 }
