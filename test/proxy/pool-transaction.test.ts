@@ -79,6 +79,12 @@ describe('a backend per transaction', () => {
     await until(() => running.proxy.status().sessions === 0);
   });
 
+  test('clients that come at once open one backend between them', async () => {
+    const clients = await Promise.all(Array.from({ length: 10 }, raw));
+    expect(pool().idle + pool().active).toBe(1);
+    await Promise.all(clients.map((client) => client[Symbol.asyncDispose]()));
+  });
+
   test('a transaction keeps its backend to its end, and is not seen by others before', async () => {
     await using one = await raw();
     await using other = await raw();

@@ -61,6 +61,7 @@ export class Pool {
   #idle: PooledBackend[] = [];
   readonly #active = new Set<PooledBackend>();
   #opening = 0;
+  #first: Promise<void> | null = null;
   #waiting: Waiting[] = [];
   #retired = false;
   /** A client has asked for what its session's sequences gave last: no other may see that. */
@@ -151,6 +152,16 @@ export class Pool {
       return false;
     }
     return timingSafeEqual(ours.password, credentials.password);
+  }
+
+  /** Opens the first connection, once for all who come meanwhile. */
+  first(credentials: BackendCredentials): Promise<void> {
+    this.#first ??= this.open(credentials)
+      .then((backend) => this.giveBack(backend))
+      .finally(() => {
+        this.#first = null;
+      });
+    return this.#first;
   }
 
   /** Opens further connections with a copy of these. */

@@ -509,7 +509,14 @@ export class PooledClient implements LinkUser, WatchedSession {
       );
       if (this.#backend !== backend) return;
       this.#backend = null;
+      const lost = !backend.alive;
       this.pool.drop(backend, false);
+      if (lost) {
+        // Nothing of the client was sent: another connection will do.
+        this.#phase.move('idle');
+        this.#go();
+        return;
+      }
       this.terminate(
         '57P01',
         'terminating connection because its settings could not be carried to another connection',

@@ -85,10 +85,8 @@ export class Pools implements GateParty {
    */
   async poolFor(client: AcceptedClient, side: Side): Promise<Pool> {
     const pool = this.#pool(client, side);
-    if (pool.parameters === null || !pool.proves(client.credentials)) {
-      const backend = await pool.open(client.credentials);
-      pool.giveBack(backend);
-    }
+    if (!pool.proves(client.credentials)) pool.giveBack(await pool.open(client.credentials));
+    else if (pool.parameters === null) await pool.first(client.credentials);
     pool.use(client.credentials);
     return pool;
   }
