@@ -43,7 +43,13 @@ test('two URLs are enough', async () => {
     password: 's3cret',
     tls: 'disable',
   });
-  expect(config.listen).toEqual({ host: '127.0.0.1', port: 6432, socketMode: 0o777, databases: {} });
+  expect(config.listen).toEqual({
+    host: '127.0.0.1',
+    port: 6432,
+    reusePort: false,
+    socketMode: 0o777,
+    databases: {},
+  });
   expect(config.admin).toEqual({ host: '127.0.0.1', port: 6433 });
   expect(config.migration.id).toBe('shop');
 });
@@ -72,7 +78,7 @@ test('all problems are found at once, unknown keys with what was probably meant'
 
 test('a section that is not a section is refused, an empty one takes its defaults', async () => {
   expect(await refusal(`${ENDPOINTS}listen: 6432\n`)).toEqual([
-    'understudy.yaml:5:9 listen: expected keys below it, such as host, port, socketDir, socketMode, databases, tls',
+    'understudy.yaml:5:9 listen: expected keys below it, such as host, port, reusePort, socketDir, socketMode, databases, tls',
   ]);
   expect((await load(`${ENDPOINTS}listen:\n`)).listen.port).toBe(6432);
 });

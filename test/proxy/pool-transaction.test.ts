@@ -400,6 +400,18 @@ describe('session state', () => {
     expect(await one.column('SELECT current_user')).toEqual(['pg_monitor']);
   });
 
+  test('what a sequence gave one client is not told another', async () => {
+    await start({ poolSizeMax: 1 });
+    await using one = await raw();
+    await using other = await raw();
+    await one.run([send.query('CREATE SEQUENCE given')]);
+    await one.run([send.query("SELECT nextval('given')")]);
+    expect(sqlStates(await other.run([send.query('SELECT lastval()')]))).toEqual(['55000']);
+    // It is pinned now, and its connection none of the pool's one.
+    await until(() => pinned() === 1);
+    expect(sqlStates(await one.run([send.query("SELECT currval('given')")]))).toEqual(['55000']);
+  });
+
   test.each([
     ['LISTEN', 'LISTEN news'],
     ['a temporary table', 'CREATE TEMP TABLE scratch (a int)'],

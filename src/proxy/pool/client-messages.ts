@@ -14,6 +14,7 @@ import type { ResponseTracker } from '../response-tracker.js';
 import type { StatementLog } from '../statement-log.js';
 import { namesEnd, TEXT_HEAD_BYTES } from './client-input.js';
 import type { Decision, Decisions } from './decisions.js';
+import type { SequenceMemory } from './pool-context.js';
 import { NEVER_PREPARED, type Definition, type Definitions } from './definitions.js';
 import type { PooledBackend } from './pooled-backend.js';
 import type { PoolPin } from './pool-settings.js';
@@ -23,6 +24,7 @@ export interface ClientMessagesDeps {
   readonly log: StatementLog;
   readonly decisions: Decisions;
   readonly definitions: Definitions;
+  readonly sequences: SequenceMemory;
   /** A longer named statement is passed on as it is, and its client keeps the connection. */
   readonly statementBytesMax: number;
   /** Of what the client has set, for statements that are read under it. */
@@ -147,6 +149,7 @@ export class ClientMessages {
   /** What a text may leave behind counts once it is sent to be run. */
   note(decision: Decision): void {
     if (decision.pin !== null) this.pin ??= decision.pin;
+    if (decision.asksSequences) this.#deps.sequences.asked = true;
     if ((decision.flags & CHANGES_STATE) !== 0) this.dirty = true;
     for (const name of decision.settingNames) {
       if (this.settingNames.has(name)) continue;

@@ -80,7 +80,8 @@ const SKELETONS_MAX = 5000;
 /** Longer texts are looked at each time they come, and never shared. */
 const TEXT_BYTES_MAX = 8192;
 
-const SEQUENCE_STATE = /\b(?:currval|lastval)\b/i;
+/** What tells a session what its sequences gave it last. */
+export const SEQUENCE_STATE = /\b(?:currval|lastval)\b/i;
 const REMOTE_STATE = /\bdblink_(?:connect|open|send_query)/i;
 
 export class Decisions {

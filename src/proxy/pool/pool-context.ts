@@ -11,6 +11,11 @@ import type { ParameterSets } from './parameter-sets.js';
 import type { PooledClient } from './pooled-client.js';
 import type { PoolPin, PoolSettings } from './pool-settings.js';
 
+/** A client has asked for what its session's sequences gave last, so connections forget that between clients. */
+export interface SequenceMemory {
+  asked: boolean;
+}
+
 export interface PoolContext {
   readonly settings: ProxySettings;
   readonly bounds: PoolSettings;
@@ -22,6 +27,7 @@ export interface PoolContext {
   readonly decisions: Decisions;
   readonly definitions: Definitions;
   readonly parameterSets: ParameterSets;
+  readonly sequences: SequenceMemory;
   readonly customSettings: () => readonly string[];
   /** Whether a held statement that ends a prepared transaction may still go to the present side. */
   readonly mayPassHeld: () => boolean;

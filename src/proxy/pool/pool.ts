@@ -64,8 +64,6 @@ export class Pool {
   #first: Promise<void> | null = null;
   #waiting: Waiting[] = [];
   #retired = false;
-  /** A client has asked for what its session's sequences gave last: no other may see that. */
-  #sequencesMatter = false;
   /** Signatures of client settings that this side is known to take. */
   readonly takenStates = new Set<string>();
   /** What a fresh connection tells of its settings; null before the first. */
@@ -211,11 +209,7 @@ export class Pool {
   }
 
   forgetsSequences(backend: PooledBackend, client: PooledClient): boolean {
-    return this.#sequencesMatter && backend.lastClient !== client.id;
-  }
-
-  sequencesMatter(): void {
-    this.#sequencesMatter = true;
+    return this.#context.sequences.asked && backend.lastClient !== client.id;
   }
 
   /** A client is done with it; nothing is in flight, and it was unlinked. */

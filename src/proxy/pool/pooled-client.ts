@@ -48,6 +48,7 @@ import { closeWith } from '../socket-reader.js';
 import { StatementLog } from '../statement-log.js';
 import { ClientInput } from './client-input.js';
 import { ClientMessages } from './client-messages.js';
+import { SEQUENCE_STATE } from './decisions.js';
 import { DEFAULT_STATE, applyState, type ClientState } from './client-state.js';
 import { askState, pinnedSession } from './leaving.js';
 import { parameterChanges, type ParameterSet } from './parameter-sets.js';
@@ -145,6 +146,7 @@ export class PooledClient implements LinkUser, WatchedSession {
       tracker: this.tracker,
       log: this.log,
       decisions: context.decisions,
+      sequences: context.sequences,
       definitions: context.definitions,
       statementBytesMax: settings.stateBytesMax,
       settings: () => this.state.signature,
@@ -398,11 +400,19 @@ export class PooledClient implements LinkUser, WatchedSession {
         this.#deallocate(gone);
         continue;
       }
+      this.#lookForSequences(type, bytes, have);
       this.#phase.move('waiting');
       this.#heldSinceMs = null;
       this.pool.acquire(this);
       return;
     }
+  }
+
+  /** Before a connection is given: whoever asks for it must not be told what sequences gave another client. */
+  #lookForSequences(type: number, bytes: Buffer, have: number): void {
+    const { sequences } = this.#context;
+    if (sequences.asked || (type !== FRONTEND.query && type !== FRONTEND.parse)) return;
+    sequences.asked = SEQUENCE_STATE.test(bytes.toString('latin1', FRAME_HEADER_BYTES, have));
   }
 
   /** The end of a prepared transaction, which others may wait for. */
@@ -689,6 +699,7 @@ export class PooledClient implements LinkUser, WatchedSession {
     if (!this.#phase.is('settling')) return;
     this.#phase.move('pinned');
     this.#backend = null;
+    this.pool.forget(backend);
     this.socket.pause();
     this.#detach();
     const leftover = this.#input.all();

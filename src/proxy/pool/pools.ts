@@ -25,7 +25,8 @@ import type { PoolContext } from './pool-context.js';
 import type { PinReason, PoolStatus } from './pool-settings.js';
 
 export interface PoolsDeps {
-  readonly context: Omit<PoolContext, 'onAtRest' | 'onClosed' | 'onPinned'> & Pick<PoolContext, 'onPinned'>;
+  readonly context: Omit<PoolContext, 'onAtRest' | 'onClosed' | 'onPinned' | 'sequences'> &
+    Pick<PoolContext, 'onPinned'>;
   readonly target: (side: Side) => PoolTarget;
   readonly onClosed: (client: PooledClient) => void;
   readonly onAtRest: (client: PooledClient) => void;
@@ -57,6 +58,7 @@ export class Pools implements GateParty {
     this.#deps = deps;
     this.#context = {
       ...deps.context,
+      sequences: { asked: false },
       onAtRest: (client) => {
         deps.onAtRest(client);
         this.#onProgress();
