@@ -1,7 +1,8 @@
-import { expect, test } from 'vitest';
+import type pg from 'pg';
+import { afterAll, beforeAll, expect, test } from 'vitest';
 import { logPressure, type LogPressure } from '../../src/shadow/log-budget.js';
 import { EmbeddedServer, SUPERUSER, SUPERUSER_PASSWORD } from '../../src/app/demo/embedded-server.js';
-import type { DatabaseEndpoint } from '../../src/core/ports.js';
+import type { DatabaseEndpoint, Side } from '../../src/core/ports.js';
 import { connectControl } from '../../src/core/postgres.js';
 import { FAST_SETTINGS } from '../support/global-setup.js';
 import { until } from '../support/servers.js';
@@ -31,22 +32,39 @@ test('pressure rises at three quarters and at the whole, and falls only below a 
   expect(logPressure('fine', 1e15, 0)).toBe('fine');
 });
 
-/** Servers of its own: on shared ones the log grows by other tests too. */
-async function ownServers(): Promise<Sides & AsyncDisposable> {
-  const servers = await Promise.all(
+/** Servers of their own: on shared ones the log grows by other tests too. */
+let servers: readonly EmbeddedServer[] = [];
+
+beforeAll(async () => {
+  servers = await Promise.all(
     ([14, 18] as const).map((version) => EmbeddedServer.create({ version, settings: FAST_SETTINGS })),
   );
-  const [source, destination] = servers.map(({ host, port }): DatabaseEndpoint => ({
+});
+afterAll(async () => {
+  for (const server of servers) await server[Symbol.asyncDispose]();
+});
+
+async function openSide(side: Side, database: string): Promise<[DatabaseEndpoint, pg.Client]> {
+  const server = servers[side === 'source' ? 0 : 1];
+  if (server === undefined) throw new Error('two servers');
+  const { host, port } = server;
+  const endpoint = (name: string): DatabaseEndpoint => ({
     host,
     port,
-    database: 'postgres',
+    database: name,
     user: SUPERUSER,
     password: SUPERUSER_PASSWORD,
     tls: 'disable',
-  }));
-  if (source === undefined || destination === undefined) throw new Error('two servers');
-  const onSource = await connectControl('source', source, { purpose: 'test' });
-  const onDestination = await connectControl('destination', destination, { purpose: 'test' });
+  });
+  const maker = await connectControl(side, endpoint('postgres'), { purpose: 'test' });
+  await maker.query(`CREATE DATABASE ${database}`);
+  await maker.end();
+  return [endpoint(database), await connectControl(side, endpoint(database), { purpose: 'test' })];
+}
+
+async function ownDatabases(database: string): Promise<Sides & AsyncDisposable> {
+  const [source, onSource] = await openSide('source', database);
+  const [destination, onDestination] = await openSide('destination', database);
   return {
     source,
     destination,
@@ -54,7 +72,6 @@ async function ownServers(): Promise<Sides & AsyncDisposable> {
     onDestination,
     async [Symbol.asyncDispose]() {
       await Promise.all([onSource.end(), onDestination.end()]);
-      for (const server of servers) await server[Symbol.asyncDispose]();
     },
   };
 }
@@ -76,7 +93,7 @@ async function writeLog(pair: Sides, bytes: number): Promise<void> {
 }
 
 test('a stream that can’t get on loses its shadow before the log fills the disk, and the application nothing', async () => {
-  await using pair = await ownServers();
+  await using pair = await ownDatabases('one');
   await sql(pair.onSource, 'CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1)');
   await using harness = new EngineHarness(pair, {
     logBudgetBytes: 24 * MIB,
@@ -105,7 +122,7 @@ test('a stream that can’t get on loses its shadow before the log fills the dis
 });
 
 test('a shadow that failed for another reason is still kept from filling the disk', async () => {
-  await using pair = await ownServers();
+  await using pair = await ownDatabases('other');
   await sql(pair.onSource, 'CREATE TABLE t (id int PRIMARY KEY)');
   await using harness = new EngineHarness(pair, {
     logBudgetBytes: 24 * MIB,

@@ -28,6 +28,7 @@ class DelayedFollower {
   readonly #queue: string[] = [];
   readonly #work: Promise<void>[] = [];
   #running = true;
+  #writing = true;
   written = 0;
   #applied = 0;
 
@@ -48,10 +49,12 @@ class DelayedFollower {
       this.#queue.push(sql);
       this.written += 1;
     }
+    this.#writing = false;
   }
 
   async #apply(): Promise<void> {
-    while (this.#running || this.#queue.length > 0) {
+    // The last statement is queued after the writer was told to stop.
+    while (this.#writing || this.#queue.length > 0) {
       await new Promise((resolve) => setTimeout(resolve, 10));
       const batch = this.#queue.splice(0);
       if (batch.length === 0) continue;
