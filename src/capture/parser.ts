@@ -8,6 +8,7 @@
  * The package's own entry point keeps one module for the life of the process, so the module's factory is used.
  */
 import { createRequire } from 'node:module';
+import { setFlagsFromString } from 'node:v8';
 import { asUnderstudyError, type UnderstudyError } from '../core/errors.js';
 
 /** What of the module is used. Layout of the results: https://github.com/pganalyze/libpg_query/blob/17-latest/pg_query.h */
@@ -156,7 +157,12 @@ function fingerprintOf(module: ParserModule, text: number): string {
 }
 
 /** Imported only when it is needed: whoever merely links to this file pays nothing. */
+/**
+ * Few texts are parsed, as their shapes are remembered. Optimising the module's code costs the machine's other cores
+ * over a second, and 120 MB, in the first moments of traffic, to win microseconds: its first code is good enough.
+ */
 function moduleFactory(): Promise<ParserModule> {
+  setFlagsFromString('--liftoff-only');
   const load = createRequire(import.meta.url);
   return (load('libpg-query/wasm/libpg-query.js') as Factory)();
 }
