@@ -139,13 +139,15 @@ export class SeriesKeeper {
   }
 
   #start(task: Task): Promise<void> {
+    // What makes it due again while it runs must not be forgotten at its end.
+    task.dueMs = Infinity;
     this.#running = task
       .run()
       .then(
         () => {
           task.failures = 0;
           this.#problem = null;
-          task.dueMs = Date.now() + task.intervalMs;
+          task.dueMs = Math.min(task.dueMs, Date.now() + task.intervalMs);
         },
         (error: unknown) => {
           const { code, message } = asUnderstudyError(error, 'internal', 'series');
