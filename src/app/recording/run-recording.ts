@@ -1,6 +1,8 @@
 /** The recording of `understudy run`. */
 import { systemClock } from '../../core/clock.js';
+import { UnderstudyError } from '../../core/errors.js';
 import type { Log } from '../../core/log.js';
+import type { PoolMode } from '../../proxy/pool/pool-settings.js';
 import { VERSION } from '../version.js';
 import { RECORDER_QUEUE_BYTES_MAX, Recorder, type RecorderStatus } from './recorder.js';
 
@@ -11,9 +13,19 @@ export interface RunOptions {
   readonly recordMaxBytes: number;
 }
 
-/** Throws `config-invalid` where the file can't be made. */
-export async function startRecorder(options: RunOptions, log: Log): Promise<Recorder | undefined> {
+/** Throws `config-invalid` where the file can't be made, or would stay empty. */
+export async function startRecorder(
+  options: RunOptions,
+  poolMode: PoolMode,
+  log: Log,
+): Promise<Recorder | undefined> {
   if (options.record === undefined) return undefined;
+  if (poolMode !== 'session') {
+    throw new UnderstudyError('config-invalid', `--record can’t be used with proxy.poolMode ${poolMode}`, {
+      advice:
+        'Record with `--set proxy.poolMode=session`: only sessions with a connection of their own are recorded.',
+    });
+  }
   return Recorder.create({
     file: options.record,
     bytesMax: options.recordMaxBytes,
