@@ -17,7 +17,8 @@ import { systemClock } from '../src/core/clock.js';
 import { silentLog } from '../src/core/log.js';
 import { WHOLE_DATABASE, type Side } from '../src/core/ports.js';
 import { connectControl } from '../src/core/postgres.js';
-import { createProxy, type Proxy } from '../src/proxy/proxy.js';
+import type { Proxy } from '../src/proxy/proxy-interface.js';
+import { createProxy } from '../src/proxy/proxy.js';
 import { PROXY_DEFAULTS } from '../src/proxy/settings.js';
 
 const DATABASE = 'regression';

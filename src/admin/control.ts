@@ -9,7 +9,7 @@ import type {
 } from '../core/ports.js';
 import type { SerializedError } from '../core/errors.js';
 import type { CutoverStatus } from '../cutover/settings.js';
-import type { ProxyStatus } from '../proxy/proxy.js';
+import type { ProxyStatus } from '../proxy/proxy-interface.js';
 import type { Metrics } from './metrics.js';
 
 export const OPERATIONS = ['verify', 'cutover', 'rollback', 'finalize', 'remove', 'abort'] as const;

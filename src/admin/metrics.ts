@@ -11,7 +11,7 @@ import { Counter, Gauge, Histogram, Registry, collectDefaultMetrics } from 'prom
 import type { CaptureSnapshot, ShadowPhase, ShadowStatus, Side } from '../core/ports.js';
 import type { GateState } from '../proxy/gate.js';
 import type { PoolStatus } from '../proxy/pool/pool-settings.js';
-import type { ProxyStatus } from '../proxy/proxy.js';
+import type { ProxyStatus } from '../proxy/proxy-interface.js';
 import type { SessionPhase } from '../proxy/session.js';
 
 /** What a scrape reads. */

@@ -26,7 +26,7 @@ import {
 } from '../core/ports.js';
 import { CutoverCoordinator } from '../cutover/coordinator.js';
 import type { CutoverStatus, StepPoint } from '../cutover/settings.js';
-import type { Proxy } from '../proxy/proxy.js';
+import type { Proxy } from '../proxy/proxy-interface.js';
 import { readFingerprint } from '../shadow/postgres/fingerprint.js';
 import { CaptureThread } from './capture-thread.js';
 import { resolveConfig, type ResolvedConfig } from './config.js';

@@ -3,7 +3,7 @@ import { expect, test } from 'vitest';
 import { Metrics, type MetricsSource } from '../../src/admin/metrics.js';
 import type { KindUse } from '../../src/core/ports.js';
 import type { PoolStatus } from '../../src/proxy/pool/pool-settings.js';
-import type { ProxyStatus } from '../../src/proxy/proxy.js';
+import type { ProxyStatus } from '../../src/proxy/proxy-interface.js';
 
 const client: ProxyStatus['clients'][number] = {
   id: 1,

@@ -1,0 +1,117 @@
+/** What the proxy is given, what it tells of itself, and what it can be told. */
+import type { Clock } from '../core/clock.js';
+import type { Log } from '../core/log.js';
+import type { Route, Side, StatementTap, SubsetId, TrafficControl, TrafficRecorder } from '../core/ports.js';
+import type { BackendEndpoint } from './backend.js';
+import type { GateState } from './gate.js';
+import type { PoolStatus } from './pool/pool-settings.js';
+import type { SessionInfo } from './session-context.js';
+import type { ReloadableSettings } from './settings.js';
+import type { ClientTls } from './tls.js';
+import type { NamedOids } from './type-oids.js';
+import type { VerifierSource } from './verifiers.js';
+
+/** One of the two databases, as clients' connections are opened on it. */
+export interface ProxyTarget {
+  readonly endpoint: BackendEndpoint;
+  readonly database: string;
+}
+
+export interface ProxyDeps {
+  readonly source: ProxyTarget;
+  readonly destination: ProxyTarget;
+  readonly verifiers: VerifierSource;
+  /** For databases that stay on the source whichever side leads; `verifiers` where absent. */
+  readonly sourceVerifiers?: VerifierSource;
+  /** Null: capture is switched off. */
+  readonly tap: StatementTap | null;
+  /** Keeps what clients send, where that is asked for. */
+  readonly recorder?: TrafficRecorder | undefined;
+  readonly log: Log;
+  readonly clock: Clock;
+  /** Names of custom settings known from function bodies, policies, pg_db_role_setting and captured text. */
+  readonly customSettings: () => readonly string[];
+  /**
+   * Names whose mention in a statement may change session state: of functions that set, listen, lock or make
+   * temporary objects, and of tables and views behind which such functions stand. Unqualified, lower case. Return the
+   * same array as long as nothing changed.
+   */
+  readonly statefulFunctions: () => readonly string[];
+  /**
+   * Asked of both sides each time sessions are prepared for a move; what it throws fails that. Without it, clients that
+   * have moved are told the new side's OIDs.
+   */
+  readonly namedOids?: (side: Side) => Promise<NamedOids>;
+  /** A client met the fence or the guard: the route may have changed elsewhere. */
+  readonly onFenceMet?: (sqlState: string) => void;
+  /** A client was told an error of the server's. */
+  readonly onClientError?: (sqlState: string) => void;
+  /** The gate opened: how long each client that had to wait has waited, in milliseconds. */
+  readonly onStalls?: (waitsMs: readonly number[]) => void;
+}
+
+export interface GateStatus {
+  readonly state: GateState;
+  /** Sessions with something waiting. */
+  readonly held: number;
+  /** New connections that wait to be let in. */
+  readonly waiting: number;
+  /** Sessions whose connection on the other side is ready to be taken over. */
+  readonly warm: number;
+}
+
+export interface ProxyStatus {
+  readonly state: ProxyState;
+  readonly host: string;
+  readonly port: number;
+  /** Null until a route is set. */
+  readonly route: Route | null;
+  /** Why clients are refused; null while they are served. */
+  readonly unavailable: string | null;
+  /** All of them. */
+  readonly sessions: number;
+  /** Those on databases that are not being migrated; they stay on the source. */
+  readonly passedThrough: number;
+  /** The others, which a switch moves. */
+  readonly bySide: Readonly<Record<Side, number>>;
+  readonly gates: Readonly<Record<SubsetId, GateStatus>>;
+  readonly connections: { readonly accepted: number; readonly refused: number; readonly handshaking: number };
+  readonly cancelRequests: number;
+  readonly bytesFromClients: number;
+  readonly bytesToClients: number;
+  readonly clients: readonly ClientInfo[];
+  readonly pools: readonly PoolStatus[];
+}
+
+export interface ClientInfo extends SessionInfo {
+  /** As the client named it. */
+  readonly database: string;
+  readonly passedThrough: boolean;
+}
+
+export type ProxyState = 'new' | 'listening' | 'stopping' | 'stopped';
+
+export interface Proxy extends TrafficControl {
+  /** Listens. Throws `port-in-use`. Clients are refused with 57P03 until a route is set. */
+  start(): Promise<{ readonly host: string; readonly port: number }>;
+  /**
+   * Takes no more clients, closes idle sessions with 57P01, and busy ones as soon as they come to rest; at the
+   * deadline, those that are left.
+   */
+  stop(options: { readonly drainTimeoutMs: number }): Promise<void>;
+  status(): ProxyStatus;
+  /** Other limits and timeouts, which count from now on. Clients past a lowered limit stay. */
+  reconfigure(settings: Partial<ReloadableSettings>): void;
+  /** At startup, or after a recovery. Sessions on the other side are closed with 57P01: only `switchTo` moves. */
+  setRoute(subset: SubsetId, route: Route): void;
+  /**
+   * While set, connections get FATAL and statements ERROR with this SQLSTATE and message. Null ends it. Throws `busy`
+   * while a hold is on.
+   */
+  setUnavailable(
+    subset: SubsetId,
+    refusal: { readonly sqlState: string; readonly message: string } | null,
+  ): void;
+  /** For connections from now on, such as a renewed certificate. */
+  setTls(tls: ClientTls | undefined): void;
+}
