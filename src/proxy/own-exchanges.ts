@@ -3,7 +3,7 @@
  * the client's, and are never shown to it.
  */
 import { UnderstudyError } from '../core/errors.js';
-import type { Reply } from './warm-connection.js';
+import type { Reply } from './reply-reader.js';
 
 interface Exchange {
   readonly rows: (string | null)[][];

@@ -1,7 +1,7 @@
 /** The proxy's questions to one session's backend, which wait for the session's next quiet moment. */
 import { UnderstudyError } from '../core/errors.js';
 import type { StateAnswer } from './session-context.js';
-import type { Reply } from './warm-connection.js';
+import type { Reply } from './reply-reader.js';
 
 export interface OwnQuestionsDeps {
   /** A simple query can be sent now and harms nothing. */

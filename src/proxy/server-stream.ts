@@ -34,7 +34,8 @@ import type { ResponseTracker } from './response-tracker.js';
 import type { StatementLog } from './statement-log.js';
 import type { OidMaps } from './type-oids.js';
 
-const AS_IT_COMES = actionTable(
+/** What of a server's messages matters to one who only watches. */
+export const AS_IT_COMES = actionTable(
   PASS,
   new Map<number, number>([
     [BACKEND.readyForQuery, PEEK],

@@ -7,7 +7,7 @@ import type { Backend } from './backend.js';
 import type { ProxySettings } from './settings.js';
 import type { Session, SessionPhase } from './session.js';
 import type { SessionOids } from './type-oids.js';
-import type { Reply } from './warm-connection.js';
+import type { Reply } from './reply-reader.js';
 
 export interface SessionContext {
   readonly settings: ProxySettings;

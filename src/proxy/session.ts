@@ -40,6 +40,7 @@ import { CLASSIFY_BYTES_MAX, ClientStream } from './client-stream.js';
 import { HeldBytes } from './held-bytes.js';
 import { LocalAnswers, type AnswerMode } from './local-answers.js';
 import { OwnExchanges } from './own-exchanges.js';
+import type { Reply } from './reply-reader.js';
 import { ResponseTracker, STATUS_IDLE, type OwnKind } from './response-tracker.js';
 import { QUERY_TIMED_OUT, ROLLED_BACK, ServerStream } from './server-stream.js';
 import { OwnQuestions, type Question } from './own-questions.js';
@@ -50,7 +51,7 @@ import { HELD_FULL, SessionSockets, TOO_DEEP } from './session-sockets.js';
 import type { SessionActivity } from './session-watch.js';
 import { StatementLog } from './statement-log.js';
 import type { SessionOids } from './type-oids.js';
-import type { Reply, WarmConnection } from './warm-connection.js';
+import type { WarmConnection } from './warm-connection.js';
 
 export type SessionPhase = 'serving' | 'draining' | 'held' | 'answering' | 'closed';
 

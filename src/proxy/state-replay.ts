@@ -25,7 +25,7 @@ import {
   type PreparedStatement,
   type SessionState,
 } from './session-state.js';
-import type { Reply } from './warm-connection.js';
+import type { Reply } from './reply-reader.js';
 
 /** A connection that can be asked and told things by the proxy, and is at rest. */
 export interface Askable {

@@ -15,18 +15,11 @@ import {
   encodeFrame,
   encodeSync,
   encodeTerminate,
-  parseErrorFields,
   parseParameterStatus,
 } from '../wire/postgres/messages.js';
-import { encodeRawQuery, parseRawRow } from '../wire/postgres/raw-text.js';
+import { encodeRawQuery } from '../wire/postgres/raw-text.js';
 import type { Backend } from './backend.js';
-
-/** The answer to one message group, up to its ReadyForQuery. */
-export interface Reply {
-  readonly rows: readonly (readonly (string | null)[])[];
-  /** SQLSTATE of the first error; null where all went well. */
-  readonly sqlState: string | null;
-}
+import { ReplyReader, type Reply } from './reply-reader.js';
 
 interface OpenExchange {
   readonly replies: Reply[];
@@ -44,15 +37,15 @@ export class WarmConnection {
   readonly #walker: FrameWalker;
   #state: 'idle' | 'asking' | 'dead' | 'taken' = 'idle';
   #exchange: OpenExchange | null = null;
-  #rows: (string | null)[][] = [];
-  #sqlState: string | null = null;
+  readonly #reply: ReplyReader;
   #notifications: Buffer[] = [];
   readonly #onData = (chunk: Buffer): void => this.#read(chunk);
   readonly #onGone = (): void => this.#die('the server closed the connection');
 
-  /** Takes a backend fresh from `openBackend`. `replyBytesMax` bounds one row of an answer. */
+  /** Takes a backend fresh from `openBackend`. `replyBytesMax` bounds the rows of an answer. */
   constructor(backend: Backend, bounds: { readonly frameBytesMax: number; readonly replyBytesMax: number }) {
     this.backend = backend;
+    this.#reply = new ReplyReader(bounds.replyBytesMax);
     this.#socket = backend.socket;
     this.#walker = new FrameWalker(
       {
@@ -145,11 +138,10 @@ export class WarmConnection {
   #frame(type: number, payload: Buffer, payloadBytes: number): void {
     switch (type) {
       case BACKEND.dataRow:
-        if (payload.length < payloadBytes) this.#sqlState ??= '54000';
-        else this.#rows.push(parseRawRow(payload));
+        this.#reply.row(payload, payloadBytes);
         return;
       case BACKEND.errorResponse:
-        this.#sqlState ??= parseErrorFields(payload).sqlState;
+        this.#reply.error(payload);
         return;
       case BACKEND.parameterStatus: {
         const { name, value } = parseParameterStatus(payload);
@@ -175,9 +167,7 @@ export class WarmConnection {
       this.#socket.destroy();
       return;
     }
-    exchange.replies.push({ rows: this.#rows, sqlState: this.#sqlState });
-    this.#rows = [];
-    this.#sqlState = null;
+    exchange.replies.push(this.#reply.take());
     if (exchange.replies.length < exchange.wanted) return;
     this.#exchange = null;
     this.#state = 'idle';
@@ -186,7 +176,7 @@ export class WarmConnection {
 
   #die(reason: string): void {
     if (this.#state === 'dead' || this.#state === 'taken') return;
-    const sqlState = this.#sqlState;
+    const { sqlState } = this.#reply;
     this.#state = 'dead';
     const exchange = this.#exchange;
     this.#exchange = null;

@@ -226,6 +226,22 @@ export class ClientMessages {
     return true;
   }
 
+  /** "cached plan must not change result type", or statements were deallocated unseen: those at hand are prepared anew
+   *  when next needed. */
+  renewPlans(): void {
+    for (const definition of this.names.values()) this.#deps.definitions.renew(definition);
+  }
+
+  /** A statement ended with this tag. */
+  tagged(tag: string, backend: PooledBackend): void {
+    if (tag === 'DISCARD ALL' || tag === 'DEALLOCATE ALL') {
+      backend.prepared.clear();
+      this.names.clear();
+    } else if (DDL.test(tag)) {
+      backend.ranDdl = true;
+    }
+  }
+
   #recountNamed(): void {
     this.#namedBytes = 0;
     for (const { body } of this.names.values()) this.#namedBytes += body.length;
@@ -344,6 +360,7 @@ export class ClientMessages {
   }
 }
 
+const DDL = /^(?:CREATE|ALTER|DROP|IMPORT|DO|CALL|SECURITY|REASSIGN)\b/;
 /** 'S' in Describe and Close: a statement, not a portal. */
 const STATEMENT = Buffer.from('S', 'latin1');
 

@@ -23,6 +23,7 @@ import { openBackend, type Backend, type BackendEndpoint } from '../backend.js';
 import { wipeCredentials, type BackendCredentials } from '../credentials.js';
 import type { CatalogFacts } from './catalog-facts.js';
 import type { CatalogWatch } from './catalog-watch.js';
+import { applyState, type ClientState } from './client-state.js';
 import type { ParameterSet } from './parameter-sets.js';
 import { PooledBackend } from './pooled-backend.js';
 import type { PooledClient } from './pooled-client.js';
@@ -208,8 +209,11 @@ export class Pool {
     return taken ?? null;
   }
 
-  forgetsSequences(backend: PooledBackend, client: PooledClient): boolean {
-    return this.#context.sequences.asked && backend.lastClient !== client.id;
+  /** Makes the connection hold what the client has set; null: it does. Rejects where that fails. */
+  makeReady(backend: PooledBackend, client: PooledClient): Promise<void> | null {
+    const forgets = this.#context.sequences.asked && backend.lastClient !== client.id;
+    if (!forgets && backend.held.signature === client.state.signature) return null;
+    return carry(backend, client.state, forgets);
   }
 
   /** A client is done with it; nothing is in flight, and it was unlinked. */
@@ -404,6 +408,14 @@ export class Pool {
       ),
     );
   }
+}
+
+async function carry(backend: PooledBackend, state: ClientState, forgets: boolean): Promise<void> {
+  if (forgets) await backend.query('DISCARD SEQUENCES');
+  const [refused] = await applyState(backend, backend.held, state);
+  if (refused !== undefined)
+    throw new UnderstudyError('backend-refused', `${refused.reason}: ${refused.detail}`);
+  backend.held = state;
 }
 
 const TOO_MANY = '53300';

@@ -16,7 +16,6 @@
  */
 import { UnderstudyError } from '../../core/errors.js';
 import {
-  ASK,
   DROP,
   FrameWalker,
   PASS,
@@ -34,13 +33,13 @@ import {
   parseParameterStatus,
   type ErrorResponseFields,
 } from '../../wire/postgres/messages.js';
-import { encodeRawQuery, parseRawRow } from '../../wire/postgres/raw-text.js';
+import { encodeRawQuery } from '../../wire/postgres/raw-text.js';
 import { sendCancel, type Backend } from '../backend.js';
 import type { ResponseTracker } from '../response-tracker.js';
-import { rowsOfTag } from '../server-stream.js';
+import { ReplyReader, type Reply } from '../reply-reader.js';
+import { AS_IT_COMES, rowsOfTag } from '../server-stream.js';
 import { closeWith } from '../socket-reader.js';
 import type { StatementLog } from '../statement-log.js';
-import type { Reply } from '../warm-connection.js';
 import { AnswerPlan } from './answer-plan.js';
 import { DEFAULT_STATE, type ClientState } from './client-state.js';
 import { PreparedOnServer } from './definitions.js';
@@ -84,25 +83,6 @@ interface Exchange {
   readonly reject: (error: Error) => void;
 }
 
-const LINKED = actionTable(
-  PASS,
-  new Map<number, number>([
-    [BACKEND.readyForQuery, PEEK],
-    [BACKEND.commandComplete, PEEK],
-    [BACKEND.errorResponse, ASK],
-    [BACKEND.parameterStatus, PEEK],
-    [BACKEND.parseComplete, ASK],
-    [BACKEND.bindComplete, ASK],
-    [BACKEND.closeComplete, ASK],
-    [BACKEND.rowDescription, ASK],
-    [BACKEND.noData, ASK],
-    [BACKEND.emptyQueryResponse, ASK],
-    [BACKEND.portalSuspended, ASK],
-    [BACKEND.copyInResponse, ASK],
-    [BACKEND.copyOutResponse, ASK],
-    [BACKEND.copyBothResponse, ASK],
-  ]),
-);
 const OWN = actionTable(PEEK | DROP);
 /** A planned answer that is replaced by ParseComplete. */
 const AS_PARSE = 64;
@@ -124,9 +104,7 @@ export class PooledBackend implements FrameVisitor {
   #state: 'idle' | 'linked' | 'asking' | 'dead' | 'taken' = 'idle';
   #user: LinkUser | null = null;
   #exchange: Exchange | null = null;
-  #rows: (string | null)[][] = [];
-  #rowBytes = 0;
-  #sqlState: string | null = null;
+  readonly #reply: ReplyReader;
   #cancels: Promise<void> | null = null;
   /** Offset in the server's bytes at which the present link began. */
   #linkedAt = 0;
@@ -138,6 +116,7 @@ export class PooledBackend implements FrameVisitor {
   constructor(backend: Backend, deps: PooledBackendDeps) {
     this.backend = backend;
     this.#deps = deps;
+    this.#reply = new ReplyReader(deps.replyBytesMax);
     this.openedAtMs = deps.nowMs;
     this.idleSinceMs = deps.nowMs;
     this.prepared = new PreparedOnServer(deps.preparedMax);
@@ -182,7 +161,7 @@ export class PooledBackend implements FrameVisitor {
     this.#linkedAt = this.#walker.position;
     this.plan.reset();
     this.ranDdl = false;
-    this.#walker.actions = LINKED;
+    this.#walker.actions = AS_IT_COMES;
   }
 
   unlink(): void {
@@ -414,13 +393,10 @@ export class PooledBackend implements FrameVisitor {
   #ownFrame(type: number, payload: Buffer, payloadBytes: number): void {
     switch (type) {
       case BACKEND.dataRow:
-        this.#rowBytes += payloadBytes;
-        if (payload.length < payloadBytes || this.#rowBytes > this.#deps.replyBytesMax)
-          this.#sqlState ??= '54000';
-        else this.#rows.push(parseRawRow(payload));
+        this.#reply.row(payload, payloadBytes);
         return;
       case BACKEND.errorResponse:
-        this.#sqlState ??= parseErrorFields(payload).sqlState;
+        this.#reply.error(payload);
         return;
       case BACKEND.parameterStatus:
         this.#parameter(payload);
@@ -439,14 +415,11 @@ export class PooledBackend implements FrameVisitor {
       this.backend.socket.destroy();
       return;
     }
-    exchange.replies.push({ rows: this.#rows, sqlState: this.#sqlState });
-    this.#rows = [];
-    this.#rowBytes = 0;
-    this.#sqlState = null;
+    exchange.replies.push(this.#reply.take());
     if (exchange.replies.length < exchange.wanted) return;
     this.#exchange = null;
     this.#state = this.#user === null ? 'idle' : 'linked';
-    if (this.#user !== null) this.#walker.actions = LINKED;
+    if (this.#user !== null) this.#walker.actions = AS_IT_COMES;
     exchange.resolve(exchange.replies);
   }
 }
