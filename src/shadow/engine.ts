@@ -44,7 +44,7 @@ import {
 } from './schema-stage.js';
 import { SHADOW_DEFAULTS, type ShadowOptions, type ShadowSettings } from './settings.js';
 import { Verification } from './verification.js';
-import { analyzeAll, analyzeStale } from './postgres/analyze.js';
+import { analyzeAll, analyzeStale, refreshMaterializedViews } from './postgres/analyze.js';
 import { readApplyTables } from './postgres/apply-table.js';
 import { catalogWarning } from './catalog-watch.js';
 import { readFingerprint } from './postgres/fingerprint.js';
@@ -517,9 +517,18 @@ export class ShadowEngine implements ShadowControl {
   }
 
   async analyze(side: Side, signal: AbortSignal): Promise<void> {
-    await withSession(side, this.#settings[side], 'analyze', (session) =>
-      analyzeStale(session, this.#tables, signal),
-    );
+    await withSession(side, this.#settings[side], 'analyze', async (session) => {
+      endOnAbort(session, signal, 0);
+      await analyzeStale(session, this.#tables, signal);
+      const failed = await refreshMaterializedViews(session, signal);
+      this.#warnings.delete('materialized-view-not-refreshed');
+      const [first] = failed;
+      if (first === undefined) return;
+      this.#warnings.set('materialized-view-not-refreshed', {
+        code: 'materialized-view-not-refreshed',
+        message: `${side}: ${first.view} could not be refreshed (${first.reason})${failed.length > 1 ? `, nor could ${failed.length - 1} more` : ''}`,
+      });
+    });
   }
 }
 

@@ -10,6 +10,10 @@ test('builds the shadow, copies it, follows it and finds both sides equal', asyn
     `
     CREATE TABLE account (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, email text UNIQUE, balance numeric);
     CREATE TABLE transfer (id serial PRIMARY KEY, account bigint REFERENCES account, amount numeric(12,2));
+    CREATE MATERIALIZED VIEW a_total AS SELECT count(*) AS n FROM account;
+    CREATE VIEW between_them AS SELECT n FROM a_total;
+    CREATE MATERIALIZED VIEW a_first AS SELECT n * 10 AS n FROM between_them;
+    CREATE MATERIALIZED VIEW failing AS SELECT 1 / (count(*) - 5001) AS n FROM account;
     INSERT INTO account (email, balance) SELECT 'a' || n, n FROM generate_series(1, 5000) n;
     INSERT INTO transfer (account, amount) SELECT 1 + n % 5000, n FROM generate_series(1, 20000) n
   `,
@@ -41,6 +45,11 @@ test('builds the shadow, copies it, follows it and finds both sides equal', asyn
   expect(status.error).toBeNull();
   expect(status.copy.rows).toBe(25_000);
   expect(status.streams[0]).toMatchObject({ connected: true, authoritative: true });
+  await harness.engine.analyze('destination', AbortSignal.timeout(20_000));
+  const { rows } = await pair.onDestination.query('SELECT n FROM public.a_first');
+  expect(rows).toEqual([{ n: '50010' }]);
+  const { warnings } = await harness.engine.status();
+  expect(warnings).toEqual([expect.objectContaining({ code: 'materialized-view-not-refreshed' })]);
 });
 
 /** A small generator of its own, so that a failure can be run again. */

@@ -90,6 +90,10 @@ it('names what the log does not carry, what fires twice and what stays behind', 
     ALTER TABLE public.t ADD CONSTRAINT late CHECK (n > 0) NOT VALID;
     CREATE TYPE public.mood AS ENUM ('a');
     CREATE TABLE public.keyless (a integer);
+    CREATE FUNCTION public.in_c(text, text) RETURNS boolean LANGUAGE c AS '$libdir/citext', 'citext_eq';
+    CREATE FOREIGN DATA WRAPPER wrapper;
+    CREATE SERVER far FOREIGN DATA WRAPPER wrapper;
+    CREATE USER MAPPING FOR CURRENT_USER SERVER far OPTIONS (password 'hidden');
     CREATE PUBLICATION everything FOR ALL TABLES;
     CREATE PUBLICATION understudy_test_fwd FOR TABLE public.t;
     CREATE SUBSCRIPTION ${uniqueName('sub')} CONNECTION 'host=127.0.0.1 port=1' PUBLICATION p WITH (connect = false);`);
@@ -108,7 +112,10 @@ it('names what the log does not carry, what fires twice and what stays behind', 
     'foreign-slot': 'warning',
     subscription: 'warning',
     'type-oids': 'info',
+    'c-function': 'warning',
+    'user-mapping': 'info',
   });
+  expect(JSON.stringify(findings)).not.toContain('hidden');
   expect(findings.filter((finding) => finding.check.startsWith('foreign-slot'))).toHaveLength(1);
   expect(JSON.stringify(findings)).not.toContain('understudy_test_');
   await obeyOnSource(client, 'trigger-in-replica-role', 'trigger always on public.t');

@@ -39,10 +39,17 @@ export async function testRoles(...clients: readonly pg.Client[]): Promise<TestR
   };
 }
 
+async function fixture(name: string): Promise<string> {
+  return await readFile(new URL(`../fixtures/${name}`, import.meta.url).pathname, 'utf8');
+}
+
 export async function tortureSchema(roles: TestRoles): Promise<string> {
-  return roles.fill(
-    await readFile(new URL('../fixtures/torture-schema.sql', import.meta.url).pathname, 'utf8'),
-  );
+  return roles.fill(await fixture('torture-schema.sql'));
+}
+
+/** The torture schema, and everything else that a schema can hold. */
+export async function wholeTortureSchema(roles: TestRoles): Promise<string> {
+  return roles.fill((await fixture('torture-schema.sql')) + (await fixture('torture-schema-deeper.sql')));
 }
 
 export async function buildAll(destination: pg.Client, plan: SchemaPlan): Promise<void> {

@@ -13,6 +13,12 @@ import type { CatalogFingerprint } from '../../core/ports.js';
 import { TOKEN_SQL } from './fingerprint-token.js';
 import { notOfExtension, userSchema } from './schema/catalog.js';
 import {
+  OPERATOR_CLASS_DEFINITION_SQL,
+  OPERATOR_CLASS_NAME_SQL,
+  OPERATOR_FAMILY_DEFINITION_SQL,
+  OPERATOR_FAMILY_NAME_SQL,
+} from './schema/read-operator-classes.js';
+import {
   OPERATOR_OBJECT_SQL,
   OWN_CAST_SQL,
   OWN_ROUTINE_SQL,
@@ -134,6 +140,18 @@ WHERE ${userSchema('n')} AND ${notOfExtension('pg_collation', 'c.oid')}
 UNION ALL
 SELECT ${OPERATOR_OBJECT_SQL}, o.oprcode::text FROM pg_operator o JOIN pg_namespace n ON n.oid = o.oprnamespace
 WHERE ${userSchema('n')} AND ${notOfExtension('pg_operator', 'o.oid')}
+UNION ALL
+SELECT 'operator class ' || ${OPERATOR_CLASS_NAME_SQL}, ${OPERATOR_CLASS_DEFINITION_SQL}
+FROM pg_opclass o JOIN pg_namespace n ON n.oid = o.opcnamespace
+WHERE ${userSchema('n')} AND ${notOfExtension('pg_opclass', 'o.oid')}
+UNION ALL
+SELECT 'operator family ' || ${OPERATOR_FAMILY_NAME_SQL}, ${OPERATOR_FAMILY_DEFINITION_SQL}
+FROM pg_opfamily o JOIN pg_namespace n ON n.oid = o.opfnamespace
+WHERE ${userSchema('n')} AND ${notOfExtension('pg_opfamily', 'o.oid')}
+UNION ALL
+SELECT format('conversion %I.%I', n.nspname, o.conname), concat_ws(' ', o.condefault, o.conforencoding, o.contoencoding, o.conproc)
+FROM pg_conversion o JOIN pg_namespace n ON n.oid = o.connamespace
+WHERE ${userSchema('n')} AND ${notOfExtension('pg_conversion', 'o.oid')}
 UNION ALL
 SELECT format('cast (%s AS %s)', format_type(c.castsource, NULL), format_type(c.casttarget, NULL)),
   concat_ws(' ', c.castmethod, c.castcontext, NULLIF(c.castfunc, 0)::regprocedure)

@@ -92,8 +92,8 @@ interface ObjectRow {
 
 const MATERIALIZED_VIEWS = `
 SELECT 'materialized-view' AS check, 'info' AS severity, format('materialized view %I.%I', n.nspname, c.relname) AS object,
-  'Its rows are not in the log: it is filled when the shadow is built, and not refreshed after that.' AS message,
-  format('Run REFRESH MATERIALIZED VIEW %I.%I; on the destination right after the cutover, and move the job that does it.',
+  'Its rows are not in the log: it is filled when the shadow is built, and refreshed in the preflight of every cutover.' AS message,
+  format('Move the job that runs REFRESH MATERIALIZED VIEW %I.%I; to the destination.',
     n.nspname, c.relname) AS advice
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind = 'm' AND ${userSchema('n')} AND ${notOfExtension('pg_class', 'c.oid')}`;
@@ -161,8 +161,34 @@ SELECT 'constraint-not-valid', 'info', format('constraint %I on %I.%I', k.connam
 FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE NOT k.convalidated AND k.conparentid = 0 AND ${userSchema('n')}`;
 
+/** Their library must be on the destination's server too, or the build stops there. */
+const C_FUNCTIONS = `
+SELECT 'c-function', 'warning', format('function %I.%I', n.nspname, min(p.proname)),
+  format('%s functions are written in C, such as %I.%I: each needs its library (%s) on the destination’s server.',
+    count(*), n.nspname, min(p.proname), string_agg(DISTINCT p.probin, ', ')),
+  'Install the library there before the shadow is built, or drop the functions.'
+FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang
+WHERE l.lanname = 'c' AND ${userSchema('n')} AND ${notOfExtension('pg_proc', 'p.oid')}
+GROUP BY n.nspname`;
+
+/** They hold passwords: a person makes them anew. */
+const USER_MAPPINGS = `
+SELECT 'user-mapping', 'info', format('server %I', m.srvname),
+  format('%s user mappings of foreign server %I are not carried to the destination: they hold passwords.', count(*), m.srvname),
+  'Create them there by hand where the foreign server is used.'
+FROM pg_user_mappings m GROUP BY m.srvname`;
+
+const SECURITY_LABELS = `
+SELECT 'security-label', 'warning', format('security labels of %s', s.provider),
+  format('%s security labels of provider %s are not carried to the destination.', count(*), s.provider),
+  'Load the provider there and set the labels by hand.'
+FROM pg_seclabels s WHERE s.objtype NOT IN ('role', 'database', 'tablespace') GROUP BY s.provider`;
+
 const OBJECTS_SQL = [
   MATERIALIZED_VIEWS,
+  C_FUNCTIONS,
+  USER_MAPPINGS,
+  SECURITY_LABELS,
   LARGE_OBJECTS,
   SUBSCRIPTIONS,
   REPLICA_TRIGGERS,

@@ -32,6 +32,7 @@ export const RANK = {
   routine: 4,
   textSearch: 5,
   operator: 6,
+  operatorMembers: 6.5,
   sequence: 7,
   table: 8,
   sequenceOwner: 9,

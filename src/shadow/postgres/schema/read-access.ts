@@ -6,6 +6,7 @@ import { quoteIdent, quoteLiteral } from '../../../core/postgres.js';
 import { type JsonList, parseList, rowsOf, userSchema, type Catalog } from './catalog.js';
 import type { NodeId } from './graph.js';
 import type { SchemaStatement, SchemaStatementKind } from './plan.js';
+import { OPERATOR_CLASS_NAME_SQL, OPERATOR_FAMILY_NAME_SQL } from './read-operator-classes.js';
 import { OPERATOR_OBJECT_SQL } from './read-routines.js';
 
 const RELATION_KIND = `CASE c.relkind WHEN 'S' THEN 'SEQUENCE' WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW'
@@ -49,6 +50,15 @@ FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace WHERE ${us
 UNION ALL
 SELECT 'pg_operator:' || o.oid, 'OPERATOR', substr(${OPERATOR_OBJECT_SQL}, 10), o.oprowner, NULL, NULL, NULL, o.oprowner
 FROM pg_operator o JOIN pg_namespace n ON n.oid = o.oprnamespace WHERE ${userSchema('n')}
+UNION ALL
+SELECT 'pg_opclass:' || o.oid, 'OPERATOR CLASS', ${OPERATOR_CLASS_NAME_SQL}, o.opcowner, NULL, NULL, NULL, o.opcowner
+FROM pg_opclass o JOIN pg_namespace n ON n.oid = o.opcnamespace WHERE ${userSchema('n')}
+UNION ALL
+SELECT 'pg_opfamily:' || o.oid, 'OPERATOR FAMILY', ${OPERATOR_FAMILY_NAME_SQL}, o.opfowner, NULL, NULL, NULL, o.opfowner
+FROM pg_opfamily o JOIN pg_namespace n ON n.oid = o.opfnamespace WHERE ${userSchema('n')}
+UNION ALL
+SELECT 'pg_conversion:' || o.oid, 'CONVERSION', format('%I.%I', n.nspname, o.conname), o.conowner, NULL, NULL, NULL, o.conowner
+FROM pg_conversion o JOIN pg_namespace n ON n.oid = o.connamespace WHERE ${userSchema('n')}
 UNION ALL
 SELECT 'pg_ts_dict:' || d.oid, 'TEXT SEARCH DICTIONARY', format('%I.%I', n.nspname, d.dictname), d.dictowner, NULL, NULL, NULL, d.dictowner
 FROM pg_ts_dict d JOIN pg_namespace n ON n.oid = d.dictnamespace WHERE ${userSchema('n')}
@@ -284,6 +294,18 @@ SELECT d.classoid::regclass || ':' || d.objoid AS id, d.description AS comment, 
   WHEN 'pg_operator'::regclass THEN (
     SELECT 'OPERATOR' || substr(${OPERATOR_OBJECT_SQL}, 9) FROM pg_operator o
     JOIN pg_namespace n ON n.oid = o.oprnamespace WHERE o.oid = d.objoid AND ${userSchema('n')})
+  WHEN 'pg_opclass'::regclass THEN (
+    SELECT 'OPERATOR CLASS ' || ${OPERATOR_CLASS_NAME_SQL} FROM pg_opclass o
+    JOIN pg_namespace n ON n.oid = o.opcnamespace WHERE o.oid = d.objoid AND ${userSchema('n')})
+  WHEN 'pg_opfamily'::regclass THEN (
+    SELECT 'OPERATOR FAMILY ' || ${OPERATOR_FAMILY_NAME_SQL} FROM pg_opfamily o
+    JOIN pg_namespace n ON n.oid = o.opfnamespace WHERE o.oid = d.objoid AND ${userSchema('n')})
+  WHEN 'pg_conversion'::regclass THEN (
+    SELECT format('CONVERSION %I.%I', n.nspname, o.conname) FROM pg_conversion o
+    JOIN pg_namespace n ON n.oid = o.connamespace WHERE o.oid = d.objoid AND ${userSchema('n')})
+  WHEN 'pg_extension'::regclass THEN (
+    SELECT format('EXTENSION %I', x.extname) FROM pg_extension x WHERE x.oid = d.objoid AND x.extname <> 'plpgsql'
+      AND d.description IS DISTINCT FROM (SELECT a.comment FROM pg_available_extensions a WHERE a.name = x.extname))
   WHEN 'pg_cast'::regclass THEN (
     SELECT format('CAST (%s AS %s)', format_type(c.castsource, NULL), format_type(c.casttarget, NULL))
     FROM pg_cast c WHERE c.oid = d.objoid)
@@ -307,13 +329,16 @@ export async function readComments(
     `SELECT id, object, comment FROM (${COMMENT_TARGETS_SQL}) target WHERE object IS NOT NULL ORDER BY object`,
   );
   const kind: SchemaStatementKind = 'comment';
-  return rows
-    .filter((row) => carried.has(row.id))
-    .map((row) => ({
-      kind,
-      object: row.object,
-      sql: `COMMENT ON ${row.object} IS ${quoteLiteral(row.comment)}`,
-    }));
+  return (
+    rows
+      // An extension's own comment is not the extension's member: it is carried where it was given by hand.
+      .filter((row) => carried.has(row.id) || row.object.startsWith('EXTENSION '))
+      .map((row) => ({
+        kind,
+        object: row.object,
+        sql: `COMMENT ON ${row.object} IS ${quoteLiteral(row.comment)}`,
+      }))
+  );
 }
 
 /** The database is not named: it may have another name on the destination. */

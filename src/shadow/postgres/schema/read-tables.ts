@@ -122,7 +122,8 @@ interface TableRow {
   readonly checks: JsonList<ConstraintJson> | null;
 }
 
-const STORAGE = `CASE a.attstorage WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL' WHEN 'm' THEN 'MAIN' WHEN 'x' THEN 'EXTENDED' END`;
+/** Wants pg_attribute as `a`. */
+export const STORAGE_SQL = `CASE a.attstorage WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL' WHEN 'm' THEN 'MAIN' WHEN 'x' THEN 'EXTENDED' END`;
 
 /** Statistics targets: -1 for "the default" became null in 17. */
 const COLUMN_JSON = `json_build_object(
@@ -130,7 +131,7 @@ const COLUMN_JSON = `json_build_object(
   'type', format_type(a.atttypid, a.atttypmod),
   'collation', ${collationSql('a.attcollation', 'ct.typcollation')},
   'compression', CASE a.attcompression WHEN 'p' THEN 'pglz' WHEN 'l' THEN 'lz4' END,
-  'storage', CASE WHEN a.attstorage <> ct.typstorage THEN ${STORAGE} END,
+  'storage', CASE WHEN a.attstorage <> ct.typstorage THEN ${STORAGE_SQL} END,
   'statistics', CASE WHEN a.attstattarget >= 0 THEN a.attstattarget END,
   'options', array_to_string(a.attoptions, ', '),
   'generated', a.attgenerated,

@@ -27,20 +27,6 @@ WHERE (t.typtype = 'b' AND NOT EXISTS (SELECT FROM pg_type e WHERE e.typarray = 
     OR t.typtype = 'p' OR COALESCE(r.rngcanonical, 0) <> 0)
   AND ${userSchema('n')} AND ${notOfExtension('pg_type', 't.oid')}
 UNION ALL
-SELECT 'pg_opclass:' || o.oid, format('operator class %I.%I', n.nspname, o.opcname),
-  'operator classes are not rebuilt', ${BY_HAND}
-FROM pg_opclass o JOIN pg_namespace n ON n.oid = o.opcnamespace
-WHERE ${userSchema('n')} AND ${notOfExtension('pg_opclass', 'o.oid')}
-UNION ALL
-SELECT 'pg_opfamily:' || o.oid, format('operator family %I.%I', n.nspname, o.opfname),
-  'operator families are not rebuilt', ${BY_HAND}
-FROM pg_opfamily o JOIN pg_namespace n ON n.oid = o.opfnamespace
-WHERE ${userSchema('n')} AND ${notOfExtension('pg_opfamily', 'o.oid')}
-UNION ALL
-SELECT 'pg_conversion:' || o.oid, format('conversion %I.%I', n.nspname, o.conname), 'conversions are not rebuilt', ${BY_HAND}
-FROM pg_conversion o JOIN pg_namespace n ON n.oid = o.connamespace
-WHERE ${userSchema('n')} AND ${notOfExtension('pg_conversion', 'o.oid')}
-UNION ALL
 SELECT 'pg_ts_parser:' || o.oid, format('text search parser %I.%I', n.nspname, o.prsname), 'it needs C code', ${BY_HAND}
 FROM pg_ts_parser o JOIN pg_namespace n ON n.oid = o.prsnamespace
 WHERE ${userSchema('n')} AND ${notOfExtension('pg_ts_parser', 'o.oid')}

@@ -3,6 +3,7 @@ import { quoteLiteral } from '../../../core/postgres.js';
 import { notOfExtension, type JsonList, parseList, rowsOf, userSchema, type Catalog } from './catalog.js';
 import { RANK, refreshId, type SchemaNode } from './graph.js';
 import type { DeferredTrigger, SchemaStatement } from './plan.js';
+import { STORAGE_SQL } from './read-tables.js';
 
 interface ViewRow {
   readonly oid: string;
@@ -16,6 +17,8 @@ interface ViewRow {
   readonly definition: string;
   readonly populated: string;
   readonly defaults: JsonList<ViewDefault> | null;
+  /** What ALTER COLUMN says of a materialised view's columns. */
+  readonly alterations: JsonList<string> | null;
 }
 
 interface ViewDefault {
@@ -45,7 +48,10 @@ function viewNodes(row: ViewRow): readonly SchemaNode[] {
       aliases,
       phase: 'after-copy',
       rank: RANK.view,
-      statements: [{ kind: 'materialized-view', object, sql }],
+      statements: [
+        sql,
+        ...parseList(row.alterations).map((action) => `ALTER TABLE ONLY ${row.name} ${action}`),
+      ].map((one) => ({ kind: 'materialized-view', object, sql: one })),
       needs: [],
     };
     if (row.populated !== 't') return [view];
@@ -95,7 +101,15 @@ export async function readViews({ client }: Catalog): Promise<readonly SchemaNod
        (SELECT json_agg(json_build_object('oid', d.oid::text, 'column', quote_ident(a.attname),
            'expression', pg_get_expr(d.adbin, d.adrelid)) ORDER BY a.attnum)
          FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
-         WHERE d.adrelid = c.oid) AS defaults
+         WHERE d.adrelid = c.oid) AS defaults,
+       CASE c.relkind WHEN 'm' THEN (SELECT json_agg(format('ALTER COLUMN %I SET %s', a.attname, x.what) ORDER BY a.attnum, x.what)
+         FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+         CROSS JOIN LATERAL unnest(ARRAY[
+           CASE WHEN a.attstattarget >= 0 THEN 'STATISTICS ' || a.attstattarget END,
+           CASE WHEN a.attstorage <> t.typstorage THEN 'STORAGE ' || ${STORAGE_SQL} END,
+           CASE a.attcompression WHEN 'p' THEN 'COMPRESSION pglz' WHEN 'l' THEN 'COMPRESSION lz4' END,
+           '(' || array_to_string(a.attoptions, ', ') || ')']) AS x(what)
+         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND x.what IS NOT NULL) END AS alterations
      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_type y ON y.oid = c.reltype
      JOIN pg_rewrite r ON r.ev_class = c.oid AND r.rulename = '_RETURN'
      WHERE c.relkind IN ('v', 'm') AND c.relpersistence <> 't'

@@ -18,6 +18,7 @@ import {
   readPrivileges,
 } from './read-access.js';
 import { readForeignKeys, readIndexes, readReplicaIdentities, readStatistics } from './read-constraints.js';
+import { readConversions, readOperatorClasses } from './read-operator-classes.js';
 import { readAggregates, readCasts, readOperators, readRoutines, readTextSearch } from './read-routines.js';
 import { readSequences, readTableNodes } from './read-tables.js';
 import { readCollations, readExtensions, readSchemas, readTypes } from './read-types.js';
@@ -48,6 +49,8 @@ async function readNodes(catalog: Catalog) {
     ...(await readRoutines(catalog)),
     ...(await readAggregates(catalog)),
     ...(await readOperators(catalog)),
+    ...(await readOperatorClasses(catalog)),
+    ...(await readConversions(catalog)),
     ...(await readCasts(catalog)),
     ...(await readTextSearch(catalog)),
     ...(await readSequences(catalog)),
