@@ -1,12 +1,6 @@
 /** What the admin port serves: implemented by the composition root, spoken by the CLI. */
-import type {
-  CaptureSnapshot,
-  Direction,
-  OperationEvent,
-  Route,
-  ShadowStatus,
-  VerifyProgress,
-} from '../core/ports.js';
+import type { CaptureSnapshot } from '../core/capture-ports.js';
+import type { Direction, OperationEvent, Route, ShadowStatus, VerifyProgress } from '../core/ports.js';
 import type { SerializedError } from '../core/errors.js';
 import type { CutoverStatus } from '../cutover/settings.js';
 import type { ProxyStatus } from '../proxy/proxy-interface.js';

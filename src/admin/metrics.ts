@@ -8,11 +8,12 @@
  * - What is not known is absent, not 0.
  */
 import { Counter, Gauge, Histogram, Registry, collectDefaultMetrics } from 'prom-client';
-import type { CaptureSnapshot, ShadowPhase, ShadowStatus, Side } from '../core/ports.js';
+import type { CaptureSnapshot } from '../core/capture-ports.js';
+import type { ShadowPhase, ShadowStatus, Side } from '../core/ports.js';
 import type { GateState } from '../proxy/gate.js';
 import type { PoolStatus } from '../proxy/pool/pool-settings.js';
 import type { ProxyStatus } from '../proxy/proxy-interface.js';
-import type { SessionPhase } from '../proxy/session.js';
+import type { SessionPhase } from '../proxy/session-phases.js';
 
 /** What a scrape reads. */
 export interface MetricsSource {

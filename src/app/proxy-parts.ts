@@ -1,5 +1,6 @@
 /** What the proxy is made of, from the configuration. */
-import type { DatabaseEndpoint, Side, StatementTap, TrafficRecorder } from '../core/ports.js';
+import type { StatementTap, TrafficRecorder } from '../core/capture-ports.js';
+import type { DatabaseEndpoint, Side } from '../core/ports.js';
 import type { Clock } from '../core/clock.js';
 import type { Log } from '../core/log.js';
 import { UnderstudyError } from '../core/errors.js';

@@ -12,7 +12,7 @@ import { createReadStream } from 'node:fs';
 import { open, rename, rm, type FileHandle } from 'node:fs/promises';
 import { createInterface } from 'node:readline';
 import { UnderstudyError } from '../core/errors.js';
-import type { SeriesBatch } from '../core/ports.js';
+import type { SeriesBatch } from '../core/capture-ports.js';
 
 const FORMAT = 'understudy-series';
 const VERSION = 1;

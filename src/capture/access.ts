@@ -1,5 +1,5 @@
 /** What is known of a statement from its text alone. */
-import type { StatementKind } from '../core/ports.js';
+import type { StatementKind } from '../core/capture-ports.js';
 
 /** A table as the statement names it. */
 export interface TableReference {

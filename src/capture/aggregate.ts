@@ -7,9 +7,9 @@ import type {
   KindUse,
   StatementKind,
   StatementTotals,
-  TableName,
   TableUse,
-} from '../core/ports.js';
+} from '../core/capture-ports.js';
+import type { TableName } from '../core/ports.js';
 import type { WorkerSnapshot } from './client.js';
 import type { TableAccess, TableReference } from './access.js';
 import { LatencyHistogram } from './latency.js';

@@ -5,7 +5,7 @@
  * Without a snapshot, or for names that are not in it (temporary tables, tables made since), a name stays as it was
  * written. The server's own catalogs and Understudy's schema are left out.
  */
-import type { StatementKind } from '../core/ports.js';
+import type { StatementKind } from '../core/capture-ports.js';
 import type { Analysis, TableAccess, TableReference } from './access.js';
 
 export interface CatalogRelation {

@@ -8,7 +8,8 @@
 import type { Worker } from 'node:worker_threads';
 import { ByteRingWriter, createByteRing } from '../core/byte-ring.js';
 import { UnderstudyError } from '../core/errors.js';
-import type { CaptureSnapshot, Side, StatementTap, TableName } from '../core/ports.js';
+import type { CaptureSnapshot, StatementTap } from '../core/capture-ports.js';
+import type { Side, TableName } from '../core/ports.js';
 import type { SeriesSettings } from './keeper.js';
 import { ThreadCaller } from '../core/thread-call.js';
 import { RingTap } from './tap.js';

@@ -16,7 +16,7 @@ import type {
   StatementSink,
   TransactionDurations,
   Transition,
-} from '../core/ports.js';
+} from '../core/capture-ports.js';
 import { Catalog, type CatalogSnapshot } from './catalog.js';
 import { HotKeyCounters, type HotKey } from './hot-keys.js';
 import { keysIn } from './key-plan.js';

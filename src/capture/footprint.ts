@@ -5,7 +5,7 @@
  * EXTRACT, SUBSTRING, TRIM and IS DISTINCT FROM are told from tables. What can't be read is `parsed: false`, with
  * what was found so far; it is counted, never guessed at.
  */
-import type { StatementKind } from '../core/ports.js';
+import type { StatementKind } from '../core/capture-ports.js';
 import type { Footprint, TableAccess, TableReference, TransactionEnd } from './access.js';
 import type { Token, Tokens } from './sql-tokens.js';
 

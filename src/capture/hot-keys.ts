@@ -5,7 +5,7 @@
  * kept and folded into the decayed weights: `weight = weight · ½^(1 h / half-life) + count`. An access of an hour that
  * is already over is left out, as is a table beyond {@link TABLES_MAX}.
  */
-import type { HotKeys } from '../core/ports.js';
+import type { HotKeys } from '../core/capture-ports.js';
 import { SpaceSaving } from './space-saving.js';
 
 const HOUR_MS = 3_600_000;

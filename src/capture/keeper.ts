@@ -11,7 +11,8 @@
 import type pg from 'pg';
 import { asUnderstudyError, type ErrorCode } from '../core/errors.js';
 import { connectControl } from '../core/postgres.js';
-import type { CaptureSeriesStatus, DatabaseEndpoint, SeriesBatch, Side } from '../core/ports.js';
+import type { CaptureSeriesStatus, SeriesBatch } from '../core/capture-ports.js';
+import type { DatabaseEndpoint, Side } from '../core/ports.js';
 import { readCatalog } from './catalog-read.js';
 import { COLLECTOR_DEFAULTS, SeriesCollector } from './collector.js';
 import type { PostgresParser } from './parser.js';

@@ -1,4 +1,4 @@
-import type { LatencySummary } from '../core/ports.js';
+import type { LatencySummary } from '../core/capture-ports.js';
 
 /** Sub-buckets per power of two: a value is known to within an eighth. */
 const STEPS = 8;

@@ -11,8 +11,8 @@ import type {
   SeriesInterval,
   SeriesPoint,
   StatementUse,
-} from '../core/ports.js';
-import { SERIES_RESOLUTION_MS } from '../core/ports.js';
+} from '../core/capture-ports.js';
+import { SERIES_RESOLUTION_MS } from '../core/capture-ports.js';
 import type { ResolvedStatement } from './resolve.js';
 
 const MINUTE_MS = SERIES_RESOLUTION_MS.minute;

@@ -1,5 +1,5 @@
 /** A statement under one catalog and one search path: the tables it really touches, and the keys it names. */
-import type { StatementKind } from '../core/ports.js';
+import type { StatementKind } from '../core/capture-ports.js';
 import type { Catalog } from './catalog.js';
 import { planKeys, type KeyPlan } from './key-plan.js';
 import type { Statement } from './statements.js';

@@ -23,7 +23,7 @@ import {
   type TableSeries,
   type TransactionDurations,
   type Transition,
-} from '../core/ports.js';
+} from '../core/capture-ports.js';
 import {
   INSERT_HOT_KEYS_SQL,
   INSERT_INTERVALS_SQL,

@@ -7,7 +7,8 @@
  */
 import type { MessagePort } from 'node:worker_threads';
 import { ByteRingReader } from '../core/byte-ring.js';
-import type { CapturedStatement, Side, TableName } from '../core/ports.js';
+import type { CapturedStatement } from '../core/capture-ports.js';
+import type { Side, TableName } from '../core/ports.js';
 import { serveThreadCalls } from '../core/thread-call.js';
 import { CaptureAggregate } from './aggregate.js';
 import type { StartArgument, WorkerSnapshot } from './client.js';

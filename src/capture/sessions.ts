@@ -4,7 +4,7 @@
  *
  * Bounds: sessions (the one heard of longest ago is forgotten), tables of one transaction, prepared names.
  */
-import type { CapturedStatement } from '../core/ports.js';
+import type { CapturedStatement } from '../core/capture-ports.js';
 import type { Analysis } from './access.js';
 import type { ResolvedStatement } from './resolve.js';
 import { IDLE, transactionStep, type TransactionOutcome } from './transactions.js';

@@ -1,6 +1,6 @@
 /** The data path's end of the capture: copies one record per finished statement into the ring, or drops it. */
 import type { ByteRingWriter } from '../core/byte-ring.js';
-import type { StatementTap } from '../core/ports.js';
+import type { StatementTap } from '../core/capture-ports.js';
 import {
   BYTES_TO_CLIENT,
   BYTES_TO_SERVER,

@@ -5,7 +5,7 @@
  * The tree is walked by what its nodes are called; what is not known is searched through for what is. CTE names are
  * told from tables by scope. Tables behind views and functions are the catalog's business, see `catalog.ts`.
  */
-import type { StatementKind } from '../core/ports.js';
+import type { StatementKind } from '../core/capture-ports.js';
 import {
   UNANALYSED,
   type Analysis,

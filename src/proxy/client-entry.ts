@@ -25,7 +25,7 @@ import { NOT_NOW, STARTING, fatal } from './refusals.js';
 import type { Router } from './router.js';
 import { ServerProtocols } from './server-protocols.js';
 import type { SessionContext } from './session-context.js';
-import { isReplication } from './session.js';
+import { isReplication } from './session-phases.js';
 import type { ProxySettings } from './settings.js';
 import { closeWith } from './socket-reader.js';
 import type { ClientTls } from './tls.js';

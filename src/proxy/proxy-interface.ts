@@ -1,7 +1,8 @@
 /** What the proxy is given, what it tells of itself, and what it can be told. */
 import type { Clock } from '../core/clock.js';
 import type { Log } from '../core/log.js';
-import type { Route, Side, StatementTap, SubsetId, TrafficControl, TrafficRecorder } from '../core/ports.js';
+import type { StatementTap, TrafficRecorder } from '../core/capture-ports.js';
+import type { Route, Side, SubsetId, TrafficControl } from '../core/ports.js';
 import type { BackendEndpoint } from './backend.js';
 import type { GateState } from './gate.js';
 import type { PoolStatus } from './pool/pool-settings.js';

@@ -1,11 +1,13 @@
 /** What sessions share, and how they report. */
 import type { Clock } from '../core/clock.js';
 import type { Log } from '../core/log.js';
-import type { Side, StatementTap, TrafficRecorder } from '../core/ports.js';
+import type { StatementTap, TrafficRecorder } from '../core/capture-ports.js';
+import type { Side } from '../core/ports.js';
 import type { StatementText } from '../wire/postgres/statement-text.js';
 import type { Backend } from './backend.js';
 import type { ProxySettings } from './settings.js';
-import type { Session, SessionPhase } from './session.js';
+import type { SessionPhase } from './session-phases.js';
+import type { Session } from './session.js';
 import type { SessionOids } from './type-oids.js';
 import type { Reply } from './reply-reader.js';
 

@@ -13,7 +13,7 @@ import { FRONTEND, encodeErrorResponse, encodeFrame, encodeSync } from '../wire/
 import { encodeRawQuery } from '../wire/postgres/raw-text.js';
 import { STATUS_FAILED, STATUS_IDLE, type OwnKind, type ResponseTracker } from './response-tracker.js';
 import { ROLLED_BACK } from './server-stream.js';
-import type { SessionPhase } from './session.js';
+import type { SessionPhase } from './session-phases.js';
 
 export interface RollbackSubject {
   readonly tracker: ResponseTracker;

@@ -23,37 +23,26 @@
  */
 import { UnderstudyError } from '../core/errors.js';
 import type { Side } from '../core/ports.js';
-import { StateCell } from '../core/state-machine.js';
-import {
-  FRAME_HEADER_BYTES,
-  FRONTEND,
-  encodeErrorResponse,
-  encodeFrame,
-  encodeParameterStatus,
-  encodeSync,
-} from '../wire/postgres/messages.js';
-import { rewriteParse } from '../wire/postgres/oid-fields.js';
-import { encodeRawQuery } from '../wire/postgres/raw-text.js';
+import { FRONTEND, encodeErrorResponse, encodeParameterStatus } from '../wire/postgres/messages.js';
 import type { Backend } from './backend.js';
 import type { AcceptedClient } from './client-handshake.js';
 import { CLASSIFY_BYTES_MAX, ClientStream } from './client-stream.js';
-import { HeldBytes } from './held-bytes.js';
-import { LocalAnswers, type AnswerMode } from './local-answers.js';
-import { OwnExchanges } from './own-exchanges.js';
-import type { Reply } from './reply-reader.js';
-import { ResponseTracker, STATUS_IDLE, type OwnKind } from './response-tracker.js';
+import { HeldInput } from './held-input.js';
+import type { AnswerMode } from './local-answers.js';
+import { ResponseTracker, STATUS_IDLE } from './response-tracker.js';
 import { QUERY_TIMED_OUT, ROLLED_BACK, ServerStream } from './server-stream.js';
-import { OwnQuestions, type Question } from './own-questions.js';
+import type { Question } from './own-questions.js';
 import type { SessionContext, SessionInfo } from './session-context.js';
 import type { Pin } from './session-state.js';
 import { rollBackSession } from './session-rollback.js';
-import { HELD_FULL, SessionSockets, TOO_DEEP } from './session-sockets.js';
+import { SessionAnswers, type Answered, type AnswerOptions } from './session-answers.js';
+import { SessionOwn } from './session-own.js';
+import { isReplication, sessionPhase, type SessionPhase } from './session-phases.js';
+import { SessionSockets, TOO_DEEP } from './session-sockets.js';
 import type { SessionActivity } from './session-watch.js';
 import { StatementLog } from './statement-log.js';
 import type { SessionOids } from './type-oids.js';
 import type { WarmConnection } from './warm-connection.js';
-
-export type SessionPhase = 'serving' | 'draining' | 'held' | 'answering' | 'closed';
 
 /** What a client did before it became a session. */
 export interface AdoptedClient {
@@ -77,35 +66,22 @@ export class Session {
   /** Null while the session sits on that side, or where nothing differs: then no OID is looked at. */
   #oids: SessionOids | null = null;
   readonly #tracker = new ResponseTracker();
-  readonly #own: OwnExchanges;
+  readonly #own: SessionOwn;
   readonly clientStream: ClientStream;
   #serverStream: ServerStream;
   readonly #log: StatementLog;
-  readonly #held = new HeldBytes();
-  /** When the first of the held bytes came. */
-  #heldSinceMs: number | null = null;
-  #answers: LocalAnswers | null = null;
+  readonly #held: HeldInput;
+  readonly #answers: SessionAnswers;
   /** The proxy is rolling the client's transaction back. */
   #rollingBack = false;
   #gateClosed = false;
-  readonly #questions: OwnQuestions;
   #cancelWanted = false;
   /** What runs was cancelled for taking too long. */
   #late = false;
   #backendLost = false;
   #transactionSinceMs: number | null = null;
   readonly #parameters = new Map<string, string>();
-  readonly #phase = new StateCell<SessionPhase>(
-    'session',
-    {
-      serving: ['draining', 'closed'],
-      draining: ['serving', 'held', 'answering', 'closed'],
-      held: ['serving', 'draining', 'answering', 'closed'],
-      answering: ['serving', 'held', 'closed'],
-      closed: [],
-    },
-    'serving',
-  );
+  readonly #phase = sessionPhase();
 
   constructor(id: number, accepted: AcceptedClient, backend: Backend, side: Side, context: SessionContext) {
     this.id = id;
@@ -121,7 +97,15 @@ export class Session {
     });
     this.replication = isReplication(accepted.parameters.get('replication'));
     const { settings } = context;
-    this.#own = new OwnExchanges(settings.stateBytesMax);
+    this.#own = new SessionOwn({
+      tracker: this.#tracker,
+      clientStream: () => this.clientStream,
+      serverStream: () => this.#serverStream,
+      oids: () => this.#oids,
+      toServer: (bytes) => this.#sockets.toServer(bytes),
+      askable: () => this.#askable(),
+      replyBytesMax: settings.stateBytesMax,
+    });
     this.#log = new StatementLog(
       context.tap,
       id,
@@ -129,6 +113,18 @@ export class Session {
       () => context.clock.monotonicMs(),
       settings.parameterBytesMax,
     );
+    this.#held = new HeldInput({
+      bytesMax: () => settings.heldBytesMax,
+      nowMs: () => context.clock.monotonicMs(),
+      pauseClient: (reason) => this.#sockets.pauseClient(reason),
+      resumeClient: (reason) => this.#sockets.resumeClient(reason),
+    });
+    this.#answers = new SessionAnswers({
+      context,
+      held: this.#held,
+      send: (frame) => this.#sockets.toClient(frame),
+      flagsOf: (statement) => this.#log.flagsOf(statement),
+    });
     this.clientStream = new ClientStream({
       tracker: this.#tracker,
       log: this.#log,
@@ -137,11 +133,6 @@ export class Session {
       forward: this.#forwarder(),
     });
     this.#serverStream = this.#newServerStream();
-    this.#questions = new OwnQuestions({
-      askable: () => this.#askable(),
-      send: (sql) => this.#sendQuestion(sql),
-      changes: () => this.clientStream.changes,
-    });
   }
 
   get phase(): SessionPhase {
@@ -243,9 +234,8 @@ export class Session {
       idle: this.#atBoundary(),
     });
     this.#held.clear();
-    this.#answers = null;
+    this.#answers.drop();
     this.#own.lost('the session was closed');
-    this.#questions.lost();
     this.#context.onClosed(this);
   }
 
@@ -255,15 +245,15 @@ export class Session {
     switch (this.#phase.current) {
       case 'serving':
       case 'draining':
-        if (this.#held.length > 0) this.#keep(chunk);
+        if (this.#held.length > 0) this.#held.keep(chunk);
         else this.#walkClient(chunk);
         break;
       case 'held':
-        this.#keep(chunk);
+        this.#held.keep(chunk);
         this.#lookAtHeld();
         break;
       case 'answering':
-        this.#keep(chunk);
+        this.#held.keep(chunk);
         this.#answerHeld();
         break;
       case 'closed':
@@ -283,21 +273,9 @@ export class Session {
       return false;
     }
     if (used === chunk.length) return true;
-    this.#putBack(chunk.subarray(used));
-    this.#putBack(walker.takePartialHeader());
+    this.#held.putBack(chunk.subarray(used));
+    this.#held.putBack(walker.takePartialHeader());
     return false;
-  }
-
-  #keep(chunk: Buffer): void {
-    this.#heldSinceMs ??= this.#context.clock.monotonicMs();
-    this.#held.append(chunk);
-    if (this.#held.length > this.#context.settings.heldBytesMax) this.#sockets.pauseClient(HELD_FULL);
-  }
-
-  #putBack(chunk: Buffer): void {
-    if (chunk.length === 0) return;
-    this.#heldSinceMs ??= this.#context.clock.monotonicMs();
-    this.#held.prepend(chunk);
   }
 
   /** Sends on what was held, as far as it may go. */
@@ -306,8 +284,7 @@ export class Session {
       if (!this.#walkClient(chunk)) break;
     }
     if (this.#phase.is('closed')) return;
-    if (this.#held.length === 0) this.#heldSinceMs = null;
-    if (this.#held.length <= this.#context.settings.heldBytesMax) this.#sockets.resumeClient(HELD_FULL);
+    this.#held.taken();
   }
 
   /** Some messages need not or must not wait: a goodbye, and the end of a prepared transaction. */
@@ -346,7 +323,7 @@ export class Session {
     return new ServerStream({
       tracker: this.#tracker,
       log: this.#log,
-      own: this.#own,
+      own: this.#own.exchanges,
       frameBytesMax: settings.frameBytesMax,
       replyBytesMax: settings.stateBytesMax,
       oids: this.#oids?.toClient ?? null,
@@ -360,7 +337,6 @@ export class Session {
     if (this.#phase.is('closed') || this.#backendLost) return;
     this.#backendLost = true;
     this.#own.lost('the connection to the server was lost');
-    this.#questions.lost();
     if (this.atRest) this.#context.onAtRest(this);
     else this.#closeForLostBackend();
   }
@@ -407,7 +383,7 @@ export class Session {
       if (this.#held.length > 0 && !this.#tracker.awaitingReady && !this.#atBoundary()) this.#pump();
       if (this.#phase.is('draining') && this.#atBoundary()) this.#rest();
     }
-    this.#questions.settle();
+    this.#own.questions.settle();
     if (this.#tracker.depth > PIPELINE_DEPTH_MAX) this.#sockets.pauseClient(TOO_DEEP);
     else if (this.#tracker.depth < PIPELINE_DEPTH_MAX / 4) this.#sockets.resumeClient(TOO_DEEP);
   }
@@ -426,7 +402,7 @@ export class Session {
   #rest(): void {
     this.#phase.move('held');
     this.#serverStream.whole = true;
-    this.#putBack(this.clientStream.walker.takePartialHeader());
+    this.#held.putBack(this.clientStream.walker.takePartialHeader());
     this.#lookAtHeld();
     if (this.#phase.is('held')) this.#context.onAtRest(this);
   }
@@ -445,15 +421,14 @@ export class Session {
   /** The gate opens. Returns how long this client has waited, in milliseconds; null where nothing of it was held. */
   release(): number | null {
     this.#gateClosed = false;
-    const since = this.#heldSinceMs;
-    const waited = since === null ? null : this.#context.clock.monotonicMs() - since;
+    const waited = this.#held.waitedMs;
     switch (this.#phase.current) {
       case 'draining':
       case 'held':
         this.#serve();
         break;
       case 'answering':
-        if (this.#answers?.finish() === true) this.#answersDone();
+        if (this.#answers.finish()) this.#answersDone();
         return null;
       default:
         return null;
@@ -480,7 +455,7 @@ export class Session {
       return;
     }
     if (!this.atRest) throw new UnderstudyError('internal', `moving a session that is ${this.phase}`);
-    this.#own.lost('the session has moved');
+    this.#own.exchanges.lost('the session has moved');
     const notifications = warm.take();
     this.#sockets.exchange(warm.backend);
     this.#side = side;
@@ -498,7 +473,7 @@ export class Session {
     }
     for (const frame of notifications) this.#sockets.queueToClient(frame);
     this.#sockets.resumeBackend();
-    const again = this.#unnamedAgain();
+    const again = this.#own.unnamedAgain();
     if (again.length > 0) this.#sockets.queueToServer(again);
   }
 
@@ -532,57 +507,27 @@ export class Session {
 
   // --------------------------------------------------------------------------------------------- local answers
 
-  #answer(
-    mode: AnswerMode,
-    sqlState: string,
-    message: string,
-    more: { readonly skipping?: boolean; readonly told?: boolean; readonly untilSync?: boolean } = {},
-  ): void {
-    const { settings, text } = this.#context;
-    this.#answers = new LocalAnswers({
-      mode,
-      sqlState,
-      message,
-      ...more,
-      frameBytesMax: settings.frameBytesMax,
-      textBytesMax: settings.textBytesMax,
-      send: (frame) => this.#sockets.toClient(frame),
-      classify: (bytes, start, end) => text.classify(bytes, start, end, false),
-      flagsOf: (statement) => this.#log.flagsOf(statement),
-    });
+  #answer(mode: AnswerMode, sqlState: string, message: string, options: AnswerOptions = {}): void {
+    this.#answers.begin(mode, sqlState, message, options);
     this.#phase.move('answering');
     this.#answerHeld();
   }
 
   #answerHeld(): void {
-    const answers = this.#answers;
-    if (answers === null) return;
-    for (let chunk = this.#held.shift(); chunk !== undefined; chunk = this.#held.shift()) {
-      let used: number;
-      try {
-        used = answers.walk(chunk);
-      } catch (error) {
-        this.#violation(error);
-        return;
-      }
-      if (answers.terminated) {
-        this.#close(null);
-        return;
-      }
-      if (used === chunk.length) continue;
-      this.#held.prepend(chunk.subarray(used));
-      break;
+    let answered: Answered;
+    try {
+      answered = this.#answers.answerHeld();
+    } catch (error) {
+      this.#violation(error);
+      return;
     }
-    this.#sockets.resumeClient(HELD_FULL);
-    if (this.#held.length === 0) this.#heldSinceMs = null;
-    if (answers.done) this.#answersDone();
+    if (answered === 'terminated') this.#close(null);
+    else if (answered === 'done') this.#answersDone();
   }
 
   #answersDone(): void {
     if (this.#rollingBack) return;
-    const answers = this.#answers;
-    this.#answers = null;
-    if (answers !== null) this.#held.prepend(answers.takePartialHeader());
+    this.#answers.end();
     if (this.#gateClosed) {
       this.#phase.move('held');
       this.#lookAtHeld();
@@ -615,7 +560,7 @@ export class Session {
         this.#rollingBack = true;
         this.#answer('transaction', ROLLED_BACK.sqlState, ROLLED_BACK.message, how);
       },
-      sendOwn: (messages, kind) => this.#sendOwn(messages, kind),
+      sendOwn: (messages, kind) => this.#own.send(messages, kind),
       sleep: (ms) => this.#context.clock.sleep(ms),
       nowMs: () => this.#context.clock.monotonicMs(),
       cancelTimeoutMs: this.#context.settings.cancelTimeoutMs,
@@ -624,22 +569,8 @@ export class Session {
     this.#rollingBack = false;
     if (this.#phase.is('closed')) return;
     this.#serverStream.whole = true;
-    if (this.#answers?.done === true) this.#answersDone();
+    if (this.#answers.done) this.#answersDone();
     if (this.atRest) this.#context.onAtRest(this);
-  }
-
-  #sendOwn(messages: Buffer, kind: OwnKind): Promise<Reply> {
-    const reply = this.#expectOwn(kind);
-    this.#sockets.toServer(messages);
-    return reply;
-  }
-
-  /** Call right before the message is written. */
-  #expectOwn(kind: OwnKind): Promise<Reply> {
-    const reply = this.#own.expect();
-    this.#tracker.sentOwn(kind);
-    this.#serverStream.ownSent();
-    return reply;
   }
 
   // -------------------------------------------------------------------------------------------------- own questions
@@ -650,8 +581,8 @@ export class Session {
    * destroys, is made again behind it.
    */
   ask(sql: (() => string) | null): Question {
-    const question = this.#questions.ask(sql);
-    if (this.#phase.is('closed') || this.#backendLost) this.#questions.lost();
+    const question = this.#own.ask(sql);
+    if (this.#phase.is('closed') || this.#backendLost) this.#own.questions.lost();
     return question;
   }
 
@@ -665,26 +596,8 @@ export class Session {
       !this.clientStream.unnamedIrreplaceable
     );
   }
-
-  #sendQuestion(sql: string): Promise<Reply> {
-    const reply = this.#expectOwn('own-query');
-    this.#sockets.toServer(Buffer.concat([encodeRawQuery(sql), this.#unnamedAgain()]));
-    return reply;
-  }
-
-  /** What makes the unnamed prepared statement again, to be written next; empty where there is none. */
-  #unnamedAgain(): Buffer {
-    const payload = this.clientStream.unnamedParse;
-    if (payload === null) return NOTHING;
-    // It was accepted before; where it no longer is, its client learns of it from its Bind.
-    this.#expectOwn('own-sync').catch(() => undefined);
-    const frame = encodeFrame(FRONTEND.parse, payload);
-    if (this.#oids !== null) rewriteParse(frame, FRAME_HEADER_BYTES, frame.length, this.#oids.toServer.types);
-    return Buffer.concat([frame, encodeSync()]);
-  }
 }
 
-const NOTHING = Buffer.alloc(0);
 /** Messages awaiting an answer beyond which a client is no longer read. */
 const PIPELINE_DEPTH_MAX = 8192;
 
@@ -693,8 +606,3 @@ const LOST_CONNECTION = encodeErrorResponse({
   sqlState: '08006',
   message: 'server closed the connection unexpectedly',
 });
-
-/** Of the start-up parameter `replication`. */
-export function isReplication(value: string | undefined): boolean {
-  return value !== undefined && !['false', 'off', 'no', '0', 'f', 'n'].includes(value.toLowerCase());
-}

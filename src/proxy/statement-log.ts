@@ -7,7 +7,7 @@
  *
  * Bound parameters are copied only where keys are captured (`parameterBytesMax` above 0), up to that bound.
  */
-import type { StatementTap } from '../core/ports.js';
+import type { StatementTap } from '../core/capture-ports.js';
 import { CHANGES_STATE } from '../wire/postgres/statement-text.js';
 
 const SLOTS_MAX = 256;

@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import { expect, test } from 'vitest';
 import { Metrics, type MetricsSource } from '../../src/admin/metrics.js';
-import type { KindUse } from '../../src/core/ports.js';
+import type { KindUse } from '../../src/core/capture-ports.js';
 import type { PoolStatus } from '../../src/proxy/pool/pool-settings.js';
 import type { ProxyStatus } from '../../src/proxy/proxy-interface.js';
 

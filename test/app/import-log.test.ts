@@ -8,7 +8,7 @@ import { runImportLog, type ImportVerb } from '../../src/app/cli/import-log.js';
 import { Terminal } from '../../src/app/cli/terminal.js';
 import { resolveConfig } from '../../src/app/config.js';
 import { readSeriesFile } from '../../src/app/series-file.js';
-import type { SeriesBatch } from '../../src/core/ports.js';
+import type { SeriesBatch } from '../../src/core/capture-ports.js';
 import { databasePair } from '../support/servers.js';
 
 let folder: string;

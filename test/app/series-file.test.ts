@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { SeriesFileWriter, readSeriesFile } from '../../src/app/series-file.js';
-import type { SeriesBatch } from '../../src/core/ports.js';
+import type { SeriesBatch } from '../../src/core/capture-ports.js';
 
 let folder: string;
 beforeAll(async () => {

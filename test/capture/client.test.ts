@@ -3,7 +3,7 @@ import { Worker } from 'node:worker_threads';
 import { afterEach, describe, expect, test } from 'vitest';
 import { CaptureClient } from '../../src/capture/client.js';
 import { UnderstudyError } from '../../src/core/errors.js';
-import type { CaptureSnapshot, StatementTap } from '../../src/core/ports.js';
+import type { CaptureSnapshot, StatementTap } from '../../src/core/capture-ports.js';
 import { until } from '../support/servers.js';
 
 const ENTRY = new URL('../../dist/capture/worker.js', import.meta.url);

@@ -9,7 +9,7 @@ import {
   SERIES_STORE_DEFAULTS,
 } from '../../src/capture/series-store.js';
 import { connectControl } from '../../src/core/postgres.js';
-import type { CaptureSnapshot, SeriesInterval } from '../../src/core/ports.js';
+import type { CaptureSnapshot, SeriesInterval } from '../../src/core/capture-ports.js';
 import { databasePair, until, type DatabasePair } from '../support/servers.js';
 
 const ENTRY = new URL('../../dist/capture/worker.js', import.meta.url);

@@ -8,7 +8,7 @@ import { PostgresParser } from '../../src/capture/parser.js';
 import { PostgresSeriesStore, SERIES_CONNECTION } from '../../src/capture/series-store.js';
 import { keyHash } from '../../src/core/key-hash.js';
 import { connectControl } from '../../src/core/postgres.js';
-import type { CapturedStatement, SeriesBatch } from '../../src/core/ports.js';
+import type { CapturedStatement, SeriesBatch } from '../../src/core/capture-ports.js';
 import { databasePair, type DatabasePair } from '../support/servers.js';
 
 const SECRET = Buffer.alloc(32, 7);

@@ -2,7 +2,8 @@
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import net from 'node:net';
-import type { DatabaseEndpoint, Side, StatementTap } from '../../src/core/ports.js';
+import type { StatementTap } from '../../src/core/capture-ports.js';
+import type { DatabaseEndpoint, Side } from '../../src/core/ports.js';
 import { WHOLE_DATABASE } from '../../src/core/ports.js';
 import { systemClock } from '../../src/core/clock.js';
 import { silentLog } from '../../src/core/log.js';

@@ -1,5 +1,5 @@
 /** Batches of series added up for a person: which tables are hot, over what span, in which transactions. */
-import type { SeriesBatch, StatementUse } from '../../core/ports.js';
+import type { SeriesBatch, StatementUse } from '../../core/capture-ports.js';
 
 /** DESIGN's ω: a write counts as much as three reads. */
 const WRITE_WEIGHT = 3;

@@ -8,7 +8,7 @@
 import type { CatalogSnapshot } from '../../capture/catalog.js';
 import { COLLECTOR_DEFAULTS, SeriesCollector } from '../../capture/collector.js';
 import { PostgresParser } from '../../capture/parser.js';
-import type { CapturedStatement, SeriesBatch, StatementSink } from '../../core/ports.js';
+import type { CapturedStatement, SeriesBatch, StatementSink } from '../../core/capture-ports.js';
 import { Heat, type HeatSummary } from './heat.js';
 
 /** Few enough that a batch stays within the collector's bounds whatever its statements touch. */

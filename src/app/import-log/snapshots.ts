@@ -11,7 +11,8 @@ import {
   type StatementTotals,
 } from '../../capture/import/pg-stat-statements.js';
 import { UnderstudyError } from '../../core/errors.js';
-import type { CapturedStatement, DatabaseEndpoint } from '../../core/ports.js';
+import type { CapturedStatement } from '../../core/capture-ports.js';
+import type { DatabaseEndpoint } from '../../core/ports.js';
 import { connectControl } from '../../core/postgres.js';
 import { isLoopback, parseDatabaseUrl } from '../config/endpoint.js';
 import type { Span } from './import-run.js';

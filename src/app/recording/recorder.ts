@@ -16,7 +16,7 @@
 import { open, type FileHandle } from 'node:fs/promises';
 import { UnderstudyError, asUnderstudyError } from '../../core/errors.js';
 import type { Log } from '../../core/log.js';
-import type { StatementTap, TrafficRecorder } from '../../core/ports.js';
+import type { StatementTap, TrafficRecorder } from '../../core/capture-ports.js';
 import {
   BLOCK_BYTES,
   BlockWriter,

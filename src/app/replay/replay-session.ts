@@ -8,7 +8,8 @@
  * time allowed, end this session alone, with the reason.
  */
 import { asUnderstudyError, UnderstudyError } from '../../core/errors.js';
-import type { DatabaseEndpoint, StatementTap } from '../../core/ports.js';
+import type { StatementTap } from '../../core/capture-ports.js';
+import type { DatabaseEndpoint } from '../../core/ports.js';
 import { openBackend, type Backend, type BackendEndpoint } from '../../proxy/backend.js';
 import { ClientStream } from '../../proxy/client-stream.js';
 import { OwnExchanges } from '../../proxy/own-exchanges.js';

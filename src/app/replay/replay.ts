@@ -8,7 +8,8 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { asUnderstudyError, UnderstudyError, type SerializedError } from '../../core/errors.js';
-import type { DatabaseEndpoint, StatementTap } from '../../core/ports.js';
+import type { StatementTap } from '../../core/capture-ports.js';
+import type { DatabaseEndpoint } from '../../core/ports.js';
 import type { RecordingRecord } from '../../wire/recording.js';
 import { Comparison, type ComparisonReport } from './comparison.js';
 import { ReplaySession } from './replay-session.js';

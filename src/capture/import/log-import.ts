@@ -8,7 +8,7 @@
  *
  * Memory does not grow with the files: readers bound a report's length, the join bounds its processes.
  */
-import type { StatementSink } from '../../core/ports.js';
+import type { StatementSink } from '../../core/capture-ports.js';
 import type { EntrySink, FormatName, LogEntry, Unreadable } from './entry.js';
 import { openLogs, type LogFile } from './log-files.js';
 import { LogTime } from './log-time.js';

@@ -4,7 +4,7 @@
  */
 import { parse } from 'csv-parse/sync';
 import { UnderstudyError } from '../../core/errors.js';
-import type { CapturedStatement } from '../../core/ports.js';
+import type { CapturedStatement } from '../../core/capture-ports.js';
 
 export interface StatementTotals {
   /** Tells rows apart within a snapshot: query id, user, database, level. */

@@ -12,7 +12,7 @@
  *
  * Memory: {@link PROCESSES_MAX} processes; the oldest is let go, its pending statement handed over.
  */
-import type { CapturedStatement, StatementSink } from '../../core/ports.js';
+import type { CapturedStatement, StatementSink } from '../../core/capture-ports.js';
 import type { LogEntry } from './entry.js';
 import { readMessage, readParameters, type Said } from './messages.js';
 

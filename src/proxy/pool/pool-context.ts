@@ -1,7 +1,7 @@
 /** What pooled clients and pools share, and how they report. */
 import type { Clock } from '../../core/clock.js';
 import type { Log } from '../../core/log.js';
-import type { StatementTap } from '../../core/ports.js';
+import type { StatementTap } from '../../core/capture-ports.js';
 import type { StatementText } from '../../wire/postgres/statement-text.js';
 import type { Backend } from '../backend.js';
 import type { ProxySettings } from '../settings.js';

@@ -37,7 +37,7 @@ import { ResponseTracker, STATUS_IDLE } from '../response-tracker.js';
 import { QUERY_TIMED_OUT, ROLLED_BACK } from '../server-stream.js';
 import type { SessionInfo } from '../session-context.js';
 import type { SessionActivity, WatchedSession } from '../session-watch.js';
-import type { SessionPhase } from '../session.js';
+import type { SessionPhase } from '../session-phases.js';
 import { StatementLog } from '../statement-log.js';
 import { ClientAnswers, type AnswerOptions } from './client-answers.js';
 import { ClientInput } from './client-input.js';

@@ -5,7 +5,7 @@ import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { EmbeddedServer } from '../../../src/app/demo/embedded-server.js';
 import { importLogs, type ImportReport } from '../../../src/capture/import/log-import.js';
-import type { CapturedStatement } from '../../../src/core/ports.js';
+import type { CapturedStatement } from '../../../src/core/capture-ports.js';
 import { until } from '../../support/servers.js';
 
 const LAST = "SELECT 'the last one'";

@@ -2,7 +2,7 @@ import { expect, test } from 'vitest';
 import { emptyEntry, type LogEntry } from '../../../src/capture/import/entry.js';
 import { readParameters } from '../../../src/capture/import/messages.js';
 import { StatementJoin, type JoinOptions } from '../../../src/capture/import/statement-join.js';
-import type { CapturedStatement } from '../../../src/core/ports.js';
+import type { CapturedStatement } from '../../../src/core/capture-ports.js';
 
 interface Joined {
   readonly statements: CapturedStatement[];

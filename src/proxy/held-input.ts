@@ -1,0 +1,61 @@
+/** What a session keeps of its client's bytes at the gate; past the bound its socket is no longer read. */
+import { HeldBytes } from './held-bytes.js';
+import { HELD_FULL } from './session-sockets.js';
+
+export interface HeldInputDeps {
+  readonly bytesMax: () => number;
+  readonly nowMs: () => number;
+  readonly pauseClient: (reason: number) => void;
+  readonly resumeClient: (reason: number) => void;
+}
+
+export class HeldInput {
+  readonly #deps: HeldInputDeps;
+  readonly #bytes = new HeldBytes();
+  #sinceMs: number | null = null;
+
+  constructor(deps: HeldInputDeps) {
+    this.#deps = deps;
+  }
+
+  get length(): number {
+    return this.#bytes.length;
+  }
+
+  /** How long the oldest of it has waited, in milliseconds; null where there is nothing. */
+  get waitedMs(): number | null {
+    return this.#sinceMs === null ? null : this.#deps.nowMs() - this.#sinceMs;
+  }
+
+  keep(chunk: Buffer): void {
+    this.#sinceMs ??= this.#deps.nowMs();
+    this.#bytes.append(chunk);
+    if (this.#bytes.length > this.#deps.bytesMax()) this.#deps.pauseClient(HELD_FULL);
+  }
+
+  /** To the front: what was taken and not used. */
+  putBack(chunk: Buffer): void {
+    if (chunk.length === 0) return;
+    this.#sinceMs ??= this.#deps.nowMs();
+    this.#bytes.prepend(chunk);
+  }
+
+  shift(): Buffer | undefined {
+    return this.#bytes.shift();
+  }
+
+  /** The first `count` bytes in one piece, or fewer where there are no more. They stay held. */
+  peek(count: number): Buffer {
+    return this.#bytes.peek(count);
+  }
+
+  /** As much was taken as could be. */
+  taken(): void {
+    if (this.#bytes.length === 0) this.#sinceMs = null;
+    if (this.#bytes.length <= this.#deps.bytesMax()) this.#deps.resumeClient(HELD_FULL);
+  }
+
+  clear(): void {
+    this.#bytes.clear();
+  }
+}
