@@ -297,6 +297,49 @@ function importVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> {
   );
 }
 
+function planVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> {
+  return cli.command(
+    'plan',
+    'What is hot, what a shadow of it costs, and when to switch',
+    (argv) =>
+      argv
+        .option('series', {
+          type: 'string',
+          array: true,
+          nargs: 1,
+          describe: 'From this file of `import-log --out`, repeatable [the series kept in the destination]',
+        })
+        .option('explain', {
+          type: 'string',
+          requiresArg: true,
+          describe: 'Every term and reason behind one subset, named by it or by a table of it',
+        })
+        .option('svg', { type: 'string', requiresArg: true, describe: 'Draw it into this file' })
+        .option('timezone', {
+          type: 'string',
+          requiresArg: true,
+          describe: 'The clock that people’s habits follow: Europe/Dublin [UTC]',
+        })
+        .option('days', {
+          type: 'number',
+          requiresArg: true,
+          default: 70,
+          describe: 'Days of the kept series that are looked at',
+        })
+        .example('$0 import-log *.log --out week.series && $0 plan --series week.series', 'from logs alone')
+        .example('$0 plan --explain public.orders', ''),
+    (args) =>
+      runVerb(args, async (terminal) =>
+        (await import('./cli/plan.js')).runPlan(
+          terminal,
+          { ...args, series: args.series ?? [] },
+          configIfAny(args),
+          () => adminOf(args),
+        ),
+      ),
+  );
+}
+
 function benchVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> {
   return cli.command('bench', 'Try a workload on another server', (bench) =>
     bench
@@ -388,7 +431,7 @@ async function main(argv: readonly string[]): Promise<void> {
   const base = yargs([...argv])
     .scriptName('understudy')
     .usage('$0 <verb> [options]\n\nA proxy that keeps a live shadow of a database and switches over to it.');
-  const cli = benchVerbs(importVerbs(controlVerbs(serverVerbs(addGlobalOptions(base)))))
+  const cli = benchVerbs(planVerbs(importVerbs(controlVerbs(serverVerbs(addGlobalOptions(base))))))
     .demandCommand(1, 'name a verb')
     .strict()
     .recommendCommands()

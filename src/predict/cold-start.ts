@@ -10,12 +10,15 @@ export interface Knowledge {
   readonly says: string;
 }
 
-/** By how much of the past was observed: a day is known after two, a week after three, errors after a month. */
-export function knowledgeOf(track: Track): Knowledge {
+/**
+ * By how much of the past was observed: a day is known after two, a week after three, errors after a month.
+ * `observedMs`: of all hours together, where they were not watched whole.
+ */
+export function knowledgeOf(track: Track, observedMs = Number.POSITIVE_INFINITY): Knowledge {
   let observed = 0;
   for (let index = 0; index < track.length; index++) if (track.observed[index] === 1) observed += 1;
-  const days = observed / track.perDay;
-  const seen = days < 1 ? `${Math.round(days * 24)} hours` : `${Math.floor(days)} days`;
+  const days = Math.min(observed / track.perDay, observedMs / 86_400_000);
+  const seen = spanText(days);
   if (observed === 0)
     return { confidence: 'none', days, says: 'Nothing has been observed; zero is a guess.' };
   if (days < 2)
@@ -24,4 +27,11 @@ export function knowledgeOf(track: Track): Knowledge {
     return { confidence: 'low', days, says: `${seen} observed: a daily pattern, no sure weekly one.` };
   if (days < 42) return { confidence: 'medium', days, says: `${seen} observed: daily and weekly patterns.` };
   return { confidence: 'high', days, says: `${seen} observed.` };
+}
+
+function spanText(days: number): string {
+  if (days >= 1) return `${Math.floor(days)} ${Math.floor(days) === 1 ? 'day' : 'days'}`;
+  const minutes = Math.max(1, Math.round(days * 1440));
+  if (minutes < 120) return minutes === 1 ? '1 minute' : `${minutes} minutes`;
+  return `${Math.round(minutes / 60)} hours`;
 }

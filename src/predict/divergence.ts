@@ -9,44 +9,56 @@ export const DIVERGENCE_UNITS = { rewritten: 0.5, drift: 0.5, stale: 0.2 } as co
 export type KeyCounts<K> = ReadonlyMap<K, number>;
 
 export interface DivergenceInput {
-  /** c: predicted share of hot rows rewritten per refresh interval, with its interval. See {@link rewrittenShare}. */
-  readonly rewritten: { readonly value: number; readonly low: number; readonly high: number };
-  /** d: Jensen–Shannon distance per hour, corrected. See {@link keyDrift}. */
-  readonly drift: number;
+  /** c: predicted share of hot rows rewritten per refresh interval, with its interval. See {@link rewrittenShare}.
+   *  undefined: keys are not captured. */
+  readonly rewritten: { readonly value: number; readonly low: number; readonly high: number } | undefined;
+  /** d: Jensen–Shannon distance per hour, corrected. See {@link keyDrift}. undefined: not known. */
+  readonly drift: number | undefined;
   /** m: sampled hot keys whose shadow was stale beyond its allowance, of those sampled; 0 of 0 where none was. */
   readonly stale: number;
   readonly sampled: number;
 }
 
 /**
- * `1 − exp(−(c/c₀ + d/d₀ + m/m₀))`, 0…1. Terms: c, d, m as given and as parts of the exponent. With no key sampled m
- * counts as zero in the value and as one in the upper end: unknown is not fresh.
+ * `1 − exp(−(c/c₀ + d/d₀ + m/m₀))`, 0…1. Terms: c, d, m as given and as parts of the exponent; a term that is not known
+ * is absent from them, counts as zero in the value and as one in the upper end: unknown is not fresh. With no term known the
+ * confidence is none.
  */
 export function divergenceScore(
   input: DivergenceInput,
   units: { readonly rewritten: number; readonly drift: number; readonly stale: number } = DIVERGENCE_UNITS,
 ): Judgement {
   const { rewritten, drift, stale, sampled } = input;
-  const m = sampled > 0 ? stale / sampled : 0;
+  const m = sampled > 0 ? stale / sampled : undefined;
   const mBand = sampled > 0 ? wilson(stale, sampled) : { low: 0, high: 1 };
   const score = (c: number, d: number, staleShare: number): number =>
     1 - Math.exp(-(c / units.rewritten + d / units.drift + staleShare / units.stale));
-  const parts = { c: rewritten.value / units.rewritten, d: drift / units.drift, m: m / units.stale };
+  const parts = {
+    c: (rewritten?.value ?? 0) / units.rewritten,
+    d: (drift ?? 0) / units.drift,
+    m: (m ?? 0) / units.stale,
+  };
   const leading = parts.c >= parts.d && parts.c >= parts.m ? 'c' : parts.d >= parts.m ? 'd' : 'm';
   const reasons = {
-    c: `${(rewritten.value * 100).toFixed(1)} % of its hot rows are rewritten per refresh`,
-    d: `its hot keys move by ${drift.toFixed(2)} per hour`,
+    c: `${((rewritten?.value ?? 0) * 100).toFixed(1)} % of its hot rows are rewritten per refresh`,
+    d: `its hot keys move by ${(drift ?? 0).toFixed(2)} per hour`,
     m: `${stale} of ${sampled} sampled hot keys are stale`,
   };
-  const value = score(rewritten.value, drift, m);
+  const value = score(rewritten?.value ?? 0, drift ?? 0, m ?? 0);
+  const known = rewritten !== undefined || drift !== undefined || sampled > 0;
   return {
     value,
-    low: Math.min(value, score(rewritten.low, drift, mBand.low)),
-    high: Math.max(value, score(rewritten.high, drift, mBand.high)),
-    terms: { c: rewritten.value, d: drift, m, cPart: parts.c, dPart: parts.d, mPart: parts.m },
-    confidence: confidenceOf(sampled),
-    reason:
-      value === 0 && sampled === 0
+    low: Math.min(value, score(rewritten?.low ?? 0, drift ?? 0, mBand.low)),
+    high: Math.max(value, score(rewritten?.high ?? 1, drift ?? 1, mBand.high)),
+    terms: {
+      ...(rewritten === undefined ? {} : { c: rewritten.value, cPart: parts.c }),
+      ...(drift === undefined ? {} : { d: drift, dPart: parts.d }),
+      ...(m === undefined ? {} : { m, mPart: parts.m }),
+    },
+    confidence: known ? (sampled > 0 ? confidenceOf(sampled) : 'low') : 'none',
+    reason: !known
+      ? 'Not known: keys are not captured, and none was sampled.'
+      : value === 0 && sampled === 0
         ? 'Nothing changes, and no key has been sampled.'
         : `Most by: ${reasons[leading]}.`,
   };

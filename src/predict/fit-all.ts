@@ -13,6 +13,13 @@ export interface FitAllOptions {
   readonly seed: number;
 }
 
+export interface FitProgress {
+  readonly stage: 'training' | 'fitting';
+  readonly done: number;
+  /** Unknown while the shared network is trained. */
+  readonly total: number | undefined;
+}
+
 export const FIT_ALL_DEFAULTS: FitAllOptions = { horizons: [1, 24, 168], passes: 1, stepsMax: 672, seed: 1 };
 
 /** Of each past, the part that the shared network may see: the ensembles hold it to account on the rest. */
@@ -26,19 +33,20 @@ const HEAD = 0.6;
 export function* fitAll(
   tracks: readonly Track[],
   options: FitAllOptions = FIT_ALL_DEFAULTS,
-): Generator<undefined, readonly Ensemble[]> {
+): Generator<FitProgress, readonly Ensemble[]> {
   const { horizons, passes, stepsMax, seed } = options;
   const heads = tracks.map((track) => track.view(Math.floor(track.length * HEAD)));
   const trainer = new LstmTrainer(newNetwork(horizons, LSTM_DEFAULTS.hidden, seed), heads, stepsMax);
   for (let pass = 0; pass < passes; pass++) {
-    while (!trainer.step()) yield;
+    for (let chunks = 1; !trainer.step(); chunks++)
+      yield { stage: 'training', done: chunks, total: undefined };
   }
   const shared = lstm({ ...LSTM_DEFAULTS, network: trainer.network });
   const members = MEMBERS.map((member) => (member.name === shared.name ? shared : member));
   const ensembles: Ensemble[] = [];
   for (const track of tracks) {
     ensembles.push(new Ensemble(track, { ...ENSEMBLE_DEFAULTS, horizons, members }));
-    yield;
+    yield { stage: 'fitting', done: ensembles.length, total: tracks.length };
   }
   return ensembles;
 }

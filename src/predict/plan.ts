@@ -4,15 +4,15 @@
  */
 import { UnderstudyError } from '../core/errors.js';
 import type { SubsetId } from '../core/ports.js';
-import { knowledgeOf } from './cold-start.js';
+import { knowledgeOf, type Knowledge } from './cold-start.js';
 import { divergenceScore, type DivergenceInput } from './divergence.js';
 import type { Ensemble, Fan } from './ensemble.js';
-import { fitAll, FIT_ALL_DEFAULTS } from './fit-all.js';
+import { fitAll, FIT_ALL_DEFAULTS, type FitProgress } from './fit-all.js';
 import type { Confidence, Judgement } from './judgement.js';
-import { localIndex, toLocal, zoneOffset, type LocalSeries } from './local-time.js';
+import { localIndex, slotOfWeek, toLocal, zoneOffset, type LocalSeries } from './local-time.js';
 import { intensity, priority } from './priority.js';
 import { HOUR_MS, type Series } from './series.js';
-import { predictStall, type StallInput, TransactionDurations } from './stall.js';
+import { predictStall, TransactionDurations, type DurationSample, type StallInput } from './stall.js';
 import { timeline, type Rate, type Timeline } from './timeline.js';
 import { Track } from './track.js';
 import { bestWindows, type WindowChoice } from './window.js';
@@ -20,7 +20,10 @@ import { bestWindows, type WindowChoice } from './window.js';
 export interface PlanSubset {
   readonly subset: SubsetId;
   readonly tables: readonly string[];
-  readonly bytes: number;
+  /** Still to copy; undefined where no catalog told. */
+  readonly bytes: number | undefined;
+  /** How much of the past was watched; undefined where whole hours were. */
+  readonly observedMs?: number;
   /** Per hour: reads plus writes weighted 3. */
   readonly heat: Series;
   /** Per hour: statements, and rows changed. Same grid as `heat`, or empty where not known. */
@@ -30,9 +33,11 @@ export interface PlanSubset {
   readonly hot: { readonly share: number; readonly keys: number } | undefined;
   readonly divergence: DivergenceInput;
   /** Durations of its transactions, ms; a sample. */
-  readonly durationsMs: readonly number[];
+  readonly durationsMs: readonly DurationSample[];
   /** Share of its transactions that touch other subsets too. */
   readonly crossingShare: number;
+  /** What else is to be said of it. */
+  readonly notes?: readonly string[];
 }
 
 export interface PlanContext {
@@ -45,6 +50,11 @@ export interface PlanContext {
   readonly stall: Pick<StallInput, 'lagMs' | 'verifyRowsPerSecond' | 'fixedMs' | 'drainTimeoutMs'>;
   /** Retained log in relation to its budget, 0…1. */
   readonly logBudgetUsed: number;
+  /** Durations (ms) of transactions begun in that hour of the week (UTC, Monday 00:00 is 0), where enough were seen. */
+  readonly durationsByHour?: ReadonlyMap<number, readonly DurationSample[]>;
+  /** Transactions per statement; 1 where nothing is known. */
+  readonly transactionsPerStatement?: number;
+  /** At least 25. */
   readonly hoursAhead: number;
   readonly windows: number;
 }
@@ -52,7 +62,7 @@ export interface PlanContext {
 export interface PlanRow {
   readonly subset: SubsetId;
   readonly tables: readonly string[];
-  readonly bytes: number;
+  readonly bytes: number | undefined;
   /** Accesses per second, writes weighted 3. */
   readonly heatNow: Judgement;
   readonly heatNextHour: Judgement;
@@ -61,7 +71,8 @@ export interface PlanRow {
   readonly divergence: Judgement;
   readonly priority: Judgement;
   readonly intensity: Judgement;
-  readonly timeline: Timeline;
+  /** undefined: the size is not known, and with it neither time. */
+  readonly timeline: Timeline | undefined;
   readonly windows: readonly WindowChoice[];
   readonly crossingShare: number;
   /** Heat per hour, for each hour ahead. */
@@ -75,6 +86,17 @@ export interface PlanRow {
  * and says so.
  */
 export function makePlan(subsets: readonly PlanSubset[], context: PlanContext): readonly PlanRow[] {
+  const steps = planSteps(subsets, context);
+  let step = steps.next();
+  while (step.done !== true) step = steps.next();
+  return step.value;
+}
+
+/** {@link makePlan} in steps of some 10 to 200 ms, for a caller that shows how far it has come. */
+export function* planSteps(
+  subsets: readonly PlanSubset[],
+  context: PlanContext,
+): Generator<FitProgress, readonly PlanRow[]> {
   const names = new Set<string>();
   for (const { subset, heat } of subsets) {
     if (names.has(subset)) throw new UnderstudyError('series-invalid', `Two subsets are named ${subset}.`);
@@ -85,10 +107,7 @@ export function makePlan(subsets: readonly PlanSubset[], context: PlanContext): 
   const offset = zoneOffset(context.zone);
   const local = subsets.map(({ heat }) => toLocal(upToNow(heat, context.nowMs), offset));
   const tracks = local.map((series) => Track.of(series));
-  const fitting = fitAll(tracks, FIT_ALL_DEFAULTS);
-  let step = fitting.next();
-  while (step.done !== true) step = fitting.next();
-  const ensembles = step.value;
+  const ensembles = yield* fitAll(tracks, FIT_ALL_DEFAULTS);
   return subsets
     .flatMap((subset, index) => {
       const [series, track, ensemble] = [local[index], tracks[index], ensembles[index]];
@@ -119,27 +138,29 @@ function planRow(
   ensemble: Ensemble,
   context: PlanContext,
 ): PlanRow {
-  const known = knowledgeOf(track);
+  const known = knowledgeOf(track, subset.observedMs);
   const starts = Array.from({ length: context.hoursAhead }, (_, hour) =>
     hourAfter(series, context.nowMs, hour),
   );
   const fan = ensemble.forecast(starts.map(({ horizon }) => horizon));
   const heatOf = (fans: readonly Fan[], what: string): Judgement =>
     heatJudgement(fans, known.confidence, `${what}; ${known.says}`);
-  const last = track.length > 0 ? Math.expm1(track.levels[track.length - 1] ?? 0) : 0;
   const heatNextDay = heatOf(fan.slice(0, 24), 'Mean of the next 24 hours');
   const changes = shareOfHeat(subset.changes, subset.heat);
   const statements = shareOfHeat(subset.statements, subset.heat);
-  const ready = timeline({
-    bytes: subset.bytes,
-    copyBytesPerSecond: context.copyBytesPerSecond,
-    applyChangesPerSecond: context.applyChangesPerSecond,
-    writes: fan.map((one) => scaled(one, changes / 3600)),
-    stepSeconds: 3600,
-    applyShareWhileCopying: context.applyShareWhileCopying,
-    backlog: 0,
-    limitSeconds: context.hoursAhead * 3600,
-  });
+  const ready =
+    subset.bytes === undefined
+      ? undefined
+      : timeline({
+          bytes: subset.bytes,
+          copyBytesPerSecond: context.copyBytesPerSecond,
+          applyChangesPerSecond: context.applyChangesPerSecond,
+          writes: fan.map((one) => scaled(one, changes / 3600)),
+          stepSeconds: 3600,
+          applyShareWhileCopying: context.applyShareWhileCopying,
+          backlog: 0,
+          limitSeconds: context.hoursAhead * 3600,
+        });
   const divergence = divergenceScore(subset.divergence);
   const windows = windowsOf(subset, context, fan, starts, ready, { changes, statements });
   const firstWindow = windows[0];
@@ -148,15 +169,19 @@ function planRow(
     subset: subset.subset,
     tables: subset.tables,
     bytes: subset.bytes,
-    heatNow: heatOf([{ median: last, low: last, high: last }], 'The last closed hour'),
+    heatNow: heatOf([lastSeen(track)], 'The last closed hour'),
     heatNextHour: heatOf(fan.slice(0, 1), 'The next hour'),
     heatNextDay,
     hot: subset.hot,
     divergence,
-    priority: priority({ heat: heatNextDay, copySeconds: ready.copySeconds, confidence: known.confidence }),
+    priority: priority({ heat: heatNextDay, copySeconds: ready?.copySeconds, confidence: known.confidence }),
     intensity: intensity({
       divergence,
-      hoursToWindow: firstWindow === undefined ? undefined : (firstWindow.startMs - context.nowMs) / HOUR_MS,
+      // Where no pattern is known, one hour is as good as another, and none is near.
+      hoursToWindow:
+        firstWindow === undefined || known.confidence === 'none' || known.confidence === 'low'
+          ? undefined
+          : (firstWindow.startMs - context.nowMs) / HOUR_MS,
       sourceLoad: (fan[0]?.median ?? 0) / peak,
       logBudgetUsed: context.logBudgetUsed,
     }),
@@ -164,7 +189,7 @@ function planRow(
     windows,
     crossingShare: subset.crossingShare,
     fan,
-    notes: notesOf(subset, track, known.says),
+    notes: notesOf(subset, track, known),
   };
 }
 
@@ -177,6 +202,15 @@ interface Start {
 function hourAfter(series: LocalSeries, nowMs: number, hour: number): Start {
   const startMs = (Math.floor(nowMs / HOUR_MS) + hour) * HOUR_MS;
   return { startMs, horizon: Math.max(1, localIndex(series, startMs) - (series.values.length - 1)) };
+}
+
+/** The last closed hour; filled in, where it was not watched, with as much doubt as the filling deserves. */
+function lastSeen(track: Track): Fan {
+  const index = track.length - 1;
+  const median = index < 0 ? 0 : Math.expm1(track.levels[index] ?? 0);
+  return index >= 0 && track.observed[index] === 1
+    ? { median, low: median, high: median }
+    : { median, low: 0, high: Math.expm1(Math.log1p(median) + 1) };
 }
 
 function heatJudgement(fans: readonly Fan[], confidence: Confidence, reason: string): Judgement {
@@ -209,18 +243,22 @@ function windowsOf(
   context: PlanContext,
   fan: readonly Fan[],
   starts: readonly Start[],
-  ready: Timeline,
+  ready: Timeline | undefined,
   perHeat: { readonly changes: number; readonly statements: number },
 ): readonly WindowChoice[] {
-  if (!ready.converges) return [];
-  const durations = new TransactionDurations(subset.durationsMs);
+  if (ready?.converges === false || subset.tables.length === 0) return [];
+  const always = new TransactionDurations(subset.durationsMs);
+  const byHour = new Map<number, TransactionDurations>();
+  for (const [hour, sample] of context.durationsByHour ?? [])
+    byHour.set(hour, new TransactionDurations(sample));
   const candidates = starts.map(({ startMs }, hour) => {
     const heat = fan[hour] ?? { median: 0, low: 0, high: 0 };
     const writesPerSecond = (heat.median * perHeat.changes) / 3600;
     const stall = predictStall({
       ...context.stall,
-      durations,
-      transactionsPerSecond: (heat.median * perHeat.statements) / 3600,
+      durations: byHour.get(slotOfWeek(startMs, HOUR_MS)) ?? always,
+      transactionsPerSecond:
+        (heat.median * perHeat.statements * (context.transactionsPerStatement ?? 1)) / 3600,
       writesPerSecond,
       applyChangesPerSecond: context.applyChangesPerSecond.value,
       // What changed since the last clean verify: a minute's writes.
@@ -232,18 +270,21 @@ function windowsOf(
     stepMs: HOUR_MS,
     windowSteps: 1,
     count: context.windows,
-    readyMs: context.nowMs + ready.readySeconds.value * 1000,
-    observations: durations.count,
+    readyMs: context.nowMs + (ready?.readySeconds.value ?? 0) * 1000,
+    observations: always.count,
   });
 }
 
-function notesOf(subset: PlanSubset, track: Track, says: string): readonly string[] {
+function notesOf(subset: PlanSubset, track: Track, { says, confidence }: Knowledge): readonly string[] {
   const notes = [says];
   let silent = 0;
   while (silent < track.length && track.observed[track.length - 1 - silent] === 0) silent += 1;
-  if (silent > 1) notes.push(`Not seen for ${silent} hours: dropped, or capture was off.`);
+  if (silent > 1 && confidence !== 'none')
+    notes.push(`Not seen for ${silent} hours: dropped, or capture was off.`);
   if (subset.tables.length === 0) notes.push('No table is left in it.');
+  if (subset.bytes === undefined)
+    notes.push('Its size is not known, so neither is its copy; windows are as if its shadow were ready.');
   if (subset.hot === undefined) notes.push('Keys are not captured: no hot set, and drift is unknown.');
   if (subset.durationsMs.length === 0) notes.push('No transaction was timed: the drain is taken as zero.');
-  return notes;
+  return [...notes, ...(subset.notes ?? [])];
 }

@@ -5,7 +5,8 @@ import { clamp } from './numeric.js';
 export interface PriorityInput {
   /** Predicted heat over the next day, accesses per second. */
   readonly heat: { readonly value: number; readonly low: number; readonly high: number };
-  readonly copySeconds: { readonly value: number; readonly low: number; readonly high: number };
+  /** undefined: not known; then heat alone ranks. */
+  readonly copySeconds: { readonly value: number; readonly low: number; readonly high: number } | undefined;
   readonly confidence: Confidence;
 }
 
@@ -18,6 +19,16 @@ const OVERHEAD_SECONDS = 5;
  */
 export function priority({ heat, copySeconds, confidence }: PriorityInput): Judgement {
   const per = (accesses: number, seconds: number): number => accesses / (seconds + OVERHEAD_SECONDS);
+  if (copySeconds === undefined) {
+    return {
+      value: per(heat.value, 0),
+      low: 0,
+      high: Math.max(per(heat.high, 0), per(heat.value, 0)),
+      terms: { heat: heat.value },
+      confidence: confidence === 'none' ? 'none' : 'low',
+      reason: `${heat.value.toFixed(1)} accesses/s; how long its copy takes is not known.`,
+    };
+  }
   const value = per(heat.value, copySeconds.value);
   return {
     value,
@@ -57,12 +68,14 @@ export function intensity(input: IntensityInput): Judgement {
     clamp(Math.max(Math.max(score, nearness) * headroom, budget), INTENSITY_MIN, 1);
   const value = of(divergence.value);
   const reason =
-    value === budget
+    value === budget && budget > INTENSITY_MIN
       ? 'The retained log nears its limit.'
       : nearness > divergence.value
         ? 'Its window is near.'
         : value === INTENSITY_MIN
-          ? 'Little changes; kept at the least.'
+          ? divergence.confidence === 'none'
+            ? 'Not known to change; kept at the least.'
+            : 'Little changes; kept at the least.'
           : 'By its divergence.';
   return {
     value,

@@ -1,24 +1,40 @@
 /** How long clients will wait at a switch: drain + final apply + verify + switch. */
 import { confidenceOf, type Judgement } from './judgement.js';
 
-/** Durations of past transactions in ms, prepared for {@link drainQuantile}. */
+/** A duration that stands for `weight` transactions. */
+export interface WeightedDuration {
+  readonly ms: number;
+  readonly weight: number;
+}
+/** One transaction, or many alike. */
+export type DurationSample = number | WeightedDuration;
+
+/** Durations of past transactions, prepared for {@link drainQuantile}. */
 export class TransactionDurations {
   readonly #sorted: Float64Array;
-  /** #above[i] = Σ of durations from i on. */
+  /** Σ of weights, and of weight · duration, from i on. */
+  readonly #weightAbove: Float64Array;
   readonly #above: Float64Array;
 
-  constructor(durationsMs: Iterable<number>) {
-    this.#sorted = Float64Array.from(
-      [...durationsMs].filter((one) => Number.isFinite(one) && one >= 0),
-    ).sort();
-    this.#above = new Float64Array(this.#sorted.length + 1);
-    for (let index = this.#sorted.length - 1; index >= 0; index--) {
-      this.#above[index] = (this.#above[index + 1] as number) + (this.#sorted[index] as number);
+  /** Those that are negative or no number are left out. */
+  constructor(durations: Iterable<DurationSample>) {
+    const kept = [...durations]
+      .map((one) => (typeof one === 'number' ? { ms: one, weight: 1 } : one))
+      .filter(({ ms, weight }) => Number.isFinite(ms) && ms >= 0 && Number.isFinite(weight) && weight > 0)
+      .sort((a, b) => a.ms - b.ms);
+    this.#sorted = Float64Array.from(kept, ({ ms }) => ms);
+    this.#weightAbove = new Float64Array(kept.length + 1);
+    this.#above = new Float64Array(kept.length + 1);
+    for (const [back, { ms, weight }] of kept.toReversed().entries()) {
+      const index = kept.length - 1 - back;
+      this.#weightAbove[index] = (this.#weightAbove[index + 1] as number) + weight;
+      this.#above[index] = (this.#above[index + 1] as number) + weight * ms;
     }
   }
 
+  /** Transactions behind it. */
   get count(): number {
-    return this.#sorted.length;
+    return this.#weightAbove[0] ?? 0;
   }
 
   get max(): number {
@@ -29,13 +45,13 @@ export class TransactionDurations {
   excess(x: number): number {
     if (this.count === 0) return 0;
     let low = 0;
-    let high = this.count;
+    let high = this.#sorted.length;
     while (low < high) {
       const middle = (low + high) >> 1;
       if ((this.#sorted[middle] as number) > x) high = middle;
       else low = middle + 1;
     }
-    return ((this.#above[low] as number) - x * (this.count - low)) / this.count;
+    return ((this.#above[low] as number) - x * (this.#weightAbove[low] as number)) / this.count;
   }
 }
 

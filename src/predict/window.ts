@@ -16,6 +16,8 @@ export interface WindowChoice extends Judgement {
   /** Predicted statements stalled beyond those of the best window. */
   readonly regret: number;
   readonly stallMs: number;
+  readonly stallLowMs: number;
+  readonly stallHighMs: number;
 }
 
 export interface WindowOptions {
@@ -82,6 +84,8 @@ function choice(
     endMs: startMs + within.length * options.stepMs,
     regret,
     stallMs,
+    stallLowMs: mean(({ stall }) => stall.low),
+    stallHighMs: mean(({ stall }) => stall.high),
     value: cost,
     low: Math.min(
       cost,

@@ -41,7 +41,7 @@ describe('the divergence score', () => {
       stale: 0,
       sampled: 0,
     });
-    expect(score).toMatchObject({ value: 0, confidence: 'none' });
+    expect(score).toMatchObject({ value: 0, confidence: 'low' });
     expect(score.high).toBeGreaterThan(0.99);
   });
 

@@ -89,7 +89,7 @@ test('the plan puts the hot small subset first and its window into the quietest 
   const least = Math.min(...Array.from({ length: 48 }, (_, hour) => weekly(hours + hour)));
   expect(weekly(((window?.startMs ?? 0) - MONDAY) / HOUR_MS)).toBeCloseTo(least);
   expect(shop?.heatNextHour.value).toBeCloseTo((100 * weekly(hours)) / 3600, 0);
-  expect(shop?.timeline.copySeconds.value).toBe(100);
+  expect(shop?.timeline?.copySeconds.value).toBe(100);
   expect(shop?.notes).toEqual(['42 days observed.']);
 });
 

@@ -1,0 +1,175 @@
+/** `understudy plan`: what is hot, what a shadow of it costs, and when to switch. */
+import { writeFile } from 'node:fs/promises';
+import { readClosure, type Closure } from '../../capture/closure.js';
+import { PostgresSeriesStore, SERIES_CONNECTION } from '../../capture/series-store.js';
+import { UnderstudyError, asUnderstudyError } from '../../core/errors.js';
+import { connectControl } from '../../core/postgres.js';
+import type { SeriesBatch, Side } from '../../core/ports.js';
+import type { AdminClient } from '../admin-client.js';
+import type { ResolvedConfig } from '../config.js';
+import { endpointText } from '../config/endpoint.js';
+import { makePlanReport, PLAN_DEFAULTS } from '../plan/make.js';
+import { liveShadow, type LiveShadow } from '../plan/measurements.js';
+import type { PlanReport, SubsetReport } from '../plan/plan-report.js';
+import { planSvg } from '../plan/plan-svg.js';
+import { explainLines, planLines } from '../plan/plan-text.js';
+import { dataFromBatches, dataFromStore, type PlanData } from '../plan/series-data.js';
+import { readSeriesFile } from '../series-file.js';
+import { EXIT, type ExitCode } from './exit-codes.js';
+import { bar } from './format.js';
+import type { Terminal } from './terminal.js';
+
+export interface PlanVerb {
+  readonly series: readonly string[];
+  readonly svg: string | undefined;
+  readonly explain: string | undefined;
+  readonly timezone: string | undefined;
+  /** Days of the kept series that are read. */
+  readonly days: number;
+}
+
+/** Where no configuration says otherwise. */
+const DRAIN_TIMEOUT_MS = 5_000;
+const CONNECT_TIMEOUT_MS = 5_000;
+
+/** `config`: null where there is none; then `--series` has to say it all. `admin`: of a process that may be running. */
+export async function runPlan(
+  terminal: Terminal,
+  verb: PlanVerb,
+  config: ResolvedConfig | null,
+  admin: () => AdminClient,
+): Promise<ExitCode> {
+  if (config === null && verb.series.length === 0)
+    throw new UnderstudyError('config-invalid', 'a plan needs series: --series FILE, or a configuration', {
+      advice: 'Make a file of series with `understudy import-log FILE… --out day.series`.',
+    });
+  const stop = new AbortController();
+  const onSignal = (): void => stop.abort(new UnderstudyError('cancelled', 'planning was stopped'));
+  process.on('SIGINT', onSignal);
+  try {
+    const plan = await planOf(terminal, verb, config, admin, stop.signal);
+    if (verb.svg !== undefined) await writeSvg(verb.svg, plan);
+    if (verb.explain === undefined) {
+      for (const line of planLines(plan)) terminal.line(line);
+      if (verb.svg !== undefined) terminal.line(`drawn in ${verb.svg}`);
+      terminal.result(plan);
+      return EXIT.ok;
+    }
+    const subset = subsetNamed(plan, verb.explain);
+    for (const line of explainLines(plan, subset)) terminal.line(line);
+    terminal.result({ ...plan, subsets: [subset] });
+    return EXIT.ok;
+  } finally {
+    process.off('SIGINT', onSignal);
+  }
+}
+
+async function planOf(
+  terminal: Terminal,
+  verb: PlanVerb,
+  config: ResolvedConfig | null,
+  admin: () => AdminClient,
+  signal: AbortSignal,
+): Promise<PlanReport> {
+  const nowMs = Date.now();
+  const fromFiles = verb.series.length > 0;
+  const data = fromFiles
+    ? await dataFromBatches(batchesOf(verb.series), verb.series.join(', '))
+    : await keptSeries(config, nowMs, verb.days);
+  // Files alone are a plan for those who have no more than files: nobody is asked who may be out of reach.
+  const live = config === null ? undefined : await runningShadow(admin);
+  const closure = config === null ? null : await closureOf(terminal, config);
+  const plan = await makePlanReport(
+    {
+      data,
+      closure,
+      live,
+      // A log may be of a day long gone: the plan is then for the hours that followed it.
+      nowMs: fromFiles ? undefined : nowMs,
+      zone: verb.timezone ?? 'UTC',
+      drainTimeoutMs: config?.cutover.drainTimeoutMs ?? DRAIN_TIMEOUT_MS,
+      logBudgetBytes: config?.shadow.logBudgetBytes ?? 0,
+      ...PLAN_DEFAULTS,
+    },
+    signal,
+    ({ stage, done, total }) =>
+      terminal.transient(
+        total === undefined
+          ? `${stage}: ${done} chunks`
+          : `${stage}: ${bar(done / total, 20)} ${done} of ${total}`,
+      ),
+  );
+  return plan;
+}
+
+async function* batchesOf(paths: readonly string[]): AsyncGenerator<SeriesBatch> {
+  for (const path of paths) yield* readSeriesFile(path);
+}
+
+async function keptSeries(config: ResolvedConfig | null, nowMs: number, days: number): Promise<PlanData> {
+  if (config === null) throw new UnderstudyError('config-invalid', 'no configuration names a destination');
+  const store = new PostgresSeriesStore(() =>
+    connectControl('destination', config.destination, {
+      ...SERIES_CONNECTION,
+      connectTimeoutMs: CONNECT_TIMEOUT_MS,
+    }),
+  );
+  try {
+    return await dataFromStore(store, nowMs, days, `the series kept in ${endpointText(config.destination)}`);
+  } finally {
+    await store.close();
+  }
+}
+
+/** undefined: no process is running, or it can't be asked. */
+async function runningShadow(admin: () => AdminClient): Promise<LiveShadow | undefined> {
+  try {
+    return liveShadow((await admin().status()).shadow);
+  } catch {
+    return undefined;
+  }
+}
+
+/** The source's catalogs, or the destination's where the source is retired. */
+async function closureOf(terminal: Terminal, config: ResolvedConfig): Promise<Closure | null> {
+  let reason = '';
+  for (const side of ['source', 'destination'] satisfies readonly Side[]) {
+    try {
+      const client = await connectControl(side, config[side], {
+        purpose: 'plan',
+        connectTimeoutMs: CONNECT_TIMEOUT_MS,
+      });
+      try {
+        return await readClosure(client);
+      } finally {
+        await client.end().catch(() => undefined);
+      }
+    } catch (error) {
+      reason = asUnderstudyError(error, 'source-query-failed', 'reading the catalogs').message;
+    }
+  }
+  terminal.line(terminal.paint('yellow', `the catalogs could not be read: ${reason}`));
+  return null;
+}
+
+function subsetNamed(plan: PlanReport, name: string): SubsetReport {
+  const all = [plan.whole, ...plan.subsets];
+  const found =
+    all.find(({ subset }) => subset === name) ??
+    plan.subsets.find(({ tables }) => tables.some((table) => table === name || table.endsWith(`.${name}`)));
+  if (found !== undefined) return found;
+  throw new UnderstudyError('config-invalid', `there is no subset or table ${name}`, {
+    advice: `One of: ${all
+      .slice(0, 10)
+      .map(({ subset }) => subset)
+      .join(', ')}.`,
+  });
+}
+
+async function writeSvg(path: string, plan: PlanReport): Promise<void> {
+  try {
+    await writeFile(path, planSvg(plan));
+  } catch (error) {
+    throw new UnderstudyError('config-invalid', `${path} can’t be written`, { cause: error });
+  }
+}

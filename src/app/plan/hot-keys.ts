@@ -1,0 +1,87 @@
+/** Captured keys of a subset → its hot share, and the terms of its divergence. */
+import type { HotKeys } from '../../core/ports.js';
+import { keyDistance, keyDrift, rewrittenShare, type DivergenceInput } from '../../predict/divergence.js';
+import { HOT_SHARE, WRITE_WEIGHT } from '../../predict/hot-set.js';
+import type { PlanSubset } from '../../predict/plan.js';
+import { DAY_MS, HOUR_MS } from '../../predict/series.js';
+
+/** Within which a hot row's change has to reach the shadow, for the divergence's c. */
+export const REFRESH_SECONDS = 60;
+/** The next hour's writes to a key are within this factor of the last day's mean, nine times of ten. */
+const WRITES_SPREAD = 2;
+const WEEK_HOURS = 168;
+
+interface KeyUse {
+  heat: number;
+  writes: number;
+}
+
+/** `hotKeys`: of any tables and hours; those of `tables` count. Nothing known where none is there. */
+export function hotOf(
+  tables: ReadonlySet<string>,
+  hotKeys: readonly HotKeys[],
+): { readonly hot: PlanSubset['hot']; readonly divergence: DivergenceInput } {
+  const own = hotKeys.filter(({ table }) => tables.has(table));
+  const lastMs = own.reduce((last, { startMs }) => Math.max(last, startMs), -Infinity);
+  if (!Number.isFinite(lastMs))
+    return { hot: undefined, divergence: { rewritten: undefined, drift: undefined, stale: 0, sampled: 0 } };
+  const day = own.filter(({ startMs }) => startMs > lastMs - DAY_MS);
+  const hours = new Set(day.map(({ startMs }) => startMs)).size;
+  const { keys, heat } = added(day);
+  const hottest = [...keys.values()].sort((a, b) => b.heat - a.heat);
+  const held: KeyUse[] = [];
+  let sum = 0;
+  for (const key of hottest) {
+    if (sum >= HOT_SHARE * heat) break;
+    held.push(key);
+    sum += key.heat;
+  }
+  return {
+    hot: { share: heat > 0 ? Math.min(1, sum / heat) : 0, keys: held.length },
+    divergence: {
+      rewritten: rewrittenShare(
+        held.map(({ writes }) => writes / hours),
+        REFRESH_SECONDS,
+        WRITES_SPREAD,
+      ),
+      drift: driftOf(own, lastMs),
+      stale: 0,
+      sampled: 0,
+    },
+  };
+}
+
+/** `heat` counts accesses to any key; of keys that are not told apart, how many wrote is not known. */
+function added(hours: readonly HotKeys[]): { readonly keys: Map<string, KeyUse>; readonly heat: number } {
+  const keys = new Map<string, KeyUse>();
+  let heat = 0;
+  for (const { table, accesses, keys: counted } of hours) {
+    heat += accesses;
+    for (const { key, count, writes } of counted) {
+      const name = `${table}\0${key}`;
+      const use = keys.get(name) ?? { heat: 0, writes: 0 };
+      use.heat += count + (WRITE_WEIGHT - 1) * writes;
+      use.writes += writes;
+      heat += (WRITE_WEIGHT - 1) * writes;
+      keys.set(name, use);
+    }
+  }
+  return { keys, heat };
+}
+
+/** undefined: only one hour is known. */
+function driftOf(own: readonly HotKeys[], lastMs: number): number | undefined {
+  const at = (hoursAgo: number): Map<string, number> | undefined => {
+    const hour = own.filter(({ startMs }) => startMs === lastMs - hoursAgo * HOUR_MS);
+    if (hour.length === 0) return undefined;
+    return new Map(
+      hour.flatMap(({ table, keys }) => keys.map(({ key, count }) => [`${table}\0${key}`, count] as const)),
+    );
+  };
+  const between = (hoursAgo: number): number | undefined => {
+    const [now, before] = [at(hoursAgo), at(hoursAgo + 1)];
+    return now === undefined || before === undefined ? undefined : keyDistance(now, before);
+  };
+  const now = between(0);
+  return now === undefined ? undefined : keyDrift(now, between(WEEK_HOURS), 1);
+}

@@ -1,0 +1,56 @@
+/** From series, catalogs and live figures to a plan: the one way for the command line and for the loop. */
+import type { Closure } from '../../capture/closure.js';
+import type { FitProgress } from '../../predict/fit-all.js';
+import type { PlanContext } from '../../predict/plan.js';
+import { ratesOf, stallSettings, type LiveShadow } from './measurements.js';
+import { planInThread } from './plan-thread.js';
+import { reportOf, type PlanReport } from './plan-report.js';
+import type { PlanData } from './series-data.js';
+import { subsetsOf } from './subsets.js';
+
+export interface PlanRequest {
+  readonly data: PlanData;
+  readonly closure: Closure | null;
+  readonly live: LiveShadow | undefined;
+  /** undefined: the data's end. */
+  readonly nowMs: number | undefined;
+  readonly zone: string;
+  readonly drainTimeoutMs: number;
+  /** 0: no budget. */
+  readonly logBudgetBytes: number;
+  readonly hoursAhead: number;
+  readonly windows: number;
+  /** Measured medians of a switch's fixed parts, where there are any. */
+  readonly fixedMs?: PlanContext['stall']['fixedMs'];
+}
+
+export const PLAN_DEFAULTS = { hoursAhead: 168, windows: 3 } as const;
+
+/** Throws `series-invalid`, `cancelled`. */
+export async function makePlanReport(
+  request: PlanRequest,
+  signal: AbortSignal,
+  onProgress?: (progress: FitProgress) => void,
+): Promise<PlanReport> {
+  const { data, closure, live } = request;
+  const subsets = subsetsOf(data, closure, request.nowMs, live?.copied);
+  const sizes = closure?.tables.reduce(
+    (sum, { bytes, rows }) => ({ bytes: sum.bytes + bytes, rows: sum.rows + (rows ?? 0) }),
+    { bytes: 0, rows: 0 },
+  );
+  const context: PlanContext = {
+    nowMs: subsets.nowMs,
+    zone: request.zone,
+    ...ratesOf(live, sizes),
+    stall: stallSettings(live, request.drainTimeoutMs, request.fixedMs),
+    logBudgetUsed:
+      request.logBudgetBytes > 0 ? Math.min(1, (live?.logBytes ?? 0) / request.logBudgetBytes) : 0,
+    durationsByHour: subsets.durationsByHour,
+    transactionsPerStatement: subsets.transactionsPerStatement,
+    hoursAhead: request.hoursAhead,
+    windows: request.windows,
+  };
+  const inputs = [...subsets.subsets, subsets.whole].map(({ input }) => input);
+  const rows = await planInThread({ subsets: inputs, context }, signal, onProgress);
+  return reportOf(rows, subsets, context, data.origin, live?.phase ?? null);
+}

@@ -1,0 +1,90 @@
+/** What a plan takes from a running process, and what it assumes where nothing was measured. */
+import type { ShadowStatus, StreamStatus } from '../../core/ports.js';
+import type { PlanContext } from '../../predict/plan.js';
+import type { Rate } from '../../predict/timeline.js';
+
+/** Guesses of a copy between two machines of today, over a network; `samples: 0` says that they are. */
+const COPY_GUESS: Rate = { value: 40e6, low: 8e6, high: 120e6, samples: 0 };
+const APPLY_GUESS: Rate = { value: 10_000, low: 2_000, high: 40_000, samples: 0 };
+/** Of switches measured by `npm run bench:cutover`: fence and mark, comparison, commit and switch. */
+const FIXED_GUESS_MS = { fence: 25, verify: 15, switch: 25 } as const;
+const LAG_GUESS_MS = 50;
+const VERIFY_ROWS_PER_SECOND = 20_000;
+const APPLY_SHARE_WHILE_COPYING = 0.5;
+/** Too few rows say nothing of a rate. */
+const RATE_ROWS_MIN = 10_000;
+
+/** From the shadow of a running process. */
+export interface LiveShadow {
+  readonly phase: ShadowStatus['phase'];
+  /** By `schema.name`, the share that is copied, 0…1. */
+  readonly copied: ReadonlyMap<string, number>;
+  readonly lagMs: number | null;
+  /** Rows copied in all, and the seconds it took. */
+  readonly copy: { readonly rows: number; readonly seconds: number };
+  readonly logBytes: number | null;
+}
+
+/** Phases in which every row has been copied. */
+const COPIED_PHASES: readonly ShadowStatus['phase'][] = ['indexing', 'analyzing', 'following'];
+
+export function liveShadow(status: ShadowStatus): LiveShadow {
+  const forward = status.streams.find(({ direction }: StreamStatus) => direction === 'forward');
+  const whole = COPIED_PHASES.includes(status.phase);
+  return {
+    phase: status.phase,
+    copied: new Map(
+      status.tables.map(({ table, rowsCopied, rowsEstimated, done }) => [
+        table,
+        whole || done ? 1 : rowsEstimated > 0 ? Math.min(0.99, rowsCopied / rowsEstimated) : 0,
+      ]),
+    ),
+    lagMs: forward?.lagMs ?? null,
+    copy: status.copy,
+    logBytes: forward?.logBytes ?? null,
+  };
+}
+
+export interface MeasuredSizes {
+  readonly bytes: number;
+  readonly rows: number;
+}
+
+/** Rates of a plan, and how each was come by. */
+export function ratesOf(
+  live: LiveShadow | undefined,
+  sizes: MeasuredSizes | undefined,
+): Pick<PlanContext, 'copyBytesPerSecond' | 'applyChangesPerSecond' | 'applyShareWhileCopying'> {
+  return {
+    copyBytesPerSecond: measuredCopy(live, sizes) ?? COPY_GUESS,
+    applyChangesPerSecond: APPLY_GUESS,
+    applyShareWhileCopying: APPLY_SHARE_WHILE_COPYING,
+  };
+}
+
+/** Rows were counted, bytes are estimated from the mean row's. */
+function measuredCopy(live: LiveShadow | undefined, sizes: MeasuredSizes | undefined): Rate | undefined {
+  if (live === undefined || sizes === undefined) return undefined;
+  const { rows, seconds } = live.copy;
+  if (rows < RATE_ROWS_MIN || seconds <= 0 || sizes.rows <= 0) return undefined;
+  const value = (rows / seconds) * (sizes.bytes / sizes.rows);
+  return {
+    value,
+    low: value * 0.6,
+    high: value * 1.5,
+    samples: Math.max(1, Math.floor(rows / RATE_ROWS_MIN)),
+  };
+}
+
+export function stallSettings(
+  live: LiveShadow | undefined,
+  drainTimeoutMs: number,
+  fixedMs: PlanContext['stall']['fixedMs'] = FIXED_GUESS_MS,
+): PlanContext['stall'] {
+  return {
+    lagMs: live?.lagMs ?? LAG_GUESS_MS,
+    verifyRowsPerSecond: VERIFY_ROWS_PER_SECOND,
+    fixedMs,
+    drainTimeoutMs,
+  };
+}

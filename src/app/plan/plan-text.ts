@@ -1,0 +1,224 @@
+/** The plan as text: two tables, windows, what is not known; and everything behind one subset. */
+import type { Judgement } from '../../predict/judgement.js';
+import { formatBytes, formatCount, formatDuration, formatMs, table } from '../cli/format.js';
+import type { Duration, PlanReport, SubsetReport, WindowReport } from './plan-report.js';
+
+const SUBSETS_SHOWN = 25;
+const UNKNOWN = '?';
+
+export function planLines(plan: PlanReport): readonly string[] {
+  if (plan.whole.tables.length === 0)
+    return [
+      `Plan as of ${plan.asOf}, ${observedText(plan)}, from ${plan.origin}`,
+      'No use of any table was seen: there is nothing to plan.',
+      ...plan.notes,
+      ...unknownLines(plan),
+    ];
+  const shown = plan.subsets.slice(0, SUBSETS_SHOWN);
+  const more = plan.subsets.length - shown.length;
+  return [
+    `Plan as of ${plan.asOf}, ${observedText(plan)}, from ${plan.origin}`,
+    ...(plan.shadow === null ? [] : [`The shadow is ${plan.shadow}`]),
+    '',
+    'What to shadow first (heat in accesses a second, writes weighted 3; in brackets where it lies nine times of ten)',
+    ...table(
+      ['#>', 'subset', 'tables>', 'size>', 'now>', 'next hour', 'next day', 'hot keys', 'crosses>'],
+      shown.map((subset, index) => [
+        String(index + 1),
+        subset.subset,
+        formatCount(subset.tables.length),
+        subset.bytes === null ? UNKNOWN : formatBytes(subset.bytes),
+        rate(subset.heat.now.value),
+        withInterval(subset.heat.nextHour, rate),
+        withInterval(subset.heat.nextDay, rate),
+        hotText(subset),
+        crossingText(subset),
+      ]),
+    ),
+    ...(more > 0 ? [`and ${more} more: --json has all`] : []),
+    '',
+    'How eagerly, and when',
+    ...table(
+      ['#>', 'subset', 'diverges (c, d, m)', 'intensity>', 'copied in', 'ready in', 'best window', 'stall'],
+      [
+        ...shown.map((subset, index) => [String(index + 1), ...schedule(subset)]),
+        ['', ...schedule(plan.whole)],
+      ],
+    ),
+    '',
+    ...windowLines(plan.whole),
+    ...plan.notes,
+    ...unknownLines(plan),
+  ];
+}
+
+function unknownLines({ unknown }: PlanReport): readonly string[] {
+  return unknown.length === 0 ? [] : ['', 'Not known', ...unknown.map((one) => `  ${one}`)];
+}
+
+function observedText({ observed }: PlanReport): string {
+  if (observed === null) return 'nothing observed yet';
+  return `${hoursText(observed.hours)} observed`;
+}
+
+function hoursText(hours: number): string {
+  if (hours < 2) return `${Math.max(1, Math.round(hours * 60))} min`;
+  return hours < 48 ? `${Math.round(hours)} h` : `${Math.floor(hours / 24)} days`;
+}
+
+function schedule(subset: SubsetReport): readonly string[] {
+  const window = subset.windows[0];
+  return [
+    subset.subset,
+    divergenceText(subset.divergence),
+    subset.intensity.value.toFixed(2),
+    durationText(subset.copySeconds),
+    durationText(subset.readySeconds),
+    window === undefined
+      ? subset.converges === false
+        ? 'none: does not catch up'
+        : 'none'
+      : windowText(window),
+    window === undefined ? '' : stallText(window),
+  ];
+}
+
+function windowLines(whole: SubsetReport): readonly string[] {
+  if (whole.windows.length === 0)
+    return [
+      whole.converges === false
+        ? 'No window: at these rates the shadow never catches up with what is written.'
+        : 'No window within what is looked ahead.',
+    ];
+  return [
+    'Best windows for the whole database, which is what a cutover moves',
+    ...whole.windows.map(
+      (window, index) =>
+        `  ${index + 1}. ${windowText(window)}  stall ${stallText(window)}, ${window.stalledStatements.value.toFixed(1)} statements held` +
+        (window.regret > 0 ? ` (${window.regret.toFixed(1)} more than the best)` : '') +
+        (window.abortProbability > 0.01
+          ? `; ${(window.abortProbability * 100).toFixed(0)} % that the drain deadline aborts it`
+          : ''),
+    ),
+  ];
+}
+
+const DAYS = ['Sun', 'Mon', 'Tue', 'Wed', 'Thu', 'Fri', 'Sat'];
+
+function windowText({ start, end }: WindowReport): string {
+  const day = DAYS[new Date(start).getUTCDay()] ?? '';
+  return `${day} ${start.slice(0, 16).replace('T', ' ')}–${end.slice(11, 16)} UTC`;
+}
+
+function stallText({ stallMs }: WindowReport): string {
+  return `${formatMs(stallMs.value)} (${formatMs(stallMs.low)} – ${formatMs(stallMs.high)})`;
+}
+
+export function divergenceText({ value, terms, confidence }: Judgement): string {
+  const term = (name: string): string => terms[name]?.toFixed(2) ?? UNKNOWN;
+  const score = confidence === 'none' ? UNKNOWN : value.toFixed(2);
+  return `${score} (${term('c')}, ${term('d')}, ${term('m')})`;
+}
+
+function hotText({ hot }: SubsetReport): string {
+  return hot === null ? UNKNOWN : `${formatCount(hot.keys)} have ${(hot.share * 100).toFixed(0)} %`;
+}
+
+/** Pairs of tables leave open how much: the two bounds where they differ. */
+function crossingText({ crossing }: SubsetReport): string {
+  const percent = (share: number): string => (share * 100).toFixed(share > 0 && share < 0.01 ? 1 : 0);
+  const [low, high] = [percent(crossing.low), percent(crossing.high)];
+  return low === high ? `${low} %` : `${low}–${high} %`;
+}
+
+function durationText(duration: Duration | null): string {
+  if (duration === null) return UNKNOWN;
+  const { value, low, high } = duration;
+  const text = (seconds: number | null): string => (seconds === null ? 'never' : formatDuration(seconds));
+  return value === low && value === high ? text(value) : `${text(value)} (${text(low)} – ${text(high)})`;
+}
+
+export function rate(perSecond: number): string {
+  if (perSecond >= 1000) return formatCount(perSecond);
+  return perSecond.toFixed(perSecond >= 100 ? 0 : perSecond >= 1 ? 1 : perSecond === 0 ? 0 : 3);
+}
+
+function withInterval({ value, low, high, confidence }: Judgement, text: (value: number) => string): string {
+  if (confidence === 'none') return UNKNOWN;
+  return value === low && value === high ? text(value) : `${text(value)} (${text(low)} – ${text(high)})`;
+}
+
+/** Every term, interval and reason behind one subset's row. */
+export function explainLines(plan: PlanReport, subset: SubsetReport): readonly string[] {
+  const place = plan.subsets.indexOf(subset);
+  const judgements: readonly (readonly [string, Judgement])[] = [
+    ['heat now', subset.heat.now],
+    ['heat, next hour', subset.heat.nextHour],
+    ['heat, next day', subset.heat.nextDay],
+    ['divergence', subset.divergence],
+    ['priority', subset.priority],
+    ['intensity', subset.intensity],
+  ];
+  return [
+    `${subset.subset}${place < 0 ? '' : `, ${place + 1} of ${plan.subsets.length} by priority`}, as of ${plan.asOf}`,
+    `tables       ${subset.tables.join(', ')}`,
+    `size         ${subset.bytes === null ? 'not known' : `${formatBytes(subset.bytes)} still to copy`}`,
+    ...judgements.flatMap(([name, judgement]) => judgementLines(name, judgement)),
+    ...durationLines('copied in', subset.copySeconds),
+    ...durationLines('ready in', subset.readySeconds),
+    `hot keys     ${subset.hot === null ? 'not known' : `${hotText(subset)} of the heat`}`,
+    ...crossingLines(subset),
+    ...tieLines(subset),
+    ...(subset.windows.length === 0 ? ['windows      none'] : ['windows']),
+    ...subset.windows.flatMap((window) => [
+      `  ${windowText(window)}  stall ${stallText(window)}`,
+      `    ${window.stalledStatements.value.toFixed(1)} statements held (${window.stalledStatements.low.toFixed(1)} – ${window.stalledStatements.high.toFixed(1)}) at ${rate(window.statementsPerSecond)}/s; ${window.reason}`,
+    ]),
+    'notes',
+    ...subset.notes.map((note) => `  ${note}`),
+    ...plan.unknown.map((note) => `  ${note}`),
+  ];
+}
+
+function judgementLines(name: string, { value, low, high, terms, confidence, reason }: Judgement): string[] {
+  const parts = Object.entries(terms).map(([term, part]) => `${term} ${figure(part)}`);
+  return [
+    `${name.padEnd(16)} ${figure(value)} (${figure(low)} – ${figure(high)}), confidence ${confidence}`,
+    `${' '.repeat(16)} ${reason}${parts.length === 0 ? '' : `  [${parts.join(', ')}]`}`,
+  ];
+}
+
+function durationLines(name: string, duration: Duration | null): string[] {
+  if (duration === null) return [`${name.padEnd(16)} not known`];
+  return [
+    `${name.padEnd(16)} ${durationText(duration)}, confidence ${duration.confidence}`,
+    `${' '.repeat(16)} ${duration.reason}`,
+  ];
+}
+
+function crossingLines(subset: SubsetReport): string[] {
+  const { crossing } = subset;
+  const with_ = crossing.with
+    .slice(0, 8)
+    .map((other) => `${other.with} (${(other.share * 100).toFixed(1)} % of the smaller’s)`);
+  return [
+    `crosses      ${crossingText(subset)} of its transactions touch another subset${with_.length === 0 ? '' : `: ${with_.join(', ')}`}`,
+  ];
+}
+
+function tieLines({ ties }: SubsetReport): string[] {
+  if (ties.length === 0) return [];
+  const shown = ties.slice(0, 20).map(({ a, b, by }) => `  ${a} – ${b}: ${by}`);
+  return [
+    'tied by',
+    ...shown,
+    ...(ties.length > shown.length ? [`  and ${ties.length - shown.length} more`] : []),
+  ];
+}
+
+/** Not to be read as exact: four digits. */
+function figure(value: number | null): string {
+  if (value === null) return 'never';
+  if (value === 0 || Number.isInteger(value)) return formatCount(value);
+  return Math.abs(value) >= 10_000 ? formatCount(value) : String(Number(value.toPrecision(4)));
+}

@@ -1,0 +1,282 @@
+/**
+ * Which tables belong together whatever the traffic does: by the catalogs of a database. Foreign keys are told apart from
+ * what can't be parted: inheritance and partitions, views, rules, triggers, functions whose bodies can be read, sequences of
+ * several tables. What can't be read (dynamic SQL, other languages) is named in `unknown`, never guessed.
+ */
+import type pg from 'pg';
+import { loadModule, parsePlPgSQLSync } from 'libpg-query';
+import type { TableReference } from './access.js';
+import { pathOf } from './catalog-read.js';
+import { PostgresParser } from './parser.js';
+import { analyse } from './tree-footprint.js';
+
+export interface ClosureTable {
+  /** `schema.name`. */
+  readonly table: string;
+  /** With indexes and out-of-line columns; 0 for the root of partitions. */
+  readonly bytes: number;
+  /** The planner's estimate; null where it has none. */
+  readonly rows: number | null;
+  /** Of a partition: the root of its tree. */
+  readonly root: string | null;
+}
+
+export interface Tie {
+  readonly a: string;
+  readonly b: string;
+  /** `view public.totals`, `trigger on public.orders`, … */
+  readonly by: string;
+}
+
+export interface Closure {
+  readonly tables: readonly ClosureTable[];
+  readonly foreignKeys: readonly Tie[];
+  readonly bound: readonly Tie[];
+  /** What may tie tables together and can't be read, one sentence each. */
+  readonly unknown: readonly string[];
+}
+
+const TABLES_MAX = 20_000;
+const ROUTINES_MAX = 2_000;
+const BODY_CHARACTERS_MAX = 100_000;
+/** Functions that call functions are followed that far. */
+const DEPTH_MAX = 16;
+/** Names in one sentence. */
+const NAMED_MAX = 8;
+
+const OURS = `n.nspname NOT IN ('pg_catalog', 'information_schema', 'understudy')
+  AND n.nspname NOT LIKE 'pg\\_toast%' AND n.nspname NOT LIKE 'pg\\_temp%'`;
+const NAME = (relation: string): string => `(SELECT nn.nspname || '.' || cc.relname
+  FROM pg_catalog.pg_class cc JOIN pg_catalog.pg_namespace nn ON nn.oid = cc.relnamespace WHERE cc.oid = ${relation})`;
+
+const TABLES_SQL = `
+  SELECT n.nspname || '.' || c.relname AS name, c.reltuples AS rows,
+    pg_catalog.pg_total_relation_size(c.oid) AS bytes,
+    CASE WHEN c.relispartition THEN ${NAME('pg_catalog.pg_partition_root(c.oid)')} END AS root
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  WHERE c.relkind IN ('r', 'p', 'f') AND c.relpersistence <> 't' AND ${OURS}
+  ORDER BY c.relpages DESC, 1 LIMIT ${TABLES_MAX}`;
+
+const FOREIGN_KEYS_SQL = `
+  SELECT ${NAME('k.conrelid')} AS a, ${NAME('k.confrelid')} AS b, 'foreign key ' || k.conname AS by
+  FROM pg_catalog.pg_constraint k
+  WHERE k.contype = 'f' AND k.conparentid = 0 AND k.conrelid <> k.confrelid`;
+
+/** What can't be parted, as far as it needs no body to be read. */
+const BOUND_SQL = `
+  WITH RECURSIVE direct AS (
+    SELECT DISTINCT r.ev_class AS owner, b.refobjid AS relation
+    FROM pg_catalog.pg_rewrite r
+    JOIN pg_catalog.pg_depend b ON b.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass AND b.objid = r.oid
+      AND b.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass),
+  reached AS (
+    SELECT owner, relation FROM direct
+    UNION
+    SELECT r.owner, d.relation FROM reached r JOIN direct d ON d.owner = r.relation AND d.owner <> r.owner
+    JOIN pg_catalog.pg_class v ON v.oid = d.owner AND v.relkind IN ('v', 'm'))
+  SELECT ${NAME('i.inhrelid')} AS a, ${NAME('i.inhparent')} AS b, 'inheritance' AS by
+  FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid AND c.relkind IN ('r', 'p', 'f')
+  UNION ALL
+  SELECT ${NAME('d.one')}, ${NAME('d.other')},
+    CASE WHEN c.relkind IN ('v', 'm') THEN 'view ' ELSE 'rule on ' END || n.nspname || '.' || c.relname
+  FROM (
+    SELECT r.owner, r.relation AS one, pg_catalog.min(r.relation) OVER (PARTITION BY r.owner) AS other
+    FROM reached r JOIN pg_catalog.pg_class t ON t.oid = r.relation AND t.relkind IN ('r', 'p', 'f')) d
+  JOIN pg_catalog.pg_class c ON c.oid = d.owner
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  WHERE d.one <> d.other AND ${OURS}
+  UNION ALL
+  SELECT ${NAME('u.one')}, ${NAME('u.other')}, 'sequence ' || n.nspname || '.' || s.relname
+  FROM (
+    SELECT seq, tab AS one, pg_catalog.min(tab) OVER (PARTITION BY seq) AS other FROM (
+      SELECT d.refobjid AS seq, f.adrelid AS tab
+      FROM pg_catalog.pg_depend d
+      JOIN pg_catalog.pg_attrdef f ON d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND f.oid = d.objid
+      WHERE d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+      UNION
+      SELECT d.objid, d.refobjid FROM pg_catalog.pg_depend d
+      WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+        AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.deptype IN ('a', 'i')) used
+    WHERE EXISTS (SELECT 1 FROM pg_catalog.pg_class c WHERE c.oid = used.seq AND c.relkind = 'S')) u
+  JOIN pg_catalog.pg_class s ON s.oid = u.seq JOIN pg_catalog.pg_namespace n ON n.oid = s.relnamespace
+  WHERE u.one <> u.other AND ${OURS}`;
+
+const ROUTINES_SQL = `
+  SELECT p.oid, n.nspname AS schema, p.proname AS name, l.lanname AS language, p.prosrc AS body,
+    CASE WHEN l.lanname = 'plpgsql' THEN pg_catalog.pg_get_functiondef(p.oid) END AS definition,
+    (SELECT pg_catalog.json_agg(DISTINCT ${NAME('t.tgrelid')})
+     FROM pg_catalog.pg_trigger t WHERE t.tgfoid = p.oid AND NOT t.tgisinternal AND t.tgparentid = 0) AS tables
+  FROM pg_catalog.pg_proc p
+  JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+  JOIN pg_catalog.pg_language l ON l.oid = p.prolang
+  WHERE p.prokind IN ('f', 'p') AND ${OURS} AND pg_catalog.length(p.prosrc) <= ${BODY_CHARACTERS_MAX}
+    AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend d
+      WHERE d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid AND d.deptype = 'e')
+  ORDER BY p.oid LIMIT ${ROUTINES_MAX}`;
+
+const PATH_SQL = `
+  SELECT pg_catalog.substr(setting, 13) AS path
+  FROM pg_catalog.pg_db_role_setting AS s, pg_catalog.unnest(s.setconfig) AS setting
+  WHERE setdatabase = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+    AND setrole = 0 AND setting LIKE 'search_path=%'`;
+
+type Row = Readonly<Record<string, string | null>>;
+
+/** Over a control connection. Throws what the connection throws. */
+export async function readClosure(client: pg.Client): Promise<Closure> {
+  const tables = (await client.query<Row>(TABLES_SQL)).rows.map((row): ClosureTable => {
+    const rows = Number(row['rows']);
+    return {
+      table: row['name'] ?? '',
+      bytes: Number(row['bytes']),
+      rows: rows < 0 ? null : rows,
+      root: row['root'] ?? null,
+    };
+  });
+  const foreignKeys = (await client.query<Row>(FOREIGN_KEYS_SQL)).rows.map(tieFrom);
+  const bound = (await client.query<Row>(BOUND_SQL)).rows.map(tieFrom);
+  const routines = (await client.query<Row>(ROUTINES_SQL)).rows.map(routineFrom);
+  const path = pathOf((await client.query<Row>(PATH_SQL)).rows[0]?.['path'] ?? 'public');
+  const read = await readRoutines(routines, new Set(tables.map(({ table }) => table)), path);
+  const unknown = tables.length === TABLES_MAX ? [`Only the ${TABLES_MAX} largest tables were read.`] : [];
+  return { tables, foreignKeys, bound: [...bound, ...read.ties], unknown: [...unknown, ...read.unknown] };
+}
+
+function tieFrom(row: Row): Tie {
+  return { a: row['a'] ?? '', b: row['b'] ?? '', by: row['by'] ?? '' };
+}
+
+export interface Routine {
+  readonly schema: string;
+  readonly name: string;
+  readonly language: string;
+  readonly body: string;
+  /** Of PL/pgSQL: the whole CREATE FUNCTION. */
+  readonly definition: string | null;
+  /** That have a trigger which calls it. */
+  readonly triggerTables: readonly string[];
+}
+
+function routineFrom(row: Row): Routine {
+  return {
+    schema: row['schema'] ?? '',
+    name: row['name'] ?? '',
+    language: row['language'] ?? '',
+    body: row['body'] ?? '',
+    definition: row['definition'] ?? null,
+    triggerTables: JSON.parse(row['tables'] ?? '[]') as readonly string[],
+  };
+}
+
+interface Body {
+  readonly tables: readonly TableReference[];
+  readonly calls: readonly TableReference[];
+  /** Why it can't be read in full. */
+  readonly problem: 'dynamic SQL' | 'another language' | 'a body that can’t be read' | null;
+}
+
+/** Ties by what routines touch, themselves and through those that they call. */
+export async function readRoutines(
+  routines: readonly Routine[],
+  known: ReadonlySet<string>,
+  path: readonly string[],
+): Promise<{ readonly ties: readonly Tie[]; readonly unknown: readonly string[] }> {
+  if (routines.length === 0) return { ties: [], unknown: [] };
+  await loadModule();
+  const parser = new PostgresParser();
+  await parser.load();
+  const bodies = new Map(routines.map((routine) => [routine, bodyOf(routine, parser)]));
+  const byName = new Map<string, Routine[]>();
+  for (const routine of routines) byName.set(routine.name, [...(byName.get(routine.name) ?? []), routine]);
+  const tableOf = ({ schema, name }: TableReference): string | undefined =>
+    (schema === null ? path : [schema]).map((each) => `${each}.${name}`).find((table) => known.has(table));
+  const touched = (routine: Routine, depth: number, into: Set<string>, seen: Set<Routine>): void => {
+    if (seen.has(routine) || depth > DEPTH_MAX) return;
+    seen.add(routine);
+    const body = bodies.get(routine);
+    for (const reference of body?.tables ?? []) {
+      const table = tableOf(reference);
+      if (table !== undefined) into.add(table);
+    }
+    for (const { schema, name } of body?.calls ?? []) {
+      // Overloaded ones can't be told apart without types: each may be meant.
+      for (const called of byName.get(name) ?? [])
+        if (schema === null || called.schema === schema) touched(called, depth + 1, into, seen);
+    }
+  };
+  const ties: Tie[] = [];
+  const problems = new Map<string, string[]>();
+  for (const routine of routines) {
+    const tables = new Set(routine.triggerTables.filter((table) => known.has(table)));
+    touched(routine, 0, tables, new Set());
+    const name = `${routine.schema}.${routine.name}`;
+    const by = routine.triggerTables.length > 0 ? `trigger function ${name}` : `function ${name}`;
+    const [first, ...others] = tables;
+    if (first !== undefined) for (const other of others) ties.push({ a: first, b: other, by });
+    const problem = bodies.get(routine)?.problem;
+    if (problem != null) problems.set(problem, [...(problems.get(problem) ?? []), name]);
+  }
+  const unknown = [...problems].map(
+    ([problem, names]) =>
+      `What ${names.length === 1 ? 'this function touches' : `these ${names.length} functions touch`} can’t be known ` +
+      `(${problem}): ${names.slice(0, NAMED_MAX).join(', ')}${names.length > NAMED_MAX ? ', …' : ''}.`,
+  );
+  return { ties, unknown };
+}
+
+function bodyOf(routine: Routine, parser: PostgresParser): Body {
+  if (routine.language === 'sql') {
+    // An empty text: a body in the standard's own form, kept as a tree.
+    if (routine.body.trim() === '') return { tables: [], calls: [], problem: 'a body that can’t be read' };
+    return statementsOf([routine.body], parser);
+  }
+  if (routine.language !== 'plpgsql' || routine.definition === null)
+    return { tables: [], calls: [], problem: 'another language' };
+  const found: { readonly texts: string[]; dynamic: boolean } = { texts: [], dynamic: false };
+  try {
+    collect(parsePlPgSQLSync(routine.definition), found, 0);
+  } catch {
+    return { tables: [], calls: [], problem: 'a body that can’t be read' };
+  }
+  const body = statementsOf(found.texts, parser);
+  return found.dynamic ? { ...body, problem: 'dynamic SQL' } : body;
+}
+
+/** The texts in a tree of PL/pgSQL, each made into a statement. Node names: PostgreSQL's plpgsql.h, RawParseMode. */
+function collect(node: unknown, found: { readonly texts: string[]; dynamic: boolean }, depth: number): void {
+  if (typeof node !== 'object' || node === null || depth > 200) return;
+  for (const [name, value] of Object.entries(node)) {
+    if (name.startsWith('PLpgSQL_stmt_dyn')) found.dynamic = true;
+    if (name === 'PLpgSQL_expr') {
+      const { query, parseMode } = value as { readonly query?: string; readonly parseMode?: number };
+      if (query !== undefined) found.texts.push(asStatement(query, parseMode ?? 0));
+    } else collect(value, found, depth + 1);
+  }
+}
+
+const MODE_STATEMENT = 0;
+const MODE_EXPRESSION = 2;
+
+function asStatement(text: string, mode: number): string {
+  if (mode === MODE_STATEMENT) return text;
+  if (mode === MODE_EXPRESSION) return `SELECT ${text}`;
+  // An assignment: a name, perhaps with subscripts, then := or =.
+  return `SELECT ${text.replace(/^[^=]*?:?=/, '')}`;
+}
+
+function statementsOf(texts: readonly string[], parser: PostgresParser): Body {
+  const tables: TableReference[] = [];
+  const calls: TableReference[] = [];
+  let unreadable = false;
+  for (const text of texts) {
+    const parsed = parser.parse(text);
+    if (parsed === null) {
+      unreadable = true;
+      continue;
+    }
+    const analysis = analyse(parsed.statements);
+    tables.push(...analysis.accesses.map(({ table }) => table));
+    calls.push(...analysis.functions);
+  }
+  return { tables, calls, problem: unreadable ? 'a body that can’t be read' : null };
+}

@@ -1,0 +1,333 @@
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import { planSvg } from '../../../src/app/plan/plan-svg.js';
+import { reportOf, type PlanReport } from '../../../src/app/plan/plan-report.js';
+import { explainLines, planLines } from '../../../src/app/plan/plan-text.js';
+import { dataFromBatches, type PlanData } from '../../../src/app/plan/series-data.js';
+import { subsetsOf } from '../../../src/app/plan/subsets.js';
+import { liveShadow, ratesOf, stallSettings } from '../../../src/app/plan/measurements.js';
+import type { Closure } from '../../../src/capture/closure.js';
+import type { SeriesBatch } from '../../../src/core/ports.js';
+import { makePlan, type PlanContext } from '../../../src/predict/plan.js';
+import { DAY_MS, HOUR_MS } from '../../../src/predict/series.js';
+import { emptyBatch, interval, point, shopBatch, START_MS } from './shop-series.js';
+
+async function dataOf(...batches: readonly SeriesBatch[]): Promise<PlanData> {
+  // eslint-disable-next-line @typescript-eslint/require-await
+  async function* each(): AsyncGenerator<SeriesBatch> {
+    yield* batches;
+  }
+  return dataFromBatches(each(), 'test');
+}
+
+function planOf(
+  data: PlanData,
+  options: { readonly closure?: Closure; readonly nowMs?: number; readonly zone?: string } = {},
+): PlanReport {
+  const subsets = subsetsOf(data, options.closure ?? null, options.nowMs);
+  const context: PlanContext = {
+    nowMs: subsets.nowMs,
+    zone: options.zone ?? 'UTC',
+    ...ratesOf(undefined, undefined),
+    stall: stallSettings(undefined, 5000),
+    logBudgetUsed: 0,
+    durationsByHour: subsets.durationsByHour,
+    transactionsPerStatement: subsets.transactionsPerStatement,
+    hoursAhead: 48,
+    windows: 3,
+  };
+  const inputs = [...subsets.subsets, subsets.whole].map(({ input }) => input);
+  return reportOf(makePlan(inputs, context), subsets, context, data.origin, null);
+}
+
+/** Paths of numbers that a plan must not hold; text is looked at too. */
+function strange(value: unknown, path = ''): string[] {
+  if (typeof value === 'number') return Number.isFinite(value) ? [] : [path];
+  if (typeof value === 'string') return /NaN|undefined|Infinity/.test(value) ? [path] : [];
+  if (typeof value !== 'object' || value === null) return [];
+  return Object.entries(value).flatMap(([key, one]) => strange(one, `${path}.${key}`));
+}
+
+function expectSound(plan: PlanReport): void {
+  expect(strange(plan)).toEqual([]);
+  expect(strange(planLines(plan))).toEqual([]);
+  for (const subset of [plan.whole, ...plan.subsets]) expect(strange(explainLines(plan, subset))).toEqual([]);
+  expect(planSvg(plan)).not.toMatch(/NaN|undefined|Infinity/);
+}
+
+function table(name: string, bytes: number, root: string | null = null): Closure['tables'][number] {
+  return { table: name, bytes, rows: bytes / 100, root };
+}
+const SHOP: Closure = {
+  tables: [
+    table('public.orders', 1e9),
+    table('public.lines', 4e9),
+    table('public.articles', 2e8),
+    table('public.audit', 5e10),
+    table('public.prices', 1e6),
+    table('public.old_a', 1e6),
+    table('public.old_b', 1e6),
+  ],
+  foreignKeys: [{ a: 'public.lines', b: 'public.orders', by: 'foreign key lines_order' }],
+  bound: [{ a: 'public.articles', b: 'public.prices', by: 'view public.offers' }],
+  unknown: ['What this function touches can’t be known (dynamic SQL): public.sweep.'],
+};
+
+describe('a plan of two weeks', () => {
+  const hours = 2 * 168;
+
+  test('from logs alone: by use in the same transactions; sizes are unknown, not zero', async () => {
+    const plan = planOf(await dataOf(shopBatch(hours)));
+    expect(plan.subsets.map(({ subset, tables }) => [subset, tables])).toEqual([
+      ['public.lines', ['public.lines', 'public.orders']],
+      ['public.articles', ['public.articles']],
+      ['public.audit', ['public.audit']],
+    ]);
+    const [orders] = plan.subsets;
+    expect(orders).toMatchObject({
+      bytes: null,
+      copySeconds: null,
+      readySeconds: null,
+      converges: null,
+      hot: null,
+    });
+    // 100 of 8,000 transactions with lines touch the articles too.
+    expect(orders?.crossing.with).toEqual([
+      { with: 'public.articles', share: expect.closeTo(0.0095, 3) as number },
+    ]);
+    expect(plan.unknown[0]).toContain('No database was read');
+    expect(orders?.divergence).toMatchObject({ confidence: 'none', low: 0 });
+    // The quietest hour of those to come is three in the morning.
+    expect(new Date(plan.whole.windows[0]?.start ?? 0).getUTCHours()).toBe(3);
+    expect(plan.asOf).toBe(new Date(START_MS + hours * HOUR_MS).toISOString());
+    expectSound(plan);
+  });
+
+  test('with catalogs: sizes, ties, what is unused last, what is not known said', async () => {
+    const plan = planOf(await dataOf(shopBatch(hours)), { closure: SHOP });
+    expect(plan.subsets.map(({ subset }) => subset)).toEqual([
+      'public.articles',
+      'public.lines',
+      'public.audit',
+      '(unused)',
+    ]);
+    const [articles, lines, audit, unused] = plan.subsets;
+    expect(articles?.tables).toEqual(['public.articles', 'public.prices']);
+    expect(articles?.ties.map(({ by }) => by)).toEqual(['view public.offers']);
+    expect(lines).toMatchObject({ bytes: 5e9, converges: true });
+    expect(lines?.copySeconds?.value).toBeCloseTo(125);
+    expect(audit?.copySeconds?.reason).toContain('a guess');
+    expect(unused?.tables).toEqual(['public.old_a', 'public.old_b']);
+    expect(plan.whole.bytes).toBe(5.5203e10 - 0);
+    expect(plan.unknown).toEqual(SHOP.unknown);
+    expectSound(plan);
+    expect(explainLines(plan, articles ?? plan.whole).join('\n')).toContain('view public.offers');
+    expect(planSvg(plan)).toContain('prefers-color-scheme: dark');
+  });
+
+  test('what a running shadow has copied is not copied again, and its rate is measured', () => {
+    const live = liveShadow({
+      phase: 'copying',
+      tables: [
+        { table: 'public.orders', rowsCopied: 50, rowsEstimated: 100, done: false },
+        { table: 'public.audit', rowsCopied: 9, rowsEstimated: 9, done: true },
+      ],
+      copy: { rows: 1_000_000, seconds: 10 },
+      streams: [],
+      lastVerify: null,
+      error: null,
+    });
+    expect([...live.copied]).toEqual([
+      ['public.orders', 0.5],
+      ['public.audit', 1],
+    ]);
+    expect(ratesOf(live, { bytes: 1e9, rows: 1e7 }).copyBytesPerSecond.value).toBeCloseTo(1e7);
+    expect(ratesOf(undefined, undefined).copyBytesPerSecond.samples).toBe(0);
+  });
+});
+
+describe('strange series', () => {
+  const lone = (batch: Partial<SeriesBatch>): SeriesBatch => ({ ...emptyBatch('lone/0'), ...batch });
+  const flat = (hours: number, reads: number, skip: (hour: number) => boolean = () => false): SeriesBatch =>
+    lone({
+      points: Array.from({ length: hours }, (_, hour) => hour)
+        .filter((hour) => !skip(hour) && reads > 0)
+        .map((hour) => point('t', START_MS + hour * HOUR_MS, reads, 0)),
+      intervals: Array.from({ length: hours }, (_, hour) => hour)
+        .filter((hour) => !skip(hour))
+        .map((hour) => interval(START_MS + hour * HOUR_MS, reads)),
+    });
+
+  test('nothing at all: says so', async () => {
+    const plan = planOf(await dataOf(emptyBatch('e/0')));
+    expect(plan.subsets).toEqual([]);
+    expect(plan.whole.windows).toEqual([]);
+    expect(planLines(plan).join('\n')).toContain('there is nothing to plan');
+    expectSound(plan);
+  });
+
+  test('one minute: a rate, no pattern, little confidence', async () => {
+    const plan = planOf(
+      await dataOf(
+        lone({ points: [point('t', START_MS, 120, 0)], intervals: [interval(START_MS, 120, 60_000)] }),
+      ),
+    );
+    expect(plan.subsets[0]?.heat.now.value).toBeCloseTo(2);
+    expect(plan.subsets[0]?.heat.now.confidence).toBe('low');
+    expect(plan.subsets[0]?.notes[0]).toBe('Only 1 minute observed: the recent mean, no daily pattern yet.');
+    expectSound(plan);
+  });
+
+  test('constant: the same ahead, with little doubt', async () => {
+    const plan = planOf(await dataOf(flat(14 * 24, 3600)));
+    const day = plan.subsets[0]?.heat.nextDay;
+    expect(day?.value).toBeCloseTo(1, 1);
+    expect((day?.high ?? 9) - (day?.low ?? 0)).toBeLessThan(0.2);
+    expectSound(plan);
+  });
+
+  test('idle though watched: zero, which is known', async () => {
+    const batch = flat(100, 0);
+    const plan = planOf(await dataOf({ ...batch, points: [point('t', START_MS, 1, 0)] }));
+    expect(plan.subsets[0]?.heat.nextDay.value).toBeLessThan(0.001);
+    expectSound(plan);
+  });
+
+  test('negative or broken figures are refused, with what to do', async () => {
+    for (const reads of [-1, Number.NaN])
+      await expect(dataOf(lone({ points: [point('t', START_MS, reads, 0)] }))).rejects.toMatchObject({
+        code: 'series-invalid',
+      });
+  });
+
+  test('gaps are unknown, not idle', async () => {
+    const plan = planOf(await dataOf(flat(14 * 24, 7200, (hour) => hour % 7 < 3)));
+    expect(plan.subsets[0]?.heat.nextDay.value).toBeCloseTo(2, 0);
+    expectSound(plan);
+  });
+
+  test('a clock that jumped decades ahead for a moment does not become the present', async () => {
+    const wild = Date.UTC(2058, 0, 1);
+    const sane = flat(10 * 24, 3600);
+    const plan = planOf(
+      await dataOf({
+        ...sane,
+        points: [...sane.points, point('t', wild, 5, 0)],
+        intervals: [...sane.intervals, interval(wild, 5)],
+      }),
+    );
+    expect(plan.asOf).toBe(new Date(START_MS + 10 * DAY_MS).toISOString());
+    expect(plan.notes.join()).toContain('left out');
+    expectSound(plan);
+  });
+
+  test('daylight saving: the quiet hour stays at three on the wall', async () => {
+    // Berlin goes an hour forward on 29 March 2026.
+    const springMs = Date.UTC(2026, 2, 29, 1);
+    const startMs = springMs - 14 * DAY_MS - 2 * HOUR_MS;
+    const hours = 14 * 24;
+    const local = (hour: number): number => (hour % 24 === 3 ? 0.02 : 1);
+    const plan = planOf(
+      await dataOf(
+        lone({
+          // The first hour is midnight in Berlin.
+          points: Array.from({ length: hours }, (_, hour) =>
+            point('t', startMs + hour * HOUR_MS, Math.round(9000 * local(hour)), 0),
+          ),
+          intervals: Array.from({ length: hours }, (_, hour) => interval(startMs + hour * HOUR_MS, 1)),
+        }),
+      ),
+      { zone: 'Europe/Berlin' },
+    );
+    // From the 29th on 03:00 in Berlin is 01:00 UTC.
+    expect(plan.whole.windows.slice(0, 2).map(({ start }) => start)).toEqual([
+      new Date(springMs).toISOString(),
+      new Date(springMs + DAY_MS).toISOString(),
+    ]);
+    expectSound(plan);
+  });
+
+  test('a table of two spellings is one; two schemas’ tables of one name stay two', async () => {
+    const spelt = await dataOf(
+      lone({
+        points: [
+          point('orders', START_MS, 60, 0),
+          point('public.orders', START_MS, 60, 0),
+          point('a.log', START_MS, 5, 0),
+          point('b.log', START_MS, 5, 0),
+          point('log', START_MS, 5, 0),
+        ],
+        intervals: [interval(START_MS, 135)],
+      }),
+    );
+    const plan = planOf(spelt);
+    expect(plan.subsets.map(({ subset }) => subset).sort()).toEqual([
+      'a.log',
+      'b.log',
+      'log',
+      'public.orders',
+    ]);
+    const named = await dataOf(
+      lone({ points: [point('all', START_MS, 1, 0)], intervals: [interval(START_MS, 1)] }),
+    );
+    expect(planOf(named).subsets[0]?.subset).toBe('"all"');
+  });
+
+  test('a table dropped mid-way is named, and not planned', async () => {
+    const plan = planOf(
+      await dataOf({
+        ...shopBatch(200),
+        points: [...shopBatch(200).points, point('public.gone', START_MS, 50, 50)],
+      }),
+      { closure: SHOP },
+    );
+    expect(plan.subsets.flatMap(({ tables }) => tables)).not.toContain('public.gone');
+    expect(plan.unknown.join()).toContain('public.gone');
+    expectSound(plan);
+  });
+
+  test('a partition’s use counts once', async () => {
+    const plan = planOf(
+      await dataOf(
+        lone({
+          points: [point('public.p', START_MS, 3600, 0), point('public.p_1', START_MS, 3600, 0)],
+          intervals: [interval(START_MS, 3600)],
+        }),
+      ),
+      {
+        closure: {
+          tables: [table('public.p', 0), table('public.p_1', 100, 'public.p')],
+          foreignKeys: [],
+          bound: [{ a: 'public.p', b: 'public.p_1', by: 'inheritance' }],
+          unknown: [],
+        },
+      },
+    );
+    expect(plan.subsets[0]?.heat.now.value).toBeCloseTo(1);
+  });
+
+  test('whatever the figures, a plan holds no NaN', async () => {
+    const count = fc.oneof(fc.constant(0), fc.nat(10), fc.nat(10_000_000));
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(fc.tuple(fc.integer({ min: -50, max: 400 }), count, count, fc.nat(3_600_000)), {
+          maxLength: 40,
+        }),
+        async (entries) => {
+          const data = await dataOf(
+            lone({
+              points: entries.map(([hour, reads, writes], at) =>
+                point(`t${at % 3}`, START_MS + hour * HOUR_MS, reads, writes),
+              ),
+              intervals: entries.map(([hour, reads, , observed]) =>
+                interval(START_MS + hour * HOUR_MS, reads, observed),
+              ),
+            }),
+          );
+          expectSound(planOf(data));
+        },
+      ),
+      { numRuns: 6 },
+    );
+  });
+});
