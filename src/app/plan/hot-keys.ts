@@ -1,5 +1,5 @@
 /** Captured keys of a subset → its hot share, and the terms of its divergence. */
-import type { HotKeys } from '../../core/ports.js';
+import type { HotKeys } from '../../core/capture-ports.js';
 import { keyDistance, keyDrift, rewrittenShare, type DivergenceInput } from '../../predict/divergence.js';
 import { HOT_SHARE, WRITE_WEIGHT } from '../../predict/hot-set.js';
 import type { PlanSubset } from '../../predict/plan.js';

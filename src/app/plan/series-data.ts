@@ -9,9 +9,9 @@ import type {
   SeriesInterval,
   SeriesStore,
   TransactionDurations,
-} from '../../core/ports.js';
+} from '../../core/capture-ports.js';
 import { UnderstudyError } from '../../core/errors.js';
-import { SERIES_RESOLUTION_MS } from '../../core/ports.js';
+import { SERIES_RESOLUTION_MS } from '../../core/capture-ports.js';
 
 const HOUR_MS = SERIES_RESOLUTION_MS.hour;
 /** Hot keys are looked at for so long: today, and the same hour a week ago. */

@@ -7,7 +7,7 @@ import { dataFromBatches, type PlanData } from '../../../src/app/plan/series-dat
 import { subsetsOf } from '../../../src/app/plan/subsets.js';
 import { liveShadow, ratesOf, stallSettings } from '../../../src/app/plan/measurements.js';
 import type { Closure } from '../../../src/capture/closure.js';
-import type { SeriesBatch } from '../../../src/core/ports.js';
+import type { SeriesBatch } from '../../../src/core/capture-ports.js';
 import { makePlan, type PlanContext } from '../../../src/predict/plan.js';
 import { DAY_MS, HOUR_MS } from '../../../src/predict/series.js';
 import { emptyBatch, interval, point, shopBatch, START_MS } from './shop-series.js';

@@ -1,5 +1,5 @@
 /** Batches of series as `import-log` and the live capture make them, of a shop whose week is known. */
-import type { SeriesBatch, SeriesPoint } from '../../../src/core/ports.js';
+import type { SeriesBatch, SeriesPoint } from '../../../src/core/capture-ports.js';
 import { HOUR_MS } from '../../../src/predict/series.js';
 
 /** A Monday. */
