@@ -76,8 +76,8 @@ export async function createBarrierObjects(session: Session, subset: SubsetId): 
 }
 
 /**
- * epoch: under which the source's barrier stands as it does. operation: which raised it last. voided: the operation
- * whose abort was journaled last; a transaction of its own that raises the barrier later finds itself named here.
+ * epoch: under which the source's barrier stands as it does. operation: which raised it last. armed: the one operation
+ * that may raise it now; whoever ends or finds an operation disarms it, so that one of its calls that comes late misses.
  * retired: finalized, the source is never to be served again.
  */
 function epochTableSql(subset: SubsetId): readonly string[] {
@@ -87,7 +87,7 @@ function epochTableSql(subset: SubsetId): readonly string[] {
        epoch bigint NOT NULL,
        fenced boolean NOT NULL,
        operation text,
-       voided text,
+       armed text,
        retired boolean NOT NULL DEFAULT false,
        note text,
        updated_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp())`,

@@ -2,9 +2,10 @@
  * The changes of the barrier that operations and recoveries make, each with the claim that makes it safe.
  *
  * source, record `understudy.epoch` (locked first, so that processes act one after another):
- *   fence   not fenced, epoch N, operation not voided   → fenced, epoch N + 1, by this operation
- *   unfence fenced by this operation                    → not fenced, epoch N; the operation is voided before, so that
- *                                                         a fence of its own still on its way finds itself refused
+ *   arm     not fenced, epoch N                         → armed for this operation, in its preflight
+ *   fence   not fenced, epoch N, armed for it           → fenced, epoch N + 1, by this operation
+ *   unfence fenced by this operation                    → not fenced, epoch N; it is disarmed before, so that a fence of
+ *                                                         its own still on its way finds itself refused
  *   reopen  fenced, epoch N                             → not fenced, epoch N + 1; its log is told who leads
  * destination, record: the journal (the route's row locked first, then compared in a statement of its own, whose
  * snapshot is taken after the lock):
@@ -25,6 +26,7 @@ export interface EpochRecord {
   readonly epoch: number;
   readonly fenced: boolean;
   readonly operation: string | null;
+  readonly armed: string | null;
   readonly retired: boolean;
 }
 
@@ -33,7 +35,7 @@ export async function readEpoch(session: Session, subset: SubsetId): Promise<Epo
   const exists = await session.run(`SELECT pg_catalog.to_regclass('understudy.epoch') IS NOT NULL AS found`);
   if (exists.rows[0]?.['found'] !== 't') return null;
   const found = await session.run(
-    'SELECT epoch, fenced, operation, retired FROM understudy.epoch WHERE subset = $1',
+    'SELECT epoch, fenced, operation, armed, retired FROM understudy.epoch WHERE subset = $1',
     [subset],
   );
   const row = found.rows[0];
@@ -42,6 +44,7 @@ export async function readEpoch(session: Session, subset: SubsetId): Promise<Epo
     epoch: Number(row['epoch']),
     fenced: row['fenced'] === 't',
     operation: row['operation'] ?? null,
+    armed: row['armed'] ?? null,
     retired: row['retired'] === 't',
   };
 }
@@ -51,6 +54,27 @@ export interface FenceTarget {
   readonly plan: BarrierPlan;
   readonly subset: SubsetId;
   readonly limits: BarrierLimits;
+}
+
+/**
+ * Lets the operation, and it alone, raise the source's fence. Its answer must have come before a fence is sent: of an
+ * operation's arming and its fence at most one can then be late, and neither does anything alone. False where the
+ * record is not at the operation's epoch.
+ */
+export async function armFence(session: Session, subset: SubsetId, key: OperationKey): Promise<boolean> {
+  const armed = await session.run(
+    `UPDATE understudy.epoch SET armed = $1 WHERE subset = $2 AND epoch = $3 AND NOT fenced AND NOT retired`,
+    [key.id, subset, key.epoch],
+  );
+  return armed.count === 1;
+}
+
+/** From its answer on, no fence of the operation can be raised. */
+export async function disarmFence(session: Session, subset: SubsetId, operation: string): Promise<void> {
+  await session.run(`UPDATE understudy.epoch SET armed = NULL WHERE subset = $1 AND armed = $2`, [
+    subset,
+    operation,
+  ]);
 }
 
 /** Raises the source's fence and emits the mark, in one transaction. False where the record forbids it. */
@@ -66,7 +90,7 @@ export function raiseFence(target: FenceTarget, key: OperationKey, markId: strin
         `UPDATE understudy.epoch SET fenced = true, epoch = ${key.epoch + 1}, operation = ${quoteLiteral(key.id)},
            updated_at = pg_catalog.clock_timestamp()
           WHERE subset = ${quoteLiteral(subset)} AND epoch = ${key.epoch} AND NOT fenced AND NOT retired
-            AND voided IS DISTINCT FROM ${quoteLiteral(key.id)}`,
+            AND armed = ${quoteLiteral(key.id)}`,
       ],
       alsoSql: [emitMessageSql({ t: 'mark', id: markId })],
       end: 'commit',
@@ -84,7 +108,7 @@ export async function lowerFence(
   key: Pick<OperationKey, 'id' | 'epoch'>,
 ): Promise<boolean> {
   const { session, plan, subset, limits } = target;
-  await session.run(`UPDATE understudy.epoch SET voided = $1 WHERE subset = $2`, [key.id, subset]);
+  await disarmFence(session, subset, key.id);
   return await changeBarrier(
     session,
     plan,

@@ -23,6 +23,7 @@ import {
   type LockHolder,
 } from './barrier.js';
 import { assertSameCatalog } from './catalog.js';
+import { armFence } from './fence.js';
 import { abortable, found, type Operation, type OperationSessions } from './operation.js';
 import { readOtherProxies, type LiveProxy } from './registration.js';
 import { readSequences, sample } from './sequences.js';
@@ -60,7 +61,15 @@ export async function preflight(operation: Operation): Promise<void> {
   await assertCatalogs(operation, sessions);
   await planBoth(operation, sessions);
   await smallLag(operation);
+  if (kind === 'cutover' && !dryRun) await arm(operation, sessions);
   deps.log.debug({ operation: operation.key.id, direction, dryRun }, 'preflight passed');
+}
+
+async function arm({ deps, key, from }: Operation, sessions: OperationSessions): Promise<void> {
+  if (await armFence(sessions.leading, deps.subset, key)) return;
+  throw new UnderstudyError('journal-conflict', `the ${from}’s record is not at epoch ${key.epoch}`, {
+    advice: 'Restart Understudy: it then reads the route anew.',
+  });
 }
 
 function throwBlocked(findings: readonly Finding[]): void {

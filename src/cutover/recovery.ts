@@ -6,8 +6,8 @@
  * the journal can tell.
  *
  *   fence   journal                         →  leads        what is done
- *   down    nothing open, source            →  source       guard raised where it isn't
- *   down    cutover before its commit       →  source       abort journaled; the operation voided on the source
+ *   down    nothing open, source            →  source       guard raised where it isn't, what is armed disarmed
+ *   down    cutover before its commit       →  source       abort journaled; the operation disarmed on the source
  *   down    rollback past its commit        →  source       marked done
  *   down    unreachable or absent           →  source       nothing
  *   up      nothing open, destination       →  destination  guard lowered where it isn't (an abort half undone)
@@ -30,6 +30,7 @@ import { barrierState, planBarrier, readBarrier, type BarrierTrigger } from './b
 import {
   completeFence,
   coverDestination,
+  disarmFence,
   lowerFence,
   lowerGuard,
   readEpoch,
@@ -184,6 +185,9 @@ async function settleUnfenced(
     await finishOperation(journal.session, operation, { reason: COMPLETED });
     return acted('completed', leads, operation);
   }
+  // Its abort may have been journaled by a process that died before it could disarm it.
+  const armed = seen.record?.armed ?? null;
+  if (armed !== null) await disarmFence(seen.source, deps.subset, armed);
   const guard = barrierState(await readBarrier(journal.session));
   if (guard === 'lowered' || guard === 'partial') {
     await coverDestination(await target(context, journal.session));

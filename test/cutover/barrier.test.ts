@@ -13,7 +13,7 @@ import {
   removeBarrier,
   type BarrierLimits,
 } from '../../src/cutover/barrier.js';
-import { lowerFence, raiseFence, readEpoch, type FenceTarget } from '../../src/cutover/fence.js';
+import { armFence, lowerFence, raiseFence, readEpoch, type FenceTarget } from '../../src/cutover/fence.js';
 import { Connections, type Session } from '../../src/cutover/session.js';
 import { EmbeddedServer, SUPERUSER, SUPERUSER_PASSWORD } from '../../src/app/demo/embedded-server.js';
 import { FAST_SETTINGS } from '../support/global-setup.js';
@@ -80,7 +80,8 @@ describe.each(['source', 'destination'] as const)('on the %s’s server', (side)
     epoch,
   });
   const raise = async (limits = LIMITS): Promise<boolean> =>
-    await raiseFence(await target(limits), key(), `mark-${attempts}`);
+    (await armFence(session, SUBSET, key())) &&
+    (await raiseFence(await target(limits), key(), `mark-${attempts}`));
   const lower = async (): Promise<void> => {
     await lowerFence(await target(), key());
     attempts++;
@@ -243,6 +244,7 @@ describe.each(['source', 'destination'] as const)('on the %s’s server', (side)
 
   test('a fence on its way when its operation was overruled does nothing when it arrives', async () => {
     const stale = key();
+    expect(await armFence(session, SUBSET, stale)).toBe(true);
     await lowerFence(await target(), stale);
     expect(await raiseFence(await target(), stale, 'stale')).toBe(false);
     expect(barrierState(await readBarrier(session))).toBe('lowered');
@@ -327,7 +329,9 @@ test('autovacuum at work on a table yields to the fence', async () => {
     subset: SUBSET,
     limits: { ...LIMITS, timeoutMs: 2_000 },
   };
-  expect(await raiseFence(target, { id: 'op', attempt: 'n', epoch: 0 }, 'mark')).toBe(true);
+  const key = { id: 'op', attempt: 'n', epoch: 0 };
+  expect(await armFence(session, SUBSET, key)).toBe(true);
+  expect(await raiseFence(target, key, 'mark')).toBe(true);
   connections.destroy();
 });
 

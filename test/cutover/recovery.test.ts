@@ -52,6 +52,14 @@ test('no fence: the source leads, and needs no destination to be served', async 
   expect(await recoverOnly()).toMatchObject({ route: { side: 'source' }, action: 'unreachable' });
 });
 
+test('an operation that was found undone can raise no fence any more, however late its call comes', async () => {
+  await bring('source');
+  await stage.pair.onSource.query(`UPDATE understudy.epoch SET armed = 'undone by a process that died then'`);
+  expect(await recoverOnly()).toMatchObject({ route: { side: 'source' }, action: 'none' });
+  const { rows } = await stage.pair.onSource.query('SELECT armed FROM understudy.epoch');
+  expect(rows).toEqual([{ armed: null }]);
+});
+
 test('a fence: the journal must be read, and until then nobody leads', async () => {
   await bring('destination');
   relays.destination.cut();

@@ -1,0 +1,36 @@
+import { expect, test } from 'vitest';
+import { search, type Bounds, type Mutation } from './model.js';
+
+const ONE: Bounds = { operations: 2, writes: 1, deaths: 1, late: 1 };
+
+test.each<[string, number, Bounds]>([
+  ['one process, its death and its calls that come late', 1, ONE],
+  ['two processes that take one another for dead', 2, { operations: 2, writes: 1, deaths: 0, late: 0 }],
+])('no state that can be reached breaks a guarantee: %s', (_, processes, bounds) => {
+  const { states, fault, trace } = search(processes, {}, bounds);
+  expect({ fault, trace }).toEqual({ fault: null, trace: [] });
+  expect(states).toBeGreaterThan(1_000);
+});
+
+/** A checker that finds nothing proves nothing: each of these must be found, in the world where it matters. */
+const MUTATIONS: readonly (keyof Mutation)[] = [
+  'blindCommit',
+  'lowerBeforeAbort',
+  'recoverWithoutAbort',
+  'markBeforeFence',
+  'skipCatchUp',
+  'guardLoweredEarly',
+  'doubtMeansAborted',
+  'doubtMeansCommitted',
+  'unarmedFence',
+  'neverDisarm',
+  'openBeforeCommit',
+  'blindLowerGuard',
+  'blindRaiseGuard',
+];
+
+test.each(MUTATIONS)('the search finds what is wrong with %s', (mutation) => {
+  // Two rollbacks, the lowering of the first coming late into the second.
+  const operations = mutation === 'blindLowerGuard' ? 3 : ONE.operations;
+  expect(search(1, { [mutation]: true }, { ...ONE, operations }).fault).not.toBeNull();
+});
