@@ -1,6 +1,6 @@
 /** Short errands of the composition root's own on the databases. */
 import type pg from 'pg';
-import type { DatabaseEndpoint, Finding, Side } from '../core/ports.js';
+import type { DatabaseEndpoint, Finding, ShadowMethod, Side } from '../core/ports.js';
 import { connectControl } from '../core/postgres.js';
 import { readNamedOids, type NamedOids } from '../proxy/type-oids.js';
 import { inspectPair } from '../shadow/postgres/preflight.js';
@@ -29,12 +29,13 @@ async function withConnection<T>(
 export async function inspectForCutover(
   endpoints: Endpoints,
   migrationId: string,
+  method: ShadowMethod | 'auto',
   signal: AbortSignal,
 ): Promise<readonly Finding[]> {
   return withConnection('source', endpoints.source, 'preflight', (source) =>
     withConnection('destination', endpoints.destination, 'preflight', async (destination) => {
       signal.throwIfAborted();
-      return inspectPair(source, destination, { migrationId, purpose: 'cutover' });
+      return inspectPair(source, destination, { migrationId, method, purpose: 'cutover' });
     }),
   );
 }

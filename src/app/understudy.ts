@@ -159,7 +159,7 @@ class Composition implements Understudy, AdminControl {
       clock,
       settings: config.cutover,
       random: (bytes) => randomBytes(bytes).toString('hex'),
-      inspect: (signal) => inspectForCutover(config, config.migration.id, signal),
+      inspect: (signal) => inspectForCutover(config, config.migration.id, config.shadow.method, signal),
       readFingerprint,
       ...(hooks.observe === undefined ? {} : { observe: hooks.observe }),
     });

@@ -151,6 +151,28 @@ export type ShadowPhase =
   | 'failed'
   | 'stopped';
 
+/** How a shadow learns of changes; see docs/shadow.md. */
+export const SHADOW_METHODS = ['log', 'mirror', 'poll'] as const;
+export type ShadowMethod = (typeof SHADOW_METHODS)[number];
+
+/** Which way was taken, and how it is doing; only of ways that see less than everything by themselves. */
+export interface ShadowMethodStatus {
+  readonly method: ShadowMethod;
+  readonly reason: string;
+  /** How each table's changes are found. */
+  readonly tables: readonly { readonly table: string; readonly note: string }[];
+  readonly compared: {
+    /** Tables that were compared since this process began, and those that wait for it because something is known. */
+    readonly tables: number;
+    readonly waiting: number;
+    readonly lastAt: string | null;
+    /** Rows that comparing found to differ, or to have changed meanwhile. */
+    readonly refreshed: number;
+    /** What comparing all tables took, the last time; null before. */
+    readonly wholeMs: number | null;
+  };
+}
+
 export interface TableProgress {
   readonly table: string;
   readonly rowsCopied: number;
@@ -173,6 +195,10 @@ export interface StreamStatus {
   readonly authoritative: boolean;
   /** Log that the stream's slot keeps on its origin; null where that is not known. */
   readonly logBytes?: number | null;
+  /** `log` where absent. By the others a lag has no bytes: `lagBytes` is null, and `lagMs` says all there is. */
+  readonly method?: ShadowMethod;
+  /** Not by `log`: what catching up exactly takes behind a fence, where everything is compared. null = unknown. */
+  readonly exactMs?: number | null;
 }
 
 export interface ShadowStatus {
@@ -181,6 +207,8 @@ export interface ShadowStatus {
   readonly copy: { readonly rows: number; readonly seconds: number };
   readonly streams: readonly StreamStatus[];
   readonly lastVerify: VerifyReport | null;
+  /** null or absent where the way is not known yet. */
+  readonly method?: ShadowMethodStatus | null;
   /** What stopped the shadow, or what it is waiting to be over. */
   readonly error: { readonly code: string; readonly message: string; readonly advice?: string } | null;
   /** What does not stop the shadow, but may stop a cutover. */

@@ -64,6 +64,10 @@ export class RecentKeys {
     }
   }
 
+  noteKeys(table: ApplyTable, keys: readonly Key[]): void {
+    for (const key of keys) this.#add(table, key);
+  }
+
   /** Everything noted so far, up to `keysMax` keys, oldest first. Keys noted from now on belong to a later generation. */
   snapshot(keysMax = Infinity): RecentSnapshot {
     const generation = this.#generation;

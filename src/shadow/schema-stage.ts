@@ -46,6 +46,8 @@ export interface StageContext {
   readonly log: Log;
   readonly signal: AbortSignal;
   readonly onFindings: (findings: readonly Finding[]) => void;
+  /** Nothing may be changed on the source, and its log is of no matter: no identities are set, unlogged tables come along. */
+  readonly sourceReadOnly?: boolean;
 }
 
 const READ_ATTEMPTS_MAX = 5;
@@ -85,6 +87,7 @@ async function proveTables(context: StageContext): Promise<readonly TableInfo[]>
     );
   }
   const tables = await readTables(source.client);
+  if (context.sourceReadOnly === true) return tables;
   const unlogged = tables.find((table) => table.unlogged);
   if (unlogged !== undefined) {
     throw new UnderstudyError(
@@ -177,7 +180,7 @@ export async function buildAfterCopy(context: StageContext): Promise<void> {
   for (const statement of report.skipped) {
     log.warn({ object: statement.object }, 'left out: the destination lacks a role it names');
   }
-  await carryIdentityChanges(context);
+  if (context.sourceReadOnly !== true) await carryIdentityChanges(context);
 }
 
 async function assertUnchanged(context: StageContext, now: CatalogFingerprint): Promise<void> {

@@ -1,5 +1,5 @@
 /** What the shadow can be told; every wait, size and queue has its bound here. */
-import type { DatabaseEndpoint } from '../core/ports.js';
+import type { DatabaseEndpoint, ShadowMethod } from '../core/ports.js';
 
 export interface ShadowSettings {
   readonly source: DatabaseEndpoint;
@@ -37,6 +37,14 @@ export interface ShadowSettings {
   readonly recentKeysMax: number;
   /** How often some of them are compared and forgotten. */
   readonly trimIntervalMs: number;
+  /** How the shadow learns of changes; auto takes the best that the source allows. */
+  readonly method: ShadowMethod | 'auto';
+  /** Pause between two polls of the source's tables. */
+  readonly pollIntervalMs: number;
+  /** By `mirror` and `poll`, a table is compared so often although nothing is known against it. */
+  readonly compareIntervalMs: number;
+  /** `schema.table` → its timestamp column, by which `poll` asks it instead of by xmin. */
+  readonly versionColumns: Readonly<Record<string, string>> | undefined;
 }
 
 export type ShadowOptions = Pick<ShadowSettings, 'source' | 'destination' | 'migrationId'> &
@@ -59,4 +67,8 @@ export const SHADOW_DEFAULTS: Omit<ShadowSettings, 'source' | 'destination' | 'm
   logPollIntervalMs: 2000,
   recentKeysMax: 50_000,
   trimIntervalMs: 300,
+  method: 'auto',
+  pollIntervalMs: 1000,
+  compareIntervalMs: 600_000,
+  versionColumns: undefined,
 };

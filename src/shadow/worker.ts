@@ -11,7 +11,7 @@ import { UnderstudyError } from '../core/errors.js';
 import { createLog, type LogLevel } from '../core/log.js';
 import type { Direction, Side, VerifyOptions } from '../core/ports.js';
 import { serveThreadCalls, ThreadCaller, type ThreadHandler } from '../core/thread-call.js';
-import { ShadowEngine } from './engine.js';
+import { Shadow } from './shadow.js';
 import type { ShadowOptions } from './settings.js';
 
 export interface ShadowWorkerData {
@@ -19,7 +19,7 @@ export interface ShadowWorkerData {
   readonly logLevel: LogLevel;
 }
 
-function engineHandlers(engine: ShadowEngine): Readonly<Record<string, ThreadHandler>> {
+function engineHandlers(engine: Shadow): Readonly<Record<string, ThreadHandler>> {
   return {
     start: () => engine.start(),
     stop: () => engine.stop(),
@@ -40,7 +40,7 @@ function main(): void {
   if (port === null) throw new UnderstudyError('internal', 'the shadow’s worker needs a parent');
   const { options, logLevel } = workerData as ShadowWorkerData;
   const parent = new ThreadCaller(port);
-  const engine = new ShadowEngine(options, {
+  const engine = new Shadow(options, {
     log: createLog(logLevel),
     clock: systemClock,
     afterSchemaBuilt: (tables) => parent.call<void>('afterSchemaBuilt', tables),

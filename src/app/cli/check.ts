@@ -16,7 +16,11 @@ const COLOURS: Readonly<Record<Finding['severity'], Style>> = {
 
 /** Preflight of both databases, straight; no running process is needed. Changes nothing on either. */
 export async function runCheck(terminal: Terminal, config: ResolvedConfig): Promise<ExitCode> {
-  const settings = { migrationId: config.migration.id, purpose: 'check' } as const;
+  const settings = {
+    migrationId: config.migration.id,
+    purpose: 'check',
+    method: config.shadow.method,
+  } as const;
   const opened = await Promise.allSettled(
     (['source', 'destination'] as const).map((side) =>
       connectControl(side, config[side], { purpose: 'check' }),

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { StatusReport } from '../../admin/control.js';
-import type { Route, StreamStatus, TableProgress } from '../../core/ports.js';
+import type { Route, ShadowStatus, StreamStatus, TableProgress } from '../../core/ports.js';
 import type { CutoverStatus } from '../../cutover/settings.js';
 import type { AdminClient } from '../admin-client.js';
 import { EXIT, type ExitCode } from './exit-codes.js';
@@ -80,6 +80,7 @@ function shadowLines({ shadow, route }: StatusReport): readonly string[] {
     if (shadow.error.advice !== undefined) lines.push(`             → ${shadow.error.advice}`);
   }
   if (shadow.phase === 'copying') lines.push(...copyLines(shadow.tables));
+  lines.push(...methodLines(shadow.method));
   for (const stream of shadow.streams)
     lines.push(`  ${stream.direction.padEnd(11)}${streamText(stream, route)}`);
   const verify = shadow.lastVerify;
@@ -90,11 +91,25 @@ function shadowLines({ shadow, route }: StatusReport): readonly string[] {
   return lines;
 }
 
+/** By the log there is nothing to say: it sees everything. */
+function methodLines(status: ShadowStatus['method']): readonly string[] {
+  if (status == null || status.method === 'log') return [];
+  const { method, reason, compared } = status;
+  const whole = compared.wholeMs === null ? '' : `, all of them in ${formatMs(compared.wholeMs)}`;
+  return [
+    `  by ${method}: ${reason}`,
+    `  compared   ${compared.tables} tables${whole}, ${compared.waiting} waiting, ${formatCount(compared.refreshed)} rows mended or in flight`,
+  ];
+}
+
+function lagText({ lagBytes, lagMs, method }: StreamStatus): string {
+  if (lagMs === null) return 'lag unknown';
+  if (method !== undefined && method !== 'log') return `looked ${formatMs(lagMs)} ago`;
+  return lagBytes === null ? 'lag unknown' : `lag ${formatBytes(lagBytes)}, ${formatMs(lagMs)}`;
+}
+
 function streamText(stream: StreamStatus, route: Route | null): string {
-  const lag =
-    stream.lagBytes === null || stream.lagMs === null
-      ? 'lag unknown'
-      : `lag ${formatBytes(stream.lagBytes)}, ${formatMs(stream.lagMs)}`;
+  const lag = lagText(stream);
   const leader = stream.direction === 'forward' ? 'source' : 'destination';
   const role = stream.authoritative && route?.side === leader ? 'carries changes' : 'keeps its place';
   const log = stream.logBytes == null ? '' : `, its slot keeps ${formatBytes(stream.logBytes)} of log`;

@@ -1,7 +1,7 @@
 /** Every key of the configuration, with its check, its default and its description. The reference is made from it. */
 import { z } from 'zod';
 import { SHADOW_DEFAULTS as SHADOW } from '../../shadow/settings.js';
-import { CHANNEL_BINDINGS, TLS_MODES, TLS_NEGOTIATIONS } from '../../core/ports.js';
+import { CHANNEL_BINDINGS, SHADOW_METHODS, TLS_MODES, TLS_NEGOTIATIONS } from '../../core/ports.js';
 import { CLIENT_AUTHENTICATIONS } from '../../proxy/client-authentication.js';
 import { POOL_DEFAULTS as POOL, POOL_MODES } from '../../proxy/pool/pool-settings.js';
 import { PROXY_DEFAULTS as PROXY } from '../../proxy/settings.js';
@@ -204,6 +204,23 @@ export const sections = {
   }),
   shadow: z.strictObject({
     enabled: flag('Build and follow the shadow. False runs the proxy alone.', true),
+    method: choice(
+      'How changes are learned of: from the `log`, from the proxy’s own writes (`mirror`), by asking the tables (`poll`). `auto` takes the best that the source allows, see docs/shadow.md.',
+      ['auto', ...SHADOW_METHODS],
+      SHADOW.method,
+    ),
+    pollIntervalMs: milliseconds(
+      'By `poll`: the pause between two polls of the source’s tables.',
+      SHADOW.pollIntervalMs,
+    ),
+    compareIntervalMs: milliseconds(
+      'By `mirror` and `poll`: how often a table is compared although nothing is known against it.',
+      SHADOW.compareIntervalMs,
+    ),
+    versionColumns: nameMap(
+      'By `poll`: tables, and the timestamp column that says when each of their rows was written last. Other tables are asked by xmin.',
+      'public.orders=updated_at',
+    ),
     copyRoles: flag('Create the source’s roles on the destination where they are missing.', SHADOW.copyRoles),
     chunkRows: count('Rows per chunk of the copy, at most.', SHADOW.chunkRows),
     chunkBytes: bytes('Bytes a chunk aims at; wide rows make chunks of fewer rows.', SHADOW.chunkBytes, {

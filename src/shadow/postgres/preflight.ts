@@ -3,8 +3,10 @@
  * blockers. Reads only; no effect that a client could see.
  */
 import type pg from 'pg';
-import type { Finding, Side } from '../../core/ports.js';
+import type { Finding, ShadowMethod, Side } from '../../core/ports.js';
 import { UnderstudyError } from '../../core/errors.js';
+import { readMethod } from '../follow/records.js';
+import { byMethod } from './preflight-method.js';
 import { inspectObjects } from './preflight-objects.js';
 import { inspectDifferences } from './preflight-pair.js';
 import { inspectServer, type FindingOf, type InspectedServer } from './preflight-server.js';
@@ -16,6 +18,8 @@ export interface PreflightSettings {
   readonly purpose: 'check' | 'cutover';
   /** Connections the destination must have free beyond what the source's clients use now. Default 5. */
   readonly connectionReserve?: number;
+  /** How the shadow is to learn of changes. Default `log`. */
+  readonly method?: ShadowMethod | 'auto';
 }
 
 const CONNECTION_RESERVE = 5;
@@ -95,8 +99,14 @@ export async function inspectPair(
     purpose: settings.purpose,
     connectionReserve: settings.connectionReserve ?? CONNECTION_RESERVE,
   };
+  const recorded = await readMethod({ side: 'destination', client: destination }, settings.migrationId);
+  const ofSource = await byMethod(source, await inspectSource(source, settings), {
+    method: 'log',
+    ...settings,
+    recorded: recorded?.method ?? null,
+  });
   return sorted([
-    ...(await inspectSource(source, settings)),
+    ...ofSource,
     ...(await inspectDestination(destination, settings)),
     ...onSide(
       'destination',

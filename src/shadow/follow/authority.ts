@@ -1,0 +1,47 @@
+/**
+ * Whether a follower may write to the destination now: read in the very transaction that writes, and held to its end.
+ *
+ * A stream reads from the log who leads; a follower has no log, so it asks the journal. It may write while the source
+ * leads, and no cutover is past its catch-up: from there on the destination must stay what was compared.
+ */
+import { WHOLE_DATABASE } from '../../core/ports.js';
+import { run, type Session } from '../postgres/statement.js';
+
+export interface Authority {
+  /** suspended: a switch is past its catch-up, nothing may be written until it is over. follows: the destination leads. */
+  readonly kind: 'leads' | 'suspended' | 'follows';
+  readonly epoch: number;
+  /** A cutover or a rollback is open, in whatever state. */
+  readonly operation: boolean;
+}
+
+/** States of an operation in which the source's rows may still come over; in every other one they are settled. */
+const WRITABLE_STATES = ['idle', 'preflight', 'holding', 'fencing', 'catching-up', 'done', 'aborted'];
+
+/** In the caller's transaction: what it finds stays so until that ends. Without a journal the source leads. */
+export async function readAuthority(destination: Session, lock: boolean): Promise<Authority> {
+  const what = 'asking which side leads';
+  const exists = await run(
+    destination,
+    `SELECT pg_catalog.to_regclass('understudy.operation') IS NOT NULL AS found`,
+    { what },
+  );
+  if (exists.rows[0]?.['found'] !== 't') return { kind: 'leads', epoch: 0, operation: false };
+  const { rows } = await run(
+    destination,
+    {
+      text: `SELECT side, epoch, EXISTS (SELECT FROM understudy.operation o
+            WHERE o.subset = r.subset AND o.kind = 'cutover' AND o.state <> ALL ($2::text[])) AS busy,
+          EXISTS (SELECT FROM understudy.operation o WHERE o.subset = r.subset
+            AND o.state NOT IN ('done', 'aborted')) AS operation
+        FROM understudy.route r WHERE subset = $1${lock ? ' FOR SHARE' : ''}`,
+      values: [WHOLE_DATABASE, WRITABLE_STATES],
+    },
+    { what },
+  );
+  const [row] = rows;
+  const epoch = Number(row?.['epoch'] ?? '0');
+  const operation = row?.['operation'] === 't';
+  if (row?.['side'] === 'destination') return { kind: 'follows', epoch, operation };
+  return { kind: row?.['busy'] === 't' ? 'suspended' : 'leads', epoch, operation };
+}

@@ -1,0 +1,491 @@
+/**
+ * The shadow of a database whose log is not to be had: builds it, follows it by a {@link Follower}, compares it.
+ *
+ * Phases, recorded as those of the shadow by `log` are (`../engine.ts`), and in the same order:
+ *   connecting → building-schema → copying → indexing → analyzing → following
+ * The copy is of many moments. Before unique indexes are built, and foreign keys validated, everything is compared once,
+ * so that what they would stumble over is gone; where a moving source still makes one fail, it is compared again.
+ *
+ * On the source nothing is changed but what a cutover needs: the barrier's triggers, if they may be made, and the
+ * records of the way back, once it is prepared. The way back is a lane by the destination's log: what was written by
+ * the follower is tagged, and the lane skips it.
+ *
+ * Failing: as the shadow by `log`.
+ */
+import type { Clock } from '../../core/clock.js';
+import { asUnderstudyError, UnderstudyError } from '../../core/errors.js';
+import type { Log } from '../../core/log.js';
+import type {
+  CatalogFingerprint,
+  Direction,
+  Finding,
+  RecentVerifyReport,
+  ShadowControl,
+  ShadowPhase,
+  ShadowStatus,
+  ShadowWarning,
+  Side,
+  TableName,
+  VerifyOptions,
+  VerifyProgress,
+  VerifyReport,
+} from '../../core/ports.js';
+import type { Position } from '../../core/position.js';
+import { Backoff } from '../backoff.js';
+import { catalogWarning } from '../catalog-watch.js';
+import type { ShadowEngineContext } from '../engine.js';
+import type { MethodChoice } from '../method.js';
+import { analyzeAll, analyzeStale } from '../postgres/analyze.js';
+import { readApplyTables, type ApplyTable } from '../postgres/apply-table.js';
+import { readFingerprint } from '../postgres/fingerprint.js';
+import { ensureIdentities } from '../postgres/identity.js';
+import {
+  addCopySeconds,
+  ensureRecords,
+  readFingerprintRecord,
+  readState,
+  readTableCopies,
+  writeFingerprint,
+  writePhase,
+} from '../postgres/records.js';
+import { closeSession, endOnAbort, openSession, withSession, type Session } from '../postgres/statement.js';
+import type { TableInfo } from '../postgres/table.js';
+import { readTables } from '../postgres/tables.js';
+import { RecentKeys } from '../recent-keys.js';
+import { buildAfterCopy, buildBeforeCopy, type StageContext } from '../schema-stage.js';
+import type { ShadowSettings } from '../settings.js';
+import { Verification } from '../verification.js';
+import { closeFollowSessions, openFollowSessions } from './follow-sessions.js';
+import { Follower } from './follower.js';
+import type { ChangeHints } from './hints.js';
+import { InitialCopy } from './initial-copy.js';
+import { PollHints } from './poll-hints.js';
+import { ensureFollowRecords } from './records.js';
+import { WayBack } from './way-back.js';
+
+const PHASE_ORDER: readonly ShadowPhase[] = [
+  'building-schema',
+  'copying',
+  'indexing',
+  'analyzing',
+  'following',
+];
+const WARNINGS_MAX = 100;
+/** How often indexes and constraints are tried that a moving source made fail. */
+const BUILD_ATTEMPTS_MAX = 8;
+/** Rows that one poll of a table names, at most. */
+const POLLED_KEYS_MAX = 50_000;
+
+export class FollowEngine implements ShadowControl {
+  readonly #settings: ShadowSettings;
+  readonly #choice: MethodChoice;
+  readonly #context: ShadowEngineContext;
+  readonly #clock: Clock;
+  readonly #log: Log;
+  readonly #recent: RecentKeys;
+  readonly #verification: Verification;
+  readonly #wayBack: WayBack;
+  readonly #warnings = new Map<string, ShadowWarning>();
+  readonly #trouble = new Map<string, UnderstudyError>();
+  #phase: ShadowPhase = 'idle';
+  #failure: UnderstudyError | undefined;
+  #tables: readonly TableInfo[] = [];
+  #copy: InitialCopy | undefined;
+  #follower: Follower | undefined;
+  #copySeconds = 0;
+  #copyStartedMs: number | undefined;
+  #stopping = new AbortController();
+  #running: Promise<void> | undefined;
+
+  constructor(settings: ShadowSettings, choice: MethodChoice, context: ShadowEngineContext) {
+    this.#settings = settings;
+    this.#choice = choice;
+    this.#context = context;
+    this.#clock = context.clock;
+    this.#log = context.log.child({ part: 'shadow', method: choice.method });
+    this.#recent = new RecentKeys(settings.recentKeysMax);
+    this.#wayBack = new WayBack(settings, {
+      log: this.#log,
+      clock: context.clock,
+      random: context.random ?? Math.random,
+      recent: this.#recent,
+      onTrouble: (error) => this.#setTrouble('reverse', error),
+      onFailed: (error) => this.#setTrouble('reverse', error),
+    });
+    this.#verification = new Verification({
+      endpoints: { source: settings.source, destination: settings.destination },
+      recent: this.#recent,
+      clock: context.clock,
+      log: this.#log,
+      tables: () => this.#tables,
+      waitForMark: (direction, mark, signal) =>
+        direction === 'forward'
+          ? this.#required().waitForMark(mark, signal)
+          : this.#wayBack.waitForMark(mark, signal),
+    });
+  }
+
+  // --- life ----------------------------------------------------------------------------------------------------
+
+  start(): void {
+    if (this.#running !== undefined) return;
+    this.#stopping = new AbortController();
+    this.#running = this.#run(this.#stopping.signal);
+  }
+
+  async stop(): Promise<void> {
+    this.#stopping.abort(new UnderstudyError('cancelled', 'the shadow was stopped'));
+    await this.#running;
+    await Promise.all([this.#follower?.stop(), this.#wayBack.stop(), this.#verification.close()]);
+    if (this.#phase !== 'failed' && this.#phase !== 'idle') this.#enter('stopped');
+    this.#running = undefined;
+  }
+
+  async #run(signal: AbortSignal): Promise<void> {
+    const { retryFirstMs, retryMaxMs } = this.#settings;
+    const random = this.#context.random ?? Math.random;
+    const backoff = new Backoff({ firstMs: retryFirstMs, maxMs: retryMaxMs, random });
+    while (!signal.aborted) {
+      const sessions: Session[] = [];
+      try {
+        await this.#pipeline(signal, sessions, () => {
+          backoff.reset();
+          this.#setTrouble('engine', undefined);
+        });
+      } catch (thrown) {
+        if (signal.aborted) break;
+        const error = this.#failure ?? asUnderstudyError(thrown, 'internal', 'the shadow');
+        if (!error.retryable) {
+          this.#fail(error);
+          break;
+        }
+        const pauseMs = backoff.next();
+        this.#setTrouble('engine', error);
+        this.#log.warn({ code: error.code, reason: error.message, pauseMs }, 'the shadow was interrupted');
+        await this.#clock.sleep(pauseMs, signal).catch(() => undefined);
+      } finally {
+        this.#stopCopyClock();
+        await Promise.all(sessions.map((session) => closeSession(session)));
+      }
+    }
+    if (this.#failure !== undefined) await Promise.all([this.#follower?.stop(), this.#wayBack.stop()]);
+  }
+
+  #fail(error: UnderstudyError): void {
+    this.#failure ??= error;
+    if (this.#phase === 'failed') return;
+    this.#log.error({ code: error.code, reason: error.message }, 'the shadow failed');
+    this.#enter('failed');
+    this.#stopping.abort(error);
+  }
+
+  // --- the pipeline --------------------------------------------------------------------------------------------
+
+  async #pipeline(signal: AbortSignal, sessions: Session[], reached: () => void): Promise<void> {
+    const { source: from, destination: to, migrationId } = this.#settings;
+    if (this.#phase !== 'following') this.#enter('connecting');
+    const source = await openSession('source', from, 'shadow');
+    sessions.push(source);
+    endOnAbort(source, signal, 0);
+    const destination = await openSession('destination', to, 'shadow');
+    sessions.push(destination);
+    endOnAbort(destination, signal, 0);
+    const stage: StageContext = {
+      settings: this.#settings,
+      source,
+      destination,
+      clock: this.#clock,
+      log: this.#log,
+      signal,
+      onFindings: (findings) => this.#note(findings),
+      sourceReadOnly: true,
+    };
+    await ensureRecords(destination);
+    await ensureFollowRecords(destination);
+    const state = await readState(destination, migrationId);
+    const recorded = state?.phase ?? null;
+    this.#copySeconds = state?.copySeconds ?? 0;
+    if (isBefore(recorded, 'copying')) await this.#buildSchema(stage);
+    else {
+      this.#tables = await readTables(source.client);
+      await this.#barriers();
+    }
+    reached();
+    const tables = [...(await readApplyTables(source, this.#tables)).values()];
+    this.#copy = new InitialCopy(tables, this.#settings);
+    this.#copy.load(await readTableCopies(destination));
+    const hints = this.#hints(tables);
+    if (state?.reversePrepared === true) this.#wayBack.start();
+
+    if (isBefore(recorded, 'indexing')) await this.#copyTables(hints, stage);
+    const follower = await this.#follow(hints, tables);
+    if (isBefore(recorded, 'analyzing')) await this.#index(follower, stage);
+    if (isBefore(recorded, 'following')) await this.#analyze(stage);
+    await this.#watch(stage);
+  }
+
+  async #buildSchema(stage: StageContext): Promise<void> {
+    await this.#begin('building-schema', stage);
+    this.#tables = await buildBeforeCopy(stage);
+    await this.#barriers();
+  }
+
+  /**
+   * The destination's guard must stand before its first row. The source's fence may have to do without: then it can be
+   * shadowed, and a cutover is another matter.
+   */
+  async #barriers(): Promise<void> {
+    try {
+      await this.#context.afterSchemaBuilt(this.#tables.map(({ schema, name }) => ({ schema, name })));
+      this.#warnings.delete('source-unfenced');
+    } catch (thrown) {
+      const error = asUnderstudyError(thrown, 'internal', 'the barrier');
+      if (error.code !== 'source-query-failed' || error.retryable) throw error;
+      this.#warnings.set('source-unfenced', {
+        code: 'source-unfenced',
+        message: `the source can be shadowed, but not fenced, and so not be cut over: ${error.message}`,
+      });
+    }
+  }
+
+  #hints(tables: readonly ApplyTable[]): ChangeHints {
+    const { pollIntervalMs, versionColumns } = this.#settings;
+    return new PollHints(tables, { pollIntervalMs, versionColumns, keysMax: POLLED_KEYS_MAX });
+  }
+
+  async #copyTables(hints: ChangeHints, stage: StageContext): Promise<void> {
+    await this.#begin('copying', stage);
+    this.#copyStartedMs = this.#clock.monotonicMs();
+    const sessions = await openFollowSessions(this.#settings, stage.signal);
+    try {
+      await this.#copy?.run({ source: sessions.read, destination: sessions.write }, hints, stage.signal);
+    } finally {
+      await closeFollowSessions(sessions);
+      const seconds = this.#stopCopyClock();
+      await addCopySeconds(stage.destination, this.#settings.migrationId, seconds).catch(() => undefined);
+    }
+  }
+
+  async #follow(hints: ChangeHints, tables: readonly ApplyTable[]): Promise<Follower> {
+    await this.#follower?.stop();
+    const follower = new Follower(this.#settings, hints, tables, {
+      log: this.#log,
+      clock: this.#clock,
+      random: this.#context.random ?? Math.random,
+      onTrouble: (error) => this.#setTrouble('follower', error),
+      onFailed: (error) => this.#fail(error),
+      onRefreshed: (table, keys) => this.#recent.noteKeys(table, keys),
+    });
+    this.#follower = follower;
+    follower.start();
+    return follower;
+  }
+
+  async #index(follower: Follower, stage: StageContext): Promise<void> {
+    await this.#begin('indexing', stage);
+    for (let attempt = 1; ; attempt += 1) {
+      await follower.compareAll(false, stage.signal);
+      const last = attempt >= BUILD_ATTEMPTS_MAX;
+      const failed = await builtAfterCopy(stage, last);
+      if (!failed) return;
+      this.#log.info({ attempt }, 'an index or a constraint failed while the source moved; compared again');
+    }
+  }
+
+  async #analyze(stage: StageContext): Promise<void> {
+    await this.#begin('analyzing', stage);
+    await analyzeAll(stage.destination, this.#tables, stage.signal);
+    // What the destination looks like when it is complete: the way back's identities are part of it.
+    await ensureIdentities(stage.destination, await readTables(stage.destination.client), stage);
+    await writeFingerprint(stage.destination, 'destination', await readFingerprint(stage.destination.client));
+  }
+
+  /** Everything is there. Looks at both catalogs now and then, until stopped. */
+  async #watch(stage: StageContext): Promise<void> {
+    await this.#begin('following', stage);
+    for (;;) {
+      for (const side of ['source', 'destination'] as const) {
+        await this.#checkFingerprint(side).catch((error: unknown) => {
+          this.#log.debug({ reason: String(error) }, 'the catalogs could not be compared');
+        });
+      }
+      await this.#clock.sleep(this.#settings.fingerprintIntervalMs, stage.signal);
+    }
+  }
+
+  async #checkFingerprint(side: Side): Promise<void> {
+    const warning = await catalogWarning(side, this.#settings[side], await this.builtFingerprint(side));
+    const key = `catalog-changed ${side}`;
+    if (warning === null) this.#warnings.delete(key);
+    else this.#warnings.set(key, warning);
+  }
+
+  async #begin(phase: ShadowPhase, stage: StageContext): Promise<void> {
+    stage.signal.throwIfAborted();
+    await writePhase(stage.destination, this.#settings.migrationId, phase);
+    this.#enter(phase);
+  }
+
+  #enter(phase: ShadowPhase): void {
+    if (this.#phase === phase) return;
+    this.#phase = phase;
+    this.#log.info({ phase }, 'phase');
+    this.#context.onPhase?.(phase);
+  }
+
+  #setTrouble(part: string, error: UnderstudyError | undefined): void {
+    if (error === undefined) this.#trouble.delete(part);
+    else this.#trouble.set(part, error);
+  }
+
+  #note(findings: readonly Finding[]): void {
+    for (const finding of findings) {
+      if (finding.severity === 'info' || this.#warnings.size >= WARNINGS_MAX) continue;
+      this.#warnings.set(`${finding.check} ${finding.object}`, {
+        code: finding.check,
+        message: `${finding.object}: ${finding.message}`,
+      });
+    }
+  }
+
+  #stopCopyClock(): number {
+    if (this.#copyStartedMs === undefined) return 0;
+    const seconds = (this.#clock.monotonicMs() - this.#copyStartedMs) / 1000;
+    this.#copyStartedMs = undefined;
+    this.#copySeconds += seconds;
+    return seconds;
+  }
+
+  // --- ShadowControl -------------------------------------------------------------------------------------------
+
+  status(): Promise<ShadowStatus> {
+    const tables = this.#copy?.progress() ?? [];
+    const startedMs = this.#copyStartedMs;
+    const running = startedMs === undefined ? 0 : (this.#clock.monotonicMs() - startedMs) / 1000;
+    const error = this.#failure ?? [...this.#trouble.values()][0];
+    const reverse = this.#wayBack.status();
+    const compared = this.#follower?.compared();
+    return Promise.resolve({
+      phase: this.#phase,
+      tables,
+      copy: {
+        rows: tables.reduce((sum, table) => sum + table.rowsCopied, 0),
+        seconds: this.#copySeconds + running,
+      },
+      streams: [
+        ...(this.#follower === undefined ? [] : [this.#follower.status()]),
+        ...(reverse === null ? [] : [reverse]),
+      ],
+      lastVerify: this.#verification.last,
+      method: {
+        ...this.#choice,
+        tables: compared?.tables ?? [],
+        compared: compared?.compared ?? {
+          tables: 0,
+          waiting: 0,
+          lastAt: null,
+          refreshed: 0,
+          wholeMs: null,
+        },
+      },
+      error:
+        error === undefined
+          ? null
+          : {
+              code: error.code,
+              message: error.message,
+              ...(error.advice === undefined ? {} : { advice: error.advice }),
+            },
+      warnings: [...this.#warnings.values()],
+    });
+  }
+
+  async tables(): Promise<readonly TableName[]> {
+    if (this.#tables.length === 0) {
+      await withSession('source', this.#settings.source, 'tables', async (session) => {
+        this.#tables = await readTables(session.client);
+      });
+    }
+    return this.#tables.map(({ schema, name }) => ({ schema, name }));
+  }
+
+  /** Forward, everything is compared and mended, and nothing is written after that until the operation is over. */
+  async waitForMark(direction: Direction, markId: string, signal: AbortSignal): Promise<Position> {
+    if (direction === 'reverse') return await this.#wayBack.waitForMark(markId, signal);
+    const follower = this.#required();
+    // Everything is compared now: what was noted before says nothing.
+    this.#recent.settleAll(this.#recent.snapshot());
+    const report = await follower.settleExactly(signal);
+    this.#log.info({ ...report, mark: markId }, 'compared behind the fence');
+    return await follower.waitForMark(markId, signal);
+  }
+
+  async verify(
+    options: VerifyOptions,
+    signal: AbortSignal,
+    onProgress?: (progress: VerifyProgress) => void,
+  ): Promise<VerifyReport> {
+    if (isBefore(this.#phase, 'indexing')) throw notReady('copy');
+    return await this.#verification.verify(options, signal, onProgress);
+  }
+
+  async verifyRecent(direction: Direction, signal: AbortSignal): Promise<RecentVerifyReport> {
+    return await this.#verification.verifyRecent(direction, signal);
+  }
+
+  async builtFingerprint(side: Side): Promise<CatalogFingerprint> {
+    const recorded = await withSession('destination', this.#settings.destination, 'fingerprint', (session) =>
+      readFingerprintRecord(session, side),
+    );
+    if (recorded === null) throw notReady('schema');
+    return recorded;
+  }
+
+  /** The way back, and the measure of what a comparison of everything takes. */
+  async prepareReverse(signal: AbortSignal): Promise<void> {
+    if (this.#phase !== 'following') throw notReady('shadow');
+    await this.#wayBack.prepare(signal);
+    await this.#required().compareAll(false, signal);
+    await this.#verification.warm('forward');
+    await this.#verification.warm('reverse');
+  }
+
+  async analyze(side: Side, signal: AbortSignal): Promise<void> {
+    await withSession(side, this.#settings[side], 'analyze', (session) =>
+      analyzeStale(session, this.#tables, signal),
+    );
+  }
+
+  #required(): Follower {
+    if (this.#follower === undefined) throw notReady('copy');
+    return this.#follower;
+  }
+}
+
+/** unique_violation, foreign_key_violation, exclusion_violation, check_violation. */
+const MOVING_STATES: ReadonlySet<unknown> = new Set(['23505', '23503', '23P01', '23514']);
+
+/** Whether something failed that rows of different moments may explain. `last`: then it is reported, or thrown. */
+async function builtAfterCopy(stage: StageContext, last: boolean): Promise<boolean> {
+  const findings: Finding[] = [];
+  try {
+    await buildAfterCopy({ ...stage, onFindings: (found) => findings.push(...found) });
+  } catch (error) {
+    const moving = error instanceof UnderstudyError && MOVING_STATES.has(error.details['sqlState']);
+    if (!moving || last) throw error;
+    return true;
+  }
+  if (!last && findings.some(({ check }) => check === 'constraint-not-valid')) return true;
+  stage.onFindings(findings);
+  return false;
+}
+
+function isBefore(phase: ShadowPhase | null, other: ShadowPhase): boolean {
+  return phase === null || PHASE_ORDER.indexOf(phase) < PHASE_ORDER.indexOf(other);
+}
+
+function notReady(what: string): UnderstudyError {
+  return new UnderstudyError('shadow-not-ready', `the ${what} is not ready yet`, {
+    advice: 'Wait until `understudy status` shows the phase following.',
+  });
+}

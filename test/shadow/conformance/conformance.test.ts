@@ -1,0 +1,97 @@
+/**
+ * One suite for every way of following, over a sidecar as its user runs it. `CONFORMANCE_METHOD=poll` runs one of them.
+ */
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import pg from 'pg';
+import type { ShadowMethod, VerifyReport } from '../../../src/core/ports.js';
+import { SUPERUSER, SUPERUSER_PASSWORD } from '../../../src/app/demo/embedded-server.js';
+import { databasePair, until, type DatabasePair } from '../../support/servers.js';
+import { Stack } from '../../support/stack.js';
+import { contents, sql } from '../engine-harness.js';
+import { CASES, SCHEMA, type Conditions } from './cases.js';
+
+const only = process.env['CONFORMANCE_METHOD'];
+const METHODS = (['log', 'poll'] satisfies ShadowMethod[]).filter(
+  (method) => only === undefined || method === only,
+);
+
+describe.each(METHODS)('following by %s', (method) => {
+  let pair: DatabasePair;
+  let stack: Stack;
+  const clients: pg.Client[] = [];
+
+  beforeAll(async () => {
+    pair = await databasePair();
+    await sql(pair.onSource, SCHEMA);
+    stack = await Stack.start({
+      source: pair.source,
+      destination: pair.destination,
+      yaml: `migration: { id: ${pair.source.database} }
+shadow: { method: ${method}, pollIntervalMs: 20, compareIntervalMs: 200, retryFirstMs: 20, retryMaxMs: 200 }`,
+    });
+    await stack.following();
+  }, 60_000);
+
+  afterAll(async () => {
+    await Promise.all(clients.map((client) => client.end().catch(() => undefined)));
+    await (stack as Stack | undefined)?.[Symbol.asyncDispose]();
+    await pair[Symbol.asyncDispose]();
+  });
+
+  const conditions: Conditions = {
+    client: async () => {
+      const client = new pg.Client({ connectionString: stack.url(SUPERUSER, SUPERUSER_PASSWORD) });
+      client.on('error', () => undefined);
+      await client.connect();
+      clients.push(client);
+      return client;
+    },
+    cutConnections: async () => {
+      for (const side of [pair.onSource, pair.onDestination]) {
+        await side.query(
+          `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+           WHERE datname = current_database() AND application_name LIKE 'understudy %'
+             AND application_name NOT LIKE '%test' AND pid <> pg_backend_pid()`,
+        );
+      }
+    },
+    restart: async () => {
+      await stack.kill();
+      await stack.run();
+      await stack.following();
+    },
+  };
+
+  /** At rest, the shadow comes to hold what the source does; what says so is not the product's own comparison. */
+  const same = async (): Promise<void> => {
+    await until(
+      async () => {
+        const [ours, theirs] = await Promise.all([contents(pair.onSource), contents(pair.onDestination)]);
+        return JSON.stringify(ours) === JSON.stringify(theirs);
+      },
+      { timeoutMs: 15_000, what: 'both sides to be the same' },
+    ).catch(async (error: unknown) => {
+      const [ours, theirs] = await Promise.all([contents(pair.onSource), contents(pair.onDestination)]);
+      expect(theirs).toEqual(ours);
+      throw error;
+    });
+  };
+
+  it('copies what is there', async () => {
+    await same();
+    const { shadow } = await stack.status();
+    expect(shadow.method?.method).toBe(method);
+    expect(shadow.streams[0]?.lagMs).not.toBeNull();
+  });
+
+  it.each(CASES)('brings over: $name', async ({ run }) => {
+    await run(conditions);
+    await same();
+  });
+
+  it('ends with both sides verified equal', async () => {
+    const report = await stack.operate<VerifyReport>('verify');
+    expect(report.mismatches).toBe(0);
+    expect(report.rows).toBeGreaterThan(1000);
+  });
+});
