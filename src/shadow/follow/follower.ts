@@ -164,7 +164,7 @@ export class Follower implements ChangeSource, CatchesUpExactly {
         },
         reject: (error) => {
           settle();
-          reject(error as Error);
+          reject(error);
         },
       });
       const onAbort = (): void => waiter.reject(signal.reason);
