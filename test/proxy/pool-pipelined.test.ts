@@ -1,15 +1,18 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { SUPERUSER } from '../../src/app/demo/embedded-server.js';
 import type { ProxySettings } from '../../src/proxy/settings.js';
 import { POOL_DEFAULTS, type PoolSettings, type PoolStatus } from '../../src/proxy/pool/pool-settings.js';
 import { databasePair, until, type DatabasePair } from '../support/servers.js';
 import {
   RawClient,
+  errorField,
   firstColumn,
   recordingTap,
   send,
   sqlStates,
   startProxy,
   tags,
+  type Message,
   type RunningProxy,
 } from './proxy-support.js';
 
@@ -94,6 +97,11 @@ const batch = (sql: string, ...values: string[]): Buffer[] => [
   send.execute(),
   send.sync(),
 ];
+/** Runs texts once, so that how long they take is known: before that nothing is sent behind them. */
+async function timed(...texts: string[]): Promise<void> {
+  await using client = await raw();
+  for (const sql of texts) await client.run([send.query(sql)]);
+}
 const rowsOf = (messages: readonly { type: string; payload: Buffer }[]): (string | null)[] =>
   messages.filter(({ type }) => type === 'D').map((message) => firstColumn(message));
 
@@ -101,6 +109,8 @@ describe('harmless reads share', () => {
   test('a connection among many clients, each getting its own answers, byte for byte', async () => {
     const clients = await Promise.all(Array.from({ length: 16 }, raw));
     const rounds = 20;
+    await timed('SELECT name FROM item WHERE id = 1');
+    await clients[0]?.run(batch('SELECT name FROM item WHERE id = $1', '1'));
     const count = await sharedBy(() =>
       Promise.all(
         clients.map(async (client, index) => {
@@ -126,6 +136,8 @@ describe('harmless reads share', () => {
         client.run([send.parse(`SELECT $1::int + ${index % 2}`, 'plus'), send.sync()]),
       ),
     );
+    for (const client of clients.slice(0, 2))
+      await client.run([send.bind(['5'], 'plus'), send.execute(), send.sync()]);
     const forms = [
       [send.bind(['5'], 'plus'), send.execute()],
       [send.bind(['5'], 'plus'), send.describe('P'), send.execute()],
@@ -319,11 +331,14 @@ describe('nobody waits for another', () => {
   });
 
   const LONG = 'SELECT count(*) FROM generate_series(1, 4000000) a WHERE a <> 7';
+  /** The same but for a literal. */
+  const SHORT = LONG.replace('4000000', '10');
 
   test('what stands behind a long read is sent again elsewhere; the long one is alone from then on', async () => {
     await start({ sharedReadBoundMs: 100 });
     await using slow = await raw();
     await using quick = await raw();
+    await timed(SHORT, 'SELECT name FROM item WHERE id = 3');
     slow.write(send.query(LONG));
     await until(() => shared().depth === 1);
     const answered: string[] = [];
@@ -343,10 +358,11 @@ describe('nobody waits for another', () => {
     await using slow = await raw();
     await using queued = await raw();
     await using other = await raw();
+    await timed(SHORT, 'SELECT 4 AS four');
     slow.write(send.query(LONG));
     await until(() => shared().depth === 1);
     queued.write(send.query('SELECT 4 AS four'));
-    other.write(send.query('SELECT 5 AS five'));
+    other.write(send.query('SELECT 5 AS four'));
     await until(() => shared().depth === 3);
     await queued.cancel();
     await queued.readies(1);
@@ -361,6 +377,7 @@ describe('nobody waits for another', () => {
   test('a lost connection gives its reads another chance', async () => {
     await using slow = await raw();
     await using other = await raw();
+    await timed(SHORT, 'SELECT 6 AS six');
     slow.write(send.query(LONG));
     await until(() => shared().depth === 1);
     other.write(send.query('SELECT 6 AS six'));
@@ -394,11 +411,113 @@ describe('nobody waits for another', () => {
   test('a client that leaves in the middle takes nothing with it', async () => {
     const leaver = await raw();
     await using other = await raw();
+    await timed(SHORT, 'SELECT 8 AS eight');
     leaver.write(send.query(LONG));
     await until(() => shared().depth === 1);
     other.write(send.query('SELECT 8 AS eight'));
     await leaver[Symbol.asyncDispose]();
     await other.readies(1);
     expect(rowsOf(other.take())).toEqual(['8']);
+  });
+});
+
+describe('a text that comes again and again', () => {
+  const TEXT = 'SELECT name, $1::int AS n FROM item WHERE id = $1';
+  const again = (client: RawClient, value = '7'): Promise<Message[]> => client.run(batch(TEXT, value));
+  /** Names the pool has given on the server, of connections in use by it. */
+  const parsed = async (): Promise<number> => {
+    const { rows } = await pair.onSource.query<{ n: string }>(
+      `SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database() AND query = '${TEXT}'`,
+    );
+    return Number(rows[0]?.n);
+  };
+
+  test('is parsed once, and nobody can tell', async () => {
+    await using client = await raw();
+    await using other = await raw();
+    const first = await again(client);
+    expect(first.map(({ type }) => type).join('')).toBe('12TDCZ');
+    for (let round = 0; round < 8; round++) expect(await again(other)).toEqual(first);
+    const pipeline = await client.run([...batch(TEXT, '7'), ...batch(TEXT, 'x'), ...batch(TEXT, '7')], 3);
+    expect(pipeline.map(({ type }) => type).join('')).toBe('12TDCZ1EZ12TDCZ');
+    expect(sqlStates(pipeline)).toEqual(['22P02']);
+    expect(await parsed()).toBeGreaterThan(0);
+  });
+
+  test('its errors are those of a statement without a name', async () => {
+    await using client = await raw();
+    await using direct = await RawClient.direct(pair.source);
+    for (let round = 0; round < 3; round++) {
+      for (const frames of [
+        [send.parse(TEXT), send.bind(['x']), send.execute(), send.sync()],
+        [send.parse(TEXT), send.bind(['1', '2']), send.execute(), send.sync()],
+        [send.parse('SELECT 1 / $1::int'), send.bind(['0']), send.execute(), send.sync()],
+        [send.parse('SELECT missing FROM item WHERE id = $1'), send.bind(['1']), send.execute(), send.sync()],
+      ]) {
+        expect(await client.run(frames)).toEqual(await direct.run(frames));
+      }
+    }
+  });
+
+  test('follows what happens to its tables, as one parsed anew', async () => {
+    await start({ sharedCatalogIntervalMs: 20 });
+    await using client = await raw();
+    await using other = await raw();
+    await pair.onSource.query('CREATE TABLE public.changing AS SELECT 1 AS a');
+    const sql = 'SELECT * FROM changing WHERE a = $1';
+    const types = async (): Promise<string> =>
+      (await other.run(batch(sql, '1'))).map(({ type }) => type).join('');
+    for (let round = 0; round < 4; round++) expect(await types()).toBe('12TDCZ');
+    // Behind the proxy’s back: the plan is stale from here on, which a client that parses each time never hears of.
+    await pair.onSource.query('ALTER TABLE public.changing ADD COLUMN b int');
+    for (let round = 0; round < 4; round++) expect(await types()).toBe('12TDCZ');
+    await pair.onSource.query('DROP TABLE public.changing');
+    const [error] = await other.run(batch(sql, '1'));
+    expect(error?.type).toBe('E');
+    expect(errorField(error as Message, 'C')).toBe('42P01');
+    expect(errorField(error as Message, 'P')).toBe('15');
+    await client.run([send.query('CREATE TABLE public.changing AS SELECT 1 AS a, 2 AS b')]);
+    expect(await types()).toBe('12TDCZ');
+    await client.run([send.query('DROP TABLE public.changing')]);
+  });
+
+  test('means another table once one hides the first', async () => {
+    await using client = await raw();
+    await client.run([
+      send.query(`ALTER ROLE ${SUPERUSER} IN DATABASE ${running.database} SET search_path = early, public`),
+    ]);
+    await client.run([send.query('CREATE SCHEMA early; CREATE TABLE public.masked AS SELECT 1 AS n')]);
+    await start();
+    await using late = await raw();
+    const sql = 'SELECT n FROM masked WHERE n > $1';
+    for (let round = 0; round < 4; round++) expect(rowsOf(await late.run(batch(sql, '0')))).toEqual(['1']);
+    await late.run([send.query('CREATE TABLE early.masked AS SELECT 2 AS n')]);
+    await sharing(late);
+    for (let round = 0; round < 4; round++) expect(rowsOf(await late.run(batch(sql, '0')))).toEqual(['2']);
+    await late.run([send.query('DROP SCHEMA early CASCADE')]);
+    await late.run([send.query(`ALTER ROLE ${SUPERUSER} IN DATABASE ${running.database} RESET search_path`)]);
+  });
+});
+
+describe('how long a text takes', () => {
+  test('a text that takes long has a connection of its own from its second run on', async () => {
+    await start({ sharedReadBoundMs: 10 });
+    await using client = await raw();
+    const slow = 'SELECT count(*) FROM generate_series(1, 1000000) a WHERE a <> $1';
+    await client.run(batch(slow, '1'));
+    await sharing(client);
+    for (let round = 0; round < 3; round++)
+      expect(await sharedBy(() => client.run(batch(slow, '1')))).toBe(0);
+  });
+
+  test('nothing is sent behind a text that was never timed', async () => {
+    await using client = await raw();
+    await using other = await raw();
+    await timed('SELECT 3 AS three');
+    client.write(send.query('SELECT count(*) FROM generate_series(1, 3000000) never WHERE never <> 7'));
+    await until(() => shared().depth === 1);
+    expect(await other.column('SELECT 3 AS three')).toEqual(['3']);
+    expect(shared().sentAgain).toBe(0);
+    await client.readies(1);
   });
 });

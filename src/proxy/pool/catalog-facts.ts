@@ -29,7 +29,12 @@ const sumOf = (table: string, more = ''): string =>
   `(SELECT pg_catalog.count(*)::text || '/' || coalesce(pg_catalog.sum(pg_catalog.hashtext(o.oid::text || ':' || o.xmin::text)::bigint), 0)::text
       FROM pg_catalog.${table} o WHERE o.oid >= 16384 ${more})`;
 
+/** A table that comes to hide another of its name is no change of either to the server's prepared statements. */
+const NAMES = `(SELECT coalesce(pg_catalog.sum(pg_catalog.hashtext(o.oid::text || ':' || o.relnamespace::text || ':' || o.relname)::bigint), 0)::text
+      FROM pg_catalog.pg_class o WHERE o.oid >= 16384 AND o.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND o.relpersistence <> 't')`;
+
 export const FINGERPRINT_QUERY = `SELECT ${[
+  NAMES,
   sumOf('pg_proc'),
   sumOf('pg_class', "AND (o.relkind IN ('v', 'f') OR o.relrowsecurity)"),
   sumOf('pg_rewrite'),

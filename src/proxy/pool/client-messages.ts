@@ -47,6 +47,11 @@ export class ClientMessages {
   unnamedDecision: Decision | null = null;
   /** The present connection has it. */
   #unnamedThere = false;
+  /** What was sent to be run since the client has its present connection: how many statements, and the last. */
+  runs = 0;
+  lastRun: Decision | null = null;
+  /** Something among it may create a table under whatever tag. */
+  creates = false;
   /** Something was run that may have changed what the session holds. */
   dirty = false;
   pin: PoolPin | null = null;
@@ -62,6 +67,9 @@ export class ClientMessages {
 
   linked(): void {
     this.#unnamedThere = false;
+    this.runs = 0;
+    this.lastRun = null;
+    this.creates = false;
   }
 
   /** What is to be written, in one piece or several; null: nothing. */
@@ -148,6 +156,9 @@ export class ClientMessages {
 
   /** What a text may leave behind counts once it is sent to be run. */
   note(decision: Decision): void {
+    this.runs += 1;
+    this.lastRun = decision;
+    this.creates ||= decision.creates;
     if (decision.pin !== null) this.pin ??= decision.pin;
     if (decision.asksSequences) this.#deps.sequences.asked = true;
     if ((decision.flags & CHANGES_STATE) !== 0) this.dirty = true;
@@ -237,7 +248,7 @@ export class ClientMessages {
     if (tag === 'DISCARD ALL' || tag === 'DEALLOCATE ALL') {
       backend.prepared.clear();
       this.names.clear();
-    } else if (DDL.test(tag)) {
+    } else if (DDL.test(tag) || (this.creates && tag.startsWith('SELECT'))) {
       backend.ranDdl = true;
     }
   }

@@ -26,12 +26,18 @@ export class Decision {
   /** It asks for what an earlier statement of its session left: the connection's sequences are forgotten before it. */
   readonly asksSequences: boolean;
   readonly shape: StatementShape | null;
+  /** It may create a table while its tag speaks of a SELECT. */
+  readonly creates: boolean;
   #judgedBy: CatalogFacts | null = null;
   #harmless = false;
   #runs = 0;
   #longRuns = 0;
   /** Seen to be slow, or to write after all: not shared before then. */
   #aloneUntilMs = 0;
+  /** It is alone because most of its runs were not short, not for a worse reason. */
+  #aloneForSlowness = false;
+  /** Grows with each run that was not short and shrinks with each that was; saturates. */
+  #slowness = UNKNOWN;
 
   constructor(
     flags: number,
@@ -39,12 +45,14 @@ export class Decision {
     pin: PoolPin | null,
     asksSequences: boolean,
     shape: StatementShape | null,
+    creates = false,
   ) {
     this.flags = flags;
     this.settingNames = settingNames;
     this.pin = pin;
     this.asksSequences = asksSequences;
     this.shape = shape;
+    this.creates = creates;
   }
 
   mayShare(facts: CatalogFacts | null, nowMs: number): boolean {
@@ -53,17 +61,41 @@ export class Decision {
       this.#judgedBy = facts;
       this.#harmless = isHarmless(this.shape, facts);
     }
-    return this.#harmless && (this.#aloneUntilMs === 0 || nowMs >= this.#aloneUntilMs);
+    if (!this.#harmless) return false;
+    if (this.#aloneUntilMs === 0) return true;
+    if (nowMs < this.#aloneUntilMs) return false;
+    // What was slow then is tried again, as if never seen.
+    this.#aloneUntilMs = 0;
+    this.#slowness = UNKNOWN;
+    return true;
   }
 
   /** Not shared before `untilMs`; infinite: never again. */
   keepAlone(untilMs: number): void {
     this.#aloneUntilMs = Math.max(this.#aloneUntilMs, untilMs);
+    this.#aloneForSlowness = false;
   }
 
-  /** It was shared and answered. */
-  ran(): void {
+  /** How long it takes has been seen. */
+  get timed(): boolean {
+    return this.#slowness !== UNKNOWN;
+  }
+
+  /**
+   * It was run, shared or not, and took `tookMs`, all waiting in front of it apart. A text of which most runs exceed
+   * `shortMs` is kept alone for `aloneMs`, or until runs on a connection of its own are short again.
+   */
+  ran(tookMs: number, shortMs: number, nowMs: number, aloneMs: number): void {
     this.#runs += 1;
+    if (tookMs <= shortMs) {
+      this.#slowness = Math.max(0, this.#slowness - 1);
+      if (this.#slowness === 0 && this.#aloneForSlowness) this.#aloneUntilMs = 0;
+      return;
+    }
+    this.#slowness = this.timed ? Math.min(SLOWNESS_MAX, this.#slowness + 1) : SLOW;
+    if (this.#slowness < SLOW || this.#aloneUntilMs > nowMs) return;
+    this.#aloneUntilMs = nowMs + aloneMs;
+    this.#aloneForSlowness = true;
   }
 
   /** It took longer than a shared read may. Once in a long while is the machine's fault, not the statement's. */
@@ -73,6 +105,12 @@ export class Decision {
   }
 }
 
+/** Of the bound on a shared read: what is shorter is short. */
+export const SHORT_SHARE = 0.1;
+const UNKNOWN = -1;
+/** From here on a text counts as slow. */
+const SLOW = 3;
+const SLOWNESS_MAX = 6;
 /** A read that takes long less often than this stays shared. */
 const RUNS_PER_LONG_ONE = 100;
 const TEXTS_MAX = 5000;
@@ -82,6 +120,8 @@ const TEXT_BYTES_MAX = 8192;
 
 /** What tells a session what its sequences gave it last. */
 export const SEQUENCE_STATE = /\b(?:currval|lastval)\b/i;
+/** CREATE TABLE AS, SELECT INTO. */
+const CREATES = /\b(?:create|into)\b/i;
 const REMOTE_STATE = /\bdblink_(?:connect|open|send_query)/i;
 
 export class Decisions {
@@ -126,7 +166,14 @@ export class Decisions {
     const text = bytes.toString('latin1', start, Math.min(end, start + TEXT_BYTES_MAX));
     const asksSequences = SEQUENCE_STATE.test(text);
     const remote = REMOTE_STATE.test(text);
-    return new Decision(flags, names, pinOf(flags, asksSequences, remote), asksSequences, null);
+    return new Decision(
+      flags,
+      names,
+      pinOf(flags, asksSequences, remote),
+      asksSequences,
+      null,
+      cut || CREATES.test(text),
+    );
   }
 
   /** The names of functions that change session state come from the catalogs, which change. */

@@ -18,16 +18,22 @@ export interface Definition {
   generation: number;
   /** What follows the name in Parse: text, zero byte, parameter types. */
   readonly body: Buffer;
+  /** The text in `body`. */
+  readonly text: Buffer;
   /** Length of the text in `body`. */
   readonly textBytes: number;
   readonly decision: Decision;
 }
 
 const DEFINITIONS_MAX = 20_000;
+/** Of 8 KB each at most. */
+const SEEN_ONCE_MAX = 1000;
 const DEFINITION_BYTES_MAX = 64 * 1024 * 1024;
 
 export class Definitions {
   readonly #byKey = new Map<string, Definition>();
+  /** Keys of texts that came without a name, once so far. */
+  readonly #seenOnce = new Set<string>();
   /** Of all bodies in the table. */
   #bytes = 0;
   #nextName = 1;
@@ -37,10 +43,12 @@ export class Definitions {
     const key = `${settings}\0${body.toString('latin1')}`;
     const known = this.#byKey.get(key);
     if (known !== undefined && known.decision === decision) return known;
+    const copy = Buffer.from(body);
     const made: Definition = {
       serverName: this.#name(),
       generation: 0,
-      body: Buffer.from(body),
+      body: copy,
+      text: copy.subarray(0, textBytes),
       textBytes,
       decision,
     };
@@ -57,6 +65,23 @@ export class Definitions {
     return made;
   }
 
+  /**
+   * As `intern`, of a text that came without a name, under the settings a connection begins with. Null the first time:
+   * most of what comes once does not come again.
+   */
+  repeated(body: Buffer, textBytes: number, decision: Decision): Definition | null {
+    const key = `\0${body.toString('latin1')}`;
+    const known = this.#byKey.get(key);
+    if (known !== undefined && known.decision === decision) return known;
+    if (known === undefined && !this.#seenOnce.has(key)) {
+      if (this.#seenOnce.size >= SEEN_ONCE_MAX) this.#seenOnce.clear();
+      this.#seenOnce.add(key);
+      return null;
+    }
+    this.#seenOnce.delete(key);
+    return this.intern(body, textBytes, '', decision);
+  }
+
   /** The server holds a plan under the old name that is of no use any more. */
   renew(definition: Definition): void {
     definition.serverName = this.#name();
@@ -68,10 +93,24 @@ export class Definitions {
   }
 }
 
+interface Held {
+  readonly generation: number;
+  readonly serverName: Buffer;
+  /** What was known of the catalogs when it was parsed. */
+  readonly readUnder: object | null;
+  used: number;
+}
+
+/** An error's fields with the name of a statement at the server replaced by its client's own, latin1. */
+export function inClientsWords(payload: Buffer, serverName: Buffer, name: string): Buffer {
+  const own = serverName.toString('latin1', 0, serverName.length - 1);
+  return Buffer.from(payload.toString('latin1').replaceAll(`"${own}"`, `"${name}"`), 'latin1');
+}
+
 /** The prepared statements of one connection: bounded; the one unused for longest makes room. */
 export class PreparedOnServer {
   readonly #most: number;
-  readonly #held = new Map<Definition, { generation: number; serverName: Buffer; used: number }>();
+  readonly #held = new Map<Definition, Held>();
   #uses = 0;
 
   constructor(most: number) {
@@ -82,21 +121,23 @@ export class PreparedOnServer {
     return this.#held.size;
   }
 
-  has(definition: Definition): boolean {
+  /** `readUnder`: only if it was parsed under these facts; null: whenever it was. */
+  has(definition: Definition, readUnder: object | null = null): boolean {
     const held = this.#held.get(definition);
     if (held === undefined || held.generation !== definition.generation) return false;
+    if (readUnder !== null && held.readUnder !== readUnder) return false;
     held.used = ++this.#uses;
     return true;
   }
 
   /** Call when its Parse is sent. Returns the server name that has to be closed to make room, if any. */
-  add(definition: Definition): Buffer | null {
+  add(definition: Definition, readUnder: object | null = null): Buffer | null {
     const { generation, serverName } = definition;
     const old = this.#held.get(definition);
     let out: Buffer | null = null;
     if (old !== undefined) out = old.serverName;
     else if (this.#held.size >= this.#most) out = this.#evict();
-    this.#held.set(definition, { generation, serverName, used: ++this.#uses });
+    this.#held.set(definition, { generation, serverName, readUnder, used: ++this.#uses });
     return out;
   }
 

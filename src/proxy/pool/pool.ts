@@ -93,9 +93,9 @@ export class Pool {
     return this.#watch.facts;
   }
 
-  /** A shared connection that takes a read; null where there is none at present. */
-  line(): SharedLine | null {
-    return this.#lines?.pick() ?? null;
+  /** A shared connection that takes a read; null where there is none at present. `empty`: with nothing under way. */
+  line(empty: boolean): SharedLine | null {
+    return this.#lines?.pick(empty) ?? null;
   }
 
   get sharedStatus(): PoolStatus['shared'] {

@@ -53,7 +53,9 @@ export interface LinkUser {
   toClient(bytes: Buffer): boolean;
   /** SQLSTATE of an error its statement met; null of one that ends the connection. */
   onServerError(sqlState: string, fatal: Buffer | null): void;
-  /** A statement ended; its tag as it came. */
+  /** It runs something that may create a table under whatever tag. */
+  readonly creates: boolean;
+  /** A statement ended, and is none of those that say nothing of interest; its tag as it came. */
   onTag(tag: string): void;
   onParameters(set: ParameterSet): void;
   /** What the client is told where the proxy has cancelled its statement, in place of the server's own words. */
@@ -340,9 +342,7 @@ export class PooledBackend implements FrameVisitor {
         log.completed(rowsOfTag(bytes, start, end), this.#position);
         this.plan.received(tracker.answered);
         tracker.gotResponse();
-        const first = bytes[start];
-        // SELECT, INSERT, UPDATE and FETCH say nothing of interest here.
-        if (first !== 0x53 && first !== 0x49 && first !== 0x55 && first !== 0x46) {
+        if (user.creates || !isCommon(bytes[start] ?? 0, bytes[start + 2] ?? 0)) {
           user.onTag(bytes.toString('latin1', start, Math.max(start, end - 1)));
         }
         return;
@@ -421,6 +421,18 @@ export class PooledBackend implements FrameVisitor {
     this.#state = this.#user === null ? 'idle' : 'linked';
     if (this.#user !== null) this.#walker.actions = AS_IT_COMES;
     exchange.resolve(exchange.replies);
+  }
+}
+
+/** By its first and third letter: SELECT, SET, SHOW, INSERT, UPDATE, FETCH. */
+function isCommon(first: number, third: number): boolean {
+  switch (first) {
+    case 0x53:
+      return third === 0x4c || third === 0x54 || third === 0x4f;
+    case 0x49:
+      return third === 0x53;
+    default:
+      return first === 0x55 || first === 0x46;
   }
 }
 

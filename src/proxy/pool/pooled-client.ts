@@ -47,6 +47,7 @@ import { BACKEND_FULL, ClientSocket, INPUT_FULL, TOO_DEEP } from './client-socke
 import { PHASES, type PooledPhase } from './client-phase.js';
 import { rollBackLinked } from './client-rollback.js';
 import { DEFAULT_STATE, type ClientState } from './client-state.js';
+import { SHORT_SHARE } from './decisions.js';
 import { askState, pinnedSession } from './leaving.js';
 import type { ParameterSet } from './parameter-sets.js';
 import type { Pool } from './pool.js';
@@ -88,6 +89,7 @@ export class PooledClient implements LinkUser, WatchedSession, IntakeHost {
   #cancelWanted = false;
   #transactionSinceMs: number | null = null;
   #pumping = false;
+  #linkedAtMs = 0;
   readonly #phase = new StateCell<PooledPhase>('pooled client', PHASES, 'idle');
 
   constructor(id: number, accepted: AcceptedClient, pool: Pool, told: ParameterSet, context: PoolContext) {
@@ -356,6 +358,7 @@ export class PooledClient implements LinkUser, WatchedSession, IntakeHost {
 
   #link(backend: PooledBackend): void {
     this.#phase.move('linked');
+    this.#linkedAtMs = this.#context.clock.monotonicMs();
     backend.lastClient = this.id;
     backend.link(this);
     this.tracker.reset();
@@ -385,6 +388,10 @@ export class PooledClient implements LinkUser, WatchedSession, IntakeHost {
     }
     this.#context.onError(sqlState);
     if (sqlState === STALE_PLAN || sqlState === UNKNOWN_STATEMENT) this.messages.renewPlans();
+  }
+
+  get creates(): boolean {
+    return this.messages.creates;
   }
 
   onTag(tag: string): void {
@@ -446,6 +453,7 @@ export class PooledClient implements LinkUser, WatchedSession, IntakeHost {
   // ------------------------------------------------------------------------------------------------------ leaving
 
   #leave(backend: PooledBackend): void {
+    this.#timeRead();
     if (this.messages.pin !== null || this.messages.dirty) {
       this.#phase.move('settling');
       this.#settleState(backend).catch((error: unknown) => {
@@ -459,6 +467,16 @@ export class PooledClient implements LinkUser, WatchedSession, IntakeHost {
       return;
     }
     this.#unlink(backend);
+  }
+
+  /** A single read that might be shared tells how long its text takes. */
+  #timeRead(): void {
+    const { runs, lastRun } = this.messages;
+    if (runs !== 1 || lastRun === null || lastRun.shape === null || !this.pool.shares) return;
+    const { bounds, clock } = this.#context;
+    const nowMs = clock.monotonicMs();
+    const shortMs = bounds.sharedReadBoundMs * SHORT_SHARE;
+    lastRun.ran(nowMs - this.#linkedAtMs, shortMs, nowMs, bounds.sharedAloneMs);
   }
 
   /** Asks the connection what the client has left in it, and lets go of it where all of that can be carried. */

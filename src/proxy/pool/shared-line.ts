@@ -22,11 +22,14 @@ import {
   encodeTerminate,
   BACKEND,
   FRAME_HEADER_BYTES,
+  encodeFrame,
+  FRONTEND,
   parseErrorFields,
 } from '../../wire/postgres/messages.js';
 import { sendCancel, type Backend } from '../backend.js';
 import { closeWith } from '../socket-reader.js';
-import { PreparedOnServer } from './definitions.js';
+import { SHORT_SHARE } from './decisions.js';
+import { PreparedOnServer, SERVER_NAME_PREFIX, inClientsWords } from './definitions.js';
 import type { PoolContext } from './pool-context.js';
 import type { Read } from './shared-reads.js';
 
@@ -47,7 +50,9 @@ const OUT_BYTES = 65_536;
 const CONTROL_BYTES_MAX = 65_536;
 const LEAVE_TIMEOUT_MS = 60_000;
 const READ_ONLY_REFUSED = '25006';
+const CANCELED = '57014';
 const STALE_PLAN = '0A000';
+const PARSE_COMPLETE = encodeFrame(BACKEND.parseComplete, Buffer.alloc(0));
 const UNKNOWN_STATEMENT = '26000';
 const DUPLICATE_STATEMENT = '42P05';
 
@@ -104,6 +109,8 @@ export class SharedLine {
   send(read: Read, bytes: Buffer, start: number, end: number): void {
     if (this.#head === this.#queue.length) this.#headSinceMs = read.sentAtMs;
     this.#queue.push(read);
+    // How long it takes is not known: nothing is to wait behind it.
+    if (!read.decision.timed && this.#state === 'open') this.#state = 'blocked';
     this.#write(bytes, start, end);
     if (this.#flushing) return;
     this.#flushing = true;
@@ -115,17 +122,33 @@ export class SharedLine {
     this.#write(bytes, 0, bytes.length);
   }
 
+  /** A Bind of the unnamed portal to the statement of that name; `bytes[start, end)` is what follows the names. */
+  bind(serverName: Buffer, bytes: Buffer, start: number, end: number): void {
+    const headBytes = FRAME_HEADER_BYTES + 1 + serverName.length;
+    this.#makeRoom(headBytes + end - start);
+    const out = this.#out;
+    const at = this.#outEnd;
+    out[at] = FRONTEND.bind;
+    out.writeInt32BE(headBytes - 1 + end - start, at + 1);
+    out[at + FRAME_HEADER_BYTES] = 0;
+    serverName.copy(out, at + FRAME_HEADER_BYTES + 1);
+    bytes.copy(out, at + headBytes, start, end);
+    this.#outEnd = at + headBytes + end - start;
+  }
+
   #write(bytes: Buffer, start: number, end: number): void {
-    const length = end - start;
-    if (this.#outEnd + length > this.#out.length) {
-      this.#pushOut();
-      // What was written may still be read from the old one.
-      this.#out = Buffer.allocUnsafe(Math.max(OUT_BYTES, length));
-      this.#outStart = 0;
-      this.#outEnd = 0;
-    }
+    this.#makeRoom(end - start);
     bytes.copy(this.#out, this.#outEnd, start, end);
-    this.#outEnd += length;
+    this.#outEnd += end - start;
+  }
+
+  #makeRoom(length: number): void {
+    if (this.#outEnd + length <= this.#out.length) return;
+    this.#pushOut();
+    // What was written may still be read from the old one.
+    this.#out = Buffer.allocUnsafe(Math.max(OUT_BYTES, length));
+    this.#outStart = 0;
+    this.#outEnd = 0;
   }
 
   readonly #flush = (): void => {
@@ -185,9 +208,11 @@ export class SharedLine {
         this.#deliver(read, chunk, from, next, true);
         from = next;
         if (this.#state === 'dead') return;
-      } else if (!this.#look(read, type, chunk, at, next)) {
+      } else if (!this.#look(read, type, chunk, at, next, at === from && read.kept === null)) {
         // Not the client's: what stood in front of it is.
         this.#deliver(read, chunk, from, at, false);
+        if (read.instead !== null) this.#deliver(read, read.instead, 0, read.instead.length, false);
+        read.instead = null;
         from = next;
       }
       at = next;
@@ -209,22 +234,27 @@ export class SharedLine {
     return false;
   }
 
-  /** A frame of interest in the head's answer. Returns whether it is the client's. */
-  #look(read: Read, type: number, chunk: Buffer, at: number, next: number): boolean {
+  /** A frame of interest in the head's answer, `first` of what is the client's. Returns whether it is, as it stands. */
+  #look(read: Read, type: number, chunk: Buffer, at: number, next: number, first: boolean): boolean {
     switch (type) {
       case BACKEND.commandComplete:
         read.rows += rowsOfSelect(chunk, next);
         return true;
       case BACKEND.parseComplete:
       case BACKEND.closeComplete:
-        if (read.hidden === 0) return true;
+        if (read.hidden === 0) {
+          read.parses = false;
+          return true;
+        }
         read.hidden -= 1;
         return false;
       case BACKEND.errorResponse:
         // The Parse in front of it has failed.
-        if (read.hidden > 0 && read.definition !== null) this.prepared.remove(read.definition);
+        if ((read.hidden > 0 || read.parses) && read.definition !== null)
+          this.prepared.remove(read.definition);
         read.hidden = 0;
-        return this.#error(read, chunk.subarray(at + FRAME_HEADER_BYTES, next));
+        read.parses = false;
+        return this.#error(read, chunk.subarray(at + FRAME_HEADER_BYTES, next), first);
       case BACKEND.parameterStatus:
         return false;
       default:
@@ -232,10 +262,16 @@ export class SharedLine {
     }
   }
 
-  #error(read: Read, payload: Buffer): boolean {
+  #error(read: Read, payload: Buffer, first: boolean): boolean {
     const error = parseErrorFields(payload);
     if (error.severity === 'FATAL' || error.severity === 'PANIC') return read.streamed;
     read.sqlState = error.sqlState;
+    if (read.definition !== null && read.saysParsed && first && error.sqlState !== CANCELED) {
+      // Its own Parse may have failed otherwise, or not at all: it is run once more, as it was sent.
+      this.#deps.context.definitions.renew(read.definition);
+      read.again = true;
+      return true;
+    }
     switch (error.sqlState) {
       case READ_ONLY_REFUSED:
         read.decision.keepAlone(Infinity);
@@ -252,7 +288,12 @@ export class SharedLine {
         break;
       default:
     }
-    return true;
+    if (read.definition === null || !payload.includes(SERVER_NAME_PREFIX)) return true;
+    read.instead = encodeFrame(
+      BACKEND.errorResponse,
+      inClientsWords(payload, read.definition.serverName, read.statement),
+    );
+    return false;
   }
 
   /** `chunk[from, to)` is part of the head's answer; with `last`, its end. */
@@ -260,8 +301,13 @@ export class SharedLine {
     const { context } = this.#deps;
     if (!read.dropped && to > from && !read.again) {
       if (last && read.kept === null) {
-        read.answerBytes += to - from;
-        read.pass(from === 0 && to === chunk.length ? chunk : chunk.subarray(from, to));
+        const piece = read.saysParsed
+          ? behindParseComplete(chunk, from, to)
+          : from === 0 && to === chunk.length
+            ? chunk
+            : chunk.subarray(from, to);
+        read.answerBytes += piece.length;
+        read.pass(piece);
       } else {
         this.#keep(read, chunk.subarray(from, to), last);
       }
@@ -276,21 +322,32 @@ export class SharedLine {
       this.#head = 0;
     }
     const nowMs = context.clock.monotonicMs();
+    const tookMs = nowMs - this.#headSinceMs;
     this.#headSinceMs = nowMs;
     this.#suspect = false;
     if (!read.dropped) this.#deps.counts.statements += 1;
+    // First: its client may have more for a connection that is free.
+    if (this.depth === 0) this.#emptied();
     if (read.again && !read.dropped) {
-      this.#deps.counts.refused += 1;
+      if (read.sqlState === READ_ONLY_REFUSED) this.#deps.counts.refused += 1;
       read.giveBack();
     } else {
+      const { sharedReadBoundMs, sharedAloneMs } = context.bounds;
+      read.decision.ran(tookMs, sharedReadBoundMs * SHORT_SHARE, nowMs, sharedAloneMs);
       read.done(nowMs);
     }
-    if (this.depth === 0) this.#emptied();
   }
 
   #keep(read: Read, piece: Buffer, last: boolean): void {
     read.answerBytes += piece.length;
-    const kept = (read.kept ??= []);
+    if (read.kept === null) {
+      read.kept = [];
+      if (read.saysParsed) {
+        read.kept.push(PARSE_COMPLETE);
+        read.answerBytes += PARSE_COMPLETE.length;
+      }
+    }
+    const { kept } = read;
     kept.push(piece);
     if (!last && !read.streamed && read.answerBytes <= this.#deps.context.bounds.sharedAnswerBytesMax) return;
     read.streamed = true;
@@ -432,6 +489,14 @@ function rowsOfSelect(chunk: Buffer, next: number): number {
     scale *= 10;
   }
   return rows;
+}
+
+/** `chunk[from, to)` with what the client is told of the Parse that was not sent in front of it. */
+function behindParseComplete(chunk: Buffer, from: number, to: number): Buffer {
+  const piece = Buffer.allocUnsafe(PARSE_COMPLETE.length + to - from);
+  PARSE_COMPLETE.copy(piece);
+  chunk.copy(piece, PARSE_COMPLETE.length, from, to);
+  return piece;
 }
 
 function ignore(): void {

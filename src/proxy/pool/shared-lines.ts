@@ -40,8 +40,8 @@ export class SharedLines {
     };
   }
 
-  /** The one with the least under way; null where there is none that takes a read. */
-  pick(): SharedLine | null {
+  /** The one with the least under way; null where there is none that takes a read. `empty`: with nothing. */
+  pick(empty: boolean): SharedLine | null {
     let best: Held | null = null;
     let depth = Infinity;
     let open = 0;
@@ -53,7 +53,7 @@ export class SharedLines {
       depth = held.line.depth;
     }
     if (open + this.#opening < this.#context.bounds.sharedConnections) this.#more();
-    return best?.line ?? null;
+    return empty && depth > 0 ? null : (best?.line ?? null);
   }
 
   /** Blocked ones may last: as many again are opened beside them. */

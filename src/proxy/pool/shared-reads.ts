@@ -39,6 +39,14 @@ export class Read {
   readonly sentAtMs: number;
   /** Answers at its start that are not the client's. */
   hidden = 0;
+  /** Its Parse was not sent, as the server holds the statement: its client is told of ParseComplete here. */
+  saysParsed = false;
+  /** Its Parse, which is the client's own, was sent and not answered yet. */
+  parses = false;
+  /** Of the prepared statement, as its client calls it, latin1; empty for the unnamed one. */
+  statement = '';
+  /** Stands for the error that was just met. */
+  instead: Buffer | null = null;
   /** Nobody waits for its answer any more. */
   dropped = false;
   /** Some of its answer was passed on. */
@@ -81,7 +89,6 @@ export class Read {
   }
 
   done(nowMs: number): void {
-    this.decision.ran();
     if (!this.dropped) this.reads.answered(this, nowMs);
   }
 
@@ -110,6 +117,9 @@ export class SharedReads {
   #under: Read[] = [];
   #lastText: Buffer = EMPTY;
   #lastDecision: Decision | null = null;
+  /** What follows the name in the Parse that came last, and what it is known as; null: it came once so far. */
+  #lastBody: Buffer = EMPTY;
+  #lastDefinition: Definition | null = null;
   #whenRead: (() => void) | null = null;
 
   constructor(client: PooledClient, context: PoolContext) {
@@ -151,7 +161,7 @@ export class SharedReads {
     if (line === null) return 0;
     this.client.messages.unnamed = null;
     const text = bytes.subarray(textStart, end - 1);
-    this.#send(line, bytes, from, end, text, EMPTY, decision, null);
+    this.#send(line, bytes, from, end, text, EMPTY, decision);
     return end - from;
   }
 
@@ -165,16 +175,12 @@ export class SharedReads {
       if (line === null) return 0;
       messages.unnamed = bytes.subarray(parse + FRAME_HEADER_BYTES, batch.bind);
       messages.unnamedDecision = decision;
-      this.#send(
-        line,
-        bytes,
-        from,
-        end,
-        bytes.subarray(textStart, textEnd),
-        this.#bound(bytes),
-        decision,
-        null,
-      );
+      const definition = this.#repeated(bytes, decision);
+      if (definition !== null) this.#sendNamed(line, bytes, from, definition);
+      else {
+        const text = bytes.subarray(textStart, textEnd);
+        this.#send(line, bytes, from, end, text, this.#bound(bytes), decision);
+      }
       return end - from;
     }
     const definition = statement === '' ? undefined : messages.names.get(statement);
@@ -202,11 +208,25 @@ export class SharedReads {
     return decision;
   }
 
+  /** What the statement in the batch's Parse is known as; null: it came once so far. */
+  #repeated(bytes: Buffer, decision: Decision): Definition | null {
+    const { textStart, textEnd, bind } = batch;
+    const last = this.#lastDefinition;
+    if (last !== null && last.decision === decision && sameBytes(this.#lastBody, bytes, textStart, bind)) {
+      return last;
+    }
+    const body = bytes.subarray(textStart, bind);
+    const definition = this.#context.definitions.repeated(body, textEnd - textStart, decision);
+    this.#lastDefinition = definition;
+    if (definition !== null) this.#lastBody = definition.body;
+    return definition;
+  }
+
   #lineFor(decision: Decision): SharedLine | null {
     const { pool } = this.client;
     if (!decision.mayShare(pool.facts, this.#context.clock.monotonicMs())) return null;
-    if (this.#under.length > 0) return this.#line !== null && this.#line.open ? this.#line : null;
-    return pool.line();
+    if (this.#under.length === 0) return pool.line(!decision.timed);
+    return decision.timed && this.#line !== null && this.#line.open ? this.#line : null;
   }
 
   // -------------------------------------------------------------------------------------------------------- sending
@@ -219,14 +239,12 @@ export class SharedReads {
     text: Buffer,
     parameters: Buffer,
     decision: Decision,
-    definition: Definition | null,
-  ): Read {
+  ): void {
     const original = from === 0 && end === bytes.length ? bytes : bytes.subarray(from, end);
     const sentAtMs = this.#context.clock.monotonicMs();
-    const read = new Read(this, original, text, parameters, decision, definition, sentAtMs);
+    const read = new Read(this, original, text, parameters, decision, null, sentAtMs);
     this.#begin(line, read);
     line.send(read, bytes, from, end);
-    return read;
   }
 
   #begin(line: SharedLine, read: Read): void {
@@ -235,41 +253,44 @@ export class SharedReads {
     this.client.readsBegun();
   }
 
-  /** A prepared statement goes by its name at the server, and is prepared there first where it isn't. */
+  /**
+   * A prepared statement, or a text that comes again and again without a name, goes by its name at the server, and is
+   * prepared there first where it isn't. Where the client sent a Parse itself, it is told of that, sent or not.
+   */
   #sendNamed(line: SharedLine, bytes: Buffer, from: number, definition: Definition): void {
-    const { bind, bindNames, bindEnd, describesStatement, end } = batch;
-    const text = definition.body.subarray(0, definition.textBytes);
+    const { parse, bind, bindNames, bindEnd, describesStatement, end } = batch;
     const read = new Read(
       this,
-      bytes.subarray(from, end),
-      text,
+      from === 0 && end === bytes.length ? bytes : bytes.subarray(from, end),
+      definition.text,
       this.#bound(bytes),
       definition.decision,
       definition,
       this.#context.clock.monotonicMs(),
     );
-    if (!line.prepared.has(definition)) {
-      const out = line.prepared.add(definition);
+    read.statement = batch.statement;
+    // A name means what it meant when it was parsed; without one, what it means now.
+    const facts = parse === -1 ? null : this.client.pool.facts;
+    if (line.prepared.has(definition, facts)) {
+      read.saysParsed = parse !== -1;
+    } else {
+      const out = line.prepared.add(definition, this.client.pool.facts);
       if (out !== null) {
         line.write(frameOf(FRONTEND.close, [STATEMENT, out]));
         read.hidden += 1;
       }
       line.write(frameOf(FRONTEND.parse, [definition.serverName, definition.body]));
-      read.hidden += 1;
+      if (parse === -1) read.hidden += 1;
+      else read.parses = true;
     }
-    const { serverName } = definition;
-    const describe = describesStatement ? frameOf(FRONTEND.describe, [STATEMENT, serverName]) : EMPTY;
-    if (bind > from) line.write(describe);
-    // Bind: length, unnamed portal, name, the rest as it came.
-    const head = Buffer.allocUnsafe(FRAME_HEADER_BYTES + 1 + serverName.length);
-    head[0] = FRONTEND.bind;
-    head.writeInt32BE(head.length - 1 + (bindEnd - bindNames), 1);
-    head[FRAME_HEADER_BYTES] = 0;
-    serverName.copy(head, FRAME_HEADER_BYTES + 1);
-    line.write(head);
-    line.write(bytes.subarray(bindNames, bindEnd));
+    const describe = describesStatement
+      ? frameOf(FRONTEND.describe, [STATEMENT, definition.serverName])
+      : EMPTY;
+    const describedFirst = describesStatement && bind > from;
+    if (describedFirst) line.write(describe);
+    line.bind(definition.serverName, bytes, bindNames, bindEnd);
     let rest = bindEnd;
-    if (describesStatement && bind === from && bytes[bindEnd] === FRONTEND.describe) {
+    if (describesStatement && !describedFirst) {
       line.write(describe);
       rest += bytes.readInt32BE(bindEnd + 1) + 1;
     }
