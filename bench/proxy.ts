@@ -62,7 +62,7 @@ async function run({ settings, svg }: Flags, output: Output, owner: RunOwner): P
     `settings    scale ${settings.scale}, ${settings.rounds} interleaved rounds of ${settings.seconds} s, medians; ` +
       'SCRAM on every leg, no TLS; clients, proxies and server share the machine\n',
   );
-  const bench: Bench = { pgbench, account: ACCOUNT, settings, owner, targets };
+  const bench: Bench = { pgbench, account: ACCOUNT, settings, owner, targets, serverPid: server.pid ?? null };
   const figures = await measureAll(bench, server.url(ACCOUNT.database), output);
   const aims = compareWithAims(figures);
   show(output, 'Aims', aimsTable(aims));

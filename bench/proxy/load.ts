@@ -1,7 +1,7 @@
 /** pgbench through every target: throughput, latency, CPU time. Rounds are interleaved over the targets. */
 import type { RunOwner } from '../../src/app/demo/run-owner.js';
 import type { Account, Load, Mode, Pgbench } from '../support/pgbench.js';
-import { cpuSecondsOf } from '../support/process-usage.js';
+import { cpuSecondsOf, cpuSecondsOfFamily } from '../support/process-usage.js';
 import { quantile, spreadOf, type Spread } from '../support/statistics.js';
 import { SCRIPTS, type Script, type Settings } from './settings.js';
 import type { Target } from './targets.js';
@@ -12,6 +12,8 @@ export interface Bench {
   readonly settings: Settings;
   readonly owner: RunOwner;
   readonly targets: readonly Target[];
+  /** Of the PostgreSQL server. */
+  readonly serverPid: number | null;
 }
 
 /** One target under one load; medians of the rounds. */
@@ -24,6 +26,8 @@ export interface LoadFigures {
   readonly connectMs: Spread | null;
   /** Seconds of the proxy's CPU time per 1,000 statements, all rounds together; null for the direct way. */
   readonly cpuSecondsPerThousand: number | null;
+  /** The same of the server's. */
+  readonly serverCpuSecondsPerThousand: number | null;
 }
 
 export interface Cell extends LoadFigures {
@@ -86,6 +90,7 @@ interface Samples {
   readonly connectMs: number[];
   statements: number;
   cpuSeconds: number | null;
+  serverCpuSeconds: number | null;
 }
 
 /** `settings.rounds` rounds of one load through each target in turn. Throws where one transaction fails. */
@@ -102,6 +107,7 @@ export async function measureLoad(
     connectMs: [],
     statements: 0,
     cpuSeconds: target.pid === null ? null : 0,
+    serverCpuSeconds: bench.serverPid === null ? null : 0,
   }));
   for (let round = 0; round < bench.settings.rounds; round++) {
     for (const [index, target] of targets.entries()) {
@@ -116,25 +122,33 @@ export async function measureLoad(
     p99Ms: spreadOf(of.p99Ms),
     connectMs: of.connectMs.length === 0 ? null : spreadOf(of.connectMs),
     cpuSecondsPerThousand: of.cpuSeconds === null ? null : (of.cpuSeconds / of.statements) * 1000,
+    serverCpuSecondsPerThousand:
+      of.serverCpuSeconds === null ? null : (of.serverCpuSeconds / of.statements) * 1000,
   }));
 }
 
 async function measureRound(
-  { pgbench, account, owner }: Bench,
+  { pgbench, account, owner, serverPid }: Bench,
   target: Target,
   load: Load,
   statements: number,
   into: Samples,
 ): Promise<void> {
   const before = target.pid === null ? null : cpuSecondsOf(target.pid);
+  const serverBefore = serverPid === null ? null : cpuSecondsOfFamily(serverPid);
   const run = await owner.interruptible(pgbench.measure(target.address, account, load));
   const after = target.pid === null ? null : cpuSecondsOf(target.pid);
+  const serverAfter = serverPid === null ? null : cpuSecondsOfFamily(serverPid);
   into.tps.push(run.tps);
   into.p50Ms.push(quantile(run.latenciesMs, 0.5));
   into.p99Ms.push(quantile(run.latenciesMs, 0.99));
   if (run.connectMs !== null) into.connectMs.push(run.connectMs);
   into.statements += run.transactions * statements;
   into.cpuSeconds = before === null || after === null ? null : (into.cpuSeconds ?? 0) + after - before;
+  into.serverCpuSeconds =
+    serverBefore === null || serverAfter === null
+      ? null
+      : (into.serverCpuSeconds ?? 0) + serverAfter - serverBefore;
 }
 
 /** `-C`: a new connection for each transaction, one client and eight. */

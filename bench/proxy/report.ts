@@ -5,7 +5,16 @@ import type { Cell, LoadFigures } from './load.js';
 import type { IdleFigures } from './memory.js';
 import type { CopyFigures } from './volume.js';
 
-const LOAD_HEADS = ['tps>', 'min–max>', 'of direct>', 'p50 ms>', 'added>', 'p99 ms>', 'CPU s/1000>'] as const;
+const LOAD_HEADS = [
+  'tps>',
+  'min–max>',
+  'of direct>',
+  'p50 ms>',
+  'added>',
+  'p99 ms>',
+  'CPU s/1000>',
+  'server’s>',
+] as const;
 
 export function loadTable(cells: readonly Cell[]): readonly string[] {
   const rows = groupsOf(cells).flatMap((group) =>
@@ -119,6 +128,7 @@ function loadCells(of: LoadFigures, group: readonly LoadFigures[]): readonly str
     of === direct ? '' : `${added >= 0 ? '+' : ''}${(added * 1000).toFixed(0)} µs`,
     of.p99Ms.median.toFixed(3),
     cpu(of),
+    of.serverCpuSecondsPerThousand?.toFixed(3) ?? '',
   ];
 }
 

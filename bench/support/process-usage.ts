@@ -1,5 +1,5 @@
 /** What a process costs, from Linux's /proc; null elsewhere, and the tables then leave the column empty. */
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync, readdirSync, writeFileSync } from 'node:fs';
 
 /** USER_HZ, in which /proc counts; 100 on every architecture Node runs on. https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html */
 const TICKS_PER_SECOND = 100;
@@ -13,6 +13,34 @@ export function cpuSecondsOf(pid: number): number | null {
     const user = Number(fields[11]);
     const system = Number(fields[12]);
     return (user + system) / TICKS_PER_SECOND;
+  } catch {
+    return null;
+  }
+}
+
+/** Of a process, all children it has waited for and all it has at present: what a PostgreSQL server has used. */
+export function cpuSecondsOfFamily(pid: number): number | null {
+  try {
+    let ticks = 0;
+    for (const name of readdirSync('/proc')) {
+      if (!/^\d+$/.test(name)) continue;
+      const fields = statOf(name);
+      const own = name === String(pid);
+      if (fields === null || (!own && fields[1] !== String(pid))) continue;
+      ticks += Number(fields[11]) + Number(fields[12]);
+      if (own) ticks += Number(fields[13]) + Number(fields[14]);
+    }
+    return ticks / TICKS_PER_SECOND;
+  } catch {
+    return null;
+  }
+}
+
+/** The fields behind the program's name. A process may end while one looks. */
+function statOf(pid: string): readonly string[] | null {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
+    return stat.slice(stat.lastIndexOf(')') + 2).split(' ');
   } catch {
     return null;
   }

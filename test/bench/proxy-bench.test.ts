@@ -18,6 +18,7 @@ function cell(target: string, clients: number, tps: number, p50Ms = 1): Cell {
     p99Ms: spread(p50Ms * 2),
     connectMs: null,
     cpuSecondsPerThousand: null,
+    serverCpuSecondsPerThousand: null,
   };
 }
 
