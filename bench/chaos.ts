@@ -1,0 +1,155 @@
+/**
+ * Cutovers and rollbacks under faults, with an auditor: `npm run chaos -- --runs N --seed S [--only FAULT] [--json]`.
+ * Each run is drawn from its own seed, which is printed; docs/chaos.md says what is done and how to play one again.
+ */
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { FAULTS, drawPlan, type FaultName } from './chaos/plan.js';
+import { playRun, type RunReport } from './chaos/run.js';
+import { Stage } from './chaos/stage.js';
+import { describeMachine, machineLines } from './support/machine.js';
+import { Output } from './support/output.js';
+
+const KEEP_IN = join('build', 'chaos');
+
+interface Settings {
+  readonly runs: number;
+  readonly seed: number;
+  readonly only: string | undefined;
+  readonly seconds: number;
+  readonly toxiproxyUrl: string | undefined;
+  readonly json: boolean;
+}
+
+function readSettings(): Settings {
+  const { values } = parseArgs({
+    options: {
+      runs: { type: 'string', default: '20' },
+      seed: { type: 'string', default: '1' },
+      only: { type: 'string' },
+      seconds: { type: 'string', default: '0' },
+      toxiproxy: { type: 'string' },
+      json: { type: 'boolean', default: false },
+    },
+  });
+  const whole = (name: 'runs' | 'seed' | 'seconds'): number => {
+    const value = Number(values[name]);
+    if (!Number.isSafeInteger(value) || value < 0)
+      throw new Error(`--${name} takes a whole number, not ${values[name]}`);
+    return value;
+  };
+  const { only } = values;
+  if (only !== undefined && !FAULTS.some((name) => name.startsWith(only))) {
+    throw new Error(`--only takes a fault or its beginning: ${FAULTS.join(', ')}`);
+  }
+  return {
+    runs: whole('runs'),
+    seed: whole('seed'),
+    seconds: whole('seconds'),
+    only,
+    toxiproxyUrl: values.toxiproxy,
+    json: values.json,
+  };
+}
+
+function line(report: RunReport): string {
+  const acts = report.acts.map(
+    ({ kind, outcome, missed }) =>
+      `${kind} ${outcome}${missed.length > 0 ? ` [${missed.join(', ')} came too late]` : ''}`,
+  );
+  const mark = report.findings.length === 0 ? 'ok  ' : 'FIND';
+  return `${mark} seed ${report.seed}  ${report.seconds.toFixed(1)} s  ${report.statements} statements  ${report.plan} → ${acts.join(', ')}`;
+}
+
+interface Tally {
+  readonly runs: number;
+  readonly acts: number;
+  readonly statements: number;
+  readonly outcomes: Readonly<Record<string, number>>;
+  /** Acts in which the fault was made, by fault. */
+  readonly faults: Readonly<Record<string, number>>;
+  readonly findings: readonly { readonly seed: number; readonly problem: string; readonly detail: string }[];
+  readonly stallMaxMs: number;
+}
+
+function tallyOf(reports: readonly RunReport[]): Tally {
+  const outcomes: Record<string, number> = {};
+  const faults: Record<string, number> = {};
+  const acts = reports.flatMap((report) => report.acts);
+  for (const act of acts) {
+    const key = `${act.kind} ${act.outcome}`;
+    outcomes[key] = (outcomes[key] ?? 0) + 1;
+    for (const name of act.faults) if (!act.missed.includes(name)) faults[name] = (faults[name] ?? 0) + 1;
+  }
+  return {
+    runs: reports.length,
+    acts: acts.length,
+    statements: reports.reduce((sum, { statements }) => sum + statements, 0),
+    outcomes,
+    faults,
+    findings: reports.flatMap(({ seed, findings }) =>
+      findings.map(({ problem, detail }) => ({ seed, problem, detail })),
+    ),
+    stallMaxMs: Math.max(0, ...acts.map(({ stallMaxMs }) => stallMaxMs)),
+  };
+}
+
+async function main(): Promise<void> {
+  const settings = readSettings();
+  const output = new Output(settings.json);
+  const machine = describeMachine();
+  for (const text of machineLines(machine)) output.line(text);
+  mkdirSync(KEEP_IN, { recursive: true });
+  const stage = await Stage.open(
+    settings.toxiproxyUrl === undefined ? {} : { toxiproxyUrl: settings.toxiproxyUrl },
+  );
+  for (const [name, why] of stage.skipped) output.line(`skipped: ${name}, as ${why}`);
+  const without: ReadonlySet<FaultName> = new Set(stage.skipped.keys());
+  const reports: RunReport[] = [];
+  const interrupted = { value: false };
+  process.once('SIGINT', () => (interrupted.value = true));
+  // Servers outlive a process that just ends.
+  process.once('SIGTERM', () => void stage[Symbol.asyncDispose]().finally(() => process.exit(1)));
+  const startedMs = performance.now();
+  const inTime = (): boolean =>
+    settings.seconds === 0 || performance.now() - startedMs < settings.seconds * 1000;
+  try {
+    for (let index = 0; index < settings.runs && !interrupted.value && inTime(); index++) {
+      const plan = drawPlan(settings.seed + index, {
+        without,
+        ...(settings.only === undefined ? {} : { only: settings.only }),
+      });
+      const report = await playRun(stage, plan, { keepIn: KEEP_IN });
+      reports.push(report);
+      output.line(line(report));
+      for (const { problem, detail } of report.findings) output.line(`     ${problem}: ${detail}`);
+      if (report.findings.length > 0) {
+        const only = settings.only === undefined ? '' : ` --only ${settings.only}`;
+        output.line(
+          `     again: npm run chaos -- --runs 1 --seed ${report.seed}${only}; its log is ${report.kept ?? 'lost'}`,
+        );
+      }
+    }
+  } finally {
+    await stage[Symbol.asyncDispose]();
+  }
+  const tally = tallyOf(reports);
+  const found = new Set(tally.findings.map(({ seed }) => seed));
+  output.line();
+  output.line(
+    `${tally.runs} runs, ${tally.acts} operations, ${tally.statements} statements, ${found.size} runs with findings`,
+  );
+  output.line(`outcomes    ${listed(tally.outcomes)}`);
+  output.line(`faults      ${listed(tally.faults)}`);
+  await output.result('chaos', { settings, machine, tally, reports });
+  if (found.size > 0) process.exitCode = 1;
+}
+
+const listed = (counts: Readonly<Record<string, number>>): string =>
+  Object.entries(counts)
+    .sort(([a], [b]) => a.localeCompare(b))
+    .map(([name, count]) => `${name} ${count}`)
+    .join(', ');
+
+await main();

@@ -1,0 +1,175 @@
+/** What a run does, drawn from its seed: the same seed, the same plan. Pure. */
+import { Chance } from '../../test/support/mutate.js';
+import type { StepPoint } from '../../src/cutover/settings.js';
+
+export const LINKS = ['client', 'source', 'destination'] as const;
+export type Link = (typeof LINKS)[number];
+
+/** What Toxiproxy does to a link. */
+export const LINK_FAULTS = [
+  'lost',
+  'slow',
+  'narrow',
+  'stalled',
+  'one-way',
+  'half-closed',
+  'reset',
+  'sliced',
+] as const;
+export type LinkFault = (typeof LINK_FAULTS)[number];
+
+export const OTHER_FAULTS = [
+  'none',
+  'kill-understudy',
+  'kill-source',
+  'kill-destination',
+  'disk-full',
+  'clock-jump',
+  'long-transaction',
+  'direct-lock',
+  'ddl',
+  'connections-full-source',
+  'connections-full-destination',
+] as const;
+export type OtherFault = (typeof OTHER_FAULTS)[number];
+export type FaultName = OtherFault | `${Link}-${LinkFault}`;
+
+export const FAULTS: readonly FaultName[] = [
+  ...OTHER_FAULTS,
+  ...LINKS.flatMap((link) => LINK_FAULTS.map((fault) => `${link}-${fault}` as const)),
+];
+
+/** Those that come up more often than others: the harder ones. */
+const WEIGHTS: Readonly<Partial<Record<FaultName, number>>> = {
+  'kill-understudy': 6,
+  'kill-source': 3,
+  'kill-destination': 4,
+  'disk-full': 2,
+  'direct-lock': 2,
+  'destination-stalled': 2,
+  'destination-reset': 2,
+  'destination-one-way': 2,
+  'destination-half-closed': 2,
+};
+
+const BEFORE_COMMIT: readonly StepPoint[] = [
+  'before:preflight',
+  'before:prepare',
+  'after:prepare',
+  'before:hold',
+  'after:hold',
+  'before:fence',
+  'after:fence',
+  'before:catch-up',
+  'after:catch-up',
+  'before:verify',
+  'after:verify',
+  'before:commit',
+  'before:send-commit',
+];
+const AFTER_COMMIT: readonly StepPoint[] = [
+  'after:send-commit',
+  'before:open',
+  'after:open',
+  'before:switch',
+  'after:switch',
+  'before:release',
+  'after:release',
+  'before:finish',
+  'after:finish',
+];
+const UNDOING: readonly StepPoint[] = [
+  'before:journal-abort',
+  'after:journal-abort',
+  'before:undo-fence',
+  'after:undo-fence',
+  'before:undo-hold',
+  'after:undo-hold',
+];
+export const POINTS: readonly StepPoint[] = [...BEFORE_COMMIT, ...AFTER_COMMIT, ...UNDOING];
+
+export interface Fault {
+  readonly name: FaultName;
+  readonly point: StepPoint;
+  /** 0: the operation waits at the point until the fault is there. Else it goes on, and the fault comes so much later. */
+  readonly delayMs: number;
+  /** For what has variants: the signal, the jump, the statement. */
+  readonly variant: number;
+}
+
+/** One cutover or rollback, whichever the route asks for, and what befalls it. */
+export interface Act {
+  readonly faults: readonly Fault[];
+  /** The operation is told to abort before its commit, so that the points of undoing are reached. */
+  readonly abort: boolean;
+  /** The faults end when the operation has, and after that time at the latest. */
+  readonly lastsMs: number;
+  /** What was killed starts again so much later. */
+  readonly restartAfterMs: number;
+  /** Understudy before the servers. */
+  readonly understudyFirst: boolean;
+}
+
+export interface Plan {
+  readonly seed: number;
+  readonly poolMode: 'session' | 'transaction' | 'pipelined';
+  readonly capture: boolean;
+  readonly acts: readonly Act[];
+}
+
+export interface PlanOptions {
+  /** Faults whose name begins so. */
+  readonly only?: string;
+  /** Faults that can't be made here. */
+  readonly without?: ReadonlySet<FaultName>;
+}
+
+/** Throws where no fault is left. */
+export function drawPlan(seed: number, { only, without = new Set() }: PlanOptions = {}): Plan {
+  const chance = new Chance(Math.imul(seed + 1, 0x9e3779b1));
+  for (let warm = 0; warm < 8; warm++) chance.below(2);
+  const faults = FAULTS.filter(
+    (name) => !without.has(name) && (only === undefined || name.startsWith(only)),
+  ).flatMap((name) => Array<FaultName>(WEIGHTS[name] ?? 1).fill(name));
+  if (faults.length === 0) throw new Error(`no fault ${only ?? ''} can be made here`);
+  return {
+    seed,
+    poolMode: chance.pick(['session', 'session', 'session', 'session', 'transaction', 'pipelined']),
+    capture: chance.once(6),
+    acts: Array.from({ length: 1 + chance.below(2) }, () => drawAct(chance, faults)),
+  };
+}
+
+function drawAct(chance: Chance, faults: readonly FaultName[]): Act {
+  const count = chance.once(5) ? 2 : 1;
+  const drawn = Array.from({ length: count }, () => drawFault(chance, chance.pick(faults)));
+  return {
+    faults: drawn,
+    abort: drawn.some((fault) => UNDOING.includes(fault.point)),
+    lastsMs: chance.pick([150, 400, 900, 1800]),
+    restartAfterMs: chance.pick([0, 50, 300]),
+    understudyFirst: chance.once(2),
+  };
+}
+
+function drawFault(chance: Chance, name: FaultName): Fault {
+  const points = chance.pick([BEFORE_COMMIT, BEFORE_COMMIT, AFTER_COMMIT, UNDOING]);
+  return {
+    name,
+    point: chance.pick(points),
+    delayMs: chance.once(2) ? 0 : 1 + chance.below(12),
+    variant: chance.below(1000),
+  };
+}
+
+/** One line for people: what is done where. */
+export function describePlan(plan: Plan): string {
+  const acts = plan.acts.map(({ faults, abort }) =>
+    faults
+      .map(({ name, point, delayMs }) => `${name}@${point}${delayMs === 0 ? '' : `+${delayMs}ms`}`)
+      .concat(abort ? ['abort'] : [])
+      .join(' & '),
+  );
+  const settings = [plan.poolMode, ...(plan.capture ? ['capture'] : [])];
+  return `${acts.join(', then ')} (${settings.join(', ')})`;
+}

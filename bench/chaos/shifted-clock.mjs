@@ -1,0 +1,29 @@
+/**
+ * Preloaded into every thread of the process under test (`--import`): its wall clock can be made to jump. The monotonic
+ * clock goes on as it is, as a real one does when the wall clock is set.
+ */
+import { BroadcastChannel, isMainThread } from 'node:worker_threads';
+
+let shiftMs = 0;
+const RealDate = Date;
+
+globalThis.Date = class Date extends RealDate {
+  constructor(...values) {
+    super(...(values.length === 0 ? [RealDate.now() + shiftMs] : values));
+  }
+  static now() {
+    return RealDate.now() + shiftMs;
+  }
+};
+
+const channel = new BroadcastChannel('chaos-clock');
+channel.onmessage = ({ data }) => (shiftMs = data);
+channel.unref();
+
+if (isMainThread) {
+  process.on('message', (message) => {
+    if (typeof message.shiftMs !== 'number') return;
+    shiftMs = message.shiftMs;
+    channel.postMessage(shiftMs);
+  });
+}

@@ -1,0 +1,69 @@
+/**
+ * A short slice of `npm run chaos`, with plans of its own. The harness must find nothing; that it would find something is
+ * the auditor's own tests' business.
+ */
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { FAULTS, POINTS, drawPlan, type Fault, type Plan } from '../../../bench/chaos/plan.js';
+import { playRun } from '../../../bench/chaos/run.js';
+import { Stage } from '../../../bench/chaos/stage.js';
+
+let stage: Stage;
+let keepIn: string;
+
+beforeAll(async () => {
+  keepIn = await mkdtemp(join(tmpdir(), 'chaos-kept-'));
+  stage = await Stage.open();
+}, 120_000);
+
+afterAll(async () => {
+  await stage?.[Symbol.asyncDispose]();
+  await rm(keepIn, { recursive: true, force: true });
+});
+
+const act = (
+  ...faults: readonly (readonly [name: Fault['name'], point: Fault['point'], delayMs?: number])[]
+) => ({
+  faults: faults.map(([name, point, delayMs = 0]) => ({ name, point, delayMs, variant: 1 })),
+  abort: false,
+  lastsMs: 400,
+  restartAfterMs: 0,
+  understudyFirst: true,
+});
+
+const base = { poolMode: 'session' as const, capture: false };
+const PLANS: readonly Plan[] = [
+  {
+    ...base,
+    seed: 1,
+    acts: [act(['kill-understudy', 'after:send-commit']), act(['source-reset', 'before:open'])],
+  },
+  { ...base, seed: 2, acts: [act(['destination-stalled', 'before:send-commit'])] },
+];
+
+test.each(
+  PLANS.map(
+    (plan) => [plan.acts.flatMap(({ faults }) => faults.map(({ name }) => name)).join(', '), plan] as const,
+  ),
+)(
+  '%s: one side writable, nothing lost, nothing left',
+  async (_what, plan) => {
+    const report = await playRun(stage, plan, { keepIn });
+    expect(report.findings).toEqual([]);
+    expect(report.acts.flatMap(({ missed }) => missed)).toEqual([]);
+  },
+  170_000,
+);
+
+test('a seed always draws the same plan; all faults and all points come up', () => {
+  expect(drawPlan(42)).toEqual(drawPlan(42));
+  const faults = Array.from({ length: 3000 }, (_, seed) => drawPlan(seed)).flatMap((plan) =>
+    plan.acts.flatMap((each) => each.faults),
+  );
+  expect(new Set(faults.map(({ name }) => name))).toEqual(new Set(FAULTS));
+  expect(new Set(faults.map(({ point }) => point))).toEqual(new Set(POINTS));
+  expect(drawPlan(1, { only: 'kill-' }).acts[0]?.faults[0]?.name).toMatch(/^kill-/);
+  expect(() => drawPlan(1, { only: 'nonsense' })).toThrow('no fault nonsense');
+});
