@@ -32,6 +32,8 @@ import type { Session } from './session.js';
 const LAG_POLL_MS = 20;
 const OTHER_PROXY_GRACE_MS = 500;
 const LOCK_GRACE_MS = 500;
+/** Of the time that clients may wait at most; the rest is for everything else behind the gate. */
+const EXACT_SHARE_MAX = 0.7;
 /** So few stale sessions are always fine, whatever their share. */
 const STALE_ALWAYS = 4;
 
@@ -119,12 +121,13 @@ async function smallLag(operation: Operation): Promise<void> {
   const { settings, clock } = deps;
   const deadline = clock.monotonicMs() + settings.lagWaitMs;
   for (;;) {
-    const { lagBytes, lagMs } = await streamStatus(operation);
-    if (lagBytes !== null && lagMs !== null && lagBytes <= settings.lagBytesMax && lagMs <= settings.lagMsMax)
+    const { lagBytes, lagMs, method } = await streamStatus(operation);
+    // Without the log a lag has no bytes.
+    const bytes = byLog(method) ? lagBytes : 0;
+    if (bytes !== null && lagMs !== null && bytes <= settings.lagBytesMax && lagMs <= settings.lagMsMax)
       return;
     if (clock.monotonicMs() >= deadline) {
-      const lag =
-        lagBytes === null || lagMs === null ? 'unknown' : `${lagBytes} bytes, ${Math.round(lagMs)} ms`;
+      const lag = bytes === null || lagMs === null ? 'unknown' : `${bytes} bytes, ${Math.round(lagMs)} ms`;
       throw new UnderstudyError('shadow-not-ready', `the ${direction} stream’s lag is ${lag}`, {
         advice: 'Let it catch up, or raise cutover.lagBytesMax and cutover.lagMsMax.',
       });
@@ -133,9 +136,36 @@ async function smallLag(operation: Operation): Promise<void> {
   }
 }
 
-/** A clean verification that isn't old, or one made now. */
+function byLog(method: StreamStatus['method']): boolean {
+  return method === undefined || method === 'log';
+}
+
+/** Without the log, catching up is comparing everything behind the fence: refused where that can't end in time. */
+function affordable(operation: Operation, { method, exactMs }: StreamStatus): void {
+  if (byLog(method)) return;
+  const { markTimeoutMs, holdBudgetMs } = operation.deps.settings;
+  const budgetMs = Math.min(markTimeoutMs, holdBudgetMs) * EXACT_SHARE_MAX;
+  if (exactMs != null && exactMs <= budgetMs) return;
+  const took = exactMs == null ? 'is not known' : `was ${Math.round(exactMs)} ms`;
+  throw new UnderstudyError(
+    'preflight-blocked',
+    `following by ${method}, a cutover compares every row while clients wait; what that takes ${took}, and at most ${Math.round(budgetMs)} ms are left for it`,
+    {
+      advice:
+        'Follow by the log (shadow.method: log), or raise cutover.markTimeoutMs and cutover.holdBudgetMs if clients may wait that long.',
+      details: { exactMs: exactMs ?? null, budgetMs },
+    },
+  );
+}
+
+/** A clean verification that isn't old, or one made now. Without the log every row is compared behind the fence. */
 async function verified(operation: Operation, status: ShadowStatus): Promise<void> {
   const { deps, direction, signal } = operation;
+  const stream = status.streams.find((each) => each.direction === direction);
+  if (stream !== undefined && !byLog(stream.method)) {
+    affordable(operation, stream);
+    return;
+  }
   const last = status.lastVerify;
   const ageMs = last === null ? Infinity : deps.clock.now().getTime() - Date.parse(last.startedAt);
   const fresh = last !== null && last.mismatches === 0 && ageMs <= deps.settings.verifiedWithinMs;

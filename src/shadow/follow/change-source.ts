@@ -23,7 +23,7 @@ export interface ChangeSource {
 export interface CatchesUpExactly {
   /**
    * Compares every table and mends what differs. Both sides are equal when it resolves, if nobody writes meanwhile: for
-   * behind a fence. Until `resume`, or a switch is found to be over, nothing more is written.
+   * behind a fence. Until the operation that asked for it is over, nothing more is written.
    */
   settleExactly(signal: AbortSignal): Promise<ExactReport>;
 }
@@ -33,4 +33,6 @@ export interface ExactReport {
   /** Rows that differed, or might have. */
   readonly refreshed: number;
   readonly ms: number;
+  /** Of the source's log, read after the call and before the comparison. */
+  readonly position: Position;
 }

@@ -415,9 +415,9 @@ export class FollowEngine implements ShadowControl {
     const follower = this.#required();
     // Everything is compared now: what was noted before says nothing.
     this.#recent.settleAll(this.#recent.snapshot());
-    const report = await follower.settleExactly(signal);
+    const { position, ...report } = await follower.settleExactly(signal);
     this.#log.info({ ...report, mark: markId }, 'compared behind the fence');
-    return await follower.waitForMark(markId, signal);
+    return position;
   }
 
   async verify(

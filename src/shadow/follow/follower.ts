@@ -464,7 +464,12 @@ export class Follower implements ChangeSource, CatchesUpExactly {
     }
     this.#lastComparedAt = clock.now().toISOString();
     this.#held = request.hold;
-    request.resolve({ rows, refreshed, ms: clock.monotonicMs() - startedMs });
+    request.resolve({
+      rows,
+      refreshed,
+      ms: clock.monotonicMs() - startedMs,
+      position: lsn(this.#position),
+    });
   }
 }
 

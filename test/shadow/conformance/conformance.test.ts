@@ -27,7 +27,8 @@ describe.each(METHODS)('following by %s', (method) => {
       source: pair.source,
       destination: pair.destination,
       yaml: `migration: { id: ${pair.source.database} }
-shadow: { method: ${method}, pollIntervalMs: 20, compareIntervalMs: 200, retryFirstMs: 20, retryMaxMs: 200 }`,
+shadow: { method: ${method}, pollIntervalMs: 20, compareIntervalMs: 400, retryFirstMs: 20, retryMaxMs: 200 }
+cutover: { markTimeoutMs: 20000, holdBudgetMs: 30000, fenceTimeoutMs: 10000 }`,
     });
     await stack.following();
   }, 60_000);
@@ -86,6 +87,37 @@ shadow: { method: ${method}, pollIntervalMs: 20, compareIntervalMs: 200, retryFi
 
   it.each(CASES)('brings over: $name', async ({ run }) => {
     await run(conditions);
+    await same();
+  });
+
+  it('is switched over and back, with writers under way and no write lost', async () => {
+    const writer = await conditions.client();
+    const written: number[] = [];
+    let going = true;
+    let failed: unknown;
+    const writing = (async () => {
+      for (let id = 70_000; going; id += 1) {
+        await writer.query('INSERT INTO public.account (id, owner) VALUES ($1, $2)', [id, 'switched']);
+        if (id % 3 === 0) await writer.query('DELETE FROM public.account WHERE id = $1', [id]);
+        else written.push(id);
+      }
+    })().catch((error: unknown) => (failed = error));
+    const ids = async (client: pg.Client): Promise<readonly number[]> =>
+      (
+        await client.query<{ id: string }>(
+          'SELECT id FROM public.account WHERE id BETWEEN 70000 AND 79999 ORDER BY id',
+        )
+      ).rows.map((row) => Number(row.id));
+    const over = await stack.operate('cutover');
+    expect(over.outcome, JSON.stringify(over.reason)).toBe('done');
+    const few = written.length;
+    await until(() => written.length > few + 10, { what: 'writes on the destination' });
+    const back = await stack.operate('rollback');
+    expect(back.outcome, JSON.stringify(back.reason)).toBe('done');
+    going = false;
+    await writing;
+    expect(failed).toBeUndefined();
+    expect(await ids(pair.onSource)).toEqual(written);
     await same();
   });
 
