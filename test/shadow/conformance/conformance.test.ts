@@ -93,10 +93,10 @@ cutover: { markTimeoutMs: 20000, holdBudgetMs: 30000, fenceTimeoutMs: 10000 }`,
   it('is switched over and back, with writers under way and no write lost', async () => {
     const writer = await conditions.client();
     const written: number[] = [];
-    let going = true;
+    const ending = new AbortController();
     let failed: unknown;
     const writing = (async () => {
-      for (let id = 70_000; going; id += 1) {
+      for (let id = 70_000; !ending.signal.aborted; id += 1) {
         await writer.query('INSERT INTO public.account (id, owner) VALUES ($1, $2)', [id, 'switched']);
         if (id % 3 === 0) await writer.query('DELETE FROM public.account WHERE id = $1', [id]);
         else written.push(id);
@@ -114,7 +114,7 @@ cutover: { markTimeoutMs: 20000, holdBudgetMs: 30000, fenceTimeoutMs: 10000 }`,
     await until(() => written.length > few + 10, { what: 'writes on the destination' });
     const back = await stack.operate('rollback');
     expect(back.outcome, JSON.stringify(back.reason)).toBe('done');
-    going = false;
+    ending.abort();
     await writing;
     expect(failed).toBeUndefined();
     expect(await ids(pair.onSource)).toEqual(written);
