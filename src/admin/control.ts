@@ -4,6 +4,7 @@ import type { Direction, OperationEvent, Route, ShadowStatus, VerifyProgress } f
 import type { SerializedError } from '../core/errors.js';
 import type { CutoverStatus } from '../cutover/settings.js';
 import type { ProxyStatus } from '../proxy/proxy-interface.js';
+import type { AutopilotStatus } from '../core/autopilot-ports.js';
 import type { Metrics } from './metrics.js';
 
 export const OPERATIONS = ['verify', 'cutover', 'rollback', 'finalize', 'remove', 'abort'] as const;
@@ -58,6 +59,7 @@ export interface StatusReport {
   readonly shadow: ShadowStatus;
   /** null: it could not be asked; `ready` says why. */
   readonly cutover: CutoverStatus | null;
+  readonly autopilot: AutopilotStatus;
 }
 
 export interface AdminControl {

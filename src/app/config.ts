@@ -6,7 +6,8 @@ import { readFileSync, existsSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import type { z } from 'zod';
 import type { DatabaseEndpoint, Side } from '../core/ports.js';
-import { UnderstudyError } from '../core/errors.js';
+import { asUnderstudyError, UnderstudyError } from '../core/errors.js';
+import { AllowedHours } from './autopilot/hours.js';
 import type { ClientTlsMode } from '../proxy/tls.js';
 import {
   assign,
@@ -277,6 +278,7 @@ function resolveParsed(
   const source = resolveEndpoint('source', parsed.source, problem, read);
   const destination = resolveEndpoint('destination', parsed.destination, problem, read);
   const listenTls = resolveListenTls(parsed.listen.tls, read);
+  checkAutopilot(parsed, problem);
   checkExposure(parsed, problem);
   if (source === undefined || destination === undefined) return undefined;
   if (endpointText({ ...source, user: '' }) === endpointText({ ...destination, user: '' }))
@@ -318,6 +320,18 @@ function resolveListenTls(
     minVersion,
     ...(clientCa === undefined ? {} : { clientCa: read(['listen', 'tls', 'clientCa'], clientCa) ?? '' }),
   };
+}
+
+function checkAutopilot(
+  { autopilot }: ParsedConfig,
+  problem: (path: readonly string[], message: string) => undefined,
+): void {
+  try {
+    AllowedHours.parse(autopilot.allowedHours ?? '', autopilot.timezone);
+  } catch (error) {
+    const { code, message } = asUnderstudyError(error, 'config-invalid', 'autopilot');
+    problem(['autopilot', code === 'series-invalid' ? 'timezone' : 'allowedHours'], message);
+  }
 }
 
 /** A port that others can reach must not be open to everyone. */

@@ -297,6 +297,26 @@ function importVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> {
   );
 }
 
+function logVerb(cli: Argv<GlobalArguments>): Argv<GlobalArguments> {
+  return cli.command(
+    'log',
+    'What was decided, on which figures, and what became of it; cutovers and rollbacks',
+    (argv) =>
+      argv
+        .option('limit', {
+          type: 'number',
+          requiresArg: true,
+          default: 50,
+          describe: 'Decisions, and operations, at most',
+        })
+        .example('$0 log --limit 5', ''),
+    (args) =>
+      runVerb(args, async (terminal) =>
+        (await import('./cli/log.js')).runLog(terminal, configOf(args), args.limit),
+      ),
+  );
+}
+
 function planVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> {
   return cli.command(
     'plan',
@@ -431,7 +451,7 @@ async function main(argv: readonly string[]): Promise<void> {
   const base = yargs([...argv])
     .scriptName('understudy')
     .usage('$0 <verb> [options]\n\nA proxy that keeps a live shadow of a database and switches over to it.');
-  const cli = benchVerbs(planVerbs(importVerbs(controlVerbs(serverVerbs(addGlobalOptions(base))))))
+  const cli = benchVerbs(logVerb(planVerbs(importVerbs(controlVerbs(serverVerbs(addGlobalOptions(base)))))))
     .demandCommand(1, 'name a verb')
     .strict()
     .recommendCommands()

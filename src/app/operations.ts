@@ -42,6 +42,10 @@ export class Operations {
     this.#deps = deps;
   }
 
+  get running(): boolean {
+    return this.#running !== undefined;
+  }
+
   /** Throws `busy`, and whatever the operation throws. */
   async operate(operation: Operation, options: OperationOptions, emit: Emit): Promise<unknown> {
     if (operation === 'abort') return this.#abort();

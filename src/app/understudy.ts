@@ -28,6 +28,8 @@ import { CutoverCoordinator } from '../cutover/coordinator.js';
 import type { CutoverStatus, StepPoint } from '../cutover/settings.js';
 import type { Proxy } from '../proxy/proxy-interface.js';
 import { readFingerprint } from '../shadow/postgres/fingerprint.js';
+import type { Autopilot } from './autopilot/autopilot.js';
+import { makeAutopilot } from './autopilot/make-autopilot.js';
 import { CaptureThread } from './capture-thread.js';
 import { resolveConfig, type ResolvedConfig } from './config.js';
 import { endpointText } from './config/endpoint.js';
@@ -112,6 +114,7 @@ class Composition implements Understudy, AdminControl {
   readonly #coordinator: CutoverCoordinator;
   readonly #route: RouteKeeper;
   readonly #operations: Operations;
+  readonly #autopilot: Autopilot;
   readonly #admin: AdminServer;
   readonly #reachability: Reachability;
   readonly metrics: Metrics;
@@ -176,9 +179,23 @@ class Composition implements Understudy, AdminControl {
       direction: () => this.#direction(),
       requireRoute: () => this.#requireRoute(),
       retireShadow: () => this.#shadowThread.stop(),
-      retireCapture: async () => this.#capture?.stopKeeping(),
+      retireCapture: async () => {
+        // Both keep tables in the schema that is about to go.
+        await Promise.all([this.#autopilot.stop(), this.#capture?.stopKeeping()]);
+      },
       onSettled: () => this.#route.refresh(),
       log: log.child({ part: 'operations' }),
+    });
+    this.#autopilot = makeAutopilot({
+      config,
+      log: log.child({ part: 'autopilot' }),
+      clock,
+      shadow: this.#shadow,
+      operations: this.#operations,
+      route: () => ({
+        leader: this.#route.recovery?.route.side,
+        finalized: this.#route.recovery?.finalized ?? false,
+      }),
     });
     this.#admin = new AdminServer(config.admin, this, log.child({ part: 'admin' }));
   }
@@ -211,6 +228,7 @@ class Composition implements Understudy, AdminControl {
     if (!finalized && this.#config.shadow.enabled) this.#shadowThread.start();
     void this.#refreshHints();
     if (!finalized) void this.#joinJournal();
+    if (!finalized && this.#config.shadow.enabled && this.#config.capture.series) this.#autopilot.start();
   }
 
   /**
@@ -328,6 +346,7 @@ class Composition implements Understudy, AdminControl {
       capture,
       shadow,
       cutover,
+      autopilot: this.#autopilot.status(),
     };
   }
 
@@ -369,8 +388,10 @@ class Composition implements Understudy, AdminControl {
   async #stop(): Promise<void> {
     this.#stopping.abort(new UnderstudyError('cancelled', 'stopping'));
     this.#route.stop();
+    const ended = this.#autopilot.stop();
     // Together: an operation that insists on a server that is gone ends only by the coordinator's closing.
     await Promise.all([this.#operations.close(), this.#coordinator.close()]);
+    await ended;
     await this.#proxy.stop({ drainTimeoutMs: this.#config.limits.stopTimeoutMs });
     await this.#proxyParts.closeVerifiers();
     await this.#shadowThread.stop();

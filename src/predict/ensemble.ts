@@ -288,8 +288,8 @@ export class Ensemble {
         : at(member.losses, horizonIndex) / at(member.counts, horizonIndex);
     const naive = members.filter(isNaive);
     const bar = Math.min(...naive.map(loss));
-    // Day and week say the same at whole weeks: only one of them counts.
-    const better = naive.find((member) => loss(member) === bar);
+    // Day and week say the same at whole weeks: only one of them counts, the week, which also holds between them.
+    const better = naive.findLast((member) => loss(member) === bar);
     let best = bar;
     for (const member of members) best = Math.min(best, loss(member));
     let sum = 0;

@@ -15,7 +15,7 @@ import { HOUR_MS, type Series } from './series.js';
 import { predictStall, TransactionDurations, type DurationSample, type StallInput } from './stall.js';
 import { timeline, type Rate, type Timeline } from './timeline.js';
 import { Track } from './track.js';
-import { bestWindows, type WindowChoice } from './window.js';
+import { rankWindows, type WindowChoice } from './window.js';
 
 export interface PlanSubset {
   readonly subset: SubsetId;
@@ -47,7 +47,7 @@ export interface PlanContext {
   readonly copyBytesPerSecond: Rate;
   readonly applyChangesPerSecond: Rate;
   readonly applyShareWhileCopying: number;
-  readonly stall: Pick<StallInput, 'lagMs' | 'verifyRowsPerSecond' | 'fixedMs' | 'drainTimeoutMs'>;
+  readonly stall: Pick<StallInput, 'lagMs' | 'verifyRowsPerSecond' | 'fixedMs' | 'drainTimeoutMs' | 'spread'>;
   /** Retained log in relation to its budget, 0…1. */
   readonly logBudgetUsed: number;
   /** Durations (ms) of transactions begun in that hour of the week (UTC, Monday 00:00 is 0), where enough were seen. */
@@ -74,6 +74,8 @@ export interface PlanRow {
   /** undefined: the size is not known, and with it neither time. */
   readonly timeline: Timeline | undefined;
   readonly windows: readonly WindowChoice[];
+  /** The earliest start at which its shadow is ready: what it costs not to wait. */
+  readonly earliest: WindowChoice | undefined;
   readonly crossingShare: number;
   /** Heat per hour, for each hour ahead. */
   readonly fan: readonly Fan[];
@@ -162,7 +164,7 @@ function planRow(
           limitSeconds: context.hoursAhead * 3600,
         });
   const divergence = divergenceScore(subset.divergence);
-  const windows = windowsOf(subset, context, fan, starts, ready, { changes, statements });
+  const { windows, earliest } = windowsOf(subset, context, fan, starts, ready, { changes, statements });
   const firstWindow = windows[0];
   const peak = Math.max(...fan.map(({ median }) => median), 1e-9);
   return {
@@ -187,6 +189,7 @@ function planRow(
     }),
     timeline: ready,
     windows,
+    earliest,
     crossingShare: subset.crossingShare,
     fan,
     notes: notesOf(subset, track, known),
@@ -245,8 +248,8 @@ function windowsOf(
   starts: readonly Start[],
   ready: Timeline | undefined,
   perHeat: { readonly changes: number; readonly statements: number },
-): readonly WindowChoice[] {
-  if (ready?.converges === false || subset.tables.length === 0) return [];
+): ReturnType<typeof rankWindows> {
+  if (ready?.converges === false || subset.tables.length === 0) return { windows: [], earliest: undefined };
   const always = new TransactionDurations(subset.durationsMs);
   const byHour = new Map<number, TransactionDurations>();
   for (const [hour, sample] of context.durationsByHour ?? [])
@@ -266,11 +269,12 @@ function windowsOf(
     });
     return { startMs, statements: scaled(heat, perHeat.statements / 3600), stall };
   });
-  return bestWindows(candidates, {
+  return rankWindows(candidates, {
     stepMs: HOUR_MS,
     windowSteps: 1,
     count: context.windows,
-    readyMs: context.nowMs + (ready?.readySeconds.value ?? 0) * 1000,
+    // The hour in which it becomes ready counts: what is left of it can be used.
+    readyMs: Math.floor((context.nowMs + (ready?.readySeconds.value ?? 0) * 1000) / HOUR_MS) * HOUR_MS,
     observations: always.count,
   });
 }

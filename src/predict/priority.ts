@@ -70,12 +70,12 @@ export function intensity(input: IntensityInput): Judgement {
   const reason =
     value === budget && budget > INTENSITY_MIN
       ? 'The retained log nears its limit.'
-      : nearness > divergence.value
-        ? 'Its window is near.'
-        : value === INTENSITY_MIN
-          ? divergence.confidence === 'none'
-            ? 'Not known to change; kept at the least.'
-            : 'Little changes; kept at the least.'
+      : value === INTENSITY_MIN
+        ? divergence.confidence === 'none'
+          ? 'Not known to change; kept at the least.'
+          : 'Little changes; kept at the least.'
+        : nearness > divergence.value
+          ? 'Its window is near.'
           : 'By its divergence.';
   return {
     value,

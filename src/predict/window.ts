@@ -45,6 +45,14 @@ export function bestWindows(
   candidates: readonly Candidate[],
   options: WindowOptions,
 ): readonly WindowChoice[] {
+  return rankWindows(candidates, options).windows;
+}
+
+/** {@link bestWindows}, and beside them the earliest start that is ready: what it costs not to wait. */
+export function rankWindows(
+  candidates: readonly Candidate[],
+  options: WindowOptions,
+): { readonly windows: readonly WindowChoice[]; readonly earliest: WindowChoice | undefined } {
   const ready = candidates.filter(({ startMs }) => startMs >= options.readyMs);
   const starts = ready.length - options.windowSteps + 1;
   const ranked: { readonly from: number; readonly cost: number }[] = [];
@@ -63,9 +71,10 @@ export function bestWindows(
     if (chosen.length >= options.count) break;
     if (chosen.every(({ from }) => Math.abs(from - one.from) >= options.windowSteps)) chosen.push(one);
   }
-  return chosen.map(({ from, cost }) =>
-    choice(ready.slice(from, from + options.windowSteps), cost, cost - best, options),
-  );
+  const made = ({ from, cost }: { readonly from: number; readonly cost: number }): WindowChoice =>
+    choice(ready.slice(from, from + options.windowSteps), cost, cost - best, options);
+  const earliest = ranked.find(({ from }) => from === 0);
+  return { windows: chosen.map(made), earliest: earliest === undefined ? undefined : made(earliest) };
 }
 
 function choice(

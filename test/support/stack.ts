@@ -85,6 +85,11 @@ export class Stack implements AsyncDisposable {
     );
   }
 
+  /** Its configuration file. */
+  get config(): string {
+    return this.#config;
+  }
+
   /** What the process printed last; for failure messages. */
   get output(): string {
     return this.#output;

@@ -1,20 +1,16 @@
 /** `understudy plan`: what is hot, what a shadow of it costs, and when to switch. */
 import { writeFile } from 'node:fs/promises';
-import { readClosure, type Closure } from '../../capture/closure.js';
-import { PostgresSeriesStore, SERIES_CONNECTION } from '../../capture/series-store.js';
-import { UnderstudyError, asUnderstudyError } from '../../core/errors.js';
-import { connectControl } from '../../core/postgres.js';
+import { UnderstudyError } from '../../core/errors.js';
 import type { SeriesBatch } from '../../core/capture-ports.js';
-import type { Side } from '../../core/ports.js';
 import type { AdminClient } from '../admin-client.js';
 import type { ResolvedConfig } from '../config.js';
-import { endpointText } from '../config/endpoint.js';
 import { makePlanReport, PLAN_DEFAULTS } from '../plan/make.js';
 import { liveShadow, type LiveShadow } from '../plan/measurements.js';
 import type { PlanReport, SubsetReport } from '../plan/plan-report.js';
 import { planSvg } from '../plan/plan-svg.js';
 import { explainLines, planLines } from '../plan/plan-text.js';
-import { dataFromBatches, dataFromStore, type PlanData } from '../plan/series-data.js';
+import { dataFromBatches, type PlanData } from '../plan/series-data.js';
+import { closureOf, keptSeries } from '../plan/sources.js';
 import { readSeriesFile } from '../series-file.js';
 import { EXIT, type ExitCode } from './exit-codes.js';
 import { bar } from './format.js';
@@ -31,7 +27,6 @@ export interface PlanVerb {
 
 /** Where no configuration says otherwise. */
 const DRAIN_TIMEOUT_MS = 5_000;
-const CONNECT_TIMEOUT_MS = 5_000;
 
 /** `config`: null where there is none; then `--series` has to say it all. `admin`: of a process that may be running. */
 export async function runPlan(
@@ -76,10 +71,13 @@ async function planOf(
   const fromFiles = verb.series.length > 0;
   const data = fromFiles
     ? await dataFromBatches(batchesOf(verb.series), verb.series.join(', '))
-    : await keptSeries(config, nowMs, verb.days);
+    : await kept(config, nowMs, verb.days);
   // Files alone are a plan for those who have no more than files: nobody is asked who may be out of reach.
   const live = config === null ? undefined : await runningShadow(admin);
-  const closure = config === null ? null : await closureOf(terminal, config);
+  const catalogs = config === null ? null : await closureOf(config);
+  if (typeof catalogs === 'string')
+    terminal.line(terminal.paint('yellow', `the catalogs could not be read: ${catalogs}`));
+  const closure = typeof catalogs === 'string' ? null : catalogs;
   const plan = await makePlanReport(
     {
       data,
@@ -107,19 +105,9 @@ async function* batchesOf(paths: readonly string[]): AsyncGenerator<SeriesBatch>
   for (const path of paths) yield* readSeriesFile(path);
 }
 
-async function keptSeries(config: ResolvedConfig | null, nowMs: number, days: number): Promise<PlanData> {
+function kept(config: ResolvedConfig | null, nowMs: number, days: number): Promise<PlanData> {
   if (config === null) throw new UnderstudyError('config-invalid', 'no configuration names a destination');
-  const store = new PostgresSeriesStore(() =>
-    connectControl('destination', config.destination, {
-      ...SERIES_CONNECTION,
-      connectTimeoutMs: CONNECT_TIMEOUT_MS,
-    }),
-  );
-  try {
-    return await dataFromStore(store, nowMs, days, `the series kept in ${endpointText(config.destination)}`);
-  } finally {
-    await store.close();
-  }
+  return keptSeries(config, nowMs, days);
 }
 
 /** undefined: no process is running, or it can't be asked. */
@@ -129,28 +117,6 @@ async function runningShadow(admin: () => AdminClient): Promise<LiveShadow | und
   } catch {
     return undefined;
   }
-}
-
-/** The source's catalogs, or the destination's where the source is retired. */
-async function closureOf(terminal: Terminal, config: ResolvedConfig): Promise<Closure | null> {
-  let reason = '';
-  for (const side of ['source', 'destination'] satisfies readonly Side[]) {
-    try {
-      const client = await connectControl(side, config[side], {
-        purpose: 'plan',
-        connectTimeoutMs: CONNECT_TIMEOUT_MS,
-      });
-      try {
-        return await readClosure(client);
-      } finally {
-        await client.end().catch(() => undefined);
-      }
-    } catch (error) {
-      reason = asUnderstudyError(error, 'source-query-failed', 'reading the catalogs').message;
-    }
-  }
-  terminal.line(terminal.paint('yellow', `the catalogs could not be read: ${reason}`));
-  return null;
 }
 
 function subsetNamed(plan: PlanReport, name: string): SubsetReport {

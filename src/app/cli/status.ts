@@ -54,6 +54,7 @@ export function statusLines(status: StatusReport): readonly string[] {
     `proxy        ${proxyText(status.proxy)}`,
     ...shadowLines(status),
     ...cutoverLines(status.cutover),
+    ...autopilotLines(status.autopilot),
     ...captureLines(status),
   ];
 }
@@ -150,6 +151,18 @@ function cutoverLines(cutover: CutoverStatus | null): readonly string[] {
     const how = rollback.lossless ? 'without loss' : `no longer lossless: ${rollback.reason ?? ''}`;
     lines.push(`rollback     possible, ${how}`);
   }
+  return lines;
+}
+
+function autopilotLines({ mode, verdict, plan, problem }: StatusReport['autopilot']): readonly string[] {
+  if (mode === 'off') return ['autopilot    off'];
+  const says =
+    verdict === null ? 'nothing decided yet' : `${verdict.kind} (${verdict.code}): ${verdict.reason}`;
+  const lines = [`autopilot    ${mode}; ${says}`];
+  const best = plan?.windows[0];
+  if (best !== undefined)
+    lines.push(`  best window ${best.start} to ${best.end}, stall about ${formatMs(best.stallMs.value)}`);
+  if (problem !== null) lines.push(`  ${problem.code}: ${problem.message}`);
   return lines;
 }
 

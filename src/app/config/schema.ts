@@ -7,6 +7,7 @@ import { POOL_DEFAULTS as POOL, POOL_MODES } from '../../proxy/pool/pool-setting
 import { PROXY_DEFAULTS as PROXY } from '../../proxy/settings.js';
 import { SERIES_STORE_DEFAULTS as SERIES } from '../../capture/series-store.js';
 import { DEFAULT_CUTOVER_SETTINGS as CUTOVER } from '../../cutover/settings.js';
+import { AUTOPILOT_MODES } from '../../core/autopilot-ports.js';
 import {
   bytes,
   choice,
@@ -345,6 +346,47 @@ export const sections = {
       'The share of sessions that may still have to be asked again behind the gate.',
       CUTOVER.staleShareMax,
     ),
+  }),
+  autopilot: z.strictObject({
+    mode: choice(
+      'Whether the loop (docs/autopilot.md) plans and says when to switch (`suggest`), or switches by itself too (`on`).',
+      AUTOPILOT_MODES,
+      'suggest',
+    ),
+    checkIntervalMs: milliseconds('How often it looks at the situation.', 30_000, { max: 3_600_000 }),
+    allowedHours: optionalText(
+      'Hours in which it may switch or suggest to: days, times or both, separated by commas.',
+      {
+        expected: 'spans such as Mon-Fri 01:00-05:00, Sun',
+        example: '"Mon-Fri 01:00-05:00, Sun"',
+        defaultText: 'all',
+      },
+    ),
+    timezone: text(
+      'The clock of these hours, and of people’s habits.',
+      'UTC',
+      'a name such as Europe/Dublin',
+    ),
+    stallMaxMs: milliseconds('No switch while the upper end of the predicted stall is above it.', 1_000),
+    abortProbabilityMax: fraction(
+      'No switch while the chance that open transactions outlast `cutover.drainTimeoutMs` is above it.',
+      0.2,
+    ),
+    divergenceMax: fraction(
+      'A subset that diverges by that much is a reason to switch in any allowed hour.',
+      0.8,
+    ),
+    observedHoursMin: count('Hours of traffic that must have been watched before a window is believed.', 48, {
+      max: 10_000,
+    }),
+    retryFirstMs: milliseconds(
+      'Pause after a switch by itself that was refused or aborted; doubled each time.',
+      900_000,
+      {
+        max: 31 * 86_400_000,
+      },
+    ),
+    retryMaxMs: milliseconds('The longest such pause.', 86_400_000, { max: 31 * 86_400_000 }),
   }),
   proxy: z.strictObject({
     poolMode: choice(

@@ -8,6 +8,9 @@ const COPY_GUESS: Rate = { value: 40e6, low: 8e6, high: 120e6, samples: 0 };
 const APPLY_GUESS: Rate = { value: 10_000, low: 2_000, high: 40_000, samples: 0 };
 /** Of switches measured by `npm run bench:cutover`: fence and mark, comparison, commit and switch. */
 const FIXED_GUESS_MS = { fence: 25, verify: 15, switch: 25 } as const;
+/** The fixed parts vary by so much between switches, and between machines as long as none was measured. */
+const SPREAD_MEASURED = 2;
+const SPREAD_GUESSED = 4;
 const LAG_GUESS_MS = 50;
 const VERIFY_ROWS_PER_SECOND = 20_000;
 const APPLY_SHARE_WHILE_COPYING = 0.5;
@@ -79,12 +82,13 @@ function measuredCopy(live: LiveShadow | undefined, sizes: MeasuredSizes | undef
 export function stallSettings(
   live: LiveShadow | undefined,
   drainTimeoutMs: number,
-  fixedMs: PlanContext['stall']['fixedMs'] = FIXED_GUESS_MS,
+  fixedMs?: PlanContext['stall']['fixedMs'],
 ): PlanContext['stall'] {
   return {
     lagMs: live?.lagMs ?? LAG_GUESS_MS,
     verifyRowsPerSecond: VERIFY_ROWS_PER_SECOND,
-    fixedMs,
+    fixedMs: fixedMs ?? FIXED_GUESS_MS,
+    spread: fixedMs === undefined ? SPREAD_GUESSED : SPREAD_MEASURED,
     drainTimeoutMs,
   };
 }

@@ -46,6 +46,8 @@ export interface SubsetReport {
   /** null: not known. False: at these rates the shadow never catches up. */
   readonly converges: boolean | null;
   readonly windows: readonly WindowReport[];
+  /** The earliest hour in which its shadow is ready; null where it never is. */
+  readonly earliest: WindowReport | null;
   readonly crossing: {
     readonly value: number;
     readonly low: number;
@@ -138,6 +140,7 @@ function subsetReport(row: PlanRow, planned: PlannedSubset, nowMs: number): Subs
     readySeconds: row.timeline?.readySeconds ?? null,
     converges: row.timeline?.converges ?? null,
     windows: row.windows.map(windowReport),
+    earliest: row.earliest === undefined ? null : windowReport(row.earliest),
     crossing: { ...planned.crossing, with: planned.crossings },
     ties: planned.ties,
     forecast: row.fan.map(({ median, low, high }, hour) => ({

@@ -1,0 +1,234 @@
+/**
+ * The loop of the product: predict → plan → watch → suggest, or switch.
+ *
+ * States: stopped → watching ⇄ planning, watching ⇄ switching; from each back to stopped. Off is a loop that is never started.
+ *
+ *   1. every `checkIntervalMs`: the situation is gathered, and `decide` gives a verdict
+ *   2. the plan is made anew when an hour has closed, in a thread of its own
+ *   3. a verdict that differs from the last is recorded in the destination with its figures
+ *   4. a verdict to cut over is recorded *first*; one that can't be recorded is not acted on. Then preflight alone, and
+ *      only if nothing stands in the way the cutover, which does its own preflight again
+ *   5. how it ended is recorded; a failure is followed by a growing pause, over restarts too
+ *
+ * Failure cases: series, catalogs or destination out of reach: no plan or no record, so nothing is done, and it is tried again
+ * at the next tick. The process dies while switching: recovery settles the operation, the decision stays without an outcome
+ * and counts as failed. A person's operation comes first: theirs is `busy` for the loop, and the loop's for them.
+ */
+import type { OperationOptions, Operation, OperationLine } from '../../admin/control.js';
+import type { Clock } from '../../core/clock.js';
+import type { AutopilotStatus } from '../../core/autopilot-ports.js';
+import { asUnderstudyError } from '../../core/errors.js';
+import type { Log } from '../../core/log.js';
+import type { OperationReport, ShadowStatus, Side } from '../../core/ports.js';
+import { StateCell } from '../../core/state-machine.js';
+import { HOUR_MS } from '../../predict/series.js';
+import type { LiveShadow } from '../plan/measurements.js';
+import { liveShadow } from '../plan/measurements.js';
+import type { PlanReport } from '../plan/plan-report.js';
+import { decide, type AutopilotLimits, type Verdict } from './decide.js';
+import type { Decisions } from './decisions.js';
+import type { AllowedHours } from './hours.js';
+
+export interface AutopilotDeps {
+  readonly limits: AutopilotLimits;
+  readonly checkIntervalMs: number;
+  readonly hours: AllowedHours;
+  readonly decisions: Pick<Decisions, 'record' | 'settle' | 'past'>;
+  /** Throws where series or destination can't be reached. */
+  readonly plan: (live: LiveShadow, nowMs: number, signal: AbortSignal) => Promise<PlanReport>;
+  readonly route: () => { readonly leader: Side | undefined; readonly finalized: boolean };
+  readonly shadow: () => Promise<ShadowStatus>;
+  readonly operationRunning: () => boolean;
+  readonly operate: (
+    operation: Operation,
+    options: OperationOptions,
+    emit: (line: OperationLine) => void,
+  ) => Promise<unknown>;
+  readonly log: Log;
+  readonly clock: Clock;
+}
+
+type State = AutopilotStatus['state'];
+const TRANSITIONS = {
+  stopped: ['watching'],
+  watching: ['planning', 'switching', 'stopped'],
+  planning: ['watching', 'stopped'],
+  switching: ['watching', 'stopped'],
+} as const;
+
+export class Autopilot {
+  readonly #deps: AutopilotDeps;
+  readonly #state = new StateCell<State>('autopilot', TRANSITIONS, 'stopped');
+  readonly #stopping = new AbortController();
+  #running: Promise<void> | undefined;
+  #plan: PlanReport | undefined;
+  #phase: ShadowStatus['phase'] | undefined;
+  #verdict: (Verdict & { readonly at: string }) | undefined;
+  #problem: AutopilotStatus['problem'] = null;
+
+  constructor(deps: AutopilotDeps) {
+    this.#deps = deps;
+  }
+
+  start(): void {
+    if (this.#deps.limits.mode === 'off' || this.#running !== undefined || this.#stopping.signal.aborted)
+      return;
+    this.#state.move('watching');
+    this.#running = this.#loop().finally(() => this.#state.move('stopped'));
+  }
+
+  /** Ends the loop; an operation that it began is its owner's to end. */
+  async stop(): Promise<void> {
+    this.#stopping.abort();
+    await this.#running;
+  }
+
+  status(): AutopilotStatus {
+    const plan = this.#plan;
+    return {
+      mode: this.#deps.limits.mode,
+      state: this.#state.current,
+      verdict: this.#verdict ?? null,
+      plan:
+        plan === undefined
+          ? null
+          : { asOf: plan.asOf, subsets: plan.subsets.length, windows: plan.whole.windows },
+      problem: this.#problem,
+    };
+  }
+
+  async #loop(): Promise<void> {
+    const { clock, checkIntervalMs } = this.#deps;
+    const { signal } = this.#stopping;
+    for (;;) {
+      try {
+        await clock.sleep(checkIntervalMs, signal);
+      } catch {
+        return;
+      }
+      try {
+        await this.round();
+        this.#problem = null;
+      } catch (error) {
+        if (signal.aborted) return;
+        const { code, message } = asUnderstudyError(error, 'internal', 'autopilot');
+        this.#problem = { code, message };
+        this.#deps.log.debug({ code, error: message }, 'autopilot round failed');
+        if (this.#state.is('planning', 'switching')) this.#state.move('watching');
+      }
+    }
+  }
+
+  /** One round; public for tests, which own the clock. */
+  async round(): Promise<Verdict> {
+    const deps = this.#deps;
+    const status = await deps.shadow();
+    const { leader, finalized } = deps.route();
+    const nowMs = deps.clock.now().getTime();
+    if (leader === 'source' && !finalized && this.#planIsOld(nowMs, status.phase))
+      await this.#replan(status, nowMs);
+    const past = await deps.decisions.past();
+    const forward = status.streams.find(({ direction }) => direction === 'forward');
+    const verdict = decide(
+      {
+        nowMs,
+        leader,
+        finalized,
+        operationRunning: deps.operationRunning(),
+        hourAllowed: deps.hours.allows(nowMs),
+        shadow: {
+          phase: status.phase,
+          lagMs: forward?.lagMs ?? null,
+          lagBytes: forward?.lagBytes ?? null,
+        },
+        plan: this.#plan,
+        ...past,
+      },
+      deps.limits,
+    );
+    await this.#act(verdict);
+    return verdict;
+  }
+
+  /** An hour has closed since, or the shadow has come to follow: then nothing is left to copy. */
+  #planIsOld(nowMs: number, phase: ShadowStatus['phase']): boolean {
+    const hour = (ms: number): number => Math.floor(ms / HOUR_MS);
+    return (
+      this.#plan === undefined ||
+      hour(Date.parse(this.#plan.asOf)) !== hour(nowMs) ||
+      (phase === 'following' && this.#phase !== 'following')
+    );
+  }
+
+  async #replan(status: ShadowStatus, nowMs: number): Promise<void> {
+    this.#state.move('planning');
+    this.#plan = await this.#deps.plan(liveShadow(status), nowMs, this.#stopping.signal);
+    this.#phase = status.phase;
+    this.#state.move('watching');
+  }
+
+  async #act(verdict: Verdict): Promise<void> {
+    const { decisions, limits, log } = this.#deps;
+    const known = this.#verdict;
+    const news = known === undefined || known.kind !== verdict.kind || known.code !== verdict.code;
+    if (news || verdict.kind === 'cutover') {
+      const number = await decisions.record(limits.mode, verdict);
+      const { kind, code, reason } = verdict;
+      if (kind === 'suggest' || kind === 'cutover') log.info({ kind, code, reason }, 'autopilot');
+      this.#verdict = { ...verdict, at: this.#deps.clock.now().toISOString() };
+      if (kind === 'cutover') await this.#cutover(number);
+      return;
+    }
+    this.#verdict = { ...verdict, at: known.at };
+  }
+
+  /** What preflight alone says against a switch; undefined: nothing. */
+  async #obstacle(): Promise<string | undefined> {
+    try {
+      const report = (await this.#deps.operate(
+        'cutover',
+        { dryRun: true },
+        () => undefined,
+      )) as OperationReport;
+      if (report.reason !== undefined) return `${report.reason.code}: ${report.reason.message}`;
+      const blocker = report.findings.find(({ severity }) => severity === 'blocker');
+      return blocker === undefined ? undefined : `${blocker.check}: ${blocker.object}: ${blocker.message}`;
+    } catch (error) {
+      const { code, message } = asUnderstudyError(error, 'internal', 'preflight');
+      return `${code}: ${message}`;
+    }
+  }
+
+  /** Whatever happens, the decision gets its outcome, unless the destination can't be told. */
+  async #cutover(number: number): Promise<void> {
+    const { decisions, operate, log } = this.#deps;
+    this.#state.move('switching');
+    const quiet = (): void => undefined;
+    const obstacle = await this.#obstacle();
+    if (obstacle !== undefined) {
+      log.warn({ obstacle }, 'autopilot: preflight refused the cutover');
+      await decisions.settle(number, 'refused', obstacle, null);
+      this.#state.move('watching');
+      return;
+    }
+    try {
+      if (this.#stopping.signal.aborted) {
+        await decisions.settle(number, 'refused', 'the process was stopped', null);
+      } else {
+        const report = (await operate('cutover', {}, quiet)) as OperationReport;
+        const done = report.outcome === 'done';
+        const why = report.reason === undefined ? null : `${report.reason.code}: ${report.reason.message}`;
+        log[done ? 'info' : 'warn'](
+          { operation: report.id, outcome: report.outcome },
+          'autopilot: cutover ended',
+        );
+        await decisions.settle(number, done ? 'done' : 'aborted', why, report.id);
+      }
+    } catch (error) {
+      const { code, message } = asUnderstudyError(error, 'internal', 'cutover');
+      log.warn({ code, error: message }, 'autopilot: cutover failed');
+      await decisions.settle(number, 'aborted', `${code}: ${message}`, null);
+    }
+    this.#state.move('watching');
+  }
+}

@@ -1,0 +1,191 @@
+/**
+ * Decisions in the destination, schema `understudy`, table `decision`: recorded before they are acted on, with the figures
+ * they were made on. A cutover that the loop begins is a row without an outcome until it has ended; a row that stays without
+ * one is of a process that died, and counts as a failed try.
+ */
+import type pg from 'pg';
+import { asUnderstudyError } from '../../core/errors.js';
+import type { DatabaseEndpoint, OperationKind, OperationReport, OperationState } from '../../core/ports.js';
+import { connectControl } from '../../core/postgres.js';
+import type { Attempt, Verdict } from './decide.js';
+
+const SCHEMA_SQL = [
+  'CREATE SCHEMA IF NOT EXISTS understudy',
+  `CREATE TABLE IF NOT EXISTS understudy.decision (
+     number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+     at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+     mode text NOT NULL,
+     kind text NOT NULL,
+     code text NOT NULL,
+     reason text NOT NULL,
+     figures text NOT NULL,
+     outcome text,
+     outcome_reason text,
+     operation text,
+     ended_at timestamptz)`,
+];
+const KEPT = 10_000;
+const CONNECTION = {
+  purpose: 'decisions',
+  connectTimeoutMs: 5_000,
+  settings: { statement_timeout: '10000', lock_timeout: '5000' },
+} as const;
+
+export interface DecisionRecord extends Verdict {
+  readonly number: number;
+  /** ISO 8601. */
+  readonly at: string;
+  readonly mode: string;
+  /** Of a cutover. */
+  readonly outcome: string | null;
+  readonly outcomeReason: string | null;
+  readonly operation: string | null;
+}
+
+export interface OperationSummary {
+  readonly id: string;
+  readonly kind: OperationKind;
+  readonly state: OperationState;
+  readonly startedAt: string;
+  readonly finishedAt: string | null;
+  readonly reason: string | null;
+  readonly report: OperationReport | null;
+}
+
+type Row = Readonly<Record<string, string | null>>;
+
+export class Decisions {
+  readonly #destination: DatabaseEndpoint;
+
+  constructor(destination: DatabaseEndpoint) {
+    this.#destination = destination;
+  }
+
+  /** Throws `destination-unreachable`: then nothing is recorded, and nothing may be done. */
+  record(mode: string, verdict: Verdict): Promise<number> {
+    return this.#with(async (client) => {
+      for (const sql of SCHEMA_SQL) await client.query(sql);
+      const made = await client.query<Row>(
+        `INSERT INTO understudy.decision (mode, kind, code, reason, figures) VALUES ($1, $2, $3, $4, $5) RETURNING number`,
+        [mode, verdict.kind, verdict.code, verdict.reason, JSON.stringify(verdict.figures)],
+      );
+      const number = Number(made.rows[0]?.['number']);
+      await client.query('DELETE FROM understudy.decision WHERE number <= $1', [number - KEPT]);
+      return number;
+    });
+  }
+
+  settle(
+    number: number,
+    outcome: 'done' | 'refused' | 'aborted',
+    reason: string | null,
+    operation: string | null,
+  ): Promise<void> {
+    return this.#with(async (client) => {
+      await client.query(
+        `UPDATE understudy.decision SET outcome = $2, outcome_reason = $3, operation = $4,
+           ended_at = pg_catalog.clock_timestamp() WHERE number = $1`,
+        [number, outcome, reason, operation],
+      );
+    });
+  }
+
+  /** What `decide` needs to know of the past. */
+  past(): Promise<{
+    readonly attempts: readonly Attempt[];
+    readonly lastOperation: OperationSummary | null;
+  }> {
+    return this.#with(async (client) => {
+      const attempts = (await has(client, 'decision'))
+        ? await client.query<Row>(
+            `SELECT (pg_catalog.date_part('epoch', COALESCE(ended_at, at)) * 1000)::bigint AS at_ms, outcome
+             FROM understudy.decision WHERE kind = 'cutover' ORDER BY number DESC LIMIT 40`,
+          )
+        : { rows: [] };
+      const [last] = await readOperations(client, 1);
+      return {
+        attempts: attempts.rows.map((row) => ({
+          atMs: Number(row['at_ms']),
+          outcome: (row['outcome'] ?? null) as Attempt['outcome'],
+        })),
+        lastOperation: last ?? null,
+      };
+    });
+  }
+
+  /** The newest first. */
+  list(limit: number): Promise<{
+    readonly decisions: readonly DecisionRecord[];
+    readonly operations: readonly OperationSummary[];
+  }> {
+    return this.#with(async (client) => {
+      const found = (await has(client, 'decision'))
+        ? await client.query<Row>(
+            `SELECT number, ${utc('at')} AS at, mode, kind, code, reason, figures, outcome, outcome_reason, operation
+             FROM understudy.decision ORDER BY number DESC LIMIT $1`,
+            [limit],
+          )
+        : { rows: [] };
+      return {
+        decisions: found.rows.map(decisionFrom),
+        operations: await readOperations(client, limit),
+      };
+    });
+  }
+
+  async #with<T>(work: (client: pg.Client) => Promise<T>): Promise<T> {
+    const client = await connectControl('destination', this.#destination, CONNECTION);
+    try {
+      return await work(client);
+    } catch (error) {
+      throw asUnderstudyError(error, 'destination-unreachable', 'decisions');
+    } finally {
+      await client.end().catch(() => undefined);
+    }
+  }
+}
+
+async function has(client: pg.Client, table: string): Promise<boolean> {
+  const found = await client.query<Row>('SELECT pg_catalog.to_regclass($1) IS NOT NULL AS found', [
+    `understudy.${table}`,
+  ]);
+  return found.rows[0]?.['found'] === 't';
+}
+
+async function readOperations(client: pg.Client, limit: number): Promise<readonly OperationSummary[]> {
+  if (!(await has(client, 'operation'))) return [];
+  const found = await client.query<Row>(
+    `SELECT id, kind, state, ${utc('started_at')} AS started_at, ${utc('finished_at')} AS finished_at, reason, report
+     FROM understudy.operation ORDER BY understudy.operation.started_at DESC LIMIT $1`,
+    [limit],
+  );
+  return found.rows.map((row) => ({
+    id: row['id'] ?? '',
+    kind: row['kind'] === 'rollback' ? 'rollback' : 'cutover',
+    state: (row['state'] ?? 'failed') as OperationState,
+    startedAt: row['started_at'] ?? '',
+    finishedAt: row['finished_at'] ?? null,
+    reason: row['reason'] ?? null,
+    report: row['report'] == null ? null : (JSON.parse(row['report']) as OperationReport),
+  }));
+}
+
+/** The connection's time zone is UTC. */
+function utc(column: string): string {
+  return `pg_catalog.to_char(${column}, 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')`;
+}
+
+function decisionFrom(row: Row): DecisionRecord {
+  return {
+    number: Number(row['number']),
+    at: row['at'] ?? '',
+    mode: row['mode'] ?? '',
+    kind: (row['kind'] ?? 'wait') as Verdict['kind'],
+    code: (row['code'] ?? 'not-now') as Verdict['code'],
+    reason: row['reason'] ?? '',
+    figures: JSON.parse(row['figures'] ?? '{}') as Verdict['figures'],
+    outcome: row['outcome'] ?? null,
+    outcomeReason: row['outcome_reason'] ?? null,
+    operation: row['operation'] ?? null,
+  };
+}

@@ -1,0 +1,63 @@
+/** The loop with what this process has: series, catalogs, shadow, operations. */
+import type { Clock } from '../../core/clock.js';
+import type { Log } from '../../core/log.js';
+import type { ShadowControl, Side } from '../../core/ports.js';
+import type { ResolvedConfig } from '../config.js';
+import type { Operations } from '../operations.js';
+import { makePlanReport, PLAN_DEFAULTS } from '../plan/make.js';
+import { closureOf, keptSeries, PLAN_DAYS } from '../plan/sources.js';
+import { Autopilot } from './autopilot.js';
+import { Decisions } from './decisions.js';
+import { AllowedHours } from './hours.js';
+
+export interface AutopilotParts {
+  readonly config: ResolvedConfig;
+  readonly log: Log;
+  readonly clock: Clock;
+  readonly shadow: Pick<ShadowControl, 'status'>;
+  readonly operations: Operations;
+  readonly route: () => { readonly leader: Side | undefined; readonly finalized: boolean };
+}
+
+export function makeAutopilot({ config, log, clock, shadow, operations, route }: AutopilotParts): Autopilot {
+  const { autopilot, cutover } = config;
+  return new Autopilot({
+    limits: {
+      mode: autopilot.mode,
+      divergenceMax: autopilot.divergenceMax,
+      stallMsMax: autopilot.stallMaxMs,
+      abortProbabilityMax: autopilot.abortProbabilityMax,
+      observedHoursMin: autopilot.observedHoursMin,
+      retryFirstMs: autopilot.retryFirstMs,
+      retryMaxMs: autopilot.retryMaxMs,
+      lagMsMax: cutover.lagMsMax,
+      lagBytesMax: cutover.lagBytesMax,
+    },
+    checkIntervalMs: autopilot.checkIntervalMs,
+    hours: AllowedHours.parse(autopilot.allowedHours ?? '', autopilot.timezone),
+    decisions: new Decisions(config.destination),
+    plan: async (live, nowMs, signal) => {
+      const data = await keptSeries(config, nowMs, PLAN_DAYS);
+      const closure = await closureOf(config);
+      return makePlanReport(
+        {
+          data,
+          closure: typeof closure === 'string' ? null : closure,
+          live,
+          nowMs,
+          zone: autopilot.timezone,
+          drainTimeoutMs: cutover.drainTimeoutMs,
+          logBudgetBytes: config.shadow.logBudgetBytes,
+          ...PLAN_DEFAULTS,
+        },
+        signal,
+      );
+    },
+    route,
+    shadow: () => shadow.status(),
+    operationRunning: () => operations.running,
+    operate: (operation, options, emit) => operations.operate(operation, options, emit),
+    log,
+    clock,
+  });
+}

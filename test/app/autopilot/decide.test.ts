@@ -1,0 +1,195 @@
+import fc from 'fast-check';
+import { expect, test } from 'vitest';
+import {
+  backOffUntilMs,
+  decide,
+  type AutopilotLimits,
+  type Situation,
+} from '../../../src/app/autopilot/decide.js';
+import type { PlanReport, SubsetReport, WindowReport } from '../../../src/app/plan/plan-report.js';
+import { HOUR_MS } from '../../../src/predict/series.js';
+
+const NOW_MS = Date.UTC(2026, 2, 2, 3, 20);
+const iso = (ms: number): string => new Date(ms).toISOString();
+
+const LIMITS: AutopilotLimits = {
+  mode: 'on',
+  divergenceMax: 0.8,
+  stallMsMax: 500,
+  abortProbabilityMax: 0.2,
+  observedHoursMin: 48,
+  retryFirstMs: 60_000,
+  retryMaxMs: 600_000,
+  lagMsMax: 1000,
+  lagBytesMax: 1e6,
+};
+
+function window(over: Partial<WindowReport> = {}): WindowReport {
+  return {
+    start: iso(NOW_MS - 20 * 60_000),
+    end: iso(NOW_MS + 40 * 60_000),
+    stallMs: { value: 60, low: 30, high: 200 },
+    stalledStatements: { value: 2, low: 1, high: 5 },
+    regret: 0,
+    abortProbability: 0,
+    statementsPerSecond: 30,
+    confidence: 'high',
+    reason: '',
+    ...over,
+  };
+}
+
+const judged = (value: number, confidence: 'none' | 'high' = 'high'): SubsetReport['divergence'] => ({
+  value,
+  low: value,
+  high: value,
+  terms: {},
+  confidence,
+  reason: 'By test.',
+});
+
+function subset(over: Partial<SubsetReport> = {}): SubsetReport {
+  return {
+    subset: 'all',
+    tables: ['t'],
+    bytes: 0,
+    priority: judged(1),
+    heat: { now: judged(1), nextHour: judged(1), nextDay: judged(1) },
+    hot: null,
+    divergence: judged(0, 'none'),
+    intensity: judged(0),
+    copySeconds: null,
+    readySeconds: null,
+    converges: true,
+    windows: [window()],
+    earliest: window(),
+    crossing: { value: 0, low: 0, high: 0, with: [] },
+    ties: [],
+    forecast: [],
+    history: [],
+    historyStart: null,
+    notes: [],
+    ...over,
+  };
+}
+
+function plan(whole: SubsetReport = subset(), over: Partial<PlanReport> = {}): PlanReport {
+  const rate = { value: 1, low: 1, high: 1, samples: 0 };
+  return {
+    version: 1,
+    asOf: iso(NOW_MS - 60_000),
+    zone: 'UTC',
+    origin: 'test',
+    observed: { from: '', until: '', hours: 500 },
+    subsets: [],
+    whole,
+    rates: { copyBytesPerSecond: rate, applyChangesPerSecond: rate },
+    shadow: 'following',
+    unknown: [],
+    notes: [],
+    ...over,
+  };
+}
+
+function situation(over: Partial<Situation> = {}): Situation {
+  return {
+    nowMs: NOW_MS,
+    leader: 'source',
+    finalized: false,
+    operationRunning: false,
+    hourAllowed: true,
+    shadow: { phase: 'following', lagMs: 5, lagBytes: 100 },
+    plan: plan(),
+    attempts: [],
+    lastOperation: null,
+    ...over,
+  };
+}
+
+test('in its window it switches, or suggests to', () => {
+  expect(decide(situation(), LIMITS)).toMatchObject({ kind: 'cutover', code: 'window' });
+  expect(decide(situation(), { ...LIMITS, mode: 'suggest' })).toMatchObject({
+    kind: 'suggest',
+    code: 'window',
+  });
+});
+
+test('outside of its window it waits, unless something diverges too far', () => {
+  const best = window({ start: iso(NOW_MS + 5 * HOUR_MS), end: iso(NOW_MS + 6 * HOUR_MS) });
+  const later = { windows: [best], earliest: window({ regret: 7 }) };
+  expect(decide(situation({ plan: plan(subset(later)) }), LIMITS)).toMatchObject({
+    kind: 'wait',
+    code: 'not-now',
+  });
+  const drifting = plan(subset(later), { subsets: [subset({ subset: 'orders', divergence: judged(0.9) })] });
+  expect(decide(situation({ plan: drifting }), LIMITS)).toMatchObject({
+    kind: 'cutover',
+    code: 'divergence',
+  });
+  const guessed = plan(subset({ ...later, divergence: judged(0.9, 'none') }));
+  expect(decide(situation({ plan: guessed }), LIMITS).kind).toBe('wait');
+});
+
+const NEVER: readonly (readonly [string, string, Partial<Situation>])[] = [
+  ['the destination leads', 'destination-leads', { leader: 'destination' }],
+  ['the source is retired', 'destination-leads', { finalized: true }],
+  ['a person rolled back', 'rolled-back', { lastOperation: { kind: 'rollback', state: 'done' } }],
+  ['an operation is in doubt', 'attention', { lastOperation: { kind: 'cutover', state: 'in-doubt' } }],
+  ['the route is unknown', 'route-unknown', { leader: undefined }],
+  ['somebody is at it', 'busy', { operationRunning: true }],
+  ['the shadow copies', 'not-ready', { shadow: { phase: 'copying', lagMs: 0, lagBytes: 0 } }],
+  ['the lag is unknown', 'lag', { shadow: { phase: 'following', lagMs: null, lagBytes: 0 } }],
+  ['the lag is large', 'lag', { shadow: { phase: 'following', lagMs: 0, lagBytes: 2e6 } }],
+  ['there is no plan', 'no-plan', { plan: undefined }],
+  ['the plan is old', 'no-plan', { plan: plan(subset(), { asOf: iso(NOW_MS - 3 * HOUR_MS) }) }],
+  [
+    'too little was seen',
+    'too-little-seen',
+    { plan: plan(subset(), { observed: { from: '', until: '', hours: 40 } }) },
+  ],
+  ['the last try failed', 'backing-off', { attempts: [{ atMs: NOW_MS - 10_000, outcome: 'aborted' }] }],
+  ['the last try’s end is unknown', 'backing-off', { attempts: [{ atMs: NOW_MS - 10_000, outcome: null }] }],
+  ['the hour is not allowed', 'outside-hours', { hourAllowed: false }],
+  ['nothing is predicted for it', 'no-plan', { plan: plan(subset({ earliest: null })) }],
+  [
+    'the stall may be too long',
+    'stall-too-long',
+    { plan: plan(subset({ earliest: window({ stallMs: { value: 60, low: 1, high: 501 } }) })) },
+  ],
+  [
+    'the drain would time out',
+    'stall-too-long',
+    { plan: plan(subset({ earliest: window({ abortProbability: 0.3 }) })) },
+  ],
+];
+
+test.each(NEVER)('nothing switches while %s', (_what, code, over) => {
+  const verdict = decide(situation(over), LIMITS);
+  expect(verdict.code).toBe(code);
+  expect(['wait', 'rest']).toContain(verdict.kind);
+});
+
+test('each reason against a switch counts, whatever else is said for it', () => {
+  const all = NEVER.map(([, , over]) => over);
+  fc.assert(
+    fc.property(fc.subarray(all), (some) => {
+      const { kind } = decide(situation(Object.assign({}, ...some) as Partial<Situation>), LIMITS);
+      // Two may cancel out where they say different things of one field; a lone one never does.
+      if (some.length === 1) expect(kind).not.toBe('cutover');
+      if (some.length === 0) expect(kind).toBe('cutover');
+    }),
+  );
+});
+
+test('pauses double with each failure in a row, up to their bound, and end with a success', () => {
+  const failed = (count: number): Situation['attempts'] =>
+    Array.from({ length: count }, () => ({ atMs: NOW_MS, outcome: 'refused' as const }));
+  expect(backOffUntilMs([], LIMITS)).toBe(-Infinity);
+  expect(backOffUntilMs(failed(1), LIMITS) - NOW_MS).toBe(60_000);
+  expect(backOffUntilMs(failed(3), LIMITS) - NOW_MS).toBe(240_000);
+  expect(backOffUntilMs(failed(500), LIMITS) - NOW_MS).toBe(600_000);
+  expect(backOffUntilMs([{ atMs: NOW_MS, outcome: 'done' }, ...failed(3)], LIMITS)).toBe(-Infinity);
+  expect(backOffUntilMs([...failed(1), { atMs: 0, outcome: 'done' }, ...failed(3)], LIMITS) - NOW_MS).toBe(
+    60_000,
+  );
+});
