@@ -7,6 +7,7 @@ import {
   type Side,
   type StallReport,
 } from '../../src/core/ports.js';
+import type { ProxySettings } from '../../src/proxy/settings.js';
 import { databasePair, type DatabasePair } from '../support/servers.js';
 import { RawClient, startProxy, type RunningProxy } from './proxy-support.js';
 
@@ -25,7 +26,7 @@ export let pair: DatabasePair;
 export let running: RunningProxy;
 
 /** Registers what makes and ends them. Call once in a test file. */
-export function switchServers(): void {
+export function switchServers(settings: Partial<ProxySettings> = {}): void {
   beforeAll(async () => {
     pair = await databasePair();
     // So that types made below have other OIDs on the destination.
@@ -40,6 +41,7 @@ export function switchServers(): void {
     running = await startProxy(pair, {
       prepareTimeoutMs: 300,
       askTimeoutMs: 2000,
+      ...settings,
     });
   });
 

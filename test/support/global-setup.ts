@@ -7,7 +7,12 @@ import { EmbeddedServer, SUPERUSER, SUPERUSER_PASSWORD } from '../../src/app/dem
 import { connectControl } from '../../src/core/postgres.js';
 
 /** Durability is not what these tests are about, and an fsync on a shared machine can take a second. */
-export const FAST_SETTINGS = { fsync: 'off', max_wal_senders: '60', max_replication_slots: '60' };
+export const FAST_SETTINGS = {
+  fsync: 'off',
+  max_connections: '500',
+  max_wal_senders: '60',
+  max_replication_slots: '60',
+};
 
 declare module 'vitest' {
   export interface ProvidedContext {
