@@ -1,6 +1,9 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { SUPERUSER } from '../../src/app/demo/embedded-server.js';
 import type { ProxySettings } from '../../src/proxy/settings.js';
+import type { CatalogFacts } from '../../src/proxy/pool/catalog-facts.js';
+import { Decision } from '../../src/proxy/pool/decisions.js';
+import { shapeOfRead } from '../../src/proxy/pool/sql-shape.js';
 import { POOL_DEFAULTS, type PoolSettings, type PoolStatus } from '../../src/proxy/pool/pool-settings.js';
 import { databasePair, until, type DatabasePair } from '../support/servers.js';
 import {
@@ -97,6 +100,14 @@ const batch = (sql: string, ...values: string[]): Buffer[] => [
   send.execute(),
   send.sync(),
 ];
+const NOTHING_HARMFUL: CatalogFacts = {
+  fingerprint: '',
+  harmlessFunctions: new Set(),
+  otherFunctions: new Set(),
+  unsafeWords: new Set(),
+  unsafeOperators: [],
+  obstacle: null,
+};
 /** Runs texts once, so that how long they take is known: before that nothing is sent behind them. */
 async function timed(...texts: string[]): Promise<void> {
   await using client = await raw();
@@ -500,7 +511,7 @@ describe('a text that comes again and again', () => {
 });
 
 describe('how long a text takes', () => {
-  test('a text that takes long has a connection of its own from its second run on', async () => {
+  test('a text that takes longer than the bound has a connection of its own from its second run on', async () => {
     await start({ sharedReadBoundMs: 10 });
     await using client = await raw();
     const slow = 'SELECT count(*) FROM generate_series(1, 1000000) a WHERE a <> $1';
@@ -508,6 +519,27 @@ describe('how long a text takes', () => {
     await sharing(client);
     for (let round = 0; round < 3; round++)
       expect(await sharedBy(() => client.run(batch(slow, '1')))).toBe(0);
+  });
+
+  test('one that mostly takes a good part of it has too, and comes back once it is short', () => {
+    const decision = new Decision(0, [], null, false, shapeOfRead('SELECT 1'));
+    const facts = { ...NOTHING_HARMFUL };
+    const shared = (tookMs: number, nowMs: number): void => decision.ranShared(tookMs, 5, nowMs, 1000);
+    expect(decision.timed).toBe(false);
+    for (const tookMs of [9, 1, 9, 9]) shared(tookMs, 0);
+    expect(decision.mayShare(facts, 0)).toBe(true);
+    shared(9, 0);
+    expect(decision.mayShare(facts, 999)).toBe(false);
+    decision.ranAlone(50, 5);
+    expect(decision.mayShare(facts, 999)).toBe(false);
+    decision.ranAlone(1, 5);
+    decision.ranAlone(1, 5);
+    expect(decision.mayShare(facts, 999)).toBe(true);
+    for (let run = 0; run < 3; run++) shared(9, 0);
+    expect(decision.mayShare(facts, 999)).toBe(false);
+    // Tried again after its time, as if never seen.
+    expect(decision.mayShare(facts, 1000)).toBe(true);
+    expect(decision.timed).toBe(false);
   });
 
   test('nothing is sent behind a text that was never timed', async () => {

@@ -36,7 +36,7 @@ export class Decision {
   #aloneUntilMs = 0;
   /** It is alone because most of its runs were not short, not for a worse reason. */
   #aloneForSlowness = false;
-  /** Grows with each run that was not short and shrinks with each that was; saturates. */
+  /** Grows with each shared run that was not short and shrinks with each that was, up to SLOW. */
   #slowness = UNKNOWN;
 
   constructor(
@@ -82,20 +82,30 @@ export class Decision {
   }
 
   /**
-   * It was run, shared or not, and took `tookMs`, all waiting in front of it apart. A text of which most runs exceed
-   * `shortMs` is kept alone for `aloneMs`, or until runs on a connection of its own are short again.
+   * It was run on a shared connection and took `tookMs`, all waiting in front of it apart. A text of which most runs
+   * exceed `shortMs` is kept alone for `aloneMs`.
    */
-  ran(tookMs: number, shortMs: number, nowMs: number, aloneMs: number): void {
+  ranShared(tookMs: number, shortMs: number, nowMs: number, aloneMs: number): void {
     this.#runs += 1;
+    const before = Math.max(0, this.#slowness);
     if (tookMs <= shortMs) {
-      this.#slowness = Math.max(0, this.#slowness - 1);
-      if (this.#slowness === 0 && this.#aloneForSlowness) this.#aloneUntilMs = 0;
+      this.#slowness = Math.max(0, before - 1);
       return;
     }
-    this.#slowness = this.timed ? Math.min(SLOWNESS_MAX, this.#slowness + 1) : SLOW;
+    this.#slowness = Math.min(SLOW, before + 1);
     if (this.#slowness < SLOW || this.#aloneUntilMs > nowMs) return;
     this.#aloneUntilMs = nowMs + aloneMs;
     this.#aloneForSlowness = true;
+  }
+
+  /**
+   * It was run on a connection of its client's own. Short runs there bring it back; long ones prove nothing, as on a
+   * busy machine connections of clients' own are what makes everything long.
+   */
+  ranAlone(tookMs: number, shortMs: number): void {
+    if (tookMs > shortMs) return;
+    this.#slowness = Math.max(0, this.#slowness - 2);
+    if (this.#slowness === 0 && this.#aloneForSlowness) this.#aloneUntilMs = 0;
   }
 
   /** It took longer than a shared read may. Once in a long while is the machine's fault, not the statement's. */
@@ -108,9 +118,8 @@ export class Decision {
 /** Of the bound on a shared read: what is shorter is short. */
 export const SHORT_SHARE = 0.1;
 const UNKNOWN = -1;
-/** From here on a text counts as slow. */
+/** From here on a text counts as slow; a connection's first runs, which read the catalogs, do not make it so. */
 const SLOW = 3;
-const SLOWNESS_MAX = 6;
 /** A read that takes long less often than this stays shared. */
 const RUNS_PER_LONG_ONE = 100;
 const TEXTS_MAX = 5000;

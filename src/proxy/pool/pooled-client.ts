@@ -474,9 +474,7 @@ export class PooledClient implements LinkUser, WatchedSession, IntakeHost {
     const { runs, lastRun } = this.messages;
     if (runs !== 1 || lastRun === null || lastRun.shape === null || !this.pool.shares) return;
     const { bounds, clock } = this.#context;
-    const nowMs = clock.monotonicMs();
-    const shortMs = bounds.sharedReadBoundMs * SHORT_SHARE;
-    lastRun.ran(nowMs - this.#linkedAtMs, shortMs, nowMs, bounds.sharedAloneMs);
+    lastRun.ranAlone(clock.monotonicMs() - this.#linkedAtMs, bounds.sharedReadBoundMs * SHORT_SHARE);
   }
 
   /** Asks the connection what the client has left in it, and lets go of it where all of that can be carried. */

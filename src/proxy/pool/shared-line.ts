@@ -333,7 +333,7 @@ export class SharedLine {
       read.giveBack();
     } else {
       const { sharedReadBoundMs, sharedAloneMs } = context.bounds;
-      read.decision.ran(tookMs, sharedReadBoundMs * SHORT_SHARE, nowMs, sharedAloneMs);
+      read.decision.ranShared(tookMs, sharedReadBoundMs * SHORT_SHARE, nowMs, sharedAloneMs);
       read.done(nowMs);
     }
   }
