@@ -5,59 +5,15 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
-import type pg from 'pg';
-import { SUPERUSER_PASSWORD } from '../../src/app/demo/embedded-server.js';
-import { deriveScramKeys, formatScramVerifier } from '../../src/wire/postgres/scram.js';
-import type { DatabaseEndpoint, Side } from '../../src/core/ports.js';
+import type { Side } from '../../src/core/ports.js';
 import { QueryVerifiers } from '../../src/proxy/verifiers.js';
 import { databasePair, type DatabasePair } from '../support/servers.js';
 import { startSplittingRelay, type SplittingRelay } from '../support/splitting-relay.js';
-import {
-  PLAYER,
-  Seat,
-  ready,
-  type Conversation,
-  type Cut,
-  type Played,
-} from './differential/conversation.js';
-import { COPY, COPY_BROKEN } from './differential/copy.js';
+import { Seat, ready, type Conversation, type Cut, type Played } from './differential/conversation.js';
 import { query } from './differential/frames.js';
-import { EXTENDED } from './differential/extended.js';
-import { FORMATS } from './differential/formats.js';
-import { CLOSED_SILENTLY, MALFORMED } from './differential/malformed.js';
-import { SIMPLE } from './differential/simple.js';
-import { STARTUP } from './differential/startup.js';
-import { STATE } from './differential/state.js';
-import { TRANSACTIONS } from './differential/transactions.js';
+import { CLOSED_SILENTLY } from './differential/malformed.js';
+import { FILL, SCHEMA, TOPICS, createPlayer, serving } from './differential/setting.js';
 import { startProxy, type RunningProxy } from './proxy-support.js';
-
-const TOPICS: Record<string, readonly Conversation[]> = {
-  simple: SIMPLE,
-  transactions: TRANSACTIONS,
-  extended: EXTENDED,
-  copy: [...COPY, ...COPY_BROKEN],
-  state: STATE,
-  formats: FORMATS,
-  malformed: MALFORMED,
-  startup: STARTUP,
-};
-
-const SCHEMA = `
-CREATE SCHEMA scratch;
-CREATE TABLE item (id int PRIMARY KEY, name text);
-CREATE TABLE child (id int, item int REFERENCES item DEFERRABLE INITIALLY DEFERRED);
-CREATE TYPE mood AS ENUM ('sad', 'ok', 'happy');
-CREATE TYPE pair AS (a int, b text);
-CREATE DOMAIN positive AS int CHECK (VALUE > 0);
-CREATE TABLE feeling (id int, mood mood, moods mood[], pair pair, positive positive);
-INSERT INTO feeling VALUES (1, 'happy', '{sad,ok}', '(1,x)', 5);
-CREATE FUNCTION shout(int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN RAISE NOTICE 'row %', $1; RETURN $1; END $$;
-CREATE PROCEDURE twice(INOUT n int, INOUT t text) LANGUAGE plpgsql AS $$ BEGIN n := n * 2; t := t || t; END $$;
-DO $$ BEGIN
-  CREATE ROLE nologin_role NOLOGIN PASSWORD 'understudy-local';
-  CREATE ROLE crowded_role LOGIN CONNECTION LIMIT 0 PASSWORD 'understudy-local';
-EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$`;
-const FILL = "INSERT INTO item SELECT i, 'item ' || i FROM generate_series(1, 500) i";
 
 setFlagsFromString('--expose-gc');
 const collectGarbage = runInNewContext('gc') as () => void;
@@ -167,16 +123,6 @@ describe.each(['source', 'destination'] as const)('on the version of the %s', (s
   );
 });
 
-/** A superuser whose password takes one iteration to prove: hundreds of logins must not cost a second of hashing each. */
-async function createPlayer(control: pg.Client): Promise<void> {
-  const salt = Buffer.alloc(16, 7);
-  const { storedKey, serverKey } = await deriveScramKeys(SUPERUSER_PASSWORD, salt, 1);
-  const verifier = formatScramVerifier({ iterations: 1, salt, storedKey, serverKey });
-  await control.query(`DO $$ BEGIN
-    CREATE ROLE ${PLAYER} SUPERUSER LOGIN PASSWORD '${verifier}';
-  EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$`);
-}
-
 /** Everything with UNDERSTUDY_DIFFERENTIAL=full; by default what finds most for its time. */
 function waysToPlay(conversation: Conversation, side: Side): (readonly ['plain' | 'dribbled', Cut])[] {
   const single: Cut = conversation.whole === true ? 'frames' : 'bytes';
@@ -191,9 +137,4 @@ function waysToPlay(conversation: Conversation, side: Side): (readonly ['plain' 
     ['plain', 'whole'],
     ['dribbled', single],
   ];
-}
-
-/** A pair of which only the first side is used. */
-function serving(endpoint: DatabaseEndpoint, port: number): Pick<DatabasePair, 'source' | 'destination'> {
-  return { source: { ...endpoint, port }, destination: endpoint };
 }

@@ -11,6 +11,7 @@ import {
   encodeCommandComplete,
   encodeReadyForQuery,
 } from '../../wire/postgres/messages.js';
+import { UnderstudyError } from '../../core/errors.js';
 import { endsPreparedTransaction } from '../../wire/postgres/statement-text.js';
 import { STATUS_FAILED, STATUS_IDLE, type ResponseTracker } from '../response-tracker.js';
 import type { StatementLog } from '../statement-log.js';
@@ -37,6 +38,22 @@ export interface IntakeHost {
 const DEALLOCATE_BYTES_MAX = 300;
 const DEALLOCATE = /^\s*deallocate\s+(?:prepare\s+)?(?:"([^"]+)"|([a-z_][\w$]*))\s*;?\s*$/i;
 const READY = encodeReadyForQuery('I');
+/** Types a client may send once it is logged in. */
+const KNOWN: ReadonlySet<number> = new Set([
+  FRONTEND.query,
+  FRONTEND.parse,
+  FRONTEND.bind,
+  FRONTEND.describe,
+  FRONTEND.execute,
+  FRONTEND.close,
+  FRONTEND.flush,
+  FRONTEND.sync,
+  FRONTEND.functionCall,
+  FRONTEND.copyData,
+  FRONTEND.copyDone,
+  FRONTEND.copyFail,
+  FRONTEND.terminate,
+]);
 
 export class ClientIntake {
   readonly #context: PoolContext;
@@ -115,6 +132,7 @@ export class ClientIntake {
       this.#host.leave();
       return false;
     }
+    if (!KNOWN.has(type)) throw invalidType(type);
     if (this.#host.gateClosed && !this.#mayPassGate(type, bytes, have)) return false;
     if (type === FRONTEND.sync || type === FRONTEND.flush) {
       this.#input.drop(have);
@@ -151,6 +169,7 @@ export class ClientIntake {
   pump(backend: PooledBackend): boolean {
     const input = this.#input;
     const bytes = input.all();
+    this.waitsForAnswers = false;
     let at = 0;
     if (input.passing > 0) {
       at = Math.min(input.passing, bytes.length);
@@ -169,6 +188,12 @@ export class ClientIntake {
         break;
       }
       if (this.#mustWait(type)) break;
+      if (!KNOWN.has(type)) {
+        // The server would end the connection once it has answered what stands in front; here it may be another's then.
+        this.waitsForAnswers = this.#tracker.awaitingReady;
+        if (this.waitsForAnswers) break;
+        if (this.#tracker.quiescent) throw invalidType(type);
+      }
       const gone = this.#deallocated(type, bytes, at, have);
       if (gone !== null) {
         this.waitsForAnswers = !this.#tracker.settled;
@@ -223,4 +248,9 @@ export class ClientIntake {
     const status = this.#tracker.status === STATUS_IDLE ? 'I' : 'T';
     this.#host.toClient(Buffer.concat([encodeCommandComplete('DEALLOCATE'), encodeReadyForQuery(status)]));
   }
+}
+
+/** In the server's words. */
+function invalidType(type: number): UnderstudyError {
+  return new UnderstudyError('protocol-violation', `invalid frontend message type ${type}`);
 }

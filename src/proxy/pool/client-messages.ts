@@ -15,7 +15,13 @@ import type { StatementLog } from '../statement-log.js';
 import { namesEnd, TEXT_HEAD_BYTES } from './client-input.js';
 import type { Decision, Decisions } from './decisions.js';
 import type { SequenceMemory } from './pool-context.js';
-import { NEVER_PREPARED, type Definition, type Definitions } from './definitions.js';
+import {
+  NEVER_PREPARED,
+  SERVER_NAME_PREFIX,
+  inClientsWords,
+  type Definition,
+  type Definitions,
+} from './definitions.js';
 import type { PooledBackend } from './pooled-backend.js';
 import type { PoolPin } from './pool-settings.js';
 
@@ -40,6 +46,8 @@ export class ClientMessages {
   readonly #deps: ClientMessagesDeps;
   /** The client's prepared statements. */
   readonly names = new Map<string, Definition>();
+  /** Those of them that were deallocated all at once last, which messages sent before may still speak of. */
+  #gone: ReadonlyMap<string, Definition> = new Map();
   /** Of all bodies prepared since there were none; never less than what is held. */
   #namedBytes = 0;
   /** Payload of the unnamed statement's Parse, where one is alive. */
@@ -243,10 +251,21 @@ export class ClientMessages {
     for (const definition of this.names.values()) this.#deps.definitions.renew(definition);
   }
 
+  /** An error's fields with statements called as the client calls them. */
+  inClientsWords(payload: Buffer): Buffer {
+    if (!payload.includes(SERVER_NAME_PREFIX)) return payload;
+    let fields = payload;
+    for (const names of [this.names, this.#gone]) {
+      for (const [name, { serverName }] of names) fields = inClientsWords(fields, serverName, name);
+    }
+    return fields;
+  }
+
   /** A statement ended with this tag. */
   tagged(tag: string, backend: PooledBackend): void {
     if (tag === 'DISCARD ALL' || tag === 'DEALLOCATE ALL') {
       backend.prepared.clear();
+      this.#gone = new Map(this.names);
       this.names.clear();
     } else if (DDL.test(tag) || (this.creates && tag.startsWith('SELECT'))) {
       backend.ranDdl = true;

@@ -57,5 +57,7 @@ export async function pinnedSession(client: PooledClient, backend: PooledBackend
   if (messages.unnamed !== null) groups.push([frameOf(FRONTEND.parse, [messages.unnamed])]);
   // What can't be prepared any more its client learns of when it uses it.
   await backend.extended(groups);
+  // A notification may have begun behind the last answer.
+  while (!backend.betweenFrames) await backend.query('');
   return backend.take();
 }

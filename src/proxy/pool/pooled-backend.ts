@@ -57,6 +57,8 @@ export interface LinkUser {
   readonly creates: boolean;
   /** A statement ended, and is none of those that say nothing of interest; its tag as it came. */
   onTag(tag: string): void;
+  /** An error's fields with statements called as the client calls them. */
+  inClientsWords(payload: Buffer): Buffer;
   onParameters(set: ParameterSet): void;
   /** What the client is told where the proxy has cancelled its statement, in place of the server's own words. */
   readonly cancelledAs: ErrorResponseFields | null;
@@ -89,6 +91,8 @@ const OWN = actionTable(PEEK | DROP);
 /** A planned answer that is replaced by ParseComplete. */
 const AS_PARSE = 64;
 const PARSE_COMPLETE = encodeFrame(BACKEND.parseComplete, Buffer.alloc(0));
+/** A longer error is none about a statement's name. */
+const NAMING_ERROR_BYTES_MAX = 65_536;
 const QUERY_CANCELED = '57014';
 const LEAVE_TIMEOUT_MS = 60_000;
 
@@ -294,13 +298,14 @@ export class PooledBackend implements FrameVisitor {
 
   // ------------------------------------------------------------------------------------------------- FrameVisitor
 
-  begin(type: number): number {
+  begin(type: number, payloadBytes: number): number {
     const user = this.#user;
     if (user === null) return PEEK | DROP;
     const { tracker, log } = user;
     switch (type) {
       case BACKEND.errorResponse:
-        return user.cancelledAs === null ? PEEK : PEEK | DROP;
+        // Looked at first: it may name a statement as the pool calls it.
+        return user.cancelledAs !== null || payloadBytes <= NAMING_ERROR_BYTES_MAX ? PEEK | DROP : PEEK;
       case BACKEND.copyInResponse:
         tracker.gotCopyIn();
         return PASS;
@@ -371,17 +376,19 @@ export class PooledBackend implements FrameVisitor {
     const { tracker, log } = user;
     const error = parseErrorFields(payload);
     const { cancelledAs } = user;
-    const frame = encodeFrame(BACKEND.errorResponse, payload);
+    const kept = (this.#walker.frameAction & DROP) !== 0;
+    const frame = encodeFrame(BACKEND.errorResponse, user.inClientsWords(payload));
     if (error.severity === 'FATAL' || error.severity === 'PANIC') {
-      if (cancelledAs !== null) this.forward(frame);
+      if (kept) this.forward(frame);
       user.onServerError(error.sqlState, frame);
       return;
     }
     log.failed(tracker.answered, this.#position, error.sqlState);
     if (tracker.gotError()) this.plan.failed(tracker.answered);
     user.onServerError(error.sqlState, null);
-    if (cancelledAs === null) return;
-    this.forward(error.sqlState === QUERY_CANCELED ? encodeErrorResponse(cancelledAs) : frame);
+    if (!kept) return;
+    const instead = cancelledAs !== null && error.sqlState === QUERY_CANCELED;
+    this.forward(instead ? encodeErrorResponse(cancelledAs) : frame);
   }
 
   #parameter(payload: Buffer): void {
@@ -400,6 +407,10 @@ export class PooledBackend implements FrameVisitor {
         return;
       case BACKEND.parameterStatus:
         this.#parameter(payload);
+        return;
+      case BACKEND.notificationResponse:
+        // Of a client that has begun to listen, while its connection is being asked what it holds.
+        if (this.#user !== null) this.forward(encodeFrame(type, payload));
         return;
       case BACKEND.readyForQuery:
         this.#answered();

@@ -398,6 +398,10 @@ export class PooledClient implements LinkUser, WatchedSession, IntakeHost {
     if (this.#backend !== null) this.messages.tagged(tag, this.#backend);
   }
 
+  inClientsWords(payload: Buffer): Buffer {
+    return this.messages.inClientsWords(payload);
+  }
+
   onParameters(set: ParameterSet): void {
     this.#socket.told = set;
   }

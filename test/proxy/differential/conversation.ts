@@ -77,9 +77,12 @@ export class Seat {
   readonly table: Table;
   #client: WireClient | null = null;
   #pid = '';
+  readonly #pooled: boolean;
 
-  constructor(table: Table) {
+  /** `pooled`: each conversation has a connection of its own, as one that pins its client would make it a session's. */
+  constructor(table: Table, pooled = false) {
     this.table = table;
+    this.#pooled = pooled;
   }
 
   async play(conversation: Conversation, cut: Cut): Promise<Played> {
@@ -89,12 +92,11 @@ export class Seat {
       const pid = client.closed ? '' : await client.aside(BACKEND_PID);
       return await playOn(client, pid, this.table, conversation, cut);
     }
-    if (this.#client === null) {
-      this.#client = await this.#connect({});
-      this.#pid = await this.#client.aside(BACKEND_PID);
-      this.#client.messages.length = 0;
-    }
-    const client = this.#client;
+    if (this.#pooled) await this.leave();
+    const fresh = this.#client === null;
+    const client = (this.#client ??= await this.#connect({}));
+    if (fresh) this.#pid = await client.aside(BACKEND_PID);
+    client.messages.length = 0;
     client.forget();
     const played = await playOn(client, this.#pid, this.table, conversation, cut);
     if (played.closed || played.stuck !== null) await this.leave();

@@ -34,6 +34,10 @@ export const EXTENDED: readonly Conversation[] = [
     parse('SELECT nonsense'), describeStatement(), bind(), execute(), closeStatement('x'), flush, sync,
   ]), // prettier-ignore
   batch('a name that is taken', 2, [parse('SELECT 1', 's'), sync, parse('SELECT 2', 's'), sync]),
+  batch('too few values', 3, [
+    parse('SELECT $1::int', 's'), sync, bind({ statement: 's' }), execute(), sync,
+    parse('SELECT $1::int'), bind(), execute(), sync,
+  ]), // prettier-ignore
   batch('Describe of a statement alone', 2, [
     parse('SELECT $1::text, $2::int[] WHERE $3', 's'), sync, describeStatement('s'), sync,
   ]), // prettier-ignore
