@@ -7,6 +7,7 @@ import type { CaptureSnapshot, StatementTap } from '../core/capture-ports.js';
 import type { Side, TableName } from '../core/ports.js';
 import { asUnderstudyError } from '../core/errors.js';
 import { CaptureClient } from '../capture/client.js';
+import type { CaptureBatch } from '../capture/relay.js';
 import type { SeriesSettings } from '../capture/keeper.js';
 import type { ResolvedConfig } from './config.js';
 import { SupervisedThread } from './supervised-thread.js';
@@ -54,6 +55,11 @@ export class CaptureThread {
 
   get tap(): StatementTap {
     return this.#client.tap;
+  }
+
+  /** What a proxy worker has captured. */
+  receive(batch: CaptureBatch): void {
+    this.#client.receive(batch);
   }
 
   start(): void {

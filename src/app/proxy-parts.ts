@@ -5,7 +5,7 @@ import type { Clock } from '../core/clock.js';
 import type { Log } from '../core/log.js';
 import { UnderstudyError } from '../core/errors.js';
 import { POOL_DEFAULTS } from '../proxy/pool/pool-settings.js';
-import type { Proxy, ProxyTarget } from '../proxy/proxy-interface.js';
+import type { Fellowship, Proxy, ProxyControl, ProxyTarget } from '../proxy/proxy-interface.js';
 import { createProxy } from '../proxy/proxy.js';
 import { PROXY_DEFAULTS, type ProxySettings, type ReloadableSettings } from '../proxy/settings.js';
 import { clientTls, type ClientTls } from '../proxy/tls.js';
@@ -13,9 +13,10 @@ import { QueryVerifiers, UsersFileVerifiers, type VerifierSource } from '../prox
 import type { SessionHints } from '../shadow/postgres/preflight-sessions.js';
 import { namedOids } from './control-side.js';
 import type { ResolvedConfig } from './config.js';
+import { shareOf } from './workers/shares.js';
 
-export interface ProxyParts {
-  readonly proxy: Proxy;
+export interface ProxyParts<P extends ProxyControl = ProxyControl> {
+  readonly proxy: P;
   readonly closeVerifiers: () => Promise<void>;
   /** Takes over newly read hints. */
   readonly setHints: (hints: SessionHints) => void;
@@ -37,14 +38,19 @@ export interface ProxyPartsDeps {
   readonly onFenceMet: () => void;
   readonly onClientError: (sqlState: string) => void;
   readonly onStalls: (waitsMs: readonly number[]) => void;
+  /** How many proxies share what is configured, this one among them; 1 where absent. */
+  readonly workers?: number;
+  readonly fellowship?: Fellowship;
 }
 
-export function makeProxy(deps: ProxyPartsDeps): ProxyParts {
+/** A proxy in this process. Throws `config-invalid`. */
+export function makeProxy(deps: ProxyPartsDeps): ProxyParts<Proxy> {
   const { config } = deps;
   const { verifiers, sourceVerifiers, close } = verifierSources(deps);
   let hints: SessionHints = { dottedSettings: [], statefulFunctions: [] };
   let names: readonly string[] = [];
-  const proxy = createProxy(proxySettings(config), {
+  const proxy = createProxy(shareOf(proxySettings(config), deps.workers ?? 1), {
+    ...(deps.fellowship === undefined ? {} : { fellowship: deps.fellowship }),
     source: target('source', config.source),
     destination: target('destination', config.destination),
     verifiers,
@@ -128,7 +134,7 @@ function verifierSources({ config, leader }: ProxyPartsDeps): {
 }
 
 /** Throws `config-invalid`. */
-function listenTls({ tls }: ResolvedConfig['listen']): ClientTls | undefined {
+export function listenTls({ tls }: ResolvedConfig['listen']): ClientTls | undefined {
   if (tls === undefined) return undefined;
   const { cert, key, clientCa, mode, minVersion } = tls;
   return clientTls({
@@ -140,7 +146,7 @@ function listenTls({ tls }: ResolvedConfig['listen']): ClientTls | undefined {
   });
 }
 
-function proxySettings({ listen, auth, limits, capture, proxy }: ResolvedConfig): ProxySettings {
+export function proxySettings({ listen, auth, limits, capture, proxy }: ResolvedConfig): ProxySettings {
   const tls = listenTls(listen);
   return {
     ...PROXY_DEFAULTS,

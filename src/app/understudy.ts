@@ -26,7 +26,7 @@ import {
 } from '../core/ports.js';
 import { CutoverCoordinator } from '../cutover/coordinator.js';
 import type { CutoverStatus, StepPoint } from '../cutover/settings.js';
-import type { Proxy } from '../proxy/proxy-interface.js';
+import type { ProxyControl } from '../proxy/proxy-interface.js';
 import { readFingerprint } from '../shadow/postgres/fingerprint.js';
 import type { Autopilot } from './autopilot/autopilot.js';
 import { makeAutopilot } from './autopilot/make-autopilot.js';
@@ -44,6 +44,7 @@ import { RouteKeeper } from './route-keeper.js';
 import { ShadowThread } from './shadow-thread.js';
 import { ThreadShadow } from './thread-shadow.js';
 import { VERSION } from './version.js';
+import { makeFleet } from './workers/fleet.js';
 
 export interface UnderstudyHooks {
   readonly log?: Log;
@@ -108,7 +109,7 @@ class Composition implements Understudy, AdminControl {
   readonly #capture: CaptureThread | undefined;
   readonly #recorder: Recorder | undefined;
   readonly #proxyParts: ProxyParts;
-  readonly #proxy: Proxy;
+  readonly #proxy: ProxyControl;
   readonly #shadowThread: ShadowThread;
   readonly #shadow: ThreadShadow;
   readonly #coordinator: CutoverCoordinator;
@@ -135,9 +136,13 @@ class Composition implements Understudy, AdminControl {
     this.#reachability = new Reachability(clock);
     this.metrics = new Metrics(() => this.#metricsSource());
     this.#capture = config.capture.enabled ? new CaptureThread(parts) : undefined;
-    this.#proxyParts = makeProxy({
+    const { workers } = config.proxy;
+    if (workers > 1 && hooks.recorder !== undefined) throw recordingNeedsOneWorker();
+    const capture = this.#capture;
+    this.#proxyParts = (workers > 1 ? makeFleet : makeProxy)({
       ...parts,
-      tap: hooks.recorder?.tap(this.#capture?.tap ?? null) ?? this.#capture?.tap ?? null,
+      tap: hooks.recorder?.tap(capture?.tap ?? null) ?? capture?.tap ?? null,
+      onCapture: capture === undefined ? undefined : (batch) => capture.receive(batch),
       recorder: hooks.recorder,
       leader: () => this.#route.recovery?.route.side,
       onFenceMet: () => this.#onFenceMet(),
@@ -326,8 +331,9 @@ class Composition implements Understudy, AdminControl {
 
   async status(): Promise<StatusReport> {
     const known = this.#route.recovery !== undefined;
-    const [ready, capture, shadow, cutover] = await Promise.all([
+    const [ready, proxy, capture, shadow, cutover] = await Promise.all([
       this.readiness(),
+      this.#proxy.status(),
       this.#capture?.snapshot() ?? null,
       this.#shadow.status(),
       this.#cutoverStatus(),
@@ -342,7 +348,7 @@ class Composition implements Understudy, AdminControl {
       route: known ? this.#proxy.route(WHOLE_DATABASE) : null,
       source: endpointText(this.#config.source),
       destination: endpointText(this.#config.destination),
-      proxy: this.#proxy.status(),
+      proxy,
       capture,
       shadow,
       cutover,
@@ -351,12 +357,13 @@ class Composition implements Understudy, AdminControl {
   }
 
   async #metricsSource(): Promise<MetricsSource> {
-    const [{ ready }, capture, shadow] = await Promise.all([
+    const [{ ready }, proxy, capture, shadow] = await Promise.all([
       this.readiness(),
+      this.#proxy.status(),
       this.#capture?.snapshot() ?? null,
       this.#shadow.status(),
     ]);
-    return { version: VERSION, ready, proxy: this.#proxy.status(), capture, shadow };
+    return { version: VERSION, ready, proxy, capture, shadow };
   }
 
   async #cutoverStatus(): Promise<CutoverStatus | null> {
@@ -404,4 +411,10 @@ class Composition implements Understudy, AdminControl {
   [Symbol.asyncDispose](): Promise<void> {
     return this.stop();
   }
+}
+
+function recordingNeedsOneWorker(): UnderstudyError {
+  return new UnderstudyError('config-invalid', 'a recording is made by one process alone', {
+    advice: 'Set proxy.workers to 1 while you record.',
+  });
 }

@@ -12,6 +12,7 @@ import type { CaptureSnapshot, StatementTap } from '../core/capture-ports.js';
 import type { Side, TableName } from '../core/ports.js';
 import type { SeriesSettings } from './keeper.js';
 import { ThreadCaller } from '../core/thread-call.js';
+import { receiveBatch, type CaptureBatch } from './relay.js';
 import { RingTap } from './tap.js';
 
 export interface CaptureOptions {
@@ -67,6 +68,11 @@ export class CaptureClient {
       monotonicMs: monotonicMs(),
     };
     await this.#call('start', argument);
+  }
+
+  /** Statements that another process has served. */
+  receive(batch: CaptureBatch): void {
+    receiveBatch(batch, this.#ring);
   }
 
   /** The worker is gone: calls fail with `error` until another is attached. */

@@ -135,6 +135,13 @@ export class ByteRingWriter {
     return true;
   }
 
+  /** Counts records that were dropped on their way here. */
+  countDropped(records: number): void {
+    this.#offered += records;
+    this.#dropped += records;
+    Atomics.add(this.#views.words, DROPPED, records);
+  }
+
   /** Ends the reader's present or next `wait`. */
   wake(): void {
     Atomics.add(this.#views.words, SIGNAL, 1);

@@ -36,6 +36,7 @@ export const ERROR_CODES = {
   'drain-timeout': [true, 'Statements or transactions were still open when the drain deadline passed.'],
   'warm-failed': [true, 'A connection on the new side could not be opened or prepared for a session.'],
   'fence-timeout': [true, 'The fence could not take its locks within the deadline.'],
+  'worker-unresponsive': [true, 'A process that serves clients did not answer in time.'],
   'mark-timeout': [true, 'The shadow did not reach the mark in time.'],
   'verify-mismatch': [false, 'Source and destination hold different rows.'],
   'catalog-changed': [false, 'The schema changed since the shadow was built.'],

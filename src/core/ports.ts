@@ -130,7 +130,7 @@ export interface TrafficControl {
    *  died is closed with 57P01. */
   switchTo(subset: SubsetId, route: Route): Promise<SwitchReport>;
   /** Opens the gate; held statements run on the side of the present route. Idempotent. */
-  release(subset: SubsetId): StallReport;
+  release(subset: SubsetId): StallReport | Promise<StallReport>;
   /** Answers every held statement with this error, keeps the gate closed for new ones. For in-doubt. */
   failHeld(subset: SubsetId, sqlState: string, message: string): void;
   /** Drops the warm connections of an abandoned cutover. */

@@ -1,10 +1,9 @@
 /**
- * Calls between the main thread and a worker over a MessagePort.
+ * Calls between the main thread and a worker over a MessagePort, or between processes.
  *
  * A request carries an id; its answer, its progress events and its cancellation carry the same one. Errors travel
  * as {@link SerializedError}. When the port closes, every open call fails with the given error.
  */
-import type { MessagePort, Worker } from 'node:worker_threads';
 import { UnderstudyError, asUnderstudyError, type SerializedError } from './errors.js';
 
 type Wire =
@@ -14,7 +13,11 @@ type Wire =
   | { readonly kind: 'result'; readonly id: number; readonly value: unknown }
   | { readonly kind: 'error'; readonly id: number; readonly error: SerializedError };
 
-type Port = Pick<MessagePort | Worker, 'postMessage' | 'on'>;
+/** A MessagePort, a Worker, or what stands for another process. */
+export interface CallPort {
+  postMessage(message: unknown): void;
+  on(event: 'message', listener: (message: unknown) => void): unknown;
+}
 
 interface OpenCall {
   readonly resolve: (value: unknown) => void;
@@ -23,14 +26,14 @@ interface OpenCall {
 }
 
 export class ThreadCaller {
-  readonly #port: Port;
+  readonly #port: CallPort;
   readonly #open = new Map<number, OpenCall>();
   #nextId = 1;
   #closedBy: Error | undefined;
 
-  constructor(port: Port) {
+  constructor(port: CallPort) {
     this.#port = port;
-    port.on('message', (message: Wire) => this.#onMessage(message));
+    port.on('message', (message) => this.#onMessage(message as Wire));
   }
 
   /** Resolves with what the other side's handler returned. The type is the caller's promise, as with any wire. */
@@ -96,9 +99,10 @@ export type ThreadHandler = (
 ) => unknown;
 
 /** Serves calls on `port` until it closes. Unknown methods and thrown errors are answered, never fatal. */
-export function serveThreadCalls(port: Port, handlers: Readonly<Record<string, ThreadHandler>>): void {
+export function serveThreadCalls(port: CallPort, handlers: Readonly<Record<string, ThreadHandler>>): void {
   const running = new Map<number, AbortController>();
-  port.on('message', (message: Wire) => {
+  port.on('message', (received) => {
+    const message = received as Wire;
     if (message.kind === 'cancel') {
       running.get(message.id)?.abort(new UnderstudyError('cancelled', 'the caller cancelled'));
       return;

@@ -77,8 +77,7 @@ async function closeGate(operation: Operation): Promise<void> {
 
 async function openGate(operation: Operation): Promise<void> {
   const { deps } = operation;
-  operation.found.stall = deps.traffic.release(deps.subset);
-  await Promise.resolve();
+  operation.found.stall = await deps.traffic.release(deps.subset);
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -335,8 +334,7 @@ async function switchSessions(operation: Operation): Promise<void> {
 
 async function release(operation: Operation): Promise<void> {
   const { deps } = operation;
-  operation.found.stall = deps.traffic.release(deps.subset);
-  await Promise.resolve();
+  operation.found.stall = await deps.traffic.release(deps.subset);
 }
 
 /** Repeats a step that must succeed, and answers the clients that wait for it once it takes too long. */

@@ -14,7 +14,7 @@ import { encodeTerminate } from '../wire/postgres/messages.js';
 import { BackendRefused } from './backend-refused.js';
 import { openBackend, type Backend, type BackendEndpoint } from './backend.js';
 import { acceptClient, type AcceptedClient } from './client-handshake.js';
-import type { ClientPlaces } from './client-places.js';
+import type { Places } from './client-places.js';
 import type { Clients } from './clients.js';
 import { wipeCredentials } from './credentials.js';
 import { destine, type Destined } from './databases.js';
@@ -37,7 +37,7 @@ export interface ClientEntryDeps {
   readonly router: Router;
   readonly gate: Gate;
   readonly pools: Pools;
-  readonly places: ClientPlaces;
+  readonly places: Places;
   readonly clients: Clients;
   readonly context: SessionContext;
   /** Of sessions that are passed through: nothing of what they do is the migration's. */
@@ -123,7 +123,7 @@ export class ClientEntry {
   async #enter(client: AcceptedClient, gone: AbortSignal): Promise<Buffer | null> {
     const { places, settings, stopping } = this.#deps;
     if (stopping.aborted) return fatal(NOT_NOW);
-    const full = places.take(client, settings);
+    const full = await places.take(client, settings);
     if (full !== null) return fatal({ sqlState: '53300', message: full });
     let refusal: Buffer | null = NOTHING;
     try {

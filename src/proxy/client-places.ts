@@ -13,12 +13,19 @@ export interface Place {
   readonly database: string;
 }
 
-export class ClientPlaces {
+/** Where places are taken: here, or together with other processes. */
+export interface Places {
+  /** Takes a place; or returns the message, in PostgreSQL's words, for the 53300 the client is refused with. */
+  take(place: Place, limits: PlaceLimits): string | null | Promise<string | null>;
+  /** Gives a place back that was taken. */
+  free(place: Place): void;
+}
+
+export class ClientPlaces implements Places {
   #taken = 0;
   readonly #byUser = new Map<string, number>();
   readonly #byDatabase = new Map<string, number>();
 
-  /** Takes a place; or returns the message, in PostgreSQL's words, for the 53300 the client is refused with. */
   take({ user, database }: Place, limits: PlaceLimits): string | null {
     if (this.#taken >= limits.maxClients) return 'sorry, too many clients already';
     if (isFull(this.#byUser, user, limits.maxClientsPerUser))
@@ -31,7 +38,6 @@ export class ClientPlaces {
     return null;
   }
 
-  /** Gives a place back that was taken. */
   free({ user, database }: Place): void {
     this.#taken -= 1;
     subtract(this.#byUser, user);

@@ -17,7 +17,7 @@ import {
 import type { Backend } from './backend.js';
 import { CancelKeys } from './cancel-keys.js';
 import type { AcceptedClient } from './client-handshake.js';
-import type { ClientPlaces } from './client-places.js';
+import type { Places } from './client-places.js';
 import { wipeCredentials } from './credentials.js';
 import type { Gate } from './gate.js';
 import { blocksMove, type PoolPin } from './pool/pool-settings.js';
@@ -30,7 +30,8 @@ import type { SessionContext } from './session-context.js';
 import { Session } from './session.js';
 
 export interface ClientsDeps {
-  readonly places: ClientPlaces;
+  readonly places: Places;
+  readonly firstId: number;
   readonly gate: () => Gate;
   readonly pools: () => Pools;
   readonly log: Log;
@@ -43,7 +44,7 @@ export class Clients {
   /** Those of them that are passed through to other databases. */
   readonly #passed = new Set<Session>();
   readonly #keys = new CancelKeys<Session | PooledClient>();
-  #nextId = 1;
+  #nextId: number;
   #stopping = false;
   #accepted = 0;
   #closedBytesFrom = 0;
@@ -52,6 +53,7 @@ export class Clients {
 
   constructor(deps: ClientsDeps) {
     this.#deps = deps;
+    this.#nextId = deps.firstId;
   }
 
   /** Let in so far. */
@@ -203,9 +205,11 @@ export class Clients {
     if (this.#stopping) client.terminate(SHUTTING_DOWN.sqlState, SHUTTING_DOWN.message);
   }
 
-  /** A wrong key is met with silence. */
-  cancel(processId: number, secret: Buffer): void {
-    this.#keys.find(processId, secret)?.cancelStatement();
+  /** A wrong key is met with silence. Returns whether it is a key of a client here. */
+  cancel(processId: number, secret: Buffer): boolean {
+    const client = this.#keys.find(processId, secret);
+    client?.cancelStatement();
+    return client !== undefined;
   }
 
   // ---------------------------------------------------------------------------------------------------------- the end

@@ -14,6 +14,7 @@ import { dirname, join } from 'node:path';
 import { asUnderstudyError, UnderstudyError } from '../core/errors.js';
 import type { Log } from '../core/log.js';
 import { socketPath } from '../core/server-socket.js';
+import type { Door } from './proxy-interface.js';
 
 export interface ListenAddress {
   readonly host: string;
@@ -36,20 +37,25 @@ export function canReusePort(version: string = process.versions.node): boolean {
 /** The longest path of a unix socket on Linux, in bytes; macOS takes 103. */
 const PATH_BYTES_MAX = process.platform === 'darwin' ? 103 : 107;
 
-export class Listener {
+export class Listener implements Door {
   readonly #tcp: net.Server;
   readonly #unix: net.Server;
   readonly #log: Log;
   /** Path and inode of the socket, once it stands. */
   #socket: { readonly path: string; readonly inode: bigint } | undefined;
 
-  constructor(onConnection: (socket: net.Socket) => void, log: Log) {
+  /** `untouched`: nothing is read of what comes in, so that it can be handed to another process. */
+  constructor(
+    onConnection: (socket: net.Socket) => void,
+    log: Log,
+    { untouched = false }: { readonly untouched?: boolean } = {},
+  ) {
     this.#log = log;
-    this.#tcp = net.createServer({ noDelay: true, keepAlive: true }, onConnection);
-    this.#unix = net.createServer(onConnection);
+    const pauseOnConnect = untouched;
+    this.#tcp = net.createServer({ noDelay: true, keepAlive: true, pauseOnConnect }, onConnection);
+    this.#unix = net.createServer({ pauseOnConnect }, onConnection);
   }
 
-  /** Throws `port-in-use`; `config-invalid` where the address can't be listened on. */
   async start(address: ListenAddress): Promise<void> {
     const { host, port } = address;
     try {
@@ -74,7 +80,6 @@ export class Listener {
     }
   }
 
-  /** Undefined unless it listens. */
   get address(): { readonly host: string; readonly port: number } | undefined {
     const address = this.#tcp.address();
     if (address === null || typeof address === 'string') return undefined;
@@ -114,7 +119,6 @@ export class Listener {
     }
   }
 
-  /** Takes no more connections. Resolves once the last of them has ended. */
   async stop(): Promise<void> {
     const socket = this.#socket;
     this.#socket = undefined;

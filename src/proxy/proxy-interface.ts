@@ -1,10 +1,13 @@
 /** What the proxy is given, what it tells of itself, and what it can be told. */
+import type net from 'node:net';
 import type { Clock } from '../core/clock.js';
 import type { Log } from '../core/log.js';
 import type { StatementTap, TrafficRecorder } from '../core/capture-ports.js';
-import type { Route, Side, SubsetId, TrafficControl } from '../core/ports.js';
+import type { Route, Side, SubsetId, TrafficControl, StallReport } from '../core/ports.js';
 import type { BackendEndpoint } from './backend.js';
+import type { Places } from './client-places.js';
 import type { GateState } from './gate.js';
+import type { ListenAddress } from './listener.js';
 import type { PoolStatus } from './pool/pool-settings.js';
 import type { SessionInfo } from './session-context.js';
 import type { ReloadableSettings } from './settings.js';
@@ -18,7 +21,29 @@ export interface ProxyTarget {
   readonly database: string;
 }
 
+/** How clients come in. */
+export interface Door {
+  /** Throws `port-in-use`; `config-invalid` where the address can't be listened on. */
+  start(address: ListenAddress): Promise<void>;
+  /** Undefined unless it listens. */
+  readonly address: { readonly host: string; readonly port: number } | undefined;
+  /** Takes no more connections. Resolves once the last of them has ended. */
+  stop(): Promise<void>;
+}
+
+/** What a proxy is given that is one of several in front of the same database. */
+export interface Fellowship {
+  /** Makes where connections are handed in, instead of a listener of the proxy's own. */
+  readonly door: (onConnection: (socket: net.Socket) => void) => Door;
+  readonly places: Places;
+  /** Its sessions are numbered from there on. */
+  readonly firstSessionId: number;
+  /** A cancel request whose key is not one of this proxy's. */
+  readonly onForeignCancel: (processId: number, secret: Buffer) => void;
+}
+
 export interface ProxyDeps {
+  readonly fellowship?: Fellowship;
   readonly source: ProxyTarget;
   readonly destination: ProxyTarget;
   readonly verifiers: VerifierSource;
@@ -82,6 +107,16 @@ export interface ProxyStatus {
   readonly bytesToClients: number;
   readonly clients: readonly ClientInfo[];
   readonly pools: readonly PoolStatus[];
+  /** The processes that serve clients; absent where this one does. */
+  readonly workers?: readonly WorkerStatus[];
+}
+
+export interface WorkerStatus {
+  readonly pid: number;
+  /** standing-by: not given clients until the gate is open. silent: it did not answer just now. */
+  readonly state: 'starting' | 'standing-by' | 'serving' | 'silent';
+  /** Connections handed to it that have not ended. */
+  readonly connections: number;
 }
 
 export interface ClientInfo extends SessionInfo {
@@ -92,7 +127,8 @@ export interface ClientInfo extends SessionInfo {
 
 export type ProxyState = 'new' | 'listening' | 'stopping' | 'stopped';
 
-export interface Proxy extends TrafficControl {
+/** One proxy in this process, or several in others. */
+export interface ProxyControl extends TrafficControl {
   /** Listens. Throws `port-in-use`. Clients are refused with 57P03 until a route is set. */
   start(): Promise<{ readonly host: string; readonly port: number }>;
   /**
@@ -100,7 +136,7 @@ export interface Proxy extends TrafficControl {
    * deadline, those that are left.
    */
   stop(options: { readonly drainTimeoutMs: number }): Promise<void>;
-  status(): ProxyStatus;
+  status(): ProxyStatus | Promise<ProxyStatus>;
   /** Other limits and timeouts, which count from now on. Clients past a lowered limit stay. */
   reconfigure(settings: Partial<ReloadableSettings>): void;
   /** At startup, or after a recovery. Sessions on the other side are closed with 57P01: only `switchTo` moves. */
@@ -113,6 +149,13 @@ export interface Proxy extends TrafficControl {
     subset: SubsetId,
     refusal: { readonly sqlState: string; readonly message: string } | null,
   ): void;
+}
+
+export interface Proxy extends ProxyControl {
+  status(): ProxyStatus;
+  release(subset: SubsetId): StallReport;
   /** For connections from now on, such as a renewed certificate. */
   setTls(tls: ClientTls | undefined): void;
+  /** A cancel request that came in at another proxy. */
+  cancel(processId: number, secret: Buffer): void;
 }

@@ -5,6 +5,7 @@
  * States: new → listening → stopping → stopped.
  */
 import { setMaxListeners } from 'node:events';
+import type net from 'node:net';
 import { UnderstudyError } from '../core/errors.js';
 import {
   WHOLE_DATABASE,
@@ -30,7 +31,7 @@ import { Decisions } from './pool/decisions.js';
 import { Definitions } from './pool/definitions.js';
 import { ParameterSets } from './pool/parameter-sets.js';
 import { Pools } from './pool/pools.js';
-import type { Proxy, ProxyDeps, ProxyState, ProxyStatus } from './proxy-interface.js';
+import type { Door, Proxy, ProxyDeps, ProxyState, ProxyStatus } from './proxy-interface.js';
 import { NOT_NOW, STARTING } from './refusals.js';
 import { Router, known } from './router.js';
 import type { SessionContext, SessionInfo } from './session-context.js';
@@ -48,7 +49,7 @@ class PostgresProxy implements Proxy {
   readonly #settings: ProxySettings;
   readonly #watch: SessionWatch;
   readonly #deps: ProxyDeps;
-  readonly #listener: Listener;
+  readonly #door: Door;
   readonly #router = new Router();
   readonly #oids = new TypeOids();
   readonly #gate: Gate;
@@ -70,9 +71,16 @@ class PostgresProxy implements Proxy {
     // Every handshake and every connection being opened listens to it.
     setMaxListeners(0, this.#stop.signal);
     this.#deps = deps;
-    const places = new ClientPlaces();
-    const { log, clock } = deps;
-    this.#clients = new Clients({ places, gate: () => this.#gate, pools: () => this.#pools, log, clock });
+    const { log, clock, fellowship } = deps;
+    const places = fellowship?.places ?? new ClientPlaces();
+    this.#clients = new Clients({
+      places,
+      firstId: fellowship?.firstSessionId ?? 1,
+      gate: () => this.#gate,
+      pools: () => this.#pools,
+      log,
+      clock,
+    });
     this.#watch = new SessionWatch(
       () => this.#clients.all(),
       () => this.#settings,
@@ -108,11 +116,12 @@ class PostgresProxy implements Proxy {
       },
       onCancel: (processId, secret) => {
         this.#cancelRequests += 1;
-        this.#clients.cancel(processId, secret);
+        if (!this.#clients.cancel(processId, secret)) fellowship?.onForeignCancel(processId, secret);
       },
       stopping: this.#stop.signal,
     });
-    this.#listener = new Listener((socket) => this.#entry.accept(socket), log);
+    const onConnection = (socket: net.Socket): void => this.#entry.accept(socket);
+    this.#door = fellowship?.door(onConnection) ?? new Listener(onConnection, log);
   }
 
   #makeContext(): SessionContext {
@@ -169,14 +178,14 @@ class PostgresProxy implements Proxy {
     if (this.#router.get(WHOLE_DATABASE) === undefined && this.#unavailable === null) {
       this.setUnavailable(WHOLE_DATABASE, STARTING);
     }
-    await this.#listener.start(this.#settings);
+    await this.#door.start(this.#settings);
     this.#state.move('listening');
     this.#watch.restart();
     return this.#address();
   }
 
   #address(): { readonly host: string; readonly port: number } {
-    return this.#listener.address ?? this.#settings;
+    return this.#door.address ?? this.#settings;
   }
 
   reconfigure(settings: Partial<ReloadableSettings>): void {
@@ -197,7 +206,7 @@ class PostgresProxy implements Proxy {
     this.#state.move('stopping');
     this.#watch.stop();
     this.#stop.abort(new UnderstudyError('cancelled', 'the proxy is stopping'));
-    const closed = this.#listener.stop();
+    const closed = this.#door.stop();
     this.#gate.refuseWaiting(NOT_NOW);
     await this.#clients.leave(options.drainTimeoutMs);
     this.#clients.end((backend) => this.#cancelBackend(backend));
@@ -205,6 +214,10 @@ class PostgresProxy implements Proxy {
     await closed;
     this.#gate.discardWarm();
     this.#state.move('stopped');
+  }
+
+  cancel(processId: number, secret: Buffer): void {
+    this.#clients.cancel(processId, secret);
   }
 
   #cancelBackend(backend: Backend): void {

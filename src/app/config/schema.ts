@@ -389,6 +389,11 @@ export const sections = {
     retryMaxMs: milliseconds('The longest such pause.', 86_400_000, { max: 31 * 86_400_000 }),
   }),
   proxy: z.strictObject({
+    workers: count(
+      'Processes that serve clients, behind one port and one gate. 1: this process serves them itself (docs/workers.md).',
+      1,
+      { max: 64 },
+    ),
     poolMode: choice(
       'How clients come by server connections: one each for as long as they stay; one from a pool for each transaction; or that, and harmless reads of many down shared ones (docs/pooling.md).',
       POOL_MODES,
