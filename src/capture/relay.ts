@@ -55,7 +55,7 @@ export class TapRelay {
       this.#reader.bytes.copy(this.#batch, bytes + LENGTH_BYTES, offset, offset + length);
       bytes += LENGTH_BYTES + length;
     };
-    for (let read = 1; read === 1 && bytes < BATCH_BYTES; ) read = this.#reader.read(1, take);
+    for (let read = 1; read === 1 && bytes < BATCH_BYTES;) read = this.#reader.read(1, take);
     const dropped = this.#reader.takeDropped();
     if (bytes === 0 && dropped === 0) return;
     const more = bytes >= BATCH_BYTES;
