@@ -33,6 +33,7 @@ export class TapRelay {
   readonly #send: TapRelayOptions['send'];
   readonly #timer: NodeJS.Timeout;
   readonly #batch: Buffer;
+  #filled = 0;
   #state: 'at rest' | 'sending' | 'closed' = 'at rest';
 
   constructor(options: TapRelayOptions) {
@@ -46,16 +47,20 @@ export class TapRelay {
     this.#timer.unref();
   }
 
+  readonly #take = (offset: number, length: number): void => {
+    this.#batch.writeUInt32LE(length, this.#filled);
+    this.#reader.bytes.copy(this.#batch, this.#filled + LENGTH_BYTES, offset, offset + length);
+    this.#filled += LENGTH_BYTES + length;
+  };
+
   /** Sends what there is; goes on by itself while there is more than one batch holds. */
   drain(): void {
     if (this.#state !== 'at rest') return;
-    let bytes = 0;
-    const take = (offset: number, length: number): void => {
-      this.#batch.writeUInt32LE(length, bytes);
-      this.#reader.bytes.copy(this.#batch, bytes + LENGTH_BYTES, offset, offset + length);
-      bytes += LENGTH_BYTES + length;
-    };
-    for (let read = 1; read === 1 && bytes < BATCH_BYTES;) read = this.#reader.read(1, take);
+    this.#filled = 0;
+    while (this.#filled < BATCH_BYTES) {
+      if (this.#reader.read(1, this.#take) === 0) break;
+    }
+    const bytes = this.#filled;
     const dropped = this.#reader.takeDropped();
     if (bytes === 0 && dropped === 0) return;
     const more = bytes >= BATCH_BYTES;

@@ -190,7 +190,7 @@ test('one that hears nothing keeps a switch from beginning', async () => {
   process.kill(silent, 'SIGSTOP');
   const undone: { outcome: string } = await stack
     .operate('cutover')
-    .catch((error: unknown) => ({ outcome: String((error as { code: string }).code) }));
+    .catch((error: unknown) => ({ outcome: (error as { code: string }).code }));
   expect(undone.outcome).not.toBe('done');
   process.kill(silent, 'SIGCONT');
   await until(async () => (await serving()).includes(silent), { what: 'the worker to answer again' });
