@@ -80,21 +80,26 @@ function readSettings(): { settings: Settings; json: boolean } {
   };
 }
 
-interface CopyFigures {
+interface CopyFigures extends ServerCpu, OwnFigures {
   readonly rows: number;
   /** Until every row was there. */
   readonly copySeconds: number;
   /** Until the indexes were there too. */
   readonly seconds: number;
 }
-interface CatchUpFigures {
+interface ServerCpu {
+  readonly sourceCpuSeconds: number;
+  readonly destinationCpuSeconds: number;
+}
+/** Of Understudy's whole process, its start included. */
+interface OwnFigures {
+  readonly understudyCpuSeconds: number | null;
+  readonly understudyPeakBytes: number | null;
+}
+interface CatchUpFigures extends ServerCpu, OwnFigures {
   readonly changes: number;
   /** From the walsender's start. */
   readonly seconds: number;
-  readonly sourceCpuSeconds: number;
-  readonly destinationCpuSeconds: number;
-  readonly understudyCpuSeconds: number | null;
-  readonly understudyPeakBytes: number | null;
 }
 interface LagFigures {
   readonly samples: number;
@@ -198,6 +203,15 @@ class ShadowBench {
     }, 'the shadow');
   }
 
+  /** What the servers have used, since `before` where it is given. */
+  #serverCpu(before?: ServerCpu): ServerCpu {
+    return {
+      sourceCpuSeconds: (serverCpuSeconds(this.#source) ?? 0) - (before?.sourceCpuSeconds ?? 0),
+      destinationCpuSeconds:
+        (serverCpuSeconds(this.#destination) ?? 0) - (before?.destinationCpuSeconds ?? 0),
+    };
+  }
+
   #urlOf(engine: Engine): string {
     return this.#destination.url(engine === 'built-in' ? BUILTIN_DATABASE : DATABASE);
   }
@@ -210,11 +224,15 @@ class ShadowBench {
     await checkpoint(this.#source, this.#destination);
     const startedAt = performance.now();
     const secondsSince = (from: number): number => (performance.now() - from) / 1000;
+    const before = this.#serverCpu();
+    let cpu: ServerCpu = { sourceCpuSeconds: 0, destinationCpuSeconds: 0 };
     let figures = { copySeconds: 0, seconds: 0 };
+    let own: OwnFigures = { understudyCpuSeconds: null, understudyPeakBytes: null };
     if (engine === 'built-in') {
       await this.#builtin.copy();
       const seconds = secondsSince(startedAt);
       figures = { copySeconds: seconds, seconds };
+      cpu = this.#serverCpu(before);
       await this.#builtin.synchronised();
       await this.#builtin.disable();
     } else {
@@ -226,6 +244,8 @@ class ShadowBench {
       await this.#phase(understudy, (phase) => ['analyzing', 'following'].includes(phase));
       const seconds = secondsSince(copyingAt);
       figures = { seconds, copySeconds: (await understudy.admin.status()).shadow.copy.seconds };
+      cpu = this.#serverCpu(before);
+      own = ownFigures(understudy.pid);
       await this.#phase(understudy, (phase) => phase === 'following');
       await this.#stopUnderstudy();
     }
@@ -233,7 +253,7 @@ class ShadowBench {
       const { rows } = await client.query<{ n: string }>('SELECT count(*) AS n FROM pgbench_accounts');
       return Number(rows[0]?.n);
     });
-    return { rows, ...figures };
+    return { rows, ...figures, ...cpu, ...own };
   }
 
   // --- catch-up --------------------------------------------------------------------------------------------------
@@ -259,10 +279,7 @@ class ShadowBench {
 
   async #catchUp(engine: Engine, marker: number, changes: number): Promise<CatchUpFigures> {
     await checkpoint(this.#source, this.#destination);
-    const before = {
-      source: serverCpuSeconds(this.#source),
-      destination: serverCpuSeconds(this.#destination),
-    };
+    const before = this.#serverCpu();
     const slot = engine === 'built-in' ? 'bench' : 'understudy_bench_fwd';
     const started = this.#untilActive(slot);
     const pid = engine === 'built-in' ? undefined : (await this.#startUnderstudy()).pid;
@@ -273,10 +290,8 @@ class ShadowBench {
     const figures: CatchUpFigures = {
       changes,
       seconds,
-      sourceCpuSeconds: (serverCpuSeconds(this.#source) ?? 0) - (before.source ?? 0),
-      destinationCpuSeconds: (serverCpuSeconds(this.#destination) ?? 0) - (before.destination ?? 0),
-      understudyCpuSeconds: pid === undefined ? null : cpuSecondsOf(pid),
-      understudyPeakBytes: pid === undefined ? null : (memoryOf(pid)?.peakBytes ?? null),
+      ...this.#serverCpu(before),
+      ...ownFigures(pid),
     };
     if (engine === 'built-in') await this.#builtin.disable();
     else await this.#stopUnderstudy();
@@ -466,14 +481,15 @@ class ShadowBench {
 
   #printCopy(copy: Partial<Record<Engine, CopyFigures>>): void {
     this.#print(
-      ['first copy', 'rows>', 'rows there>', 'rows/s>', 'with indexes>', 'rows/s>'],
-      Object.entries(copy).map(([engine, { rows, copySeconds, seconds }]) => [
+      ['first copy', 'rows>', 'rows there>', 'rows/s>', 'with indexes>', 'rows/s>', ...COST_HEAD],
+      Object.entries(copy).map(([engine, { rows, copySeconds, seconds, ...cost }]) => [
         engine,
         String(rows),
         `${copySeconds.toFixed(2)} s`,
         (rows / copySeconds).toFixed(0),
         `${seconds.toFixed(2)} s`,
         (rows / seconds).toFixed(0),
+        ...costs(cost),
       ]),
     );
     this.#ratio('copy with indexes', copy['built-in']?.seconds, copy.understudy?.seconds);
@@ -482,25 +498,13 @@ class ShadowBench {
   #printCatchUp(catchUp: Partial<Record<Engine, CatchUpFigures>>): void {
     if (Object.keys(catchUp).length === 0) return;
     this.#print(
-      [
-        'catch-up',
-        'changes>',
-        'time>',
-        'changes/s>',
-        'source CPU>',
-        'destination CPU>',
-        'own CPU>',
-        'own memory>',
-      ],
+      ['catch-up', 'changes>', 'time>', 'changes/s>', ...COST_HEAD],
       Object.entries(catchUp).map(([engine, figures]) => [
         engine,
         String(figures.changes),
         `${figures.seconds.toFixed(2)} s`,
         (figures.changes / figures.seconds).toFixed(0),
-        `${figures.sourceCpuSeconds.toFixed(1)} s`,
-        `${figures.destinationCpuSeconds.toFixed(1)} s`,
-        figures.understudyCpuSeconds === null ? '' : `${figures.understudyCpuSeconds.toFixed(1)} s`,
-        megabytes(figures.understudyPeakBytes),
+        ...costs(figures),
       ]),
     );
     this.#ratio('catch-up', catchUp['built-in']?.seconds, catchUp.understudy?.seconds);
@@ -542,6 +546,23 @@ class ShadowBench {
     if (builtin === undefined || ours === undefined) return;
     this.#output.line(`${what}: ${(builtin / ours).toFixed(2)} × the built-in replication`);
   }
+}
+
+function ownFigures(pid: number | undefined): OwnFigures {
+  if (pid === undefined) return { understudyCpuSeconds: null, understudyPeakBytes: null };
+  return { understudyCpuSeconds: cpuSecondsOf(pid), understudyPeakBytes: memoryOf(pid)?.peakBytes ?? null };
+}
+
+/** Columns of {@link costs}. */
+const COST_HEAD = ['source CPU>', 'destination CPU>', 'own CPU>', 'own memory>'];
+
+function costs(figures: ServerCpu & OwnFigures): readonly string[] {
+  return [
+    `${figures.sourceCpuSeconds.toFixed(1)} s`,
+    `${figures.destinationCpuSeconds.toFixed(1)} s`,
+    figures.understudyCpuSeconds === null ? '' : `${figures.understudyCpuSeconds.toFixed(1)} s`,
+    megabytes(figures.understudyPeakBytes),
+  ];
 }
 
 function megabytes(bytes: number | null): string {

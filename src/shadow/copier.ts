@@ -195,7 +195,7 @@ export class Copier {
           const { read } = flying.chunk;
           if (read === null || read.upper === null) atEnd = true;
           else next = read.upper;
-          if (read !== null && read.rows > 0) rows = this.#nextRows(read.data, read.rows);
+          if (read !== null && read.rows > 0) rows = this.#nextRows(read.bytes, read.rows);
         }
         const first = inFlight[0];
         if (first === undefined) break;
@@ -257,8 +257,7 @@ export class Copier {
     return this.#clampRows(this.#settings.chunkBytes / width);
   }
 
-  #nextRows(data: readonly Buffer[], rows: number): number {
-    const bytes = data.reduce((sum, piece) => sum + piece.length, 0);
+  #nextRows(bytes: number, rows: number): number {
     return this.#clampRows(this.#settings.chunkBytes / Math.max(1, bytes / rows));
   }
 

@@ -52,8 +52,8 @@ export type ShadowOptions = Pick<ShadowSettings, 'source' | 'destination' | 'mig
 
 export const SHADOW_DEFAULTS: Omit<ShadowSettings, 'source' | 'destination' | 'migrationId'> = {
   copyRoles: true,
-  chunkRows: 20_000,
-  chunkBytes: 4 * 1024 * 1024,
+  chunkRows: 100_000,
+  chunkBytes: 8 * 1024 * 1024,
   copyConcurrency: 2,
   flushIntervalMs: 20,
   flushChangesMax: 5000,

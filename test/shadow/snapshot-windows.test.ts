@@ -60,7 +60,7 @@ function flight(snapshot = '100:100:', windows = new ChunkWindows(), id = 'c'): 
     lower: null,
     pendingKeyId: null,
     snapshot: parseSnapshot(snapshot),
-    read: { data: [], format: 'text', rows: 3, upper: null },
+    read: { frames: [], bytes: 0, format: 'text', rows: 3, upper: null },
     settle: (outcome) => outcomes.push(outcome),
   };
   windows.register(chunk);
@@ -184,7 +184,7 @@ test('a key that certainly lies outside the chunk is not dropped from it', () =>
       lower: range.lower,
       pendingKeyId: range.pendingKeyId ?? null,
       snapshot: parseSnapshot('100:100:'),
-      read: { data: [], format: 'text', rows: 3, upper: range.upper },
+      read: { frames: [], bytes: 0, format: 'text', rows: 3, upper: range.upper },
       settle: () => undefined,
     };
     windows.register(chunk);

@@ -4,8 +4,6 @@
  * The marks are committed with `synchronous_commit = local`: they need not reach a standby, and must not wait for one
  * that is missing. No lock is taken but the read's own, and no snapshot outlives a chunk.
  */
-import type pg from 'pg';
-import { to as copyTo } from 'pg-copy-streams';
 import type { DatabaseEndpoint, LogMessage } from '../../core/ports.js';
 import { emitMessageSql, quoteIdent, quoteLiteral } from '../../core/postgres.js';
 import {
@@ -18,7 +16,8 @@ import {
 } from './chunk.js';
 import { columnAt, columnList, keyEquals, keyIndexes } from './apply-sql.js';
 import type { ApplyTable, Key } from './apply-table.js';
-import { openSession, run, statementError, textOf, type Session } from './statement.js';
+import { openSession, run, textOf, type Session } from './statement.js';
+import { copyOut } from './raw-copy.js';
 import { parseSnapshot, type Snapshot } from './visibility.js';
 
 /** A chunk is a range of the key's index, whatever the source's statistics say. */
@@ -60,23 +59,6 @@ async function upperBound(
   return row === undefined ? null : names.map((_, index) => textOf(row, `k${index}`));
 }
 
-/** Collects a COPY … TO STDOUT. */
-async function copyOut(
-  session: Session,
-  sql: string,
-  what: string,
-): Promise<{ readonly data: Buffer[]; readonly rows: number }> {
-  const stream = copyTo(sql);
-  session.client.query(stream);
-  const data: Buffer[] = [];
-  try {
-    for await (const piece of stream) data.push(piece as Buffer);
-  } catch (error) {
-    throw statementError(session.side, error, { what, carriesRows: true });
-  }
-  return { data, rows: stream.rowCount };
-}
-
 /**
  * Reads a chunk of at most `rows` rows. `acceptable` is asked whether the snapshot may be used; where not, the
  * transaction ends and null is returned.
@@ -109,8 +91,8 @@ export async function readChunk(
           ...(upper === null ? [] : [keyCompares(table, '<=', upper)]),
         ];
     const where = conditions.length === 0 ? '' : ` WHERE ${conditions.join(' AND ')}`;
-    const { data, rows: count } = await copyOut(session, copyOutSql(table, where, format), what);
-    return { data, format, rows: count, upper };
+    const copied = await copyOut(session, copyOutSql(table, where, format), what);
+    return { ...copied, format, upper };
   } finally {
     // Nothing was written; the end of the read only lets go of its snapshot.
     await session.client.query('ROLLBACK').catch(() => undefined);
@@ -121,9 +103,7 @@ function copyOutSql(table: ApplyTable, where: string, format: CopyFormat): strin
   return `COPY (SELECT ${columnList(table)} FROM ONLY ${table.sql} AS t${where}) TO STDOUT ${copyOptions(format)}`;
 }
 
-/** A stream of the whole table, under the snapshot of the transaction the session is in. */
-export function streamWhole(session: Session, table: ApplyTable): ReturnType<typeof copyTo> {
-  const stream = copyTo(copyOutSql(table, '', copyFormat(table)));
-  session.client.query(stream as unknown as pg.Submittable);
-  return stream;
+/** Reads the whole table. */
+export function copyWholeSql(table: ApplyTable): string {
+  return copyOutSql(table, '', copyFormat(table));
 }

@@ -1,12 +1,11 @@
 /** Writes a chunk into the destination, inside the apply transaction that ends at its `high` mark. */
-import { once } from 'node:events';
-import { from as copyFrom } from 'pg-copy-streams';
 import type { ApplyTable, Key } from './apply-table.js';
 import type { Applier } from './apply.js';
 import { arrayParameters, columnList, conflictClause, keyEquals, keyIndexes } from './apply-sql.js';
 import type { ClosedWindow } from './chunk-windows.js';
 import { copyOptions, type ChunkRead } from './chunk.js';
-import { run, sqlStateOf, statementError, UNIQUENESS_SQLSTATES, type Session } from './statement.js';
+import { copyIn } from './raw-copy.js';
+import { run, sqlStateOf, UNIQUENESS_SQLSTATES, type Session } from './statement.js';
 
 export class ChunkWriter {
   readonly #session: Session;
@@ -107,16 +106,8 @@ export class ChunkWriter {
   }
 
   async #copyIn(into: string, read: ChunkRead, what: string): Promise<void> {
-    const stream = copyFrom(`COPY ${into} FROM STDIN ${copyOptions(read.format)}`);
-    this.#session.client.query(stream);
-    try {
-      const finished = once(stream, 'finish');
-      for (const piece of read.data) stream.write(piece);
-      stream.end();
-      await finished;
-    } catch (error) {
-      throw statementError(this.#session.side, error, { what, carriesRows: true });
-    }
+    const sql = `COPY ${into} FROM STDIN ${copyOptions(read.format)}`;
+    await copyIn(this.#session, sql, read.frames, what);
   }
 }
 

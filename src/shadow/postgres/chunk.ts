@@ -2,6 +2,7 @@
 import type { ApplyTable, Key } from './apply-table.js';
 import { columnAt, keyIndexes } from './apply-sql.js';
 import { quoteIdent, quoteLiteral } from '../../core/postgres.js';
+import type { CopiedFrames } from './raw-copy.js';
 import type { Snapshot } from './visibility.js';
 
 export type CopyFormat = 'binary' | 'text';
@@ -14,10 +15,8 @@ export type ChunkOutcome =
   | 'stale';
 
 /** What the reader found between the marks. */
-export interface ChunkRead {
-  readonly data: readonly Buffer[];
+export interface ChunkRead extends CopiedFrames {
   readonly format: CopyFormat;
-  readonly rows: number;
   /** The last key of the chunk; null where it reaches the table's end. */
   readonly upper: Key | null;
 }

@@ -6,14 +6,13 @@
  * it is copied again. Meanwhile the stream waits, unread: its bound is the copy's duration, its log stays on the
  * source.
  */
-import { pipeline } from 'node:stream/promises';
-import { from as copyFrom } from 'pg-copy-streams';
 import { parseLsn } from '../../core/position.js';
 import type { ApplyTable } from './apply-table.js';
 import { columnList, insertEmptySql } from './apply-sql.js';
 import { copyFormat, copyOptions } from './chunk.js';
-import { beginRead, streamWhole } from './chunk-reader.js';
-import { run, statementError, textOf, type Session } from './statement.js';
+import { beginRead, copyWholeSql } from './chunk-reader.js';
+import { copyAcross } from './raw-copy.js';
+import { run, textOf, type Session } from './statement.js';
 import { sees, type DeliveredTransactions, type Snapshot } from './visibility.js';
 
 /** Which changes to a whole-copied table are in its copy already. */
@@ -70,13 +69,10 @@ async function pipe(source: Session, destination: Session, table: ApplyTable, wh
     return count;
   }
   const options = copyOptions(copyFormat(table));
-  const out = streamWhole(source, table);
-  const into = copyFrom(`COPY ${table.sql} (${columnList(table)}) FROM STDIN ${options}`);
-  destination.client.query(into);
-  try {
-    await pipeline(out, into);
-  } catch (error) {
-    throw statementError(destination.side, error, { what, carriesRows: true });
-  }
-  return into.rowCount;
+  const into = `COPY ${table.sql} (${columnList(table)}) FROM STDIN ${options}`;
+  return await copyAcross(
+    { session: source, sql: copyWholeSql(table) },
+    { session: destination, sql: into },
+    what,
+  );
 }
