@@ -203,7 +203,7 @@ export class FlushWriter {
   }
 
   async #applySteps(steps: readonly Step[]): Promise<void> {
-    const { orphans } = await this.#applier.apply(steps);
+    const { orphans } = await this.#applier.apply(steps, { complete: !this.#state.copying });
     for (const { table, key } of orphans) {
       if (this.#state.copying) {
         await addPendingKey(this.#session, table.info, key);

@@ -56,7 +56,7 @@ export const SHADOW_DEFAULTS: Omit<ShadowSettings, 'source' | 'destination' | 'm
   chunkBytes: 8 * 1024 * 1024,
   copyConcurrency: 2,
   flushIntervalMs: 20,
-  flushChangesMax: 5000,
+  flushChangesMax: 20_000,
   streamBytesMax: 32 * 1024 * 1024,
   statusIntervalMs: 1000,
   headPollIntervalMs: 250,

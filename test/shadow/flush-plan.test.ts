@@ -43,7 +43,7 @@ const relation: RelationMessage = {
 };
 const binding: Binding = bind(relation, table);
 
-type Rows = Map<string, Value[]>;
+type Rows = Map<string, readonly Value[]>;
 
 interface Command {
   readonly what: 'insert' | 'update' | 'touch' | 'delete' | 'move' | 'carry' | 'truncate';
@@ -168,8 +168,8 @@ test('within a step each key is written once', () => {
   expect(steps).toHaveLength(1);
   const [step] = steps;
   expect(step?.kind === 'rows' && [...(step.tables[0]?.keyed.values() ?? [])]).toEqual([
-    { key: ['1'], row: ['1', undefined, '9'] },
-    { key: ['2'], row: null },
+    { key: ['1'], row: ['1', undefined, '9'], existed: true },
+    { key: ['2'], row: null, existed: false },
   ]);
 });
 

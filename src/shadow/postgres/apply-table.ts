@@ -118,6 +118,8 @@ export interface Binding {
   readonly relation: RelationMessage;
   readonly table: ApplyTable;
   readonly places: readonly number[];
+  /** The log's columns are the table's, in the same order. */
+  readonly inPlace: boolean;
 }
 
 /** Throws `catalog-changed` where the log's columns are not the table's. */
@@ -143,32 +145,38 @@ export function bind(relation: RelationMessage, table: ApplyTable): Binding {
       },
     );
   }
-  return { relation, table, places };
+  const inPlace =
+    places.length === relation.columns.length && places.every((place, index) => place === index);
+  return { relation, table, places, inPlace };
 }
 
-/** The tuple in the table's column order. */
-export function bindRow(binding: Binding, tuple: Tuple): Value[] {
-  return binding.places.map((place) => {
-    const value = tuple[place];
-    if (typeof value === 'object' && value !== null) {
-      throw new UnderstudyError(
-        'protocol-violation',
-        `${binding.table.name}: a binary value nobody asked for`,
-      );
-    }
-    return value;
-  });
+/** The tuple in the table's column order. May be the tuple itself: it is not written to. */
+export function bindRow(binding: Binding, tuple: Tuple): Row {
+  const row = binding.inPlace ? tuple : binding.places.map((place) => tuple[place]);
+  if (!isText(row)) {
+    throw new UnderstudyError('protocol-violation', `${binding.table.name}: a binary value nobody asked for`);
+  }
+  return row;
+}
+
+function isText(tuple: Tuple): tuple is Row {
+  for (const value of tuple) if (typeof value === 'object' && value !== null) return false;
+  return true;
 }
 
 /** The key of a row. Throws `apply-failed` where the row does not hold it. */
 export function keyOf(table: ApplyTable, row: Row): string[] {
-  return (table.key ?? []).map((index) => {
+  const key: string[] = [];
+  for (const index of table.key ?? []) {
     const value = row[index];
-    if (typeof value === 'string') return value;
-    throw new UnderstudyError('apply-failed', `${table.name}: a change does not name its row’s key`, {
-      advice: `Check the table’s replica identity: it must cover the key.`,
-    });
-  });
+    if (typeof value !== 'string') {
+      throw new UnderstudyError('apply-failed', `${table.name}: a change does not name its row’s key`, {
+        advice: `Check the table’s replica identity: it must cover the key.`,
+      });
+    }
+    key.push(value);
+  }
+  return key;
 }
 
 /** One string per key, for maps. */

@@ -63,13 +63,16 @@ export class Applier {
     this.#session = session;
   }
 
-  /** Throws `…-query-failed`, whose details hold the SQLSTATE. */
-  async apply(steps: readonly Step[]): Promise<ApplyOutcome> {
+  /**
+   * Throws `…-query-failed`, whose details hold the SQLSTATE. `complete`: every row that the origin had is there, so
+   * that what it updated need not be upserted, which costs a lock and its log record for each row.
+   */
+  async apply(steps: readonly Step[], options: { readonly complete: boolean }): Promise<ApplyOutcome> {
     const orphans: { table: ApplyTable; key: readonly string[] }[] = [];
     for (const step of steps) {
       switch (step.kind) {
         case 'rows':
-          for (const rows of step.tables) await this.#rows(rows);
+          for (const rows of step.tables) await this.#rows(rows, options.complete);
           break;
         case 'move': {
           const moved = await this.#execute(moveSql(step.table, step.from, step.row), step.table);
@@ -92,14 +95,17 @@ export class Applier {
     await this.#partial(table, carriedRows(rows));
   }
 
-  async #rows({ table, keyed, keyless }: TableRows): Promise<void> {
+  async #rows({ table, keyed, keyless }: TableRows, complete: boolean): Promise<void> {
     if (keyed.size > 0) {
       const gone: Row[] = [];
-      const full: Value[][] = [];
-      const partial: Value[][] = [];
-      for (const { key, row } of keyed.values()) {
+      const full: Row[] = [];
+      const updated: Row[] = [];
+      const partial: Row[] = [];
+      const inPlace = complete && table.updatable;
+      for (const { key, row, existed } of keyed.values()) {
         if (row === null) gone.push(keyRow(table, key));
         else if (isPartial(row)) partial.push(row);
+        else if (existed && inPlace) updated.push(row);
         else full.push(row);
       }
       const statements = this.#of(table);
@@ -107,6 +113,7 @@ export class Applier {
       const removed = table.updatable ? gone : [...gone, ...full];
       if (removed.length > 0) await this.#bulk(statements.delete, removed, table);
       await this.#partial(table, partial);
+      await this.#updated(table, updated);
       if (full.length > 0) {
         await this.#bulk(table.updatable ? statements.upsert : statements.insert, full, table);
       }
@@ -114,7 +121,19 @@ export class Applier {
     for (let at = 0; at < keyless.length;) at = await this.#keyless(table, keyless, at);
   }
 
-  async #partial(table: ApplyTable, rows: readonly Value[][]): Promise<void> {
+  /** Rows that the origin had before; one that is missing here is written all the same. */
+  async #updated(table: ApplyTable, rows: readonly Row[]): Promise<void> {
+    if (rows.length === 0) return;
+    const statement = this.#update(table, '1'.repeat(table.columns.length));
+    if (statement === null) {
+      await this.#bulk(this.#of(table).upsert, rows, table);
+      return;
+    }
+    const found = await this.#bulk(statement, rows, table);
+    if (found < rows.length) await this.#bulk(this.#of(table).upsert, rows, table);
+  }
+
+  async #partial(table: ApplyTable, rows: readonly Row[]): Promise<void> {
     if (!table.updatable) {
       const key = keyIndexes(table);
       for (const row of rows) {
@@ -123,7 +142,7 @@ export class Applier {
       }
       return;
     }
-    const byColumns = new Map<string, Value[][]>();
+    const byColumns = new Map<string, Row[]>();
     for (const row of rows) {
       const mask = row.map((value) => (value === undefined ? '0' : '1')).join('');
       const group = byColumns.get(mask);
@@ -167,7 +186,7 @@ export class Applier {
     if (write === undefined) return writes.length;
     if (write.kind === 'insert') {
       let end = at;
-      const rows: Value[][] = [];
+      const rows: Row[] = [];
       for (let next = writes[end]; next?.kind === 'insert'; next = writes[++end]) rows.push(next.row);
       await this.insertKeyless(table, rows);
       return end;
@@ -177,7 +196,7 @@ export class Applier {
     return at + 1;
   }
 
-  async insertKeyless(table: ApplyTable, rows: readonly Value[][]): Promise<void> {
+  async insertKeyless(table: ApplyTable, rows: readonly Row[]): Promise<void> {
     if (table.columns.length === 0) {
       await this.#execute({ text: insertEmptySql(table, rows.length), values: [] }, table);
     } else {
@@ -205,9 +224,9 @@ export class Applier {
     await run(this.#session, 'RELEASE SAVEPOINT truncation', { what: 'truncating' });
   }
 
-  async #bulk(statement: BulkStatement, rows: readonly Row[], table: ApplyTable): Promise<void> {
-    const values = arrayParameters(statement, rows);
-    await this.#execute({ text: statement.text, values }, table, true);
+  async #bulk(statement: BulkStatement, rows: readonly Row[], table: ApplyTable): Promise<number> {
+    const values = arrayParameters(table, statement, rows);
+    return await this.#execute({ text: statement.text, values }, table, true);
   }
 
   /** Returns the number of rows written. */
@@ -245,6 +264,6 @@ function keyRow(table: ApplyTable, key: readonly string[]): Row {
   return row;
 }
 
-function carriedRows(rows: readonly KeyedRow[]): Value[][] {
+function carriedRows(rows: readonly KeyedRow[]): Row[] {
   return rows.flatMap(({ row }) => (row === null ? [] : [row]));
 }

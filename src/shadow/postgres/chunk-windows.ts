@@ -158,7 +158,7 @@ export class ChunkWindows {
 function note(window: Window, change: Exclude<Change, { kind: 'truncate' }>, binding: Binding): void {
   const { table } = binding;
   const { changed } = window;
-  const drop = (key: Key): void => void changed.set(keyId(key), { key, row: null });
+  const drop = (key: Key): void => void changed.set(keyId(key), { key, row: null, existed: true });
   if (change.kind === 'insert') {
     drop(keyOf(table, bindRow(binding, change.row)));
     return;
@@ -178,6 +178,6 @@ function note(window: Window, change: Exclude<Change, { kind: 'truncate' }>, bin
     drop(newKey);
   } else {
     const merged = before === undefined || before.row === null ? row : overlay(before.row, row);
-    changed.set(keyId(newKey), { key: newKey, row: merged });
+    changed.set(keyId(newKey), { key: newKey, row: merged, existed: true });
   }
 }

@@ -83,7 +83,7 @@ export class ChunkWriter {
       this.#session,
       {
         text: `DELETE FROM ${staging} AS s USING unnest(${arrays}) AS u(${aliases}) WHERE ${matches}`,
-        values: arrayParameters({ text: '', columns: key }, rows),
+        values: arrayParameters(table, { columns: key }, rows),
       },
       { what: `copying into ${table.name}`, carriesRows: true },
     );

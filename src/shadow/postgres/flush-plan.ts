@@ -7,20 +7,22 @@
  * Rows of tables without a key are never merged: they are written one by one, in order.
  */
 import type { Change, RowChange } from './transactions.js';
-import { bindRow, keyId, keyOf, type ApplyTable, type Binding, type Key, type Value } from './apply-table.js';
+import { bindRow, keyId, keyOf, type ApplyTable, type Binding, type Key, type Row } from './apply-table.js';
 import { UnderstudyError } from '../../core/errors.js';
 import type { RelationMessage } from '../../wire/postgres/pgoutput.js';
 
 /** The state of one key at the end of a step; `row: null` is absent. */
 export interface KeyedRow {
   readonly key: Key;
-  readonly row: Value[] | null;
+  readonly row: Row | null;
+  /** The origin had a row of that key before the step. */
+  readonly existed: boolean;
 }
 
 export type KeylessWrite =
-  | { readonly kind: 'insert'; readonly row: Value[] }
-  | { readonly kind: 'delete'; readonly old: Value[] }
-  | { readonly kind: 'update'; readonly old: Value[]; readonly row: Value[] };
+  | { readonly kind: 'insert'; readonly row: Row }
+  | { readonly kind: 'delete'; readonly old: Row }
+  | { readonly kind: 'update'; readonly old: Row; readonly row: Row };
 
 export interface TableRows {
   readonly table: ApplyTable;
@@ -30,21 +32,21 @@ export interface TableRows {
 
 export type Step =
   | { readonly kind: 'rows'; readonly tables: readonly TableRows[] }
-  | { readonly kind: 'move'; readonly table: ApplyTable; readonly from: Key; readonly row: Value[] }
+  | { readonly kind: 'move'; readonly table: ApplyTable; readonly from: Key; readonly row: Row }
   | { readonly kind: 'truncate'; readonly tables: readonly ApplyTable[] };
 
-export function isPartial(row: readonly Value[]): boolean {
+export function isPartial(row: Row): boolean {
   return row.includes(undefined);
 }
 
 /** `row` with the values it does not carry taken from `base`. */
-export function overlay(base: readonly Value[], row: readonly Value[]): Value[] {
+export function overlay(base: Row, row: Row): Row {
   return row.map((value, index) => (value === undefined ? base[index] : value));
 }
 
 /** An update's new row, its old key and whether the key moved. */
 export interface BoundUpdate {
-  readonly row: Value[];
+  readonly row: Row;
   readonly oldKey: string[];
   readonly newKey: string[];
 }
@@ -73,6 +75,8 @@ export class FlushPlanner {
   readonly #coalesce: boolean;
   readonly #steps: Step[] = [];
   #rows = new Map<ApplyTable, TableRows>();
+  /** Changes come in runs of one table. */
+  #last: TableRows | undefined;
 
   /** Without `coalesce` every change becomes a step of its own, in order. */
   constructor(coalesce: boolean) {
@@ -103,14 +107,17 @@ export class FlushPlanner {
     if (this.#rows.size === 0) return;
     this.#steps.push({ kind: 'rows', tables: [...this.#rows.values()] });
     this.#rows = new Map();
+    this.#last = undefined;
   }
 
   #of(table: ApplyTable): TableRows {
+    if (this.#last?.table === table) return this.#last;
     let rows = this.#rows.get(table);
     if (rows === undefined) {
       rows = { table, keyed: new Map(), keyless: [] };
       this.#rows.set(table, rows);
     }
+    this.#last = rows;
     return rows;
   }
 
@@ -119,11 +126,11 @@ export class FlushPlanner {
     switch (change.kind) {
       case 'insert': {
         const row = bindRow(binding, change.row);
-        this.#put(table, keyOf(table, row), row);
+        this.#put(table, keyOf(table, row), row, false);
         return;
       }
       case 'delete': {
-        this.#put(table, keyOf(table, bindRow(binding, change.old.row)), null);
+        this.#put(table, keyOf(table, bindRow(binding, change.old.row)), null, true);
         return;
       }
       case 'update':
@@ -132,22 +139,26 @@ export class FlushPlanner {
   }
 
   #update(table: ApplyTable, { row, oldKey, newKey }: BoundUpdate): void {
-    const before = this.#of(table).keyed.get(keyId(oldKey));
-    const merged = before?.row == null ? row : overlay(before.row, row);
-    if (keyId(oldKey) === keyId(newKey)) {
-      this.#put(table, newKey, merged);
+    const { keyed } = this.#of(table);
+    const oldId = keyId(oldKey);
+    const before = keyed.get(oldId);
+    const merged = before?.row == null || !isPartial(row) ? row : overlay(before.row, row);
+    if (oldKey === newKey || oldId === keyId(newKey)) {
+      keyed.set(oldId, { key: newKey, row: merged, existed: before?.existed ?? true });
     } else if (isPartial(merged)) {
       // Only the row that stands in the table knows the columns that did not change.
       this.#seal();
       this.#steps.push({ kind: 'move', table, from: oldKey, row });
     } else {
-      this.#put(table, oldKey, null);
-      this.#put(table, newKey, merged);
+      this.#put(table, oldKey, null, true);
+      this.#put(table, newKey, merged, false);
     }
   }
 
-  #put(table: ApplyTable, key: Key, row: Value[] | null): void {
-    this.#of(table).keyed.set(keyId(key), { key, row });
+  #put(table: ApplyTable, key: Key, row: Row | null, existed: boolean): void {
+    const { keyed } = this.#of(table);
+    const id = keyId(key);
+    keyed.set(id, { key, row, existed: keyed.get(id)?.existed ?? existed });
   }
 
   #keyless(binding: Binding, change: RowChange): void {

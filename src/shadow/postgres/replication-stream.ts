@@ -16,8 +16,14 @@ import type { DatabaseEndpoint, Side } from '../../core/ports.js';
 import { connectControl, quoteLiteral } from '../../core/postgres.js';
 import { formatLsn } from '../../core/position.js';
 import { asUnderstudyError, UnderstudyError } from '../../core/errors.js';
+import { CopyBothReader, type CopyBothHandlers } from './copy-both.js';
 import { decodePgOutput, type PgOutputMessage } from '../../wire/postgres/pgoutput.js';
-import { readReplicationFrame, writeStandbyStatus } from '../../wire/postgres/replication.js';
+import {
+  isXLogData,
+  readReplicationFrame,
+  writeStandbyStatus,
+  XLOG_DATA_HEADER_BYTES,
+} from '../../wire/postgres/replication.js';
 
 export interface StreamSink {
   /** `bytes`: the message's size on the wire. */
@@ -63,30 +69,22 @@ function streamError(side: Side, slot: string, error: unknown): UnderstudyError 
 class StreamQuery implements pg.Submittable {
   connection: pg.Connection | undefined;
   readonly #text: string;
-  readonly #onStart: () => void;
-  readonly #onFrame: (frame: Buffer) => void;
+  readonly #handlers: CopyBothHandlers;
   readonly #onEnd: (error: unknown) => void;
   /** pg overwrites it where a query timeout is configured. */
   callback = (): void => undefined;
 
-  constructor(
-    text: string,
-    handlers: { onStart: () => void; onFrame: (frame: Buffer) => void; onEnd: (error: unknown) => void },
-  ) {
+  constructor(text: string, handlers: CopyBothHandlers, onEnd: (error: unknown) => void) {
     this.#text = text;
-    this.#onStart = handlers.onStart;
-    this.#onFrame = handlers.onFrame;
-    this.#onEnd = handlers.onEnd;
+    this.#handlers = handlers;
+    this.#onEnd = onEnd;
   }
 
   submit(connection: pg.Connection): void {
     this.connection = connection;
-    connection.once('replicationStart', this.#onStart);
+    // Reads by itself from here on; what is not the stream's comes back through the handlers below.
+    void new CopyBothReader(connection, this.#handlers);
     connection.query(this.#text);
-  }
-
-  handleCopyData(message: { readonly chunk: Buffer }): void {
-    this.#onFrame(message.chunk);
   }
 
   handleError(error: unknown): void {
@@ -134,7 +132,8 @@ export class ReplicationStream {
     this.#query = new StreamQuery(
       `START_REPLICATION SLOT "${options.slot}" LOGICAL ${formatLsn(options.from)} ` +
         `(proto_version '1', publication_names ${publications}, messages 'true')`,
-      { onStart, onFrame: (frame) => this.#onFrame(frame), onEnd: (error) => this.#end(error) },
+      { onStart, onFrame: (bytes, start, end) => this.#onFrame(bytes, start, end) },
+      (error) => this.#end(error),
     );
   }
 
@@ -196,16 +195,20 @@ export class ReplicationStream {
     await this.#client.end().catch(() => undefined);
   }
 
-  #onFrame(frame: Buffer): void {
+  #onFrame(bytes: Buffer, start: number, end: number): void {
     if (this.#over) return;
     try {
-      const content = readReplicationFrame(frame);
+      if (isXLogData(bytes, start, end)) {
+        this.#sink.onMessage(decodePgOutput(bytes, start + XLOG_DATA_HEADER_BYTES, end), end - start);
+        return;
+      }
+      const content = readReplicationFrame(bytes.subarray(start, end));
       if (content.kind === 'keepalive') {
         if (content.walEnd > this.#received) this.#received = content.walEnd;
         this.#sink.onKeepalive(content.walEnd);
         if (content.replyRequested) this.#sendStatus();
       } else {
-        this.#sink.onMessage(decodePgOutput(content.data), frame.length);
+        this.#sink.onMessage(decodePgOutput(content.data), end - start);
       }
     } catch (error) {
       this.#end(asUnderstudyError(error, 'internal', 'reading the replication stream'));

@@ -124,25 +124,76 @@ function malformed(what: string): never {
   throw new UnderstudyError('protocol-violation', `pgoutput: ${what}`);
 }
 
+/**
+ * A call into Node's decoder costs more than most values are long: short ASCII ones, numbers above all, are put
+ * together here.
+ */
+function textAt(bytes: Buffer, at: number, length: number): string {
+  const { fromCharCode } = String;
+  const a = bytes[at] ?? 0;
+  const b = bytes[at + 1] ?? 0;
+  const c = bytes[at + 2] ?? 0;
+  const d = bytes[at + 3] ?? 0;
+  switch (length) {
+    case 0:
+      return '';
+    case 1:
+      if (a < 128) return fromCharCode(a);
+      break;
+    case 2:
+      if ((a | b) < 128) return fromCharCode(a, b);
+      break;
+    case 3:
+      if ((a | b | c) < 128) return fromCharCode(a, b, c);
+      break;
+    case 4:
+      if ((a | b | c | d) < 128) return fromCharCode(a, b, c, d);
+      break;
+    case 5: {
+      const e = bytes[at + 4] ?? 0;
+      if ((a | b | c | d | e) < 128) return fromCharCode(a, b, c, d, e);
+      break;
+    }
+    case 6: {
+      const e = bytes[at + 4] ?? 0;
+      const f = bytes[at + 5] ?? 0;
+      if ((a | b | c | d | e | f) < 128) return fromCharCode(a, b, c, d, e, f);
+      break;
+    }
+    case 7: {
+      const e = bytes[at + 4] ?? 0;
+      const f = bytes[at + 5] ?? 0;
+      const g = bytes[at + 6] ?? 0;
+      if ((a | b | c | d | e | f | g) < 128) return fromCharCode(a, b, c, d, e, f, g);
+      break;
+    }
+    default:
+  }
+  return bytes.toString('utf8', at, at + length);
+}
+
 /** Walks one message; every read checks that it stays inside. */
 class Reader {
   readonly #bytes: Buffer;
-  #at = 0;
+  readonly #end: number;
+  #at: number;
 
-  constructor(bytes: Buffer) {
+  constructor(bytes: Buffer, start: number, end: number) {
     this.#bytes = bytes;
+    this.#at = start;
+    this.#end = end;
   }
 
   #take(length: number): number {
     const at = this.#at;
-    if (length < 0 || at + length > this.#bytes.length) malformed('a message ends too early');
+    if (length < 0 || at + length > this.#end) malformed('a message ends too early');
     this.#at = at + length;
     return at;
   }
 
   byte(): number {
     const at = this.#take(1);
-    return this.#bytes.readUInt8(at);
+    return this.#bytes[at] ?? 0;
   }
 
   int16(): number {
@@ -152,7 +203,14 @@ class Reader {
 
   int32(): number {
     const at = this.#take(4);
-    return this.#bytes.readInt32BE(at);
+    const bytes = this.#bytes;
+    // `#take` has checked the bounds; Node's own reader checks them again.
+    return (
+      ((bytes[at] ?? 0) << 24) |
+      ((bytes[at + 1] ?? 0) << 16) |
+      ((bytes[at + 2] ?? 0) << 8) |
+      (bytes[at + 3] ?? 0)
+    );
   }
 
   uint32(): number {
@@ -172,7 +230,7 @@ class Reader {
 
   text(length: number): string {
     const at = this.#take(length);
-    return this.#bytes.toString('utf8', at, at + length);
+    return textAt(this.#bytes, at, length);
   }
 
   copy(length: number): Buffer {
@@ -180,43 +238,47 @@ class Reader {
     return Buffer.from(this.#bytes.subarray(at, at + length));
   }
 
+  tuple(): Tuple {
+    const count = this.int16();
+    if (count < 0) malformed('a tuple has a negative number of columns');
+    const row: TupleValue[] = [];
+    for (let index = 0; index < count; index++) {
+      const form = this.byte();
+      switch (form) {
+        case 0x74: // t
+          row.push(this.text(this.int32()));
+          break;
+        case 0x6e: // n
+          row.push(null);
+          break;
+        case 0x75: // u
+          row.push(undefined);
+          break;
+        case 0x62: // b
+          row.push(this.copy(this.int32()));
+          break;
+        default:
+          malformed(`unknown column form ${form}`);
+      }
+    }
+    return row;
+  }
+
   cstring(): string {
     const end = this.#bytes.indexOf(0, this.#at);
-    if (end < 0) malformed('a name is not terminated');
+    if (end < 0 || end >= this.#end) malformed('a name is not terminated');
     const text = this.#bytes.toString('utf8', this.#at, end);
     this.#at = end + 1;
     return text;
   }
 
   end(): void {
-    if (this.#at !== this.#bytes.length) malformed('bytes follow a message');
+    if (this.#at !== this.#end) malformed('bytes follow a message');
   }
 }
 
 function readTuple(reader: Reader): Tuple {
-  const count = reader.int16();
-  if (count < 0) malformed('a tuple has a negative number of columns');
-  const row: TupleValue[] = [];
-  for (let index = 0; index < count; index++) {
-    const form = reader.byte();
-    switch (form) {
-      case 0x6e: // n
-        row.push(null);
-        break;
-      case 0x75: // u
-        row.push(undefined);
-        break;
-      case 0x74: // t
-        row.push(reader.text(reader.int32()));
-        break;
-      case 0x62: // b
-        row.push(reader.copy(reader.int32()));
-        break;
-      default:
-        malformed(`unknown column form ${form}`);
-    }
-  }
-  return row;
+  return reader.tuple();
 }
 
 function readOld(form: number, reader: Reader): OldTuple {
@@ -324,9 +386,12 @@ function readBody(type: number, reader: Reader): PgOutputMessage {
   }
 }
 
-/** Decodes one message, without its XLogData header. Throws `protocol-violation` on anything malformed. */
-export function decodePgOutput(bytes: Buffer): PgOutputMessage {
-  const reader = new Reader(bytes);
+/**
+ * Decodes the message that lies in `bytes` from `start` to `end`, without its XLogData header. Throws
+ * `protocol-violation` on anything malformed.
+ */
+export function decodePgOutput(bytes: Buffer, start = 0, end = bytes.length): PgOutputMessage {
+  const reader = new Reader(bytes, start, end);
   const message = readBody(reader.byte(), reader);
   reader.end();
   return message;

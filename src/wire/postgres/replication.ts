@@ -12,7 +12,7 @@ const KEEPALIVE = 0x6b; // k
 const STANDBY_STATUS = 0x72; // r
 
 /** type, start, end of log, time: the header in front of a change. */
-const XLOG_DATA_HEADER_BYTES = 1 + 8 + 8 + 8;
+export const XLOG_DATA_HEADER_BYTES = 1 + 8 + 8 + 8;
 const KEEPALIVE_BYTES = 1 + 8 + 8 + 1;
 const STANDBY_STATUS_BYTES = 1 + 8 + 8 + 8 + 8 + 1;
 
@@ -35,6 +35,11 @@ export function readReplicationFrame(frame: Buffer): ReplicationFrame {
     };
   }
   throw new UnderstudyError('protocol-violation', `replication: malformed frame of type ${type ?? 'none'}`);
+}
+
+/** Whether the frame from `start` to `end` carries a change; spares an object for each of the many that do. */
+export function isXLogData(bytes: Buffer, start: number, end: number): boolean {
+  return bytes[start] === XLOG_DATA && end - start > XLOG_DATA_HEADER_BYTES;
 }
 
 export interface StandbyStatus {
