@@ -16,6 +16,8 @@ export interface OperationOptions {
   /** verify: forward compares the destination with the source. Absent: by the present route. */
   readonly direction?: Direction;
   readonly tables?: readonly string[];
+  /** verify: mend what differs. */
+  readonly repair?: boolean;
   /** finalize: also take away the fence that keeps the source closed. */
   readonly removeFence?: boolean;
   /** finalize: the old server is gone; nothing is undone on it, and it must never be served again. */

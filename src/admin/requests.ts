@@ -20,7 +20,11 @@ async function readBody(request: IncomingMessage, bytesMax: number): Promise<str
 const direction = z.enum(['forward', 'reverse']).optional();
 const bool = z.boolean().optional();
 const OPTIONS = {
-  verify: z.strictObject({ direction, tables: z.array(z.string().max(200)).max(10_000).optional() }),
+  verify: z.strictObject({
+    direction,
+    tables: z.array(z.string().max(200)).max(10_000).optional(),
+    repair: bool,
+  }),
   cutover: z.strictObject({ dryRun: bool }),
   rollback: z.strictObject({ dryRun: bool, destinationLost: bool, note: z.string().max(500).optional() }),
   finalize: z.strictObject({ removeFence: bool, sourceLost: bool }),

@@ -140,10 +140,17 @@ function controlVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> {
             nargs: 1,
             describe: 'schema.name, repeatable [all tables]',
           })
-          .example('$0 verify --table public.orders', ''),
+          .option('repair', {
+            type: 'boolean',
+            default: false,
+            describe: 'Mend what differs on the destination; both rows are recorded',
+          })
+          .example('$0 verify --table public.orders', '')
+          .example('$0 verify --repair', ''),
       (args) =>
         runVerb(args, async (terminal) =>
           (await import('./cli/operate.js')).runVerify(terminal, adminOf(args), {
+            ...(args.repair ? { repair: true } : {}),
             ...(args.direction === undefined ? {} : { direction: args.direction }),
             ...(args.table === undefined ? {} : { tables: args.table }),
           }),

@@ -98,6 +98,7 @@ export class Operations {
           {
             direction: options.direction ?? this.#deps.direction(),
             ...(options.tables === undefined ? {} : { tables: options.tables }),
+            ...(options.repair === undefined ? {} : { repair: options.repair }),
           },
           signal,
           (progress) => emit({ event: 'verify-progress', progress }),

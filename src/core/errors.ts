@@ -54,6 +54,7 @@ export const ERROR_CODES = {
     false,
     'A slot kept more log than its budget, so the shadow was dropped before the disk filled.',
   ],
+  'repair-failed': [true, 'Rows that differ could not be mended.'],
   'slot-lost': [false, 'The replication slot is gone or its log was removed.'],
   'apply-failed': [false, 'A change could not be applied to the shadow.'],
   'copy-failed': [true, 'Copying a table failed.'],

@@ -223,6 +223,8 @@ export interface VerifyOptions {
   /** Which side is authoritative: forward compares the destination with the source. */
   readonly direction: Direction;
   readonly tables?: readonly string[];
+  /** Mend what differs, the authoritative side's rows winning. Only while the source leads. */
+  readonly repair?: boolean;
 }
 /** missing, extra: on the follower. still-changing: written too often to be caught at rest, so not proven equal. */
 export type RowDifference = 'missing' | 'extra' | 'different' | 'still-changing';
@@ -245,6 +247,8 @@ export interface VerifyReport {
   readonly rows: number;
   readonly mismatches: number;
   readonly verdicts: readonly TableVerdict[];
+  /** Where a repair was asked for: rows replaced (of a table without a key, all), and what differs after it. */
+  readonly repair?: { readonly rows: number; readonly tables: number; readonly remaining: number };
 }
 
 /** One hash per catalog object, so that a difference can name the object. */

@@ -230,7 +230,7 @@ export class Copier {
     let settle: (outcome: ChunkOutcome) => void = () => undefined;
     const outcome = new Promise<ChunkOutcome>((resolve) => (settle = resolve));
     const id = `${this.#settings.runId}-${this.#nextChunk++}`;
-    const chunk: Chunk = { id, table, ...what, snapshot: 'untaken', read: null, settle };
+    const chunk: Chunk = { id, table, ...what, repairs: null, snapshot: 'untaken', read: null, settle };
     this.#lane.windows.register(chunk);
     try {
       await emit(session, { t: 'low', chunk: id });

@@ -34,6 +34,7 @@ import { Backoff } from './backoff.js';
 import { Copier } from './copier.js';
 import { Lane } from './lane.js';
 import { LogBudget } from './log-budget.js';
+import { repairRows, repairWhole } from './repair.js';
 import { RecentKeys } from './recent-keys.js';
 import {
   buildAfterCopy,
@@ -45,7 +46,7 @@ import {
 import { SHADOW_DEFAULTS, type ShadowOptions, type ShadowSettings } from './settings.js';
 import { Verification } from './verification.js';
 import { analyzeAll, analyzeStale, refreshMaterializedViews } from './postgres/analyze.js';
-import { readApplyTables } from './postgres/apply-table.js';
+import { readApplyTables, type Key } from './postgres/apply-table.js';
 import { catalogWarning } from './catalog-watch.js';
 import { readFingerprint } from './postgres/fingerprint.js';
 import { ensureIdentities } from './postgres/identity.js';
@@ -59,7 +60,7 @@ import {
   writeReversePrepared,
 } from './postgres/records.js';
 import { closeSession, endOnAbort, openSession, withSession, type Session } from './postgres/statement.js';
-import type { TableInfo } from './postgres/table.js';
+import { tableKey, type TableInfo } from './postgres/table.js';
 import { streamNames } from './postgres/slot.js';
 import { readTables } from './postgres/tables.js';
 
@@ -142,6 +143,7 @@ export class ShadowEngine implements ShadowControl {
       clock: context.clock,
       log: this.#log,
       tables: () => this.#tables,
+      repair: (table, keys, signal) => this.#repair(table, keys, signal),
       waitForMark: (direction, mark, signal) => this.waitForMark(direction, mark, signal),
     });
   }
@@ -475,6 +477,19 @@ export class ShadowEngine implements ShadowControl {
   ): Promise<VerifyReport> {
     if (isBefore(this.#phase, 'indexing')) throw notReady('copy');
     return await this.#verification.verify(options, signal, onProgress);
+  }
+
+  async #repair(info: TableInfo, keys: readonly Key[], signal: AbortSignal): Promise<void> {
+    const table = this.#forward.state.tables?.get(tableKey(info));
+    if (this.#phase !== 'following' || table === undefined) throw notReady('shadow');
+    const context = {
+      lane: this.#forward.state,
+      source: this.#settings.source,
+      clock: this.#context.clock,
+      runId: randomUUID(),
+    };
+    if (table.key === null) await repairWhole(context, table, signal);
+    else await repairRows(context, table, keys, signal);
   }
 
   async verifyRecent(direction: Direction, signal: AbortSignal): Promise<RecentVerifyReport> {

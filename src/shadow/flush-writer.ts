@@ -216,6 +216,10 @@ export class FlushWriter {
   async #writeChunk(end: ClosedWindow): Promise<boolean> {
     const { chunk, read } = end;
     const table = this.#tables.get(chunk.table.name) ?? chunk.table;
+    if (chunk.repairs !== null) {
+      await this.#chunks.replace(table, end, chunk.repairs);
+      return true;
+    }
     if (chunk.pendingKeyId !== null) {
       await removePendingKey(this.#session, chunk.pendingKeyId);
     } else {

@@ -123,7 +123,7 @@ export class LaneSession {
       wanted: (relation) => this.#wanted(relation),
       partBytesMax: Math.max(65_536, Math.floor(this.#settings.streamBytesMax / 4)),
     });
-    await this.#noteHeldCommits();
+    if (this.#state.copying) await this.#state.noteHeldCommits(this.#origin);
     this.#stream = await ReplicationStream.open(
       origin,
       originEndpoint,
@@ -175,26 +175,6 @@ export class LaneSession {
       if (snapshot === null || snapshotUntil === null) continue;
       this.#state.wholeCopies.set(table, { snapshot: parseSnapshot(snapshot), until: snapshotUntil });
     }
-  }
-
-  /**
-   * A commit may be held between its log record and its visibility by a missing standby. One that an earlier process
-   * streamed is not in this one's memory: every commit held now counts as delivered.
-   */
-  async #noteHeldCommits(): Promise<void> {
-    const { copying, delivered } = this.#state;
-    if (!copying || this.#origin === undefined) return;
-    const { rows } = await run(
-      this.#origin,
-      `SELECT a.backend_xid::pg_catalog.text AS xid FROM pg_catalog.pg_stat_activity a
-       WHERE a.wait_event = 'SyncRep' AND a.backend_xid IS NOT NULL
-       UNION
-       SELECT p.transaction::pg_catalog.text FROM pg_catalog.pg_prepared_xacts p
-       WHERE EXISTS (SELECT FROM pg_catalog.pg_stat_activity a
-                     WHERE a.wait_event = 'SyncRep' AND a.backend_xid IS NULL)`,
-      { what: 'looking for held commits' },
-    );
-    for (const row of rows) delivered.delivered(Number(textOf(row, 'xid')));
   }
 
   #wanted(relation: RelationMessage): boolean {
@@ -334,7 +314,7 @@ export class LaneSession {
   }
 
   #take(): Flush | null {
-    const { windows, delivered, copying } = this.#state;
+    const { windows, delivered } = this.#state;
     const parts = this.#queue.take(
       this.#settings.flushChangesMax,
       this.#settings.streamBytesMax / 2,
@@ -352,7 +332,7 @@ export class LaneSession {
         if (kept !== null) changes.push(kept);
       }
       if (!part.last) continue;
-      if (copying) delivered.delivered(part.xid);
+      this.#state.noteDelivered(part.xid);
       for (const message of part.messages) {
         if (message.t === 'low') windows.low(message.chunk, delivered);
         else if (message.t === 'high') chunkEnd = windows.high(message.chunk) ?? chunkEnd;

@@ -12,7 +12,7 @@ import type { ApplyTable } from './postgres/apply-table.js';
 import { ChunkWindows } from './postgres/chunk-windows.js';
 import { DeliveredTransactions } from './postgres/visibility.js';
 import type { WholeCopy } from './postgres/whole-copy.js';
-import type { Session } from './postgres/statement.js';
+import { run, textOf, type Session } from './postgres/statement.js';
 import type { Authority } from './postgres/transactions.js';
 
 /** Runs on the apply connection between two flushes, outside of any transaction. */
@@ -28,6 +28,9 @@ interface MarkWaiter {
   readonly reject: (error: unknown) => void;
 }
 
+/** Far more than can be between their log record and their visibility without waiting for a standby. */
+const LATELY_MAX = 2000;
+
 /** Marks remembered for a waiter that asks late. */
 const MARKS_MAX = 500;
 
@@ -42,6 +45,9 @@ export class LaneState {
   readonly clock: Clock;
   readonly windows = new ChunkWindows();
   readonly delivered = new DeliveredTransactions();
+  /** Transactions that were streamed last: their commits may not be visible yet. */
+  readonly #lately: number[] = [];
+  #observers = 0;
   readonly wholeCopies = new Map<string, WholeCopy>();
   readonly recent: RecentKeys;
   readonly meter = new LagMeter(HEAD_STALE_AFTER_MS);
@@ -71,6 +77,49 @@ export class LaneState {
     this.log = context.log;
     this.clock = context.clock;
     this.recent = context.recent;
+  }
+
+  /** Whether reads of the origin are to be ordered with the stream, so that what it delivers must be remembered. */
+  get observed(): boolean {
+    return this.copying || this.#observers > 0;
+  }
+
+  /** The stream has delivered a transaction. */
+  noteDelivered(xid: number): void {
+    this.#lately.push(xid);
+    if (this.#lately.length > LATELY_MAX) this.#lately.splice(0, LATELY_MAX / 2);
+    if (this.observed) this.delivered.delivered(xid);
+  }
+
+  /** Runs `use`, whose reads of the origin over `session` are ordered with the stream by chunk windows. */
+  async observing(session: Session, use: () => Promise<void>): Promise<void> {
+    if (!this.observed) for (const xid of this.#lately) this.delivered.delivered(xid);
+    this.#observers += 1;
+    try {
+      await this.noteHeldCommits(session);
+      await use();
+    } finally {
+      this.#observers -= 1;
+      if (!this.observed) this.delivered.clear();
+    }
+  }
+
+  /**
+   * A commit may be held between its log record and its visibility by a missing standby. One that was streamed before
+   * anybody looked is not remembered: every commit held now counts as delivered.
+   */
+  async noteHeldCommits(origin: Session): Promise<void> {
+    const { rows } = await run(
+      origin,
+      `SELECT a.backend_xid::pg_catalog.text AS xid FROM pg_catalog.pg_stat_activity a
+       WHERE a.wait_event = 'SyncRep' AND a.backend_xid IS NOT NULL
+       UNION
+       SELECT p.transaction::pg_catalog.text FROM pg_catalog.pg_prepared_xacts p
+       WHERE EXISTS (SELECT FROM pg_catalog.pg_stat_activity a
+                     WHERE a.wait_event = 'SyncRep' AND a.backend_xid IS NULL)`,
+      { what: 'looking for held commits' },
+    );
+    for (const row of rows) this.delivered.delivered(Number(textOf(row, 'xid')));
   }
 
   /** The stream has durably passed this mark. */

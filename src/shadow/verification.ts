@@ -22,6 +22,7 @@ import { UnderstudyError } from '../core/errors.js';
 import type { RecentBatch, RecentKeys, RecentSnapshot } from './recent-keys.js';
 import { closeSession, openSession, run, type Session } from './postgres/statement.js';
 import { tableKey, type TableInfo } from './postgres/table.js';
+import type { UnitId } from './postgres/verify-recheck.js';
 import { verifyKeys, verifyTables, type KeyLookup } from './postgres/verify.js';
 import type { DatabaseEndpoint } from '../core/ports.js';
 
@@ -31,6 +32,12 @@ export interface VerificationContext {
   readonly clock: Clock;
   readonly log: Log;
   readonly tables: () => readonly TableInfo[];
+  /** Mends rows of the destination: those of `keys`, or, of a table without a key, all. */
+  readonly repair: (
+    table: TableInfo,
+    keys: readonly (readonly string[])[],
+    signal: AbortSignal,
+  ) => Promise<void>;
   readonly waitForMark: (direction: Direction, mark: string, signal: AbortSignal) => Promise<Position>;
 }
 
@@ -49,6 +56,8 @@ const TRIM_KEYS_MAX = 5000;
 /** Fewer than these are compared behind the fence in no time. */
 const TRIM_KEYS_MIN = 100;
 const DIFFERING_KEYS_MAX = 100;
+/** Rows of one table repaired by one call: a table that differs in more is better copied anew. */
+const REPAIRED_MAX = 10_000;
 
 export class Verification {
   readonly #context: VerificationContext;
@@ -72,7 +81,13 @@ export class Verification {
   ): Promise<VerifyReport> {
     const { clock, recent } = this.#context;
     const { direction } = options;
+    if (options.repair === true && direction !== 'forward') {
+      throw new UnderstudyError('request-invalid', 'rows are repaired only while the source leads', {
+        advice: 'Run `understudy verify` without --repair, and roll back first.',
+      });
+    }
     const tables = this.#chosen(options.tables);
+    const differing = new Map<TableInfo, UnitId[]>();
     const startedAt = clock.now().toISOString();
     const startedMs = clock.monotonicMs();
     const snapshot = recent.snapshot();
@@ -86,9 +101,17 @@ export class Verification {
           settle: (limit) => this.#settle(marker, direction, limit),
           signal,
           authoritativeSide: origin(direction),
+          onConfirmed: (table, ids) => {
+            const known = differing.get(table) ?? [];
+            differing.set(table, [...known, ...ids].slice(0, REPAIRED_MAX));
+          },
           ...(onProgress === undefined ? {} : { onProgress }),
         },
       );
+      const repair =
+        options.repair === true
+          ? await this.#repair(pair, marker, differing, result.mismatches, signal)
+          : undefined;
       const report: VerifyReport = {
         startedAt,
         seconds: (clock.monotonicMs() - startedMs) / 1000,
@@ -97,15 +120,40 @@ export class Verification {
         rows: result.rows,
         mismatches: result.mismatches,
         verdicts: result.verdicts,
+        ...(repair === undefined ? {} : { repair }),
       };
       if (options.tables === undefined) {
-        this.#last = report;
-        if (report.mismatches === 0) recent.settleAll(snapshot);
+        const mismatches = repair?.remaining ?? report.mismatches;
+        this.#last = { ...report, mismatches };
+        if (mismatches === 0) recent.settleAll(snapshot);
       }
       return report;
     } finally {
       await Promise.all([closePair(pair), closeSession(marker)]);
     }
+  }
+
+  /** Mends what was found, then compares those tables again. */
+  async #repair(
+    pair: Pair,
+    marker: Session,
+    differing: ReadonlyMap<TableInfo, readonly UnitId[]>,
+    found: number,
+    signal: AbortSignal,
+  ): Promise<NonNullable<VerifyReport['repair']>> {
+    let rows = 0;
+    for (const [table, ids] of differing) {
+      this.#context.log.warn({ table: tableKey(table), rows: ids.length }, 'rows of the shadow are repaired');
+      await this.#context.repair(table, ids, signal);
+      rows += ids.length;
+    }
+    if (differing.size === 0) return { rows: 0, tables: 0, remaining: found };
+    const again = await verifyTables(
+      { authoritative: pair.authoritative.client, follower: pair.follower.client },
+      [...differing.keys()],
+      { settle: (limit) => this.#settle(marker, 'forward', limit), signal, authoritativeSide: 'source' },
+    );
+    return { rows, tables: differing.size, remaining: again.mismatches };
   }
 
   /** Compares what was changed since the last clean comparison. Meant for behind a fence: nothing may be in flight. */

@@ -20,7 +20,7 @@ import type { Terminal } from './terminal.js';
 export async function runVerify(
   terminal: Terminal,
   admin: AdminClient,
-  options: Pick<OperationOptions, 'direction' | 'tables'>,
+  options: Pick<OperationOptions, 'direction' | 'tables' | 'repair'>,
 ): Promise<ExitCode> {
   const report = (await operate(terminal, admin, 'verify', options)) as VerifyReport;
   const differing = report.verdicts.filter((verdict) => verdict.mismatches > 0);
@@ -36,8 +36,19 @@ export async function runVerify(
       ? terminal.paint('green', `equal at ${report.position}: ${figures}`)
       : `${report.mismatches} rows differ as of ${report.position}; compared ${figures}`,
   );
+  const { repair } = report;
+  if (repair !== undefined && report.mismatches > 0) {
+    terminal.line(
+      repair.remaining === 0
+        ? terminal.paint(
+            'green',
+            `repaired: ${formatCount(repair.rows)} rows in ${repair.tables} tables; equal now`,
+          )
+        : `repaired ${formatCount(repair.rows)} rows in ${repair.tables} tables; ${repair.remaining} still differ`,
+    );
+  }
   terminal.result(report);
-  return report.mismatches === 0 ? EXIT.ok : EXIT.refused;
+  return (repair?.remaining ?? report.mismatches) === 0 ? EXIT.ok : EXIT.refused;
 }
 
 export async function runSwitch(

@@ -118,6 +118,14 @@ export class FollowEngine implements ShadowControl {
       clock: context.clock,
       log: this.#log,
       tables: () => this.#tables,
+      // What the follower finds to differ it mends by itself.
+      repair: () =>
+        Promise.reject(
+          new UnderstudyError('request-invalid', `rows are not repaired on request by ${choice.method}`, {
+            advice:
+              'This method compares and mends all the time: run `understudy verify` again a little later.',
+          }),
+        ),
       waitForMark: (direction, mark, signal) =>
         direction === 'forward'
           ? this.#required().waitForMark(mark, signal)

@@ -138,6 +138,7 @@ async function readOne(
     table,
     lower,
     pendingKeyId: null,
+    repairs: null,
     snapshot: 'untaken',
     read: null,
     settle: () => undefined,

@@ -64,6 +64,7 @@ async function remove(destination: Session, table: ApplyTable, rows: readonly Re
     {
       text: statement.text,
       values: arrayParameters(
+        table,
         statement,
         rows.map(({ key }) => keyRow(table, key)),
       ),
@@ -82,7 +83,7 @@ async function insert(
 ): Promise<string | null> {
   const statement = insertSql(table, upsert);
   try {
-    await destination.client.query(statement.text, arrayParameters(statement, rows));
+    await destination.client.query(statement.text, arrayParameters(table, statement, rows));
     return null;
   } catch (error) {
     if (error instanceof pg.DatabaseError && UNIQUENESS_SQLSTATES.includes(error.code ?? '')) {

@@ -77,19 +77,23 @@ export async function readChunk(
     chunk.snapshot = at;
     if (!acceptable(at)) return null;
     const single = chunk.pendingKeyId !== null;
-    const upper = single ? null : await upperBound(session, table, chunk.lower, rows);
+    const upper =
+      single || chunk.repairs !== null ? null : await upperBound(session, table, chunk.lower, rows);
     const format = copyFormat(table);
-    const conditions = single
-      ? [
-          keyEquals(table, 't', (column) => {
-            const position = keyIndexes(table).indexOf(column);
-            return `${quoteLiteral(chunk.lower?.[position] ?? '')}::${columnAt(table, column).type}`;
-          }),
-        ]
-      : [
-          ...(chunk.lower === null ? [] : [keyCompares(table, '>', chunk.lower)]),
-          ...(upper === null ? [] : [keyCompares(table, '<=', upper)]),
-        ];
+    const conditions =
+      chunk.repairs !== null
+        ? [anyOf(table, chunk.repairs)]
+        : single
+          ? [
+              keyEquals(table, 't', (column) => {
+                const position = keyIndexes(table).indexOf(column);
+                return `${quoteLiteral(chunk.lower?.[position] ?? '')}::${columnAt(table, column).type}`;
+              }),
+            ]
+          : [
+              ...(chunk.lower === null ? [] : [keyCompares(table, '>', chunk.lower)]),
+              ...(upper === null ? [] : [keyCompares(table, '<=', upper)]),
+            ];
     const where = conditions.length === 0 ? '' : ` WHERE ${conditions.join(' AND ')}`;
     const copied = await copyOut(session, copyOutSql(table, where, format), what);
     return { ...copied, format, upper };
@@ -97,6 +101,17 @@ export async function readChunk(
     // Nothing was written; the end of the read only lets go of its snapshot.
     await session.client.query('ROLLBACK').catch(() => undefined);
   }
+}
+
+function anyOf(table: ApplyTable, keys: readonly Key[]): string {
+  const matches = keys.map((key) => {
+    const equal = keyEquals(table, 't', (column) => {
+      const value = key[keyIndexes(table).indexOf(column)] ?? '';
+      return `${quoteLiteral(value)}::${columnAt(table, column).type}`;
+    });
+    return `(${equal})`;
+  });
+  return `(${matches.join(' OR ')})`;
 }
 
 function copyOutSql(table: ApplyTable, where: string, format: CopyFormat): string {

@@ -1,11 +1,11 @@
 /** Writes a chunk into the destination, inside the apply transaction that ends at its `high` mark. */
-import type { ApplyTable, Key } from './apply-table.js';
+import { keyId, type ApplyTable, type Key } from './apply-table.js';
 import type { Applier } from './apply.js';
 import { arrayParameters, columnList, conflictClause, keyEquals, keyIndexes } from './apply-sql.js';
 import type { ClosedWindow } from './chunk-windows.js';
 import { copyOptions, type ChunkRead } from './chunk.js';
 import { copyIn } from './raw-copy.js';
-import { run, sqlStateOf, UNIQUENESS_SQLSTATES, type Session } from './statement.js';
+import { run, sqlStateOf, textOf, UNIQUENESS_SQLSTATES, type Session } from './statement.js';
 
 export class ChunkWriter {
   readonly #session: Session;
@@ -29,6 +29,56 @@ export class ChunkWriter {
     if (overlays.length > 0) await this.#applier.overlay(table, overlays);
   }
 
+  /**
+   * Puts the rows that were read in the place of those with these keys, but for keys that the stream has changed since,
+   * and records both. Throws as {@link write}.
+   */
+  async replace(table: ApplyTable, window: ClosedWindow, keys: readonly Key[]): Promise<void> {
+    const { read, dropped, overlays } = window;
+    const changed = new Set(dropped.map((key) => keyId(key)));
+    const replaced = keys.filter((key) => !changed.has(keyId(key)));
+    if (replaced.length === 0) return;
+    const recorded = await this.#recordBefore(table, replaced);
+    await this.#deleteKeys(table, `ONLY ${table.sql}`, replaced);
+    if (read.rows > 0) await this.#staged(table, read, dropped);
+    if (overlays.length > 0) await this.#applier.overlay(table, overlays);
+    await this.#recordAfter(table, recorded);
+  }
+
+  async #recordBefore(table: ApplyTable, keys: readonly Key[]): Promise<readonly string[]> {
+    const { unnest, values, matches } = keyParameters(table, keys, 3);
+    const texts = keyIndexes(table).map((column) => `u.c${column}`);
+    const { rows } = await run(
+      this.#session,
+      {
+        text:
+          `INSERT INTO understudy.repaired_row (schema_name, table_name, key, before) ` +
+          `SELECT $1, $2, ARRAY[${texts.join(', ')}], ` +
+          `(SELECT pg_catalog.to_jsonb(t) FROM ONLY ${table.sql} AS t WHERE ${matches('t')}) FROM ${unnest} RETURNING id`,
+        values: [table.info.schema, table.info.name, ...values],
+      },
+      { what: `recording rows of ${table.name}`, carriesRows: true },
+    );
+    return rows.map((row) => textOf(row, 'id'));
+  }
+
+  async #recordAfter(table: ApplyTable, ids: readonly string[]): Promise<void> {
+    const matches = keyEquals(table, 't', (column) => {
+      const position = keyIndexes(table).indexOf(column) + 1;
+      return `r.key[${position}]::${table.columns[column]?.type ?? 'text'}`;
+    });
+    await run(
+      this.#session,
+      {
+        text:
+          `UPDATE understudy.repaired_row AS r SET after = ` +
+          `(SELECT pg_catalog.to_jsonb(t) FROM ONLY ${table.sql} AS t WHERE ${matches}) WHERE r.id = ANY ($1::bigint[])`,
+        values: [`{${ids.join(',')}}`],
+      },
+      { what: `recording rows of ${table.name}`, carriesRows: true },
+    );
+  }
+
   /** COPY straight into the table; false, with nothing written, where a row was there already. */
   async #direct(table: ApplyTable, read: ChunkRead): Promise<boolean> {
     const what = `copying into ${table.name}`;
@@ -49,7 +99,7 @@ export class ChunkWriter {
     const what = `copying into ${table.name}`;
     const staging = await this.#stagingOf(table);
     await this.#copyIn(`${staging} (${columnList(table)})`, read, what);
-    if (dropped.length > 0) await this.#dropKeys(table, staging, dropped);
+    if (dropped.length > 0) await this.#deleteKeys(table, staging, dropped);
     if (!table.updatable) {
       const matches = keyEquals(table, 't', (column) => `s.${columnListOf(table, column)}`);
       await run(this.#session, `DELETE FROM ONLY ${table.sql} AS t USING ${staging} AS s WHERE ${matches}`, {
@@ -65,26 +115,11 @@ export class ChunkWriter {
     );
   }
 
-  async #dropKeys(table: ApplyTable, staging: string, dropped: readonly Key[]): Promise<void> {
-    const key = keyIndexes(table);
-    const arrays = key.map((_, index) => `$${index + 1}::pg_catalog.text[]`).join(', ');
-    const aliases = key.map((column) => `c${column}`).join(', ');
-    const matches = keyEquals(
-      table,
-      's',
-      (column) => `u.c${column}::${table.columns[column]?.type ?? 'text'}`,
-    );
-    const rows = dropped.map((values) => {
-      const row = table.columns.map((): string | null => null);
-      key.forEach((column, position) => (row[column] = values[position] ?? null));
-      return row;
-    });
+  async #deleteKeys(table: ApplyTable, from: string, keys: readonly Key[]): Promise<void> {
+    const { unnest, values, matches } = keyParameters(table, keys, 1);
     await run(
       this.#session,
-      {
-        text: `DELETE FROM ${staging} AS s USING unnest(${arrays}) AS u(${aliases}) WHERE ${matches}`,
-        values: arrayParameters(table, { columns: key }, rows),
-      },
+      { text: `DELETE FROM ${from} AS s USING ${unnest} WHERE ${matches('s')}`, values: [...values] },
       { what: `copying into ${table.name}`, carriesRows: true },
     );
   }
@@ -109,6 +144,32 @@ export class ChunkWriter {
     const sql = `COPY ${into} FROM STDIN ${copyOptions(read.format)}`;
     await copyIn(this.#session, sql, read.frames, what);
   }
+}
+
+/** The keys as `unnest(…) AS u(c0, …)` of text arrays from parameter `first` on, and how they match a row. */
+function keyParameters(
+  table: ApplyTable,
+  keys: readonly Key[],
+  first: number,
+): {
+  readonly unnest: string;
+  readonly values: readonly string[];
+  readonly matches: (row: string) => string;
+} {
+  const key = keyIndexes(table);
+  const arrays = key.map((_, index) => `$${first + index}::pg_catalog.text[]`).join(', ');
+  const aliases = key.map((column) => `c${column}`).join(', ');
+  const rows = keys.map((values) => {
+    const row = table.columns.map((): string | null => null);
+    key.forEach((column, position) => (row[column] = values[position] ?? null));
+    return row;
+  });
+  return {
+    unnest: `unnest(${arrays}) AS u(${aliases})`,
+    values: arrayParameters(table, { columns: key }, rows),
+    matches: (row) =>
+      keyEquals(table, row, (column) => `u.c${column}::${table.columns[column]?.type ?? 'text'}`),
+  };
 }
 
 function columnListOf(table: ApplyTable, column: number): string {

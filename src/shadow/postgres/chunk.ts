@@ -1,5 +1,5 @@
 /** A piece of a table on its way from the source to the destination. */
-import type { ApplyTable, Key } from './apply-table.js';
+import { keyId, type ApplyTable, type Key } from './apply-table.js';
 import { columnAt, keyIndexes } from './apply-sql.js';
 import { quoteIdent, quoteLiteral } from '../../core/postgres.js';
 import type { CopiedFrames } from './raw-copy.js';
@@ -28,6 +28,8 @@ export interface Chunk {
   readonly lower: Key | null;
   /** The record that asked for this one row, where the chunk repairs a key. */
   readonly pendingKeyId: string | null;
+  /** The keys whose rows it replaces, where it repairs; null where it copies. */
+  readonly repairs: readonly Key[] | null;
   /** `taking` from before the server is asked for it until its answer is here. */
   snapshot: Snapshot | 'untaken' | 'taking';
   /** Set before `high` is emitted. */
@@ -87,6 +89,14 @@ function lexicographic(
   );
 }
 
+/** Types of which no two texts are equal values, so that keys can be told apart here as the server does. */
+const EXACT_TYPES = /^(smallint|integer|bigint|uuid|boolean|date|timestamp(\(\d\))? with(out)? time zone)$/;
+
+/** Whether a key in the stream is certainly another row than one of another text. */
+export function hasExactKey(table: ApplyTable): boolean {
+  return keyIndexes(table).every((index) => EXACT_TYPES.test(columnAt(table, index).type));
+}
+
 const INTEGER_TYPES: ReadonlySet<string> = new Set(['smallint', 'integer', 'bigint']);
 
 /**
@@ -98,6 +108,9 @@ export function liesOutside(chunk: Chunk, read: ChunkRead, key: Key): boolean {
   const [value] = key;
   // A chunk that repairs one key has no range.
   if (first === undefined || value === undefined || chunk.pendingKeyId !== null) return false;
+  if (chunk.repairs !== null) {
+    return hasExactKey(chunk.table) && !chunk.repairs.some((repaired) => keyId(repaired) === keyId(key));
+  }
   if (!INTEGER_TYPES.has(columnAt(chunk.table, first).type)) return false;
   const at = BigInt(value);
   const lower = chunk.lower?.[0];

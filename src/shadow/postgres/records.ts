@@ -55,6 +55,15 @@ CREATE TABLE IF NOT EXISTS understudy.fingerprint (
   objects jsonb NOT NULL,
   taken_at timestamptz NOT NULL DEFAULT now()
 );
+CREATE TABLE IF NOT EXISTS understudy.repaired_row (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  repaired_at timestamptz NOT NULL DEFAULT now(),
+  schema_name text NOT NULL,
+  table_name text NOT NULL,
+  key text[] NOT NULL,
+  before jsonb,
+  after jsonb
+);
 CREATE TABLE IF NOT EXISTS understudy.identity_change (
   schema_name text NOT NULL,
   table_name text NOT NULL,

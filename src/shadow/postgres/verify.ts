@@ -44,6 +44,8 @@ export interface VerifyTablesOptions {
   readonly onProgress?: (progress: VerifyProgress) => void;
   /** Which server the authoritative connection leads to, for error codes. Default `source`. */
   readonly authoritativeSide?: Side;
+  /** Told of confirmed differences, but for rows still changing, as they are found. */
+  readonly onConfirmed?: (table: TableInfo, ids: readonly UnitId[]) => void;
   /** Rows hashed by one statement where the key can be cut into ranges. Default 10,000. */
   readonly bucketRows?: number;
   /** How often a differing row is looked at again before it counts as still changing. Default 12. */
@@ -121,7 +123,12 @@ export async function verifyTables(
         rows: rowsBefore + rows,
       });
     const roundsMax = options.recheckRoundsMax ?? RECHECK_ROUNDS_MAX;
-    const verdict = await compareTable(comparison, { settle, roundsMax, onRows });
+    const verdict = await compareTable(comparison, {
+      settle,
+      roundsMax,
+      onRows,
+      onConfirmed: (ids) => options.onConfirmed?.(table, ids),
+    });
     rowsBefore += verdict.rows;
     verdicts.push(verdict);
   }
@@ -256,6 +263,7 @@ interface CompareOptions {
   readonly settle: () => Promise<void>;
   readonly roundsMax: number;
   readonly onRows: (rows: number) => void;
+  readonly onConfirmed: (ids: readonly UnitId[]) => void;
 }
 
 async function compareTable(comparison: Comparison, options: CompareOptions): Promise<TableVerdict> {
@@ -273,6 +281,8 @@ async function compareTable(comparison: Comparison, options: CompareOptions): Pr
       roundsMax: options.roundsMax,
       signal,
     });
+    const definite = confirmed.filter(({ difference }) => difference !== 'still-changing');
+    if (definite.length > 0) options.onConfirmed(definite.map(({ id }) => id));
     for (const found of confirmed) {
       const copies = table.key === null ? differingCopies(found) : 1;
       mismatches += copies;
