@@ -1,13 +1,20 @@
 /** What the admin port serves: implemented by the composition root, spoken by the CLI. */
 import type { CaptureSnapshot } from '../core/capture-ports.js';
-import type { Direction, OperationEvent, Route, ShadowStatus, VerifyProgress } from '../core/ports.js';
+import type {
+  Direction,
+  OperationEvent,
+  Route,
+  ShadowCommand,
+  ShadowStatus,
+  VerifyProgress,
+} from '../core/ports.js';
 import type { SerializedError } from '../core/errors.js';
 import type { CutoverStatus } from '../cutover/settings.js';
 import type { ProxyStatus } from '../proxy/proxy-interface.js';
 import type { AutopilotStatus } from '../core/autopilot-ports.js';
 import type { Metrics } from './metrics.js';
 
-export const OPERATIONS = ['verify', 'cutover', 'rollback', 'finalize', 'remove', 'abort'] as const;
+export const OPERATIONS = ['verify', 'cutover', 'rollback', 'finalize', 'remove', 'abort', 'shadow'] as const;
 export type Operation = (typeof OPERATIONS)[number];
 
 /** Options of all operations. None is ignored: one that an operation does not take is refused. */
@@ -27,8 +34,11 @@ export interface OperationOptions {
    * remove: it is gone; nothing is undone on it.
    */
   readonly destinationLost?: boolean;
-  /** Why, with `destinationLost`; it is recorded. */
+  /** Why, with `destinationLost` and `skip`; it is recorded. */
   readonly note?: string;
+  /** shadow: what to do, and the value of an intensity. */
+  readonly action?: ShadowCommand['action'];
+  readonly value?: number;
 }
 
 /** One line of the NDJSON stream. The last line is `result` or `error`. */

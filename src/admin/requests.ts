@@ -30,6 +30,11 @@ const OPTIONS = {
   finalize: z.strictObject({ removeFence: bool, sourceLost: bool }),
   remove: z.strictObject({ destinationLost: bool }),
   abort: z.strictObject({}),
+  shadow: z.strictObject({
+    action: z.enum(['pause', 'resume', 'intensity', 'skip']),
+    value: z.number().min(0).max(1).optional(),
+    note: z.string().max(500).optional(),
+  }),
 } as const satisfies Record<Operation, z.ZodType>;
 
 /** Throws `request-invalid` for anything but a JSON object of known options. */

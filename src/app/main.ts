@@ -157,6 +157,29 @@ function controlVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> {
         ),
     )
     .command(
+      'shadow <action> [value]',
+      'Steer the running shadow: pause or resume its copy, its intensity, skip a change it is stuck at',
+      (argv) =>
+        argv
+          .positional('action', {
+            choices: ['pause', 'resume', 'intensity', 'skip'] as const,
+            demandOption: true,
+            describe: 'What to do',
+          })
+          .positional('value', { type: 'number', describe: 'The intensity, 0 to 1' })
+          .option('note', { type: 'string', requiresArg: true, describe: 'Why a change is skipped; recorded' })
+          .example('$0 shadow intensity 0.3', '')
+          .example('$0 shadow skip --note "fixed by hand"', ''),
+      (args) =>
+        runVerb(args, async (terminal) =>
+          (await import('./cli/operate.js')).runShadow(terminal, adminOf(args), {
+            action: args.action,
+            ...(args.value === undefined ? {} : { value: args.value }),
+            ...(args.note === undefined ? {} : { note: args.note }),
+          }),
+        ),
+    )
+    .command(
       'cutover',
       'Switch the applications over to the destination',
       (argv) =>

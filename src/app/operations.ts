@@ -5,7 +5,7 @@
  * An operation is not bound to who asked for it: a caller that goes away changes nothing.
  */
 import type { Operation, OperationLine, OperationOptions } from '../admin/control.js';
-import type { Direction, ShadowControl } from '../core/ports.js';
+import type { Direction, ShadowCommand, ShadowControl } from '../core/ports.js';
 import { UnderstudyError, unreachable } from '../core/errors.js';
 import type { CutoverCoordinator } from '../cutover/coordinator.js';
 import type { Log } from '../core/log.js';
@@ -49,6 +49,7 @@ export class Operations {
   /** Throws `busy`, and whatever the operation throws. */
   async operate(operation: Operation, options: OperationOptions, emit: Emit): Promise<unknown> {
     if (operation === 'abort') return this.#abort();
+    if (operation === 'shadow') return await this.#deps.shadow.steer(commandOf(options));
     if (this.#running !== undefined) {
       throw new UnderstudyError('busy', `${this.#running.operation} is running`, {
         advice: 'Wait for it (`understudy status --watch`), or end it with `understudy abort`.',
@@ -84,7 +85,7 @@ export class Operations {
   }
 
   async #carryOut(
-    operation: Exclude<Operation, 'abort'>,
+    operation: Exclude<Operation, 'abort' | 'shadow'>,
     options: OperationOptions,
     emit: Emit,
     signal: AbortSignal,
@@ -147,5 +148,23 @@ export class Operations {
     const note = options.note ?? 'declared lost by the operator';
     const epoch = await this.#deps.coordinator.abandonDestination(note, signal);
     return { epoch, destinationLost: true };
+  }
+}
+
+/** Throws `request-invalid` for an intensity without a value. */
+function commandOf({ action, value, note }: OperationOptions): ShadowCommand {
+  switch (action) {
+    case 'pause':
+    case 'resume':
+      return { action };
+    case 'skip':
+      return { action, note: note ?? '' };
+    case 'intensity':
+      if (value !== undefined) return { action, value };
+      throw new UnderstudyError('request-invalid', 'an intensity needs a value from 0 to 1');
+    case undefined:
+      throw new UnderstudyError('request-invalid', 'which action? pause, resume, intensity or skip');
+    default:
+      return unreachable(action);
   }
 }

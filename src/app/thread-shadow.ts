@@ -6,9 +6,11 @@ import type {
   CatalogFingerprint,
   Direction,
   RecentVerifyReport,
+  ShadowCommand,
   ShadowControl,
   ShadowPhase,
   ShadowStatus,
+  ShadowSteering,
   Side,
   TableName,
   VerifyOptions,
@@ -140,6 +142,10 @@ export class ThreadShadow implements ShadowControl {
 
   async prepareReverse(signal: AbortSignal): Promise<void> {
     return this.#require().prepareReverse(signal);
+  }
+
+  async steer(command: ShadowCommand): Promise<ShadowSteering> {
+    return this.#require().steer(command);
   }
 
   async analyze(side: Side, signal: AbortSignal): Promise<void> {

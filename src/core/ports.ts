@@ -211,8 +211,41 @@ export interface ShadowStatus {
   readonly method?: ShadowMethodStatus | null;
   /** What stopped the shadow, or what it is waiting to be over. */
   readonly error: { readonly code: string; readonly message: string; readonly advice?: string } | null;
+  readonly steering?: ShadowSteering;
   /** What does not stop the shadow, but may stop a cutover. */
   readonly warnings?: readonly ShadowWarning[];
+}
+/** A change that the other side refuses, again and again. Named without a value of its row. */
+export interface StuckChange {
+  readonly direction: Direction;
+  readonly table: string;
+  readonly kind: 'insert' | 'update' | 'delete' | 'truncate';
+  readonly keyColumns: readonly string[];
+  /** First 12 hexadecimal digits of the md5 of the key's text, its columns joined by commas; null where it has none. */
+  readonly keyHash: string | null;
+  /** Position of its transaction's commit record, and its place among that transaction's changes, from 0. */
+  readonly position: string;
+  readonly ordinal: number;
+  readonly sqlState: string;
+}
+
+/** What an operator, or the planner, asks of a running shadow. */
+export type ShadowCommand =
+  /** Reading the source for the first copy pauses; following goes on. */
+  | { readonly action: 'pause' | 'resume' }
+  /** 0…1, how eagerly the shadow is kept fresh. Holds until the process ends. */
+  | { readonly action: 'intensity'; readonly value: number }
+  /** Leave the change out at which a lane is stuck; the decision is recorded beside the stream's progress. */
+  | { readonly action: 'skip'; readonly note: string };
+
+export interface ShadowSteering {
+  readonly paused: boolean;
+  readonly intensity: number;
+  /** A change waits for at most that long for others to be written with it. */
+  readonly flushIntervalMs: number;
+  readonly stuck: readonly StuckChange[];
+  /** What `skip` left out. */
+  readonly skipped?: StuckChange;
 }
 export interface ShadowWarning {
   readonly code: string;
@@ -285,6 +318,8 @@ export interface ShadowControl {
   builtFingerprint(side: Side): Promise<CatalogFingerprint>;
   /** Makes publication and slot on the destination and starts the reverse stream, not yet authoritative. Idempotent. */
   prepareReverse(signal: AbortSignal): Promise<void>;
+  /** Takes effect at once. Throws `request-invalid` where there is nothing to do it to. */
+  steer(command: ShadowCommand): Promise<ShadowSteering>;
   /** Fresh planner statistics on `side` where they are missing or old. */
   analyze(side: Side, signal: AbortSignal): Promise<void>;
 }

@@ -4,9 +4,11 @@ import type {
   CatalogFingerprint,
   Direction,
   RecentVerifyReport,
+  ShadowCommand,
   ShadowControl,
   ShadowPhase,
   ShadowStatus,
+  ShadowSteering,
   Side,
   TableName,
   VerifyOptions,
@@ -88,6 +90,10 @@ export class ShadowClient implements ShadowControl {
 
   prepareReverse(signal: AbortSignal): Promise<void> {
     return this.#caller.call('prepareReverse', null, { signal });
+  }
+
+  steer(command: ShadowCommand): Promise<ShadowSteering> {
+    return this.#caller.call('steer', command);
   }
 
   analyze(side: Side, signal: AbortSignal): Promise<void> {

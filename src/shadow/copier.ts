@@ -70,6 +70,7 @@ export class Copier {
   readonly #clock: Clock;
   readonly #log: Log;
   readonly #paused: () => boolean;
+  readonly #restMs: (busyMs: number) => number;
   readonly #progress = new Map<string, Progress>();
   #nextChunk = 1;
 
@@ -82,6 +83,8 @@ export class Copier {
       readonly log: Log;
       /** Reading waits while this is true. */
       readonly paused: () => boolean;
+      /** Milliseconds to rest after a chunk that took that many. */
+      readonly restMs: (busyMs: number) => number;
     },
   ) {
     this.#lane = lane;
@@ -90,6 +93,7 @@ export class Copier {
     this.#clock = context.clock;
     this.#log = context.log;
     this.#paused = context.paused;
+    this.#restMs = context.restMs;
     for (const table of tables) this.#progress.set(table.name, { rows: 0, done: false });
   }
 
@@ -229,6 +233,7 @@ export class Copier {
     while (this.#paused()) await this.#clock.sleep(PAUSED_POLL_MS, signal);
     let settle: (outcome: ChunkOutcome) => void = () => undefined;
     const outcome = new Promise<ChunkOutcome>((resolve) => (settle = resolve));
+    const startedMs = this.#clock.monotonicMs();
     const id = `${this.#settings.runId}-${this.#nextChunk++}`;
     const chunk: Chunk = { id, table, ...what, repairs: null, snapshot: 'untaken', read: null, settle };
     this.#lane.windows.register(chunk);
@@ -240,6 +245,8 @@ export class Copier {
         await this.#clock.sleep(STALE_PAUSE_MS, signal);
       }
       await emit(session, { t: 'high', chunk: id });
+      const restMs = this.#restMs(this.#clock.monotonicMs() - startedMs);
+      if (restMs >= 1) await this.#clock.sleep(restMs, signal);
     } catch (error) {
       this.#lane.windows.discard(chunk);
       throw error;

@@ -18,20 +18,24 @@ import type {
   Direction,
   Finding,
   RecentVerifyReport,
+  ShadowCommand,
   ShadowControl,
   ShadowPhase,
   ShadowStatus,
+  ShadowSteering,
   ShadowWarning,
   Side,
+  StuckChange,
   TableName,
   VerifyOptions,
   VerifyProgress,
   VerifyReport,
 } from '../core/ports.js';
 import type { Position } from '../core/position.js';
-import { asUnderstudyError, UnderstudyError } from '../core/errors.js';
+import { asUnderstudyError, unreachable, UnderstudyError } from '../core/errors.js';
 import { Backoff } from './backoff.js';
 import { Copier } from './copier.js';
+import { copyRestMs, flushIntervalMs } from './intensity.js';
 import { Lane } from './lane.js';
 import { LogBudget } from './log-budget.js';
 import { repairRows, repairWhole } from './repair.js';
@@ -105,6 +109,8 @@ export class ShadowEngine implements ShadowControl {
   #trouble = new Map<string, UnderstudyError>();
   #tables: readonly TableInfo[] = [];
   #copier: Copier | undefined;
+  #paused = false;
+  #intensity = 1;
   #copySeconds = 0;
   #copyStartedMs: number | undefined;
   #reverseStarted = false;
@@ -290,7 +296,12 @@ export class ShadowEngine implements ShadowControl {
       this.#forward.state,
       [...tables.values()],
       { ...settings, runId: randomUUID() },
-      { clock: context.clock, log: this.#log, paused: () => this.#budget.tight },
+      {
+        clock: context.clock,
+        log: this.#log,
+        paused: () => this.#paused || this.#budget.tight,
+        restMs: (busyMs) => copyRestMs(this.#intensity, busyMs),
+      },
     );
     await this.#copier.load();
   }
@@ -443,6 +454,7 @@ export class ShadowEngine implements ShadowControl {
           : []),
       ],
       lastVerify: this.#verification.last,
+      steering: this.#steering(),
       error:
         error === undefined
           ? null
@@ -529,6 +541,44 @@ export class ShadowEngine implements ShadowControl {
     }
     await this.#verification.warm('forward');
     await this.#verification.warm('reverse');
+  }
+
+  async steer(command: ShadowCommand): Promise<ShadowSteering> {
+    let skipped: StuckChange | undefined;
+    switch (command.action) {
+      case 'pause':
+      case 'resume':
+        this.#paused = command.action === 'pause';
+        break;
+      case 'intensity': {
+        this.#intensity = Math.min(1, Math.max(0, command.value));
+        const interval = flushIntervalMs(this.#intensity, this.#settings.flushIntervalMs);
+        for (const { state } of [this.#forward, this.#reverse]) {
+          state.flushIntervalMs = interval;
+          state.wake();
+        }
+        break;
+      }
+      case 'skip':
+        skipped = await (this.#reverse.state.stuck === null ? this.#forward : this.#reverse).skip(
+          command.note,
+        );
+        break;
+      default:
+        unreachable(command);
+    }
+    this.#log.info({ action: command.action }, 'the shadow is steered');
+    return { ...this.#steering(), ...(skipped === undefined ? {} : { skipped }) };
+  }
+
+  #steering(): ShadowSteering {
+    const lanes = [this.#forward.state, this.#reverse.state];
+    return {
+      paused: this.#paused,
+      intensity: this.#intensity,
+      flushIntervalMs: this.#forward.state.flushIntervalMs,
+      stuck: lanes.flatMap(({ stuck }) => (stuck === null ? [] : [stuck])),
+    };
   }
 
   async analyze(side: Side, signal: AbortSignal): Promise<void> {

@@ -22,13 +22,8 @@ import {
   progressSql,
   removePendingKey,
 } from './postgres/records.js';
-import {
-  run,
-  sqlStateOf,
-  TRANSIENT_SQLSTATES,
-  UNIQUENESS_SQLSTATES,
-  type Session,
-} from './postgres/statement.js';
+import { run, sqlStateOf, TRANSIENT_SQLSTATES, type Session } from './postgres/statement.js';
+import { isRefusal, stuckAt } from './stuck-change.js';
 import type { Change, TransactionPart } from './postgres/transactions.js';
 import type { RelationMessage } from '../wire/postgres/pgoutput.js';
 
@@ -114,7 +109,7 @@ export class FlushWriter {
       await this.#assertFenced(flush.last.authority.epoch);
     }
     if (partial) await run(this.#session, 'SAVEPOINT part', { what: 'beginning a part' });
-    const steps = await this.#applyChanges(flush.changes, partial);
+    const steps = await this.#applyChanges(flush, partial);
     if (partial) await run(this.#session, 'RELEASE SAVEPOINT part', { what: 'ending a part' });
     this.#state.recent.note(steps);
     if (!flush.last.last) {
@@ -174,21 +169,19 @@ export class FlushWriter {
   }
 
   /** Coalesced; where that makes two rows clash on the way, one by one in the origin's order. */
-  async #applyChanges(changes: readonly Change[], partial: boolean): Promise<readonly Step[]> {
+  async #applyChanges(flush: Flush, partial: boolean): Promise<readonly Step[]> {
+    const { changes } = flush;
     if (changes.length === 0) return [];
-    const plan = (coalesce: boolean): readonly Step[] => {
-      const planner = new FlushPlanner(coalesce);
-      for (const change of changes) planner.add(change, this.#bindingOf);
-      return planner.finish();
-    };
-    let steps = plan(true);
+    const planner = new FlushPlanner(true);
+    for (const change of changes) planner.add(change, this.#bindingOf);
+    let steps = planner.finish();
     try {
       await this.#applySteps(steps);
     } catch (error) {
-      if (!UNIQUENESS_SQLSTATES.includes(sqlStateOf(error) ?? '')) throw error;
+      if (!isRefusal(error)) throw error;
       this.#state.log.debug(
         { changes: changes.length },
-        'a coalesced flush clashed; replaying it row by row',
+        'a coalesced flush was refused; replaying it row by row',
       );
       if (partial) {
         await run(this.#session, 'ROLLBACK TO SAVEPOINT part', { what: 'replaying a part' });
@@ -196,10 +189,28 @@ export class FlushWriter {
         await run(this.#session, 'ROLLBACK', { what: 'replaying a flush' });
         await this.#begin();
       }
-      steps = plan(false);
-      await this.#applySteps(steps);
+      steps = await this.#oneByOne(flush);
     }
     return steps;
+  }
+
+  /** Throws `apply-failed` with the {@link StuckChange} where one is refused by itself. */
+  async #oneByOne(flush: Flush): Promise<readonly Step[]> {
+    const all: Step[] = [];
+    for (const change of flush.changes) {
+      try {
+        const planner = new FlushPlanner(false);
+        planner.add(change, this.#bindingOf);
+        const steps = planner.finish();
+        await this.#applySteps(steps);
+        all.push(...steps);
+      } catch (error) {
+        throw isRefusal(error)
+          ? stuckAt(this.#state.direction, flush, change, this.#bindingOf, error)
+          : error;
+      }
+    }
+    return all;
   }
 
   async #applySteps(steps: readonly Step[]): Promise<void> {

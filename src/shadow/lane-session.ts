@@ -23,7 +23,7 @@ import type { LaneState, LaneTask } from './lane-state.js';
 import { PartQueue } from './part-queue.js';
 import { APPLY_SETTINGS } from './postgres/apply.js';
 import { bind, readApplyTables, type ApplyTable, type Binding } from './postgres/apply-table.js';
-import { readMarks, readProgress, readTableCopies } from './postgres/records.js';
+import { readMarks, readProgress, readSkips, readTableCopies } from './postgres/records.js';
 import { ReplicationStream } from './postgres/replication-stream.js';
 import { closeSession, endOnAbort, openSession, run, textOf, type Session } from './postgres/statement.js';
 import { readTables } from './postgres/tables.js';
@@ -37,7 +37,6 @@ export interface LaneSettings {
   readonly targetEndpoint: DatabaseEndpoint;
   readonly slot: string;
   readonly publication: string;
-  readonly flushIntervalMs: number;
   readonly flushChangesMax: number;
   readonly streamBytesMax: number;
   readonly statusIntervalMs: number;
@@ -53,6 +52,7 @@ export class LaneSession {
   readonly #queue = new PartQueue();
   readonly #bindings = new Map<RelationMessage, Binding>();
   #tables: ReadonlyMap<string, ApplyTable> = new Map();
+  #skips: ReadonlyMap<bigint, ReadonlySet<number>> = new Map();
   #assembler: TransactionAssembler | undefined;
   #stream: ReplicationStream | undefined;
   #apply: Session | undefined;
@@ -118,6 +118,7 @@ export class LaneSession {
     const { authoritative, epoch } = progress;
     this.#state.authority = { authoritative, epoch };
     this.#state.committed = progress.position;
+    this.#skips = await readSkips(this.#apply, direction, progress.position);
     this.#assembler = new TransactionAssembler(origin, {
       authority: this.#state.authority,
       wanted: (relation) => this.#wanted(relation),
@@ -228,6 +229,7 @@ export class LaneSession {
   #advance(position: bigint): void {
     const state = this.#state;
     if (state.committed === null || position > state.committed) state.committed = position;
+    if (state.stuck !== null && position > parseLsn(state.stuck.position)) state.stuck = null;
     this.#stream?.acknowledge(state.committed);
   }
 
@@ -279,7 +281,8 @@ export class LaneSession {
     if (this.#state.tasks.length > 0 && !this.#isOpen) return 0;
     const oldest = this.#queue.oldestAtMs;
     if (oldest === null) return Infinity;
-    const { flushChangesMax, flushIntervalMs } = this.#settings;
+    const { flushChangesMax } = this.#settings;
+    const { flushIntervalMs } = this.#state;
     if (this.#queue.urgent || this.#paused || this.#isOpen || this.#queue.changes >= flushChangesMax)
       return 0;
     return oldest + flushIntervalMs - this.#state.clock.monotonicMs();
@@ -326,7 +329,9 @@ export class LaneSession {
     let chunkEnd: ChunkEnd | null = null;
     const changes: Change[] = [];
     for (const part of parts) {
-      for (const change of part.changes) {
+      const skipped = this.#skips.get(part.commitLsn);
+      for (const [index, change] of part.changes.entries()) {
+        if (skipped?.has(part.firstChange + index) === true) continue;
         windows.observe(change, this.#bindingOf);
         const kept = this.#withoutCopied(change, part);
         if (kept !== null) changes.push(kept);

@@ -2,7 +2,7 @@
  * What a lane knows across the connections it lives through: its position, its marks and who waits for them, its
  * tasks, and the copy's bookkeeping. One object, changed by the lane's one running session alone.
  */
-import type { Direction, Side, StreamStatus } from '../core/ports.js';
+import type { Direction, Side, StreamStatus, StuckChange } from '../core/ports.js';
 import type { Log } from '../core/log.js';
 import type { Clock } from '../core/clock.js';
 import { formatLsn, lsn, type Position } from '../core/position.js';
@@ -59,6 +59,10 @@ export class LaneState {
   /** Whether chunks may be in flight, so that what the stream delivers must be remembered. */
   copying = false;
   connected = false;
+  /** How long a change may wait for others to be written with it; by the intensity. */
+  flushIntervalMs = 0;
+  /** The change that is refused again and again, while the lane waits for it to be let in or left out. */
+  stuck: StuckChange | null = null;
   authority: Authority;
   committed: bigint | null = null;
   transactionsApplied = 0;

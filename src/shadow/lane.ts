@@ -1,6 +1,9 @@
 /**
  * A lane: one direction's stream, kept alive. States: stopped → running ⇄ waiting → failed | stopped.
  *
+ * A change that the other side refuses is named, and holds the lane up: it is tried again now and then, as what refuses it
+ * may be taken away, until an operator decides to leave it out. Both are in `status`.
+ *
  * A session that ends on a retryable error is followed by another after a pause, for ever; any other error fails the
  * lane. Everything durable is in the progress row, so a new session begins exactly where the last commit was.
  *
@@ -17,15 +20,23 @@
  * - A side that has been fenced writes nothing untagged: its stream stays authoritative without effect until its log
  *   says otherwise, which is what lets a rollback continue without a handover between the streams.
  */
-import type { Direction, StreamStatus } from '../core/ports.js';
+import type { Direction, StreamStatus, StuckChange } from '../core/ports.js';
 import type { Position } from '../core/position.js';
-import { asUnderstudyError, type UnderstudyError } from '../core/errors.js';
+import { asUnderstudyError, UnderstudyError } from '../core/errors.js';
 import { Backoff } from './backoff.js';
 import { LaneSession, type LaneSettings } from './lane-session.js';
 import { LaneState } from './lane-state.js';
+import { writeSkip } from './postgres/records.js';
+import { withSession } from './postgres/statement.js';
+import { stuckChangeOf } from './stuck-change.js';
 import type { Clock } from '../core/clock.js';
 import type { Log } from '../core/log.js';
 import type { RecentKeys } from './recent-keys.js';
+
+/** A lane's settings: its session's, and the flush interval it begins with. */
+export interface LaneOptions extends LaneSettings {
+  readonly flushIntervalMs: number;
+}
 
 export interface LaneContext {
   readonly log: Log;
@@ -42,12 +53,13 @@ export interface LaneContext {
 
 export class Lane {
   readonly state: LaneState;
-  readonly #settings: LaneSettings;
+  readonly #settings: LaneOptions;
   readonly #context: LaneContext;
   #stopping = new AbortController();
   #running: Promise<void> | undefined;
+  #unstick: () => void = () => undefined;
 
-  constructor(direction: Direction, settings: LaneSettings, context: LaneContext) {
+  constructor(direction: Direction, settings: LaneOptions, context: LaneContext) {
     this.#settings = settings;
     this.#context = context;
     this.state = new LaneState(direction, {
@@ -55,6 +67,7 @@ export class Lane {
       clock: context.clock,
       recent: context.recent,
     });
+    this.state.flushIntervalMs = settings.flushIntervalMs;
   }
 
   /** Begins to follow. Idempotent. The progress row must exist. */
@@ -79,6 +92,37 @@ export class Lane {
     return this.state.waitForMark(mark, signal);
   }
 
+  /** Leaves out the change at which the lane is stuck, and goes on. Throws `request-invalid` where it is not. */
+  async skip(note: string): Promise<StuckChange> {
+    const { stuck, target, direction } = this.state;
+    if (stuck === null) {
+      throw new UnderstudyError('request-invalid', `the ${direction} lane is not stuck at a change`);
+    }
+    await withSession(target, this.#settings.targetEndpoint, 'skip', (session) =>
+      writeSkip(session, stuck, note),
+    );
+    this.state.log.warn({ ...stuck, note }, 'a change is left out by decision of the operator');
+    this.#unstick();
+    return stuck;
+  }
+
+  /** Until it is skipped, or for a while: what refuses it may have been taken away. */
+  async #waitUnstuck(stuck: StuckChange, error: UnderstudyError, signal: AbortSignal): Promise<void> {
+    const first = this.state.stuck?.position !== stuck.position || this.state.stuck.ordinal !== stuck.ordinal;
+    if (first) this.state.log.error({ code: error.code, ...stuck }, 'the lane is stuck at a change');
+    this.state.stuck = stuck;
+    this.#context.onTrouble(error);
+    const waiting = new AbortController();
+    this.#unstick = () => {
+      this.state.stuck = null;
+      waiting.abort();
+    };
+    await this.#context.clock
+      .sleep(this.#context.retryMaxMs, AbortSignal.any([signal, waiting.signal]))
+      .catch(() => undefined);
+    this.#unstick = () => undefined;
+  }
+
   async #run(signal: AbortSignal): Promise<void> {
     const { clock, random, retryFirstMs, retryMaxMs } = this.#context;
     const backoff = new Backoff({ firstMs: retryFirstMs, maxMs: retryMaxMs, random });
@@ -92,6 +136,11 @@ export class Lane {
       } catch (thrown) {
         if (signal.aborted) return;
         const error = asUnderstudyError(thrown, 'internal', `the ${this.state.direction} lane`);
+        const stuck = stuckChangeOf(error);
+        if (stuck !== null) {
+          await this.#waitUnstuck(stuck, error, signal);
+          continue;
+        }
         if (!error.retryable) {
           this.state.log.error({ code: error.code, reason: error.message }, 'the lane failed');
           this.state.fail(error);

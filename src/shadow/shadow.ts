@@ -9,8 +9,10 @@ import type {
   CatalogFingerprint,
   Direction,
   RecentVerifyReport,
+  ShadowCommand,
   ShadowControl,
   ShadowStatus,
+  ShadowSteering,
   Side,
   TableName,
   VerifyOptions,
@@ -171,6 +173,10 @@ export class Shadow implements ShadowControl {
 
   async prepareReverse(signal: AbortSignal): Promise<void> {
     await this.#required().prepareReverse(signal);
+  }
+
+  async steer(command: ShadowCommand): Promise<ShadowSteering> {
+    return await this.#required().steer(command);
   }
 
   async analyze(side: Side, signal: AbortSignal): Promise<void> {

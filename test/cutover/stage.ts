@@ -23,6 +23,7 @@ import {
   type Route,
   type ShadowControl,
   type ShadowStatus,
+  type ShadowSteering,
   type Side,
   type StallReport,
   type SwitchReport,
@@ -174,6 +175,10 @@ export class ShadowDouble implements ShadowControl {
     this.calls.push('prepareReverse');
     return Promise.resolve();
   }
+  steer(): Promise<ShadowSteering> {
+    return Promise.reject(new Error('not part of the double'));
+  }
+
   analyze(side: Side): Promise<void> {
     this.calls.push(`analyze ${side}`);
     return Promise.resolve();

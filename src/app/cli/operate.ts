@@ -1,5 +1,5 @@
 /** The verbs that have the running process do something: verify, cutover, rollback, finalize, remove, abort. */
-import type { OperationReport, VerifyReport } from '../../core/ports.js';
+import type { OperationReport, ShadowSteering, VerifyReport } from '../../core/ports.js';
 import type { Operation, OperationLine, OperationOptions } from '../../admin/control.js';
 import { createInterface } from 'node:readline/promises';
 import { UnderstudyError } from '../../core/errors.js';
@@ -49,6 +49,27 @@ export async function runVerify(
   }
   terminal.result(report);
   return (repair?.remaining ?? report.mismatches) === 0 ? EXIT.ok : EXIT.refused;
+}
+
+export async function runShadow(
+  terminal: Terminal,
+  admin: AdminClient,
+  options: Pick<OperationOptions, 'action' | 'value' | 'note'>,
+): Promise<ExitCode> {
+  const steering = (await operate(terminal, admin, 'shadow', options)) as ShadowSteering;
+  const { skipped, paused, intensity } = steering;
+  if (skipped !== undefined) {
+    terminal.line(
+      `skipped: the ${skipped.kind} in ${skipped.table} at ${skipped.position} (SQLSTATE ${skipped.sqlState}). ` +
+        'Mend its row with `understudy verify --repair`.',
+    );
+  }
+  const flush = formatDuration(steering.flushIntervalMs / 1000);
+  terminal.line(
+    `the copy is ${paused ? 'paused' : 'not paused'}; intensity ${intensity}, changes are written within ${flush}`,
+  );
+  terminal.result(steering);
+  return EXIT.ok;
 }
 
 export async function runSwitch(

@@ -20,9 +20,11 @@ import type {
   Direction,
   Finding,
   RecentVerifyReport,
+  ShadowCommand,
   ShadowControl,
   ShadowPhase,
   ShadowStatus,
+  ShadowSteering,
   ShadowWarning,
   Side,
   TableName,
@@ -456,6 +458,15 @@ export class FollowEngine implements ShadowControl {
     await this.#required().compareAll(false, signal);
     await this.#verification.warm('forward');
     await this.#verification.warm('reverse');
+  }
+
+  steer(command: ShadowCommand): Promise<ShadowSteering> {
+    return Promise.reject(
+      new UnderstudyError(
+        'request-invalid',
+        `${command.action}: only a shadow that follows by the log is steered`,
+      ),
+    );
   }
 
   async analyze(side: Side, signal: AbortSignal): Promise<void> {

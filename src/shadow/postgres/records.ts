@@ -5,7 +5,14 @@
  * stream's progress. On the source: the reverse stream's progress, and the replica identities that were changed.
  * A stream's progress is written in the transaction that holds the changes: neither can be there without the other.
  */
-import type { CatalogFingerprint, Direction, ShadowPhase, Side, TableName } from '../../core/ports.js';
+import type {
+  CatalogFingerprint,
+  Direction,
+  ShadowPhase,
+  Side,
+  StuckChange,
+  TableName,
+} from '../../core/ports.js';
 import { quoteLiteral } from '../../core/postgres.js';
 import { formatLsn, parseLsn } from '../../core/position.js';
 import { inTransaction, run, textOf, type Session, type TextRow } from './statement.js';
@@ -54,6 +61,19 @@ CREATE TABLE IF NOT EXISTS understudy.fingerprint (
   side text PRIMARY KEY,
   objects jsonb NOT NULL,
   taken_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE TABLE IF NOT EXISTS understudy.skipped_change (
+  direction text NOT NULL,
+  position pg_lsn NOT NULL,
+  ordinal bigint NOT NULL,
+  schema_and_table text NOT NULL,
+  kind text NOT NULL,
+  key_columns text[] NOT NULL,
+  key_hash text,
+  sql_state text NOT NULL,
+  note text NOT NULL,
+  decided_at timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (direction, position, ordinal)
 );
 CREATE TABLE IF NOT EXISTS understudy.repaired_row (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -370,6 +390,54 @@ export async function readMarks(
     { what: 'reading the marks' },
   );
   return new Map(rows.map((row) => [textOf(row, 'mark'), parseLsn(textOf(row, 'position'))]));
+}
+
+// --- skipped changes -------------------------------------------------------------------------------------------
+
+/** Records the decision to leave a change out. Idempotent. */
+export async function writeSkip(session: Session, change: StuckChange, note: string): Promise<void> {
+  await run(
+    session,
+    {
+      text: `INSERT INTO understudy.skipped_change
+          (direction, position, ordinal, schema_and_table, kind, key_columns, key_hash, sql_state, note)
+        VALUES ($1, $2, $3, $4, $5, $6::text[], $7, $8, $9) ON CONFLICT DO NOTHING`,
+      values: [
+        change.direction,
+        change.position,
+        String(change.ordinal),
+        change.table,
+        change.kind,
+        change.keyColumns,
+        change.keyHash,
+        change.sqlState,
+        note,
+      ],
+    },
+    { what: 'recording a skipped change' },
+  );
+}
+
+/** The changes of a stream that are left out: places by their transaction's commit position, from `from` on. */
+export async function readSkips(
+  session: Session,
+  direction: Direction,
+  from: bigint,
+): Promise<ReadonlyMap<bigint, ReadonlySet<number>>> {
+  const { rows } = await run(
+    session,
+    {
+      text: `SELECT position, ordinal FROM understudy.skipped_change WHERE direction = $1 AND position >= $2::pg_lsn`,
+      values: [direction, formatLsn(from)],
+    },
+    { what: 'reading the skipped changes' },
+  );
+  const skips = new Map<bigint, Set<number>>();
+  for (const row of rows) {
+    const position = parseLsn(textOf(row, 'position'));
+    skips.set(position, (skips.get(position) ?? new Set()).add(Number(textOf(row, 'ordinal'))));
+  }
+  return skips;
 }
 
 // --- fingerprints ----------------------------------------------------------------------------------------------

@@ -47,6 +47,8 @@ export interface TransactionPart {
   readonly endLsn: bigint;
   readonly last: boolean;
   readonly changes: readonly Change[];
+  /** Place of the first of them among the transaction's changes. */
+  readonly firstChange: number;
   readonly bytes: number;
   /** Understudy's own messages of the whole transaction, in the last part. */
   readonly messages: readonly LogMessage[];
@@ -59,6 +61,8 @@ interface OpenTransaction {
   tagged: boolean;
   empty: boolean;
   changes: Change[];
+  /** Changes that went out in earlier parts. */
+  before: number;
   bytes: number;
   messages: LogMessage[];
 }
@@ -112,7 +116,15 @@ export class TransactionAssembler {
     switch (message.kind) {
       case 'begin':
         if (this.#open !== null) throw broken('a transaction begins inside another');
-        this.#open = { begin: message, tagged: false, empty: true, changes: [], bytes: 0, messages: [] };
+        this.#open = {
+          begin: message,
+          tagged: false,
+          empty: true,
+          changes: [],
+          before: 0,
+          bytes: 0,
+          messages: [],
+        };
         return null;
       case 'commit':
         return this.#commit(message.endLsn);
@@ -211,10 +223,12 @@ export class TransactionAssembler {
       endLsn,
       last,
       changes: open.changes,
+      firstChange: open.before,
       bytes: open.bytes,
       messages: last ? open.messages : [],
       authority: this.#authority,
     };
+    open.before += open.changes.length;
     open.changes = [];
     open.bytes = 0;
     return part;
