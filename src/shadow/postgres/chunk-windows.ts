@@ -15,7 +15,7 @@
 import type { Change } from './transactions.js';
 import { bindRow, keyId, keyOf, type Binding, type Key } from './apply-table.js';
 import { boundUpdate, isPartial, overlay, type KeyedRow } from './flush-plan.js';
-import { hasExactKey, liesOutside, type Chunk, type ChunkOutcome, type ChunkRead } from './chunk.js';
+import { liesOutside, type Chunk, type ChunkOutcome, type ChunkRead } from './chunk.js';
 import { sees, type DeliveredTransactions, type Snapshot } from './visibility.js';
 import type { RelationMessage } from '../../wire/postgres/pgoutput.js';
 import { UnderstudyError } from '../../core/errors.js';
@@ -130,16 +130,13 @@ export class ChunkWindows {
       throw new UnderstudyError('internal', `chunk ${chunkId} ended before it was read`);
     if (window.mustSee.some((xid) => !sees(snapshot, xid))) return { chunk, outcome: 'stale' };
     const changed = [...window.changed.values()];
-    // Which of the repaired rows were changed meanwhile is then the server's alone to say.
-    if (chunk.repairs !== null && changed.length > 0 && !hasExactKey(chunk.table))
-      return { chunk, outcome: 'discarded' };
     return {
       chunk,
       read,
       dropped: changed.flatMap(({ key, row }) =>
         row === null && !liesOutside(chunk, read, key) ? [key] : [],
       ),
-      overlays: changed.filter(({ key, row }) => row !== null && !isForeign(chunk, read, key)),
+      overlays: changed.filter(({ row }) => row !== null),
     };
   }
 
@@ -156,11 +153,6 @@ export class ChunkWindows {
     if (rest.length === 0) this.#open.delete(name);
     else this.#open.set(name, rest);
   }
-}
-
-/** Of another row than those that a repair replaces: the shadow holds it whole, and the stream has changed it. */
-function isForeign(chunk: Chunk, read: ChunkRead, key: Key): boolean {
-  return chunk.repairs !== null && liesOutside(chunk, read, key);
 }
 
 function note(window: Window, change: Exclude<Change, { kind: 'truncate' }>, binding: Binding): void {

@@ -1,7 +1,8 @@
 /** Writes a chunk into the destination, inside the apply transaction that ends at its `high` mark. */
-import { keyId, type ApplyTable, type Key } from './apply-table.js';
+import type { ApplyTable, Key } from './apply-table.js';
 import type { Applier } from './apply.js';
 import { arrayParameters, columnList, conflictClause, keyEquals, keyIndexes } from './apply-sql.js';
+import { quoteIdent } from '../../core/postgres.js';
 import type { ClosedWindow } from './chunk-windows.js';
 import { copyOptions, type ChunkRead } from './chunk.js';
 import { copyIn } from './raw-copy.js';
@@ -35,14 +36,38 @@ export class ChunkWriter {
    */
   async replace(table: ApplyTable, window: ClosedWindow, keys: readonly Key[]): Promise<void> {
     const { read, dropped, overlays } = window;
-    const changed = new Set(dropped.map((key) => keyId(key)));
-    const replaced = keys.filter((key) => !changed.has(keyId(key)));
+    const replaced = dropped.length === 0 ? keys : await this.#without(table, keys, dropped);
     if (replaced.length === 0) return;
     const recorded = await this.#recordBefore(table, replaced);
     await this.#deleteKeys(table, `ONLY ${table.sql}`, replaced);
     if (read.rows > 0) await this.#staged(table, read, dropped);
     if (overlays.length > 0) await this.#applier.overlay(table, overlays);
     await this.#recordAfter(table, recorded);
+  }
+
+  /** The keys of which none is equal to one of `others`, as the server compares them: 1.0 is 1.00. */
+  async #without(table: ApplyTable, keys: readonly Key[], others: readonly Key[]): Promise<readonly Key[]> {
+    const columns = keyIndexes(table);
+    const mine = keyParameters(table, keys, 1);
+    const theirs = keyParameters(table, others, 1 + columns.length);
+    const equal = columns.map((column, position) => {
+      const schema = quoteIdent(table.operatorSchemas[position] ?? 'pg_catalog');
+      const type = table.columns[column]?.type ?? 'text';
+      return `u.c${column}::${type} OPERATOR(${schema}.=) d.c${column}::${type}`;
+    });
+    const names = columns.map((column) => `c${column}`).join(', ');
+    const { rows } = await run(
+      this.#session,
+      {
+        text:
+          `SELECT u.n FROM unnest(${mine.arrays}) WITH ORDINALITY AS u(${names}, n) WHERE NOT EXISTS ` +
+          `(SELECT FROM unnest(${theirs.arrays}) AS d(${names}) WHERE ${equal.join(' AND ')})`,
+        values: [...mine.values, ...theirs.values],
+      },
+      { what: `repairing ${table.name}`, carriesRows: true },
+    );
+    const kept = new Set(rows.map((row) => Number(textOf(row, 'n')) - 1));
+    return keys.filter((_, index) => kept.has(index));
   }
 
   async #recordBefore(table: ApplyTable, keys: readonly Key[]): Promise<readonly string[]> {
@@ -152,6 +177,7 @@ function keyParameters(
   keys: readonly Key[],
   first: number,
 ): {
+  readonly arrays: string;
   readonly unnest: string;
   readonly values: readonly string[];
   readonly matches: (row: string) => string;
@@ -165,6 +191,7 @@ function keyParameters(
     return row;
   });
   return {
+    arrays,
     unnest: `unnest(${arrays}) AS u(${aliases})`,
     values: arrayParameters(table, { columns: key }, rows),
     matches: (row) =>

@@ -93,7 +93,7 @@ function lexicographic(
 const EXACT_TYPES = /^(smallint|integer|bigint|uuid|boolean|date|timestamp(\(\d\))? with(out)? time zone)$/;
 
 /** Whether a key in the stream is certainly another row than one of another text. */
-export function hasExactKey(table: ApplyTable): boolean {
+function hasExactKey(table: ApplyTable): boolean {
   return keyIndexes(table).every((index) => EXACT_TYPES.test(columnAt(table, index).type));
 }
 
