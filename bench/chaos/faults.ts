@@ -24,6 +24,7 @@ export class Faults {
   readonly #held: Connection[] = [];
   readonly #killed = new Set<ServerSide>();
   #understudyKilled = false;
+  #healing: Promise<void> = Promise.resolve();
   #shifted = false;
   #disturbed = false;
   /** Statements that nobody waits for: they end when what they wait for does. */
@@ -141,8 +142,14 @@ export class Faults {
     await Promise.race([settled, new Promise((resolve) => setTimeout(resolve, SOON_MS))]);
   }
 
-  /** Takes everything back. Understudy, where it was killed, is started before or after the servers. */
-  async heal(restartAfterMs: number, understudyFirst: boolean): Promise<void> {
+  /** Takes everything back. Understudy, where it was killed, is started before or after the servers. One at a time. */
+  heal(restartAfterMs: number, understudyFirst: boolean): Promise<void> {
+    const healed = this.#healing.then(() => this.#heal(restartAfterMs, understudyFirst));
+    this.#healing = healed.catch(() => undefined);
+    return healed;
+  }
+
+  async #heal(restartAfterMs: number, understudyFirst: boolean): Promise<void> {
     for (const connection of this.#held.splice(0)) connection.destroy();
     this.#stage.disk?.free();
     if (this.#disturbed) await this.#stage.calm();

@@ -115,6 +115,8 @@ export interface Plan {
   readonly poolMode: 'session' | 'transaction' | 'pipelined';
   readonly capture: boolean;
   readonly acts: readonly Act[];
+  /** Who leads when the acts begin: for the destination there is a cutover without a fault first. */
+  readonly leads: 'source' | 'destination';
 }
 
 export interface PlanOptions {
@@ -137,6 +139,7 @@ export function drawPlan(seed: number, { only, without = new Set() }: PlanOption
     poolMode: chance.pick(['session', 'session', 'session', 'session', 'transaction', 'pipelined']),
     capture: chance.once(6),
     acts: Array.from({ length: 1 + chance.below(2) }, () => drawAct(chance, faults)),
+    leads: chance.pick(['source', 'destination']),
   };
 }
 
@@ -170,6 +173,10 @@ export function describePlan(plan: Plan): string {
       .concat(abort ? ['abort'] : [])
       .join(' & '),
   );
-  const settings = [plan.poolMode, ...(plan.capture ? ['capture'] : [])];
+  const settings = [
+    plan.poolMode,
+    ...(plan.capture ? ['capture'] : []),
+    ...(plan.leads === 'destination' ? ['after a cutover'] : []),
+  ];
   return `${acts.join(', then ')} (${settings.join(', ')})`;
 }

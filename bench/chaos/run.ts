@@ -46,6 +46,7 @@ const FOLLOW_TIMEOUT_MS = 60_000;
 const OPERATION_TIMEOUT_MS = 45_000;
 const REST_TIMEOUT_MS = 30_000;
 const PROGRESS_TIMEOUT_MS = 20_000;
+const FOLLOW_AGAIN_MS = 10_000;
 const RUN_TIMEOUT_MS = 150_000;
 const HOLD_BUDGET_MS = 2_500;
 
@@ -136,6 +137,8 @@ class Run {
       for (const worker of this.#workers) worker.start();
       if (!(await this.#progress('at the start'))) return;
       this.#done('progress');
+      if (this.#plan.leads === 'destination') await this.#act(QUIET);
+      if (this.#findings.length > 0) return;
       for (const [index, act] of this.#plan.acts.entries()) {
         await this.#act(act);
         this.#done(`act ${index + 1}`);
@@ -190,6 +193,14 @@ class Run {
   // An act
 
   async #act(act: Act): Promise<void> {
+    // A shadow that has lost its connections is given the time to find them again: else the operation is just refused.
+    await comesTrue(async () => {
+      const shadow = (await this.#subject.status())?.shadow;
+      return (
+        shadow?.phase === 'failed' ||
+        shadow?.streams.every(({ connected, lagMs }) => connected && lagMs !== null) === true
+      );
+    }, FOLLOW_AGAIN_MS);
     const before = await this.#subject.status();
     const from: ServerSide = before?.route?.side ?? 'source';
     const kind: OperationKind = from === 'source' ? 'cutover' : 'rollback';
@@ -216,6 +227,9 @@ class Run {
     });
     this.#done(`operation ${this.acts.length}`);
     await this.#rest(kind, from, value);
+    if (act === QUIET && !(value.kind === 'report' && value.report.outcome === 'done')) {
+      this.#found(finding('refused-for-nothing', `${kind} ${describeOutcome(value)}`));
+    }
     this.#found(...auditProbes(this.#history.probes.slice(probesBefore)));
     if (isPainless(act, value)) {
       for (const error of this.#history.errors.slice(errorsBefore)) {
@@ -230,10 +244,10 @@ class Run {
     const under: Promise<void>[] = [];
     const byPoint = new Map<StepPoint, Fault[]>();
     for (const fault of act.faults) byPoint.set(fault.point, [...(byPoint.get(fault.point) ?? []), fault]);
+    const timers: NodeJS.Timeout[] = [];
     const over = (): void => {
-      setTimeout(() => {
-        under.push(this.#faults.heal(act.restartAfterMs, act.understudyFirst));
-      }, act.lastsMs).unref();
+      const heal = (): void => void under.push(this.#faults.heal(act.restartAfterMs, act.understudyFirst));
+      timers.push(setTimeout(heal, act.lastsMs));
     };
     for (const [point, faults] of byPoint) {
       const hold = faults.some(({ delayMs }) => delayMs === 0);
@@ -258,6 +272,7 @@ class Run {
           settled = under.length;
           await Promise.allSettled(under);
         }
+        for (const timer of timers) clearTimeout(timer);
       },
     };
   }
@@ -358,6 +373,9 @@ class Run {
     if (left.length > 0) this.#found(finding('left-behind', `after ${verb}: ${left.join(', ')}`));
   }
 }
+
+/** Nothing befalls it, so it must succeed. */
+const QUIET: Act = { faults: [], abort: false, lastsMs: 0, restartAfterMs: 0, understudyFirst: true };
 
 const SETTLED: ReadonlySet<string> = new Set(['done', 'aborted']);
 

@@ -33,7 +33,7 @@ const act = (
   understudyFirst: true,
 });
 
-const base = { poolMode: 'session' as const, capture: false };
+const base = { poolMode: 'session' as const, capture: false, leads: 'source' as const };
 const PLANS: readonly Plan[] = [
   {
     ...base,
