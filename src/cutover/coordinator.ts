@@ -12,14 +12,8 @@ import { createBarrierObjects, installBarrier, planBarrier } from './barrier.js'
 import { abandonDestination, readEpoch } from './fence.js';
 import { finalize } from './finalize.js';
 import { remove } from './remove.js';
-import {
-  abortOperation,
-  beginOperation,
-  createJournal,
-  finishOperation,
-  readRoute,
-  type OperationKey,
-} from './journal.js';
+import { beginOperation, createJournal, readRoute, type OperationKey } from './journal.js';
+import { JournalDebts } from './journal-debts.js';
 import type { Operation } from './operation.js';
 import { recover } from './recovery.js';
 import { Registration } from './registration.js';
@@ -37,11 +31,6 @@ import type {
   RemoveOptions,
   RemoveReport,
 } from './settings.js';
-
-/** What the journal could not be told when it happened. */
-type Debt =
-  | { readonly kind: 'abort'; readonly key: OperationKey; readonly reason: string }
-  | { readonly kind: 'end'; readonly key: OperationKey; readonly report: OperationReport };
 
 interface Running {
   readonly kind: OperationKind;
@@ -61,9 +50,9 @@ export class CutoverCoordinator {
   readonly #proxyId: string;
   readonly #closing = new AbortController();
   readonly #status: StatusReader;
+  readonly #debts: JournalDebts;
   /** Of operations that were stopped dead. */
   readonly #abandoned: Connections[] = [];
-  #debts: Debt[] = [];
   #running: Running | undefined;
   #finalized = false;
   #removed = false;
@@ -75,13 +64,20 @@ export class CutoverCoordinator {
     this.#proxyId = deps.random(8);
     this.#connections = this.#newConnections();
     this.#status = new StatusReader(this.#connections, deps.subset, deps.log, deps.settings.connectTimeoutMs);
+    this.#debts = new JournalDebts({
+      connections: this.#connections,
+      clock: deps.clock,
+      log: deps.log,
+      closing: this.#closing.signal,
+      answerTimeoutMs: deps.settings.connectTimeoutMs,
+    });
     this.#registration = new Registration({
       proxyId: this.#proxyId,
       connections: this.#connections,
       clock: deps.clock,
       log: deps.log,
       answerTimeoutMs: deps.settings.connectTimeoutMs,
-      onReturn: () => this.#payDebts(),
+      onReturn: () => this.#debts.pay(),
     });
   }
 
@@ -153,7 +149,7 @@ export class CutoverCoordinator {
       await destination.end();
     }
     await this.#registration.register();
-    await this.#payDebts();
+    await this.#debts.pay();
   }
 
   async #sourceEpoch(): Promise<number> {
@@ -331,24 +327,9 @@ export class CutoverCoordinator {
         });
         budget.timer = setTimeout(() => controller.abort(reason), holdBudgetMs);
       },
-      onUnjournaledAbort: (reason) => this.#debts.push({ kind: 'abort', key: operation.key, reason }),
-      onUnjournaledEnd: (report) => this.#debts.push({ kind: 'end', key: operation.key, report }),
+      onUnjournaledAbort: (reason) => this.#debts.owe({ kind: 'abort', key: operation.key, reason }),
+      onUnjournaledEnd: (report) => this.#debts.owe({ kind: 'end', key: operation.key, report }),
     });
-  }
-
-  /** Tells the journal what it could not be told before. Throws `destination-unreachable`. */
-  async #payDebts(): Promise<void> {
-    if (this.#debts.length === 0) return;
-    const session = await this.#connections.open('destination', 'journal');
-    try {
-      for (const debt of this.#debts) {
-        if (debt.kind === 'abort') await abortOperation(session, debt.key, debt.reason);
-        else await finishOperation(session, debt.key, { report: debt.report });
-        this.#debts = this.#debts.filter((each) => each !== debt);
-      }
-    } finally {
-      await session.end();
-    }
   }
 
   /** Asks the running operation to abort. False where none runs or it is past its point of no return. */
@@ -369,6 +350,7 @@ export class CutoverCoordinator {
   async finalize(options: FinalizeOptions): Promise<FinalizeReport> {
     if (this.#running !== undefined) throw new UnderstudyError('busy', `a ${this.#running.kind} is running`);
     return await this.#exclusively(async () => {
+      await this.#debts.pay();
       const report = await finalize(this.#deps, this.#connections, options);
       this.#finalized = true;
       return report;
@@ -383,8 +365,10 @@ export class CutoverCoordinator {
   async remove(options: RemoveOptions): Promise<RemoveReport> {
     if (this.#running !== undefined) throw new UnderstudyError('busy', `a ${this.#running.kind} is running`);
     return await this.#exclusively(async () => {
+      if (options.destinationLost !== true) await this.#debts.pay();
       const report = await remove(this.#deps, this.#connections, this.#proxyId, options);
       this.#removed = true;
+      this.#debts.forget();
       await this.#registration.close();
       return report;
     });
