@@ -358,9 +358,15 @@ function captureMetrics(make: SourcedMetrics): readonly Collector[] {
     ),
     make.counter(
       'understudy_capture_dropped_total',
-      'Of these, dropped because capture was behind.',
+      'Of these, dropped because capture was behind, or unrecorded.',
       [],
       total(({ dropped }) => dropped),
+    ),
+    make.counter(
+      'understudy_capture_unrecorded_total',
+      'Of the dropped, parts of pipelines deeper than is followed.',
+      [],
+      total(({ unrecorded }) => unrecorded),
     ),
     make.counter(
       'understudy_capture_unparsed_total',

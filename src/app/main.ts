@@ -308,6 +308,11 @@ function importVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> {
           nargs: 1,
           describe: 'A snapshot, from a URL or a CSV file; twice for a difference',
         })
+        .option('keys', {
+          type: 'boolean',
+          default: false,
+          describe: 'Count the most used keys, as keyed hashes; needs source and destination',
+        })
         .option('dry-run', { type: 'boolean', default: false, describe: 'Read and print, keep nothing' })
         .option('show-lines', {
           type: 'boolean',
@@ -322,6 +327,36 @@ function importVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> {
           terminal,
           { ...args, files: args.files ?? [], pgStatStatements: args.pgStatStatements ?? [] },
           configIfAny(args),
+        ),
+      ),
+  );
+}
+
+function captureVerb(cli: Argv<GlobalArguments>): Argv<GlobalArguments> {
+  return cli.command(
+    'capture',
+    'What is captured: statements, tables, transactions, and what is missing',
+    (argv) =>
+      argv
+        .option('kept', {
+          type: 'boolean',
+          default: false,
+          describe: 'What the destination keeps of the last week; no process has to run',
+        })
+        .option('by', {
+          choices: ['time', 'calls', 'errors'] as const,
+          default: 'time' as const,
+          describe: 'Order of the statements',
+        })
+        .option('limit', { type: 'number', requiresArg: true, default: 20, describe: 'Statements, at most' })
+        .example('$0 capture --by calls', ''),
+    (args) =>
+      runVerb(args, async (terminal) =>
+        (await import('./cli/capture.js')).runCapture(
+          terminal,
+          args,
+          () => configOf(args),
+          () => adminOf(args),
         ),
       ),
   );
@@ -481,7 +516,9 @@ async function main(argv: readonly string[]): Promise<void> {
   const base = yargs([...argv])
     .scriptName('understudy')
     .usage('$0 <verb> [options]\n\nA proxy that keeps a live shadow of a database and switches over to it.');
-  const cli = benchVerbs(logVerb(planVerbs(importVerbs(controlVerbs(serverVerbs(addGlobalOptions(base)))))))
+  const cli = benchVerbs(
+    captureVerb(logVerb(planVerbs(importVerbs(controlVerbs(serverVerbs(addGlobalOptions(base))))))),
+  )
     .demandCommand(1, 'name a verb')
     .strict()
     .recommendCommands()

@@ -8,7 +8,7 @@
 import type { Worker } from 'node:worker_threads';
 import { ByteRingWriter, createByteRing } from '../core/byte-ring.js';
 import { UnderstudyError } from '../core/errors.js';
-import type { CaptureSnapshot, StatementTap } from '../core/capture-ports.js';
+import type { CaptureSnapshot } from '../core/capture-ports.js';
 import type { Side, TableName } from '../core/ports.js';
 import type { SeriesSettings } from './keeper.js';
 import { ThreadCaller } from '../core/thread-call.js';
@@ -34,10 +34,10 @@ export interface StartArgument {
   /** The main thread's monotonic clock, at the call. */
   readonly monotonicMs: number;
 }
-export type WorkerSnapshot = Omit<CaptureSnapshot, 'offered' | 'dropped'>;
+export type WorkerSnapshot = Omit<CaptureSnapshot, 'offered' | 'dropped' | 'unrecorded'>;
 
 export class CaptureClient {
-  readonly tap: StatementTap;
+  readonly tap: RingTap;
   readonly #memory: SharedArrayBuffer;
   readonly #ring: ByteRingWriter;
   #options: CaptureOptions;
@@ -106,7 +106,12 @@ export class CaptureClient {
   /** Counts since the worker started, everything offered before the call included. Throws `internal` without one. */
   async snapshot(): Promise<CaptureSnapshot> {
     const counted = await this.#call<WorkerSnapshot>('snapshot', null);
-    return { ...counted, offered: this.#ring.offered, dropped: this.#ring.dropped };
+    return {
+      ...counted,
+      offered: this.#ring.offered,
+      dropped: this.#ring.dropped,
+      unrecorded: this.tap.unrecorded,
+    };
   }
 
   /** No more calls. The tap goes on accepting, so that whoever holds it needs no order of shutting down. */

@@ -21,10 +21,20 @@ import {
 export class RingTap implements StatementTap {
   readonly #ring: ByteRingWriter;
   readonly #textBytesMax: number;
+  #unrecorded = 0;
 
   constructor(ring: ByteRingWriter, textBytesMax: number) {
     this.#ring = ring;
     this.#textBytesMax = Math.min(textBytesMax, ring.payloadBytesMax - FIXED_BYTES);
+  }
+
+  get unrecorded(): number {
+    return this.#unrecorded;
+  }
+
+  skipped(): void {
+    this.#unrecorded += 1;
+    this.#ring.skip();
   }
 
   offer(

@@ -112,6 +112,12 @@ export class ByteRingWriter {
     return start + RECORD_HEADER_BYTES;
   }
 
+  /** Counts a record that was never offered as dropped, so that the reader knows that something is missing. */
+  skip(): void {
+    this.#offered += 1;
+    this.#drop();
+  }
+
   /** Publishes what `reserve` made room for, and wakes a waiting reader once when the ring gets half full. */
   commit(): void {
     const { words, capacity } = this.#views;

@@ -46,6 +46,8 @@ export interface StatementTap {
     /** What followed the statement's name in its Bind, possibly cut; empty unless keys are captured. Aliases. */
     parameters: Buffer,
   ): boolean;
+  /** A statement will pass that nothing is offered of: its pipeline is deeper than is followed. */
+  skipped?(): void;
 }
 
 /** The first two characters of a SQLSTATE, the first in the lower byte; 0 for none. */
@@ -73,7 +75,10 @@ export interface TrafficRecorder {
 /** `null` tap: capture switched off. */
 export interface CaptureSnapshot {
   readonly offered: number;
+  /** Of these, not counted: the ring was full, or see `unrecorded`. */
   readonly dropped: number;
+  /** Of the dropped: parts of pipelines deeper than a session is followed. */
+  readonly unrecorded: number;
   readonly unparsed: number;
   readonly transactions: { readonly committed: number; readonly rolledBack: number };
   readonly tables: readonly TableUse[];

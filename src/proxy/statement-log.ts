@@ -2,8 +2,8 @@
  * What one session has sent and not been answered yet, as the tap sees it, and the texts of its prepared statements.
  *
  * Slots are reused and their text buffers grow to `textBytesMax` at most, so that a busy session allocates nothing
- * per statement. A pipeline deeper than {@link SLOTS_MAX} is not recorded beyond that depth; the tap is told nothing
- * of those statements, and `unrecorded` counts them.
+ * per statement. A pipeline deeper than {@link SLOTS_MAX} is not recorded beyond that depth; the tap is told
+ * only that they were, and `unrecorded` counts them.
  *
  * Bound parameters are copied only where keys are captured (`parameterBytesMax` above 0), up to that bound.
  */
@@ -191,6 +191,7 @@ export class StatementLog {
     if (this.#tap === null) return;
     if (this.#size === SLOTS_MAX) {
       this.unrecorded += 1;
+      this.#tap.skipped?.();
       return;
     }
     if (this.#size === this.#slots.length) this.#addSlot();

@@ -66,6 +66,7 @@ const SOURCE: MetricsSource = {
   capture: {
     offered: 7,
     dropped: 1,
+    unrecorded: 1,
     unparsed: 0,
     transactions: { committed: 3, rolledBack: 1 },
     tables: [],

@@ -35,6 +35,7 @@ const VERB: ImportVerb = {
   since: undefined,
   until: undefined,
   database: undefined,
+  keys: false,
   dryRun: false,
   showLines: false,
   out: undefined,
@@ -174,6 +175,31 @@ test('in the destination: names by the source’s catalogs, and the same log a s
   expect(once).toMatchObject([{ name: 'app.account' }, { name: 'owner' }, { name: 'public.entry' }]);
   await run({ files: [file] }, config);
   expect(await figures()).toEqual(once);
+
+  // Keys, where they are asked for and the catalogs say what is one.
+  await expect(run({ files: [file], keys: true })).rejects.toMatchObject({ code: 'config-invalid' });
+  await pair.onSource.query('CREATE TABLE public.item (id int PRIMARY KEY, n int)');
+  const named = await written(
+    'keys.log',
+    line(1, 'SELECT * FROM item WHERE id = 4711') +
+      line(2, 'SELECT n FROM item WHERE id = 4711') +
+      line(3, 'UPDATE item SET n = 1 WHERE id = 4712'),
+  );
+  const out = join(folder, 'keys.series');
+  await run({ files: [named], keys: true, out }, config);
+  const hot: SeriesBatch['hotKeys'][number][] = [];
+  for await (const batch of readSeriesFile(out)) hot.push(...batch.hotKeys);
+  expect(hot).toMatchObject([
+    {
+      table: 'public.item',
+      accesses: 3,
+      keys: [
+        { count: 2, writes: 0 },
+        { count: 1, writes: 1 },
+      ],
+    },
+  ]);
+  expect(JSON.stringify(hot)).not.toContain('471');
 });
 
 test('snapshots of pg_stat_statements: one gives totals, two what ran between them', async () => {

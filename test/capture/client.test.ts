@@ -57,6 +57,15 @@ describe('capture', () => {
     client.close();
   });
 
+  test('what was never offered is missing, and is said to be', async () => {
+    const client = capture(1 << 16, 128);
+    await attached(client);
+    offer(client.tap, 'SELECT 1');
+    client.tap.skipped?.();
+    expect(await client.snapshot()).toMatchObject({ offered: 2, dropped: 1, unrecorded: 1 });
+    client.close();
+  });
+
   test('every field of a record arrives as it was offered', async () => {
     const client = capture(1 << 16, 128);
     await attached(client);

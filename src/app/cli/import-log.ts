@@ -8,7 +8,7 @@ import { LogTime } from '../../capture/import/log-time.js';
 import { UnderstudyError } from '../../core/errors.js';
 import type { CatalogSnapshot } from '../../capture/catalog.js';
 import type { ResolvedConfig } from '../config.js';
-import { catalogOf, openStore } from '../import-log/destination.js';
+import { catalogOf, installationSecret, openStore } from '../import-log/destination.js';
 import { ImportRun, type SeriesTarget } from '../import-log/import-run.js';
 import type { HeatSummary } from '../import-log/heat.js';
 import { readSnapshots, type SnapshotImport } from '../import-log/snapshots.js';
@@ -25,6 +25,8 @@ export interface ImportVerb {
   readonly since: string | undefined;
   readonly until: string | undefined;
   readonly database: string | undefined;
+  /** Count which keys are used most. */
+  readonly keys: boolean;
   readonly dryRun: boolean;
   readonly showLines: boolean;
   readonly out: string | undefined;
@@ -65,7 +67,8 @@ export async function runImportLog(
   const target = verb.dryRun || totals ? null : await openTarget(verb, writer, config);
   const startedMs = performance.now();
   try {
-    const run = await ImportRun.start(writer, target, await catalogFor(terminal, config));
+    const catalog = await catalogFor(terminal, config);
+    const run = await ImportRun.start(writer, target, catalog, await secretFor(verb, config, catalog));
     const report = await readLogs(terminal, verb, range, run);
     for (const statement of snapshots?.statements ?? []) run.add(statement);
     const heat = await run.finish([...spansOf(report, range), ...(snapshots?.spans ?? [])]);
@@ -139,7 +142,7 @@ async function readLogs(
         timezone: verb.timezone,
         database: verb.database ?? '',
         showLines: verb.showLines,
-        keys: false,
+        keys: verb.keys,
         stdin: process.stdin,
         signal: stop.signal,
       },
@@ -194,6 +197,24 @@ async function catalogFor(
   return null;
 }
 
+/** The installation's own, so that keys are the same as in the live capture. null: keys aren't counted. */
+async function secretFor(
+  verb: ImportVerb,
+  config: ResolvedConfig | null,
+  catalog: CatalogSnapshot | null,
+): Promise<Buffer | null> {
+  if (!verb.keys) return null;
+  if (config === null || catalog === null)
+    throw new UnderstudyError(
+      'config-invalid',
+      '--keys needs the source’s catalogs, which say what is a key',
+      {
+        advice: 'Give a configuration whose source can be reached, or leave --keys out.',
+      },
+    );
+  return installationSecret(config);
+}
+
 async function openTarget(
   verb: ImportVerb,
   writer: string,
@@ -225,8 +246,10 @@ async function openTarget(
 /** The same for the same files read in the same way; see import-run.ts. */
 async function writerName(verb: ImportVerb): Promise<string> {
   const hash = createHash('sha256');
-  const { prefix, format, timezone, since, until, database } = verb;
-  hash.update(JSON.stringify({ prefix, format, timezone, since, until, database }));
+  const { prefix, format, timezone, since, until, database, keys } = verb;
+  hash.update(
+    JSON.stringify({ prefix, format, timezone, since, until, database, ...(keys ? { keys } : {}) }),
+  );
   for (const path of [...verb.files, ...verb.pgStatStatements]) {
     hash.update((path === STDIN ? null : await beginningOf(path)) ?? randomBytes(16));
   }

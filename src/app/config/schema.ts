@@ -358,7 +358,7 @@ export const sections = {
       'Hours in which it may switch or suggest to: days, times or both, separated by commas.',
       {
         expected: 'spans such as Mon-Fri 01:00-05:00, Sun',
-        example: '"Mon-Fri 01:00-05:00, Sun"',
+        example: 'Mon-Fri 01:00-05:00, Sun',
         defaultText: 'all',
       },
     ),

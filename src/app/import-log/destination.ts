@@ -8,6 +8,18 @@ import type { ResolvedConfig } from '../config.js';
 import { endpointText } from '../config/endpoint.js';
 import type { SeriesTarget } from './import-run.js';
 
+/** What this installation hashes keys with. Throws `destination-unreachable`. */
+export async function installationSecret(config: ResolvedConfig): Promise<Buffer> {
+  const store = new PostgresSeriesStore(() =>
+    connectControl('destination', config.destination, SERIES_CONNECTION),
+  );
+  try {
+    return await store.secret();
+  } finally {
+    await store.close();
+  }
+}
+
 export interface OpenedStore extends SeriesTarget {
   /** For messages. */
   readonly name: string;

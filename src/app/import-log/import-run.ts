@@ -40,16 +40,19 @@ export class ImportRun implements StatementSink {
     this.#collector = collector;
   }
 
-  /** `catalog`: by which names are resolved; null: they stay as they are written. */
+  /** `catalog`: by which names are resolved; null: they stay as they are written. `secret`: keys are counted, hashed with it; takes
+   *  the catalog, which knows them. */
   static async start(
     writer: string,
     target: SeriesTarget | null,
     catalog: CatalogSnapshot | null,
+    secret: Buffer | null = null,
   ): Promise<ImportRun> {
     const parser = new PostgresParser();
     // Without it, what the texts' tokens tell has to do.
     await parser.load();
-    const collector = new SeriesCollector({ ...COLLECTOR_DEFAULTS, writer }, parser);
+    const collector = new SeriesCollector({ ...COLLECTOR_DEFAULTS, writer, keys: secret !== null }, parser);
+    if (secret !== null) collector.setSecret(secret);
     if (catalog !== null) collector.setCatalog(catalog);
     return new ImportRun(target, collector);
   }

@@ -74,9 +74,14 @@ function driftOf(own: readonly HotKeys[], lastMs: number): number | undefined {
   const at = (hoursAgo: number): Map<string, number> | undefined => {
     const hour = own.filter(({ startMs }) => startMs === lastMs - hoursAgo * HOUR_MS);
     if (hour.length === 0) return undefined;
-    return new Map(
-      hour.flatMap(({ table, keys }) => keys.map(({ key, count }) => [`${table}\0${key}`, count] as const)),
-    );
+    const counts = new Map<string, number>();
+    for (const { table, keys } of hour) {
+      for (const { key, count } of keys) {
+        const name = `${table}\0${key}`;
+        counts.set(name, (counts.get(name) ?? 0) + count);
+      }
+    }
+    return counts;
   };
   const between = (hoursAgo: number): number | undefined => {
     const [now, before] = [at(hoursAgo), at(hoursAgo + 1)];

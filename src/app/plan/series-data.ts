@@ -47,7 +47,9 @@ export class PlanDataBuilder {
   #untilMs: number | null = null;
 
   /** Adds minutes, hours or anything between: each counts for the hour it lies in. */
-  add(batch: Omit<SeriesBatch, 'id' | 'writer' | 'transitions' | 'statements'>): void {
+  add(
+    batch: Omit<SeriesBatch, 'id' | 'writer' | 'transitions' | 'statements'> & { readonly writer?: string },
+  ): void {
     for (const { table, startMs, reads, writes, rowsWritten } of batch.points) {
       const figures = this.#figures(table, hourOf(startMs));
       figures.reads += reads;
@@ -74,8 +76,9 @@ export class PlanDataBuilder {
       const known = this.#durations.get(key);
       this.#durations.set(key, known === undefined ? one : { ...one, weight: one.weight + known.weight });
     }
-    // A later word on a table and hour takes the place of the earlier one.
-    for (const hot of batch.hotKeys) this.#hotKeys.set(`${hot.table}\0${hot.startMs}`, hot);
+    // A writer’s later word on a table and hour takes the place of the earlier one.
+    for (const hot of batch.hotKeys)
+      this.#hotKeys.set(`${batch.writer ?? ''}\0${hot.table}\0${hot.startMs}`, hot);
   }
 
   #figures(table: string, hour: number): HourFigures {

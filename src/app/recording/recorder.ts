@@ -163,6 +163,7 @@ export class Recorder implements TrafficRecorder {
         this.#outcome(sessionId, durationMicros, rows, errorClass);
         return inner?.offer(sessionId, text, durationMicros, rows, ...rest) ?? true;
       },
+      skipped: () => inner?.skipped?.(),
     };
   }
 

@@ -96,6 +96,9 @@ test('a process that may switch by itself does so in its window, not against pre
   expect(done?.figures['stallHighMs']).toBeGreaterThan(0);
   expect(operations[0]).toMatchObject({ id: done?.operation, kind: 'cutover', state: 'done' });
 
+  const captured = await promisify(execFile)(process.execPath, [MAIN, 'capture', '--config', stack.config]);
+  expect(captured.stdout).toMatch(/statements since .* by the running process: 0 not counted/);
+
   await stack.operate('rollback');
   await until(async () => (await stack.status()).autopilot.verdict?.code === 'rolled-back', {
     what: 'the rollback to be noticed',

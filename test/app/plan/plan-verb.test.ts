@@ -94,4 +94,29 @@ test('from what the destination keeps, with the source’s catalogs', async () =
   expect(orders?.ties.map(({ by }) => by)).toEqual(['foreign key lines_orders_fkey']);
   expect(report.shadow).toBeNull();
   expect(report.unknown.join()).toContain('public.dropped');
+
+  // What it was made from.
+  const { stdout } = await run(
+    process.execPath,
+    [
+      MAIN,
+      'capture',
+      '--kept',
+      '--json',
+      '--source-url',
+      url(pair.source),
+      '--destination-url',
+      url(pair.destination),
+    ],
+    { cwd: folder },
+  );
+  expect(JSON.parse(stdout.trim().split('\n').at(-1) ?? '')).toMatchObject({
+    from: 'kept',
+    statements: { seen: 3610, dropped: 0, unrecorded: null, unparsed: 0 },
+    tables: [
+      { table: 'public.orders', reads: 3600 },
+      { table: 'public.dropped', reads: 10 },
+    ],
+    hotKeys: [],
+  });
 });
