@@ -167,7 +167,11 @@ function controlVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> {
             describe: 'What to do',
           })
           .positional('value', { type: 'number', describe: 'The intensity, 0 to 1' })
-          .option('note', { type: 'string', requiresArg: true, describe: 'Why a change is skipped; recorded' })
+          .option('note', {
+            type: 'string',
+            requiresArg: true,
+            describe: 'Why a change is skipped; recorded',
+          })
           .example('$0 shadow intensity 0.3', '')
           .example('$0 shadow skip --note "fixed by hand"', ''),
       (args) =>
