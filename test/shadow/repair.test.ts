@@ -1,4 +1,5 @@
 import { expect, test } from 'vitest';
+import { connectControl } from '../../src/core/postgres.js';
 import { databasePair } from '../support/servers.js';
 import { EngineHarness, sql } from './engine-harness.js';
 
@@ -39,9 +40,9 @@ test('verify --repair mends cells, missing and extra rows beside live traffic, a
     ]),
   );
 
-  let writing = true;
+  const writing = new AbortController();
   const writer = (async () => {
-    for (let n = 0; writing; n++) {
+    for (let n = 0; !writing.signal.aborted; n++) {
       await onSource.query('UPDATE public.item SET note = $1 WHERE id BETWEEN 6 AND 30', [`live ${n}`]);
       await onSource.query('UPDATE public.part SET v = v + 1 WHERE a = 40');
       await onSource.query('INSERT INTO public.event VALUES ($1, $2)', [n, 'live']);
@@ -53,7 +54,7 @@ test('verify --repair mends cells, missing and extra rows beside live traffic, a
     expect(mended.repair).toMatchObject({ tables: 3, remaining: 0 });
     expect((await harness.engine.status()).lastVerify?.mismatches).toBe(0);
   } finally {
-    writing = false;
+    writing.abort();
     await writer;
   }
   await harness.caughtUp();
@@ -82,7 +83,6 @@ test('a repair leaves alone what the stream changes while it reads', async () =>
   await harness.caughtUp();
   await sql(onDestination, `UPDATE doc SET body = 'corrupted' WHERE id <= 10`);
   // The repair's read waits behind this lock; what commits with it is in the stream between low and high.
-  const { connectControl } = await import('../../src/core/postgres.js');
   const locker = await connectControl('source', pair.source, { purpose: 'test' });
   try {
     const repairing = harness.engine.verify(
