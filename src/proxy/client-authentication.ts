@@ -63,6 +63,8 @@ export class ClientRefused extends UnderstudyError {
 /** The connection, as far as authentication is concerned. */
 export interface AuthenticationChannel {
   send(frame: Buffer): void;
+  /** Sends it together with what follows. */
+  sendWithNext(frame: Buffer): void;
   /** Payload of the client's next `p` message. Rejects where something else comes, or nothing. */
   receive(): Promise<Buffer>;
   /** Whether the peer is this machine. */
@@ -231,7 +233,7 @@ async function byScram(
   channel.send(encodeAuthenticationSaslContinue(exchange.challenge(initial.data)));
   const proven = exchange.finish((await channel.receive()).toString('utf8'));
   if (proven === null) throw passwordFailed(user);
-  channel.send(encodeAuthenticationSaslFinal(proven.serverFinal));
+  channel.sendWithNext(encodeAuthenticationSaslFinal(proven.serverFinal));
   return proven.clientKey;
 }
 

@@ -51,6 +51,8 @@ export class ClientEntry {
   readonly #deps: ClientEntryDeps;
   readonly #protocols: ServerProtocols;
   readonly #handshaking = new Set<net.Socket>();
+  /** Of clients that are on their way in: each fires where its client leaves, or no more are taken. */
+  readonly #entering = new Set<AbortController>();
   #refused = 0;
   /** For connections from now on. */
   tls: ClientTls | undefined;
@@ -58,6 +60,9 @@ export class ClientEntry {
   constructor(deps: ClientEntryDeps) {
     this.#deps = deps;
     this.tls = deps.settings.tls;
+    deps.stopping.addEventListener('abort', () => {
+      for (const entering of this.#entering) entering.abort(deps.stopping.reason);
+    });
     this.#protocols = new ServerProtocols(deps.proxy.clock, deps.settings.connectTimeoutMs);
   }
 
@@ -108,6 +113,7 @@ export class ClientEntry {
     const gone = new AbortController();
     const onGone = (): void => gone.abort(new UnderstudyError('cancelled', 'the client has left'));
     entered.once('close', onGone);
+    this.#entering.add(gone);
     try {
       const refusal = await this.#enter(client, gone.signal);
       if (refusal === null) return;
@@ -116,6 +122,7 @@ export class ClientEntry {
       closeWith(entered, refusal);
     } finally {
       entered.off('close', onGone);
+      this.#entering.delete(gone);
     }
   }
 
@@ -145,7 +152,7 @@ export class ClientEntry {
       if (error instanceof BackendRefused) return error.response;
       if (error instanceof NotAdmitted) return fatal(error);
       if (error instanceof UnderstudyError && error.code === 'cancelled') {
-        return gone.aborted ? NOTHING : fatal(NOT_NOW);
+        return this.#answerTo(gone);
       }
       if (error instanceof UnderstudyError && error.code === 'route-unknown') return fatal(STARTING);
       this.#deps.proxy.log.error({ error: String(error) }, 'opening a session failed');
@@ -153,12 +160,17 @@ export class ClientEntry {
     }
   }
 
+  /** One that has left is told nothing. */
+  #answerTo(gone: AbortSignal): Buffer {
+    return gone.aborted && !this.#deps.stopping.aborted ? NOTHING : fatal(NOT_NOW);
+  }
+
   /** To the database being migrated: through the gate, to the side that serves. */
   async #manage(client: AcceptedClient, gone: AbortSignal): Promise<Buffer | null> {
     const { gate, router, proxy, clients, context, stopping } = this.#deps;
     for (;;) {
       await gate.admission(gone);
-      if (gone.aborted) return NOTHING;
+      if (gone.aborted) return this.#answerTo(gone);
       const { side } = router.route(WHOLE_DATABASE);
       if (this.#isPooled(client)) {
         if (await this.#enterPool(client, side)) return null;
@@ -202,7 +214,7 @@ export class ClientEntry {
     database: string,
     gone: AbortSignal,
   ): Promise<Backend> {
-    const { settings, stopping } = this.#deps;
+    const { settings } = this.#deps;
     return await openBackend(
       endpoint,
       {
@@ -214,7 +226,7 @@ export class ClientEntry {
       client.credentials,
       {
         connectTimeoutMs: settings.connectTimeoutMs,
-        signal: AbortSignal.any([gone, stopping]),
+        signal: gone,
       },
     );
   }

@@ -127,6 +127,8 @@ class ClientHandshake implements AuthenticationChannel {
   #user: string | undefined;
   /** The first byte has been seen. */
   #begun = false;
+  /** Something written is kept, to go out with what follows. */
+  #corked = false;
   /** Encrypted from the first byte on. */
   #direct = false;
   readonly #state = new StateCell<HandshakeState>(
@@ -216,6 +218,7 @@ class ClientHandshake implements AuthenticationChannel {
     const greeting =
       credentials.kind === 'given-password' && !credentials.proven ? encodeAuthenticationOk() : NOTHING;
     if (greeting.length === 0) this.send(encodeAuthenticationOk());
+    this.#flush();
     this.#state.move('accepted');
     this.#socket.allowHalfOpen = this.#halfOpenAfter;
     await this.#reader.detach();
@@ -384,6 +387,19 @@ class ClientHandshake implements AuthenticationChannel {
   send(frame: Buffer): void {
     if (this.#state.is('closed')) throw new PeerGone('the handshake is over', 0);
     this.#socket.write(frame);
+    this.#flush();
+  }
+
+  sendWithNext(frame: Buffer): void {
+    if (!this.#corked) this.#socket.cork();
+    this.#corked = true;
+    this.#socket.write(frame);
+  }
+
+  #flush(): void {
+    if (!this.#corked) return;
+    this.#corked = false;
+    this.#socket.uncork();
   }
 
   async receive(): Promise<Buffer> {

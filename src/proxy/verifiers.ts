@@ -169,6 +169,8 @@ export class QueryVerifiers implements VerifierSource {
 
   async #query(control: Control, users: readonly string[]): Promise<Map<string, string>> {
     const query: pg.QueryConfig & { readonly query_timeout: number } = {
+      // Parsed and planned once for the connection: every login asks.
+      name: 'understudy_verifiers',
       text: LOOKUP_SQL,
       values: [users],
       query_timeout: this.#options.queryTimeoutMs,

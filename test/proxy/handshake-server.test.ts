@@ -323,6 +323,7 @@ describe('where the peer is decides what is enough', () => {
       endpointBinding: null,
       certificate: { kind: 'none' } as const,
       send: (frame: Buffer) => void asked.push(parseAuthentication(frame.subarray(5)).kind),
+      sendWithNext: (frame: Buffer) => void asked.push(parseAuthentication(frame.subarray(5)).kind),
       receive: () => Promise.resolve(encodePassword('wonderland').subarray(5)),
     };
     const deps = {
