@@ -19,6 +19,8 @@ export const TOO_DEEP = 4;
 export interface SessionSocketsDeps {
   readonly onClientData: (chunk: Buffer) => void;
   readonly onClientGone: () => void;
+  /** It sends nothing more, and may still read. */
+  readonly onClientEnd: () => void;
   readonly onBackendData: (chunk: Buffer) => void;
   readonly onBackendGone: () => void;
 }
@@ -55,8 +57,11 @@ export class SessionSockets {
     client.on('drain', this.#onClientDrain);
     client.on('error', ignore);
     client.on('close', this.#deps.onClientGone);
+    client.allowHalfOpen = true;
+    client.on('end', this.#deps.onClientEnd);
     this.toClient(greeting);
     this.#attach();
+    if (client.readableEnded) this.#deps.onClientEnd();
     if (client.destroyed) {
       this.#deps.onClientGone();
       return;
@@ -86,6 +91,12 @@ export class SessionSockets {
     if (this.#client.write(bytes) || this.#backendPaused) return;
     this.#backendPaused = true;
     this.#backend.socket.pause();
+  }
+
+  /** Tells the server that nothing more comes: it answers what it was sent, and closes. */
+  endServer(): void {
+    this.uncork();
+    if (!this.#backend.socket.writableEnded) this.#backend.socket.end();
   }
 
   pauseClient(reason: number): void {

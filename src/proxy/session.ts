@@ -79,6 +79,8 @@ export class Session {
   /** What runs was cancelled for taking too long. */
   #late = false;
   #backendLost = false;
+  /** The client has closed its sending side. */
+  #clientEnded = false;
   #transactionSinceMs: number | null = null;
   readonly #parameters = new Map<string, string>();
   readonly #phase = sessionPhase();
@@ -92,6 +94,7 @@ export class Session {
     this.#sockets = new SessionSockets(accepted.socket, backend, {
       onClientData: (chunk) => this.#onClientData(chunk),
       onClientGone: () => this.#close(null),
+      onClientEnd: () => this.#clientEnds(),
       onBackendData: (chunk) => this.#onBackendData(chunk),
       onBackendGone: () => this.#backendGone(),
     });
@@ -342,7 +345,7 @@ export class Session {
   }
 
   #closeForLostBackend(): void {
-    if (this.clientStream.terminated) {
+    if (this.clientStream.terminated || this.#clientEnded) {
       this.#close(null);
       return;
     }
@@ -384,8 +387,17 @@ export class Session {
       if (this.#phase.is('draining') && this.#atBoundary()) this.#rest();
     }
     this.#own.questions.settle();
+    if (this.#clientEnded && this.#phase.is('serving', 'draining') && this.#held.length === 0)
+      this.#sockets.endServer();
     if (this.#tracker.depth > PIPELINE_DEPTH_MAX) this.#sockets.pauseClient(TOO_DEEP);
     else if (this.#tracker.depth < PIPELINE_DEPTH_MAX / 4) this.#sockets.resumeClient(TOO_DEEP);
+  }
+
+  /** As a server does, what was sent is answered before the connection is closed. */
+  #clientEnds(): void {
+    this.#clientEnded = true;
+    if (this.#phase.is('held') && this.#held.length === 0) this.#close(null);
+    else this.#settle();
   }
 
   #followTransaction(): void {
@@ -400,6 +412,10 @@ export class Session {
   }
 
   #rest(): void {
+    if (this.#clientEnded && this.#held.length === 0) {
+      this.#close(null);
+      return;
+    }
     this.#phase.move('held');
     this.#serverStream.whole = true;
     this.#held.putBack(this.clientStream.walker.takePartialHeader());
@@ -592,6 +608,7 @@ export class Session {
       !this.#phase.is('closed') &&
       !this.#rollingBack &&
       !this.#backendLost &&
+      !this.#clientEnded &&
       !this.clientStream.terminated &&
       !this.clientStream.unnamedIrreplaceable
     );

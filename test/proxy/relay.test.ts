@@ -360,6 +360,29 @@ test('the last statement of a client that leaves at once is still run', async ()
   await pair.onSource.query('DELETE FROM public.item WHERE id = 5000');
 });
 
+test('a client that closes its sending side is answered first, as by a server', async () => {
+  const conversations = [
+    [send.query("SELECT 'slow', pg_sleep(0.1)"), send.query('SELECT 2')],
+    [send.parse('SELECT 3'), send.bind(), send.execute(), send.sync()],
+    [send.query('BEGIN'), send.query('SELECT 4')],
+    // Without a Sync it is not answered, and a half message is not one.
+    [send.parse('SELECT 5'), send.bind(), send.execute()],
+    [send.query('SELECT 6'), send.query('SELECT 7').subarray(0, 9)],
+    [],
+  ];
+  const answers = async (client: RawClient, frames: readonly Buffer[]): Promise<string> => {
+    client.socket.end(Buffer.concat(frames));
+    await until(() => client.closed, { what: 'the connection to be closed' });
+    return client.types;
+  };
+  for (const frames of conversations) {
+    const direct = await RawClient.direct(pair.source);
+    const through = await raw();
+    expect(await answers(through, frames)).toBe(await answers(direct, frames));
+  }
+  await until(() => running.proxy.status().sessions === 0, { what: 'no session to be left' });
+});
+
 test('an unknown database is refused by the server, an unmanaged one by the proxy', async () => {
   await using unknown = await RawClient.connect(running.port, 'no_such_database');
   expect(sqlStates(unknown.messages)).toEqual(['3D000']);

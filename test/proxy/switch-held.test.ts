@@ -141,6 +141,20 @@ describe('while the gate is closed', () => {
     }
   });
 
+  test('a client that has closed its sending side is answered after the release', async () => {
+    await using asks = await raw();
+    await using silent = await raw();
+    await prepare();
+    await closeGate();
+    asks.socket.end(send.query("SELECT current_setting('server_version_num')"));
+    silent.socket.end();
+    await until(() => silent.closed && running.proxy.status().gates[ALL]?.held === 1);
+    await switchOver();
+    await until(() => asks.closed);
+    const row = asks.messages.find(({ type }) => type === 'D');
+    expect(row && firstColumn(row)).toMatch(/^18/);
+  });
+
   test('a goodbye frees its place, as does a client that vanishes', async () => {
     await using polite = await raw();
     const rude = await raw();
