@@ -87,6 +87,8 @@ const PHASE_ORDER: readonly ShadowPhase[] = [
 ];
 
 const WARNINGS_MAX = 100;
+/** While a lane is further behind, its changed keys are not compared: both servers have better things to do. */
+const TRIM_LAG_MAX_MS = 1000;
 const LOG_TIGHT: ShadowWarning = {
   code: 'log-tight',
   message:
@@ -337,8 +339,12 @@ export class ShadowEngine implements ShadowControl {
     await this.#begin('following', stage);
     const { signal } = stage;
     const { fingerprintIntervalMs, trimIntervalMs } = this.#settings;
-    const leading = (): Direction =>
-      this.#reverse.state.authority.epoch > this.#forward.state.authority.epoch ? 'reverse' : 'forward';
+    const leading = (): Direction | null => {
+      const backwards = this.#reverse.state.authority.epoch > this.#forward.state.authority.epoch;
+      const { lagMs } = (backwards ? this.#reverse : this.#forward).status();
+      if (lagMs === null || lagMs > TRIM_LAG_MAX_MS) return null;
+      return backwards ? 'reverse' : 'forward';
+    };
     const trimming = this.#verification.trim(leading, trimIntervalMs, signal);
     try {
       for (;;) {

@@ -194,8 +194,11 @@ export class Verification {
     await this.#warmPair(direction);
   }
 
-  /** Trims the recently changed keys until the signal aborts. Never throws. */
-  async trim(direction: () => Direction, intervalMs: number, signal: AbortSignal): Promise<void> {
+  /**
+   * Trims the recently changed keys until the signal aborts, but for the times at which `direction` is null, as where the
+   * follower is far behind: what is not there yet can't be equal. Never throws.
+   */
+  async trim(direction: () => Direction | null, intervalMs: number, signal: AbortSignal): Promise<void> {
     const { clock, recent, log } = this.#context;
     let pair: Pair | undefined;
     let pairOf: Direction | undefined;
@@ -204,6 +207,7 @@ export class Verification {
       if (signal.aborted || recent.size < TRIM_KEYS_MIN) continue;
       try {
         const wanted = direction();
+        if (wanted === null) continue;
         if (pair === undefined || pairOf !== wanted) {
           await closePair(pair);
           pair = await this.#open(wanted, 'trim');

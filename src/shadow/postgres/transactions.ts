@@ -67,8 +67,8 @@ interface OpenTransaction {
   messages: LogMessage[];
 }
 
-/** What a change holds in memory beyond its size on the wire. */
-const CHANGE_OVERHEAD_BYTES = 160;
+/** What a change holds in memory beyond its size on the wire: its objects, and a header for each value. */
+const CHANGE_OVERHEAD_BYTES = 400;
 
 /** Reads a message of Understudy's; null for one it does not know, such as of a later version. */
 export function parseLogMessage(content: string): LogMessage | null {
