@@ -4,11 +4,15 @@ import type { Log } from '../../core/log.js';
 import type { ShadowControl, Side } from '../../core/ports.js';
 import type { ResolvedConfig } from '../config.js';
 import type { Operations } from '../operations.js';
+import { measuredSwitch } from '../plan/measurements.js';
 import { makePlanReport, PLAN_DEFAULTS } from '../plan/make.js';
 import { closureOf, keptSeries, PLAN_DAYS } from '../plan/sources.js';
 import { Autopilot } from './autopilot.js';
 import { Decisions } from './decisions.js';
 import { AllowedHours } from './hours.js';
+
+/** Operations that are looked through for how long a switch takes. */
+const PAST_SWITCHES = 30;
 
 export interface AutopilotParts {
   readonly config: ResolvedConfig;
@@ -21,6 +25,7 @@ export interface AutopilotParts {
 
 export function makeAutopilot({ config, log, clock, shadow, operations, route }: AutopilotParts): Autopilot {
   const { autopilot, cutover } = config;
+  const decisions = new Decisions(config.destination);
   return new Autopilot({
     limits: {
       mode: autopilot.mode,
@@ -35,12 +40,15 @@ export function makeAutopilot({ config, log, clock, shadow, operations, route }:
     },
     checkIntervalMs: autopilot.checkIntervalMs,
     hours: AllowedHours.parse(autopilot.allowedHours ?? '', autopilot.timezone),
-    decisions: new Decisions(config.destination),
+    decisions,
     plan: async (live, nowMs, signal) => {
       const data = await keptSeries(config, nowMs, PLAN_DAYS);
       const closure = await closureOf(config);
+      const { operations: past } = await decisions.list(PAST_SWITCHES);
+      const fixedMs = measuredSwitch(past.map(({ report }) => report));
       return makePlanReport(
         {
+          ...(fixedMs === undefined ? {} : { fixedMs }),
           data,
           closure: typeof closure === 'string' ? null : closure,
           live,

@@ -3,9 +3,10 @@ import { writeFile } from 'node:fs/promises';
 import { UnderstudyError } from '../../core/errors.js';
 import type { SeriesBatch } from '../../core/capture-ports.js';
 import type { AdminClient } from '../admin-client.js';
+import { Decisions } from '../autopilot/decisions.js';
 import type { ResolvedConfig } from '../config.js';
 import { makePlanReport, PLAN_DEFAULTS } from '../plan/make.js';
-import { liveShadow, type LiveShadow } from '../plan/measurements.js';
+import { liveShadow, measuredSwitch, type LiveShadow } from '../plan/measurements.js';
 import type { PlanReport, SubsetReport } from '../plan/plan-report.js';
 import { planSvg } from '../plan/plan-svg.js';
 import { explainLines, planLines } from '../plan/plan-text.js';
@@ -27,6 +28,8 @@ export interface PlanVerb {
 
 /** Where no configuration says otherwise. */
 const DRAIN_TIMEOUT_MS = 5_000;
+/** Operations that are looked through for how long a switch takes. */
+const PAST_SWITCHES = 30;
 
 /** `config`: null where there is none; then `--series` has to say it all. `admin`: of a process that may be running. */
 export async function runPlan(
@@ -78,8 +81,10 @@ async function planOf(
   if (typeof catalogs === 'string')
     terminal.line(terminal.paint('yellow', `the catalogs could not be read: ${catalogs}`));
   const closure = typeof catalogs === 'string' ? null : catalogs;
+  const fixedMs = config === null || fromFiles ? undefined : await pastSwitches(config);
   const plan = await makePlanReport(
     {
+      ...(fixedMs === undefined ? {} : { fixedMs }),
       data,
       closure,
       live,
@@ -103,6 +108,16 @@ async function planOf(
 
 async function* batchesOf(paths: readonly string[]): AsyncGenerator<SeriesBatch> {
   for (const path of paths) yield* readSeriesFile(path);
+}
+
+/** How long switches took; undefined: none was done, or nobody can be asked. */
+async function pastSwitches(config: ResolvedConfig): Promise<ReturnType<typeof measuredSwitch>> {
+  try {
+    const { operations } = await new Decisions(config.destination).list(PAST_SWITCHES);
+    return measuredSwitch(operations.map(({ report }) => report));
+  } catch {
+    return undefined;
+  }
 }
 
 function kept(config: ResolvedConfig | null, nowMs: number, days: number): Promise<PlanData> {

@@ -1,5 +1,6 @@
 /** What a plan takes from a running process, and what it assumes where nothing was measured. */
-import type { ShadowStatus, StreamStatus } from '../../core/ports.js';
+import type { OperationReport, ShadowStatus, StreamStatus } from '../../core/ports.js';
+import { medianOf } from '../../predict/numeric.js';
 import type { PlanContext } from '../../predict/plan.js';
 import type { Rate } from '../../predict/timeline.js';
 
@@ -76,6 +77,31 @@ function measuredCopy(live: LiveShadow | undefined, sizes: MeasuredSizes | undef
     low: value * 0.6,
     high: value * 1.5,
     samples: Math.max(1, Math.floor(rows / RATE_ROWS_MIN)),
+  };
+}
+
+/** Switches whose times are taken for the next one's. */
+const SWITCHES_MAX = 9;
+
+/**
+ * The fixed parts of a switch, as the median of those that were done lately; undefined where none was. The hold is left out:
+ * how long open transactions take is predicted.
+ */
+export function measuredSwitch(
+  reports: readonly (Pick<OperationReport, 'outcome' | 'steps'> | null)[],
+): PlanContext['stall']['fixedMs'] | undefined {
+  const done = reports.flatMap((report) => (report?.outcome === 'done' ? [report.steps] : []));
+  if (done.length === 0) return undefined;
+  const median = (...names: readonly string[]): number =>
+    medianOf(
+      done
+        .slice(0, SWITCHES_MAX)
+        .map((steps) => names.reduce((sum, name) => sum + Math.max(0, steps[name] ?? 0), 0)),
+    );
+  return {
+    fence: median('fence', 'catch-up'),
+    verify: median('verify'),
+    switch: median('commit', 'open', 'switch', 'release'),
   };
 }
 

@@ -5,7 +5,7 @@ import { reportOf, type PlanReport } from '../../../src/app/plan/plan-report.js'
 import { explainLines, planLines } from '../../../src/app/plan/plan-text.js';
 import { dataFromBatches, type PlanData } from '../../../src/app/plan/series-data.js';
 import { subsetsOf } from '../../../src/app/plan/subsets.js';
-import { liveShadow, ratesOf, stallSettings } from '../../../src/app/plan/measurements.js';
+import { liveShadow, measuredSwitch, ratesOf, stallSettings } from '../../../src/app/plan/measurements.js';
 import type { Closure } from '../../../src/capture/closure.js';
 import type { SeriesBatch } from '../../../src/core/capture-ports.js';
 import { makePlan, type PlanContext } from '../../../src/predict/plan.js';
@@ -143,6 +143,24 @@ describe('a plan of two weeks', () => {
     ]);
     expect(ratesOf(live, { bytes: 1e9, rows: 1e7 }).copyBytesPerSecond.value).toBeCloseTo(1e7);
     expect(ratesOf(undefined, undefined).copyBytesPerSecond.samples).toBe(0);
+  });
+});
+
+test('how long a switch takes is the median of those that were done', () => {
+  const report = (
+    outcome: 'done' | 'aborted',
+    fence: number,
+  ): Parameters<typeof measuredSwitch>[0][number] => ({
+    outcome,
+    steps: { hold: 999, fence, 'catch-up': 5, verify: 7, commit: 4, switch: 1, release: 2 },
+  });
+  expect(measuredSwitch([null, report('aborted', 1000)])).toBeUndefined();
+  expect(
+    measuredSwitch([report('done', 10), report('aborted', 1000), report('done', 30), report('done', 20)]),
+  ).toEqual({
+    fence: 25,
+    verify: 7,
+    switch: 7,
   });
 });
 
