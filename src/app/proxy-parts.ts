@@ -146,7 +146,14 @@ export function listenTls({ tls }: ResolvedConfig['listen']): ClientTls | undefi
   });
 }
 
-export function proxySettings({ listen, auth, limits, capture, proxy }: ResolvedConfig): ProxySettings {
+export function proxySettings({
+  listen,
+  auth,
+  limits,
+  capture,
+  proxy,
+  shadow,
+}: ResolvedConfig): ProxySettings {
   const tls = listenTls(listen);
   return {
     ...PROXY_DEFAULTS,
@@ -161,7 +168,7 @@ export function proxySettings({ listen, auth, limits, capture, proxy }: Resolved
     ...(tls === undefined ? {} : { tls }),
     frameBytesMax: limits.frameBytesMax,
     textBytesMax: capture.textBytesMax,
-    parameterBytesMax: capture.keys ? capture.parameterBytesMax : 0,
+    parameterBytesMax: capture.keys || shadow.method === 'mirror' ? capture.parameterBytesMax : 0,
     stateBytesMax: limits.stateBytesMax,
     warmConcurrency: limits.warmConcurrency,
     pool: { ...POOL_DEFAULTS, ...proxy },

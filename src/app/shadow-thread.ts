@@ -1,8 +1,8 @@
 /** The shadow's thread: started again when it crashes, ended in order when it is to end. */
 import type { Clock } from '../core/clock.js';
-import type { UnderstudyError } from '../core/errors.js';
+import { UnderstudyError } from '../core/errors.js';
 import type { Log } from '../core/log.js';
-import type { ShadowControl, ShadowPhase, TableName } from '../core/ports.js';
+import type { ShadowControl, ShadowPhase, TableName, TouchedRows } from '../core/ports.js';
 import { SHADOW_WORKER, ShadowClient } from '../shadow/client.js';
 import type { ShadowWorkerData } from '../shadow/worker.js';
 import type { ResolvedConfig } from './config.js';
@@ -29,7 +29,7 @@ export class ShadowThread implements ShadowHolder {
   constructor({ config, log, clock, afterSchemaBuilt, onPhase }: ShadowThreadOptions) {
     this.#clock = clock;
     this.#log = log;
-    const { enabled: _, ...settings } = config.shadow;
+    const { enabled: _, mirrorRingBytes: _ring, ...settings } = config.shadow;
     const workerData: ShadowWorkerData = {
       options: {
         ...settings,
@@ -53,6 +53,13 @@ export class ShadowThread implements ShadowHolder {
 
   get current(): ShadowControl | undefined {
     return this.#thread.current;
+  }
+
+  /** Rejects where there is no thread, or it does not follow by what passes the proxy. */
+  async touched(rows: TouchedRows): Promise<void> {
+    const client = this.#thread.current;
+    if (client === undefined) throw new UnderstudyError('shadow-not-ready', 'the shadow is not running');
+    await client.touched(rows);
   }
 
   get lastError(): UnderstudyError | undefined {

@@ -35,6 +35,7 @@ import { resolveConfig, type ResolvedConfig } from './config.js';
 import { endpointText } from './config/endpoint.js';
 import type { UnderstudyConfig } from './config/schema.js';
 import { inspectForCutover, sessionHints } from './control-side.js';
+import { mirrorOf, type MirrorThread } from './mirror-thread.js';
 import { Operations } from './operations.js';
 import { makeProxy, reloadableSettings, type ProxyParts } from './proxy-parts.js';
 import { Reachability } from './reachability.js';
@@ -108,6 +109,7 @@ class Composition implements Understudy, AdminControl {
   readonly #stopping = new AbortController();
   readonly #capture: CaptureThread | undefined;
   readonly #recorder: Recorder | undefined;
+  readonly #mirror: MirrorThread | undefined;
   readonly #proxyParts: ProxyParts;
   readonly #proxy: ProxyControl;
   readonly #shadowThread: ShadowThread;
@@ -138,10 +140,12 @@ class Composition implements Understudy, AdminControl {
     this.#capture = config.capture.enabled ? new CaptureThread(parts) : undefined;
     const { workers } = config.proxy;
     if (workers > 1 && hooks.recorder !== undefined) throw recordingNeedsOneWorker();
+    this.#mirror = mirrorOf(parts, (rows) => this.#shadowThread.touched(rows));
     const capture = this.#capture;
+    const captured = hooks.recorder?.tap(capture?.tap ?? null) ?? capture?.tap ?? null;
     this.#proxyParts = (workers > 1 ? makeFleet : makeProxy)({
       ...parts,
-      tap: hooks.recorder?.tap(capture?.tap ?? null) ?? capture?.tap ?? null,
+      tap: this.#mirror === undefined ? captured : this.#mirror.tap(captured, config.capture.keys),
       onCapture: capture === undefined ? undefined : (batch) => capture.receive(batch),
       recorder: hooks.recorder,
       leader: () => this.#route.recovery?.route.side,
@@ -220,6 +224,7 @@ class Composition implements Understudy, AdminControl {
 
   async start(): Promise<void> {
     this.#capture?.start();
+    this.#mirror?.start();
     ({ port: this.#port } = await this.#proxy.start());
     await this.#admin.start();
     void this.#whenRouted();
@@ -402,6 +407,7 @@ class Composition implements Understudy, AdminControl {
     await this.#proxy.stop({ drainTimeoutMs: this.#config.limits.stopTimeoutMs });
     await this.#proxyParts.closeVerifiers();
     await this.#shadowThread.stop();
+    await this.#mirror?.stop();
     await this.#capture?.stop();
     await this.#recorder?.close();
     await this.#admin.stop();

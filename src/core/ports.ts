@@ -299,6 +299,23 @@ export interface SequenceState {
   readonly cycle: boolean;
 }
 
+/**
+ * What writes that passed the proxy may have changed, once their transactions were over. Naming too much does no harm;
+ * tables are `schema.name` of those that hold rows.
+ */
+export interface TouchedRows {
+  /** Rows by their key, as text, in the key's order. */
+  readonly keys: readonly { readonly table: string; readonly keys: readonly (readonly string[])[] }[];
+  /** Rows were inserted or updated that can't be named. */
+  readonly rows: readonly string[];
+  /** Rows may be gone, or have another key, that can't be named. */
+  readonly compare: readonly string[];
+  /** Something wrote that can't be read off its statement: any table that is counted as written. */
+  readonly unknown: boolean;
+  /** Why any table at all may have changed; null where nothing was lost. */
+  readonly lost: string | null;
+}
+
 /** What a cutover needs of the shadow. Everything is asynchronous: the shadow runs on a thread of its own. */
 export interface ShadowControl {
   status(): Promise<ShadowStatus>;

@@ -11,6 +11,7 @@ import type {
   ShadowSteering,
   Side,
   TableName,
+  TouchedRows,
   VerifyOptions,
   VerifyProgress,
   VerifyReport,
@@ -57,6 +58,11 @@ export class ShadowClient implements ShadowControl {
 
   status(): Promise<ShadowStatus> {
     return this.#caller.call('status', null);
+  }
+
+  /** What passed the proxy, for a shadow that follows by it. Rejects with `shadow-not-ready` before it does. */
+  touched(rows: TouchedRows): Promise<void> {
+    return this.#caller.call('touched', rows);
   }
 
   tables(): Promise<readonly TableName[]> {

@@ -15,6 +15,7 @@ import type {
   ShadowSteering,
   Side,
   TableName,
+  TouchedRows,
   VerifyOptions,
   VerifyProgress,
   VerifyReport,
@@ -145,6 +146,12 @@ export class Shadow implements ShadowControl {
               ...(trouble.advice === undefined ? {} : { advice: trouble.advice }),
             },
     };
+  }
+
+  /** Throws `shadow-not-ready` where it doesn't follow by the proxy's writes, or not yet. */
+  touched(rows: TouchedRows): void {
+    const engine = this.#required();
+    if (engine instanceof FollowEngine) engine.touched(rows);
   }
 
   async tables(): Promise<readonly TableName[]> {

@@ -9,7 +9,7 @@ import { parentPort, workerData } from 'node:worker_threads';
 import { systemClock } from '../core/clock.js';
 import { UnderstudyError } from '../core/errors.js';
 import { createLog, type LogLevel } from '../core/log.js';
-import type { Direction, ShadowCommand, Side, VerifyOptions } from '../core/ports.js';
+import type { Direction, ShadowCommand, Side, TouchedRows, VerifyOptions } from '../core/ports.js';
 import { serveThreadCalls, ThreadCaller, type ThreadHandler } from '../core/thread-call.js';
 import { Shadow } from './shadow.js';
 import type { ShadowOptions } from './settings.js';
@@ -25,6 +25,7 @@ function engineHandlers(engine: Shadow): Readonly<Record<string, ThreadHandler>>
     stop: () => engine.stop(),
     status: () => engine.status(),
     tables: () => engine.tables(),
+    touched: (rows: TouchedRows) => engine.touched(rows),
     waitForMark: (argument: { direction: Direction; markId: string }, { signal }) =>
       engine.waitForMark(argument.direction, argument.markId, signal),
     verify: (options: VerifyOptions, { signal, progress }) => engine.verify(options, signal, progress),

@@ -214,6 +214,11 @@ export const sections = {
       'By `poll`: the pause between two polls of the source’s tables.',
       SHADOW.pollIntervalMs,
     ),
+    mirrorRingBytes: bytes(
+      'By `mirror`: memory between the proxy and the thread that reads its statements. When it is full, statements are dropped, and every table is compared.',
+      16 * 1024 * 1024,
+      { max: 1_073_741_824 },
+    ),
     compareIntervalMs: milliseconds(
       'By `mirror` and `poll`: how often a table is compared although nothing is known against it.',
       SHADOW.compareIntervalMs,

@@ -28,6 +28,7 @@ import type {
   ShadowWarning,
   Side,
   TableName,
+  TouchedRows,
   VerifyOptions,
   VerifyProgress,
   VerifyReport,
@@ -61,6 +62,7 @@ import { closeFollowSessions, openFollowSessions } from './follow-sessions.js';
 import { Follower } from './follower.js';
 import type { ChangeHints } from './hints.js';
 import { InitialCopy } from './initial-copy.js';
+import { MirrorHints } from './mirror-hints.js';
 import { PollHints } from './poll-hints.js';
 import { ensureFollowRecords } from './records.js';
 import { WayBack } from './way-back.js';
@@ -94,6 +96,7 @@ export class FollowEngine implements ShadowControl {
   #tables: readonly TableInfo[] = [];
   #copy: InitialCopy | undefined;
   #follower: Follower | undefined;
+  #mirror: MirrorHints | undefined;
   #copySeconds = 0;
   #copyStartedMs: number | undefined;
   #stopping = new AbortController();
@@ -260,7 +263,10 @@ export class FollowEngine implements ShadowControl {
 
   #hints(tables: readonly ApplyTable[]): ChangeHints {
     const { pollIntervalMs, versionColumns } = this.#settings;
-    return new PollHints(tables, { pollIntervalMs, versionColumns, keysMax: POLLED_KEYS_MAX });
+    const polls = new PollHints(tables, { pollIntervalMs, versionColumns, keysMax: POLLED_KEYS_MAX });
+    if (this.#choice.method !== 'mirror') return polls;
+    this.#mirror = new MirrorHints(tables, polls, pollIntervalMs, () => this.#clock.monotonicMs());
+    return this.#mirror;
   }
 
   async #copyTables(hints: ChangeHints, stage: StageContext): Promise<void> {
@@ -408,6 +414,12 @@ export class FollowEngine implements ShadowControl {
             },
       warnings: [...this.#warnings.values()],
     });
+  }
+
+  /** Throws `shadow-not-ready` where nothing follows by it: what was touched is then told as lost, later. */
+  touched(rows: TouchedRows): void {
+    if (this.#mirror === undefined) throw notReady('mirror');
+    this.#mirror.touched(rows);
   }
 
   async tables(): Promise<readonly TableName[]> {

@@ -117,6 +117,12 @@ export class PollHints implements ChangeHints {
     }
   }
 
+  /** One table's; null where it can't be polled. */
+  async pollTable(source: Session, table: ApplyTable): Promise<Hint | null> {
+    const watched = this.#tables.find((candidate) => candidate.table === table);
+    return watched === undefined ? null : await this.#poll(source, watched);
+  }
+
   applied({ table, horizon }: Hint): void {
     const watched = this.#tables.find((candidate) => candidate.table === table);
     if (watched === undefined || horizon === null) return;
