@@ -68,10 +68,15 @@ export class MirrorThread {
   /** Both get every statement. `next` gets the parameters only where it asked for them. */
   tap(next: StatementTap | null, nextTakesParameters: boolean): StatementTap {
     const mirror = this.#tap;
-    if (next === null) return mirror;
     return {
+      // Neither answered nor in a known transaction: it is kept with those that are open.
+      unanswered: (session, text, parameters) => {
+        mirror.offer(session, text, 0, 0, 0, 0, true, 0, 0, 0, parameters);
+      },
+      skipped: () => next?.skipped?.(),
       offer: (session, text, micros, rows, up, down, failed, status, ended, errorClass, parameters) => {
         mirror.offer(session, text, micros, rows, up, down, failed, status, ended, errorClass, parameters);
+        if (next === null) return true;
         const passed = nextTakesParameters ? parameters : EMPTY;
         return next.offer(session, text, micros, rows, up, down, failed, status, ended, errorClass, passed);
       },

@@ -48,6 +48,11 @@ export interface StatementTap {
   ): boolean;
   /** A statement will pass that nothing is offered of: its pipeline is deeper than is followed. */
   skipped?(): void;
+  /**
+   * A statement that was sent, and of which it isn't known what became: its client is gone, or it was one too many to keep
+   * (then its text is empty). Called only where a tap has it; as {@link offer}.
+   */
+  unanswered?(sessionId: number, text: Buffer, parameters: Buffer): void;
 }
 
 /** The first two characters of a SQLSTATE, the first in the lower byte; 0 for none. */

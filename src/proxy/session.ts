@@ -232,6 +232,7 @@ export class Session {
     if (this.#phase.is('closed')) return;
     this.#phase.move('closed');
     this.#context.recorder?.closed(this.id);
+    this.#log.closed();
     this.#sockets.close(last, {
       cut: this.#serverStream.walker.insideForwardedFrame,
       idle: this.#atBoundary(),

@@ -192,6 +192,7 @@ export class StatementLog {
     if (this.#size === SLOTS_MAX) {
       this.unrecorded += 1;
       this.#tap.skipped?.();
+      this.#unanswered(EMPTY, EMPTY);
       return;
     }
     if (this.#size === this.#slots.length) this.#addSlot();
@@ -311,6 +312,26 @@ export class StatementLog {
     this.#bytesMarkDown = bytesSoFar;
     this.#hasCompleted = true;
     this.#shift();
+  }
+
+  /** The session is over: what was sent and not answered may have been carried out, or may be yet. */
+  closed(): void {
+    this.#offer(0);
+    for (let slot = this.#first(); slot !== undefined; slot = this.#first()) {
+      this.#unanswered(
+        slot.text.subarray(0, slot.textBytes),
+        slot.parameterBytes === 0 ? EMPTY : slot.parameters.subarray(0, slot.parameterBytes),
+      );
+      this.#shift();
+    }
+  }
+
+  #unanswered(text: Buffer, parameters: Buffer): void {
+    try {
+      this.#tap?.unanswered?.(this.#sessionId, text, parameters);
+    } catch {
+      // As of `offer`.
+    }
   }
 
   #offer(status: number): void {

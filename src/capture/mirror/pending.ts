@@ -5,7 +5,7 @@
  *
  * A row is read only after its transaction's end was answered: PostgreSQL answers a COMMIT once it is visible. A rolled
  * back one is read for nothing. What a session has that is heard of no more (a COMMIT whose answer was lost, a client
- * that sleeps) is given out again and again while it is remembered, and kept.
+ * that sleeps) is given out again and again while it is remembered; once it is forgotten, its tables are compared.
  *
  * Bounds: keys per session and in all; past them the table counts instead. Sessions; past them everything is `lost`.
  */
@@ -116,7 +116,10 @@ export class PendingTouches {
       merge(this.#ready, pending, READY_KEYS_MAX);
       if (nowMs - pending.heardMs < FORGOTTEN_MS) continue;
       this.#sessions.delete(session);
-      this.lose('a transaction was open, and its end not heard of');
+      for (const table of [...pending.keys.keys(), ...pending.rows]) {
+        this.#ready.rows.add(table);
+        this.#ready.compare.add(table);
+      }
     }
   }
 }

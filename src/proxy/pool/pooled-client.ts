@@ -221,6 +221,7 @@ export class PooledClient implements LinkUser, WatchedSession, IntakeHost {
     if (before === 'waiting') this.pool.leaveQueue(this);
     if (before === 'sharing') this.reads.abandon();
     this.#phase.move('closed');
+    this.log.closed();
     const backend = this.#backend;
     this.#backend = null;
     const cut = backend?.insideForwardedFrame === true || this.reads.insideAnswer;

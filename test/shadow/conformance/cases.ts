@@ -3,11 +3,14 @@
  * through the proxy, as an application does, and is over once its clients are.
  */
 import type pg from 'pg';
+import { until } from '../../support/servers.js';
 import { sql } from '../engine-harness.js';
 
 export interface Conditions {
   /** Through the proxy. Ended with the suite. */
   readonly client: () => Promise<pg.Client>;
+  /** Past the proxy, to look. */
+  readonly source: () => pg.Client;
   /** Ends the shadow's connections to both servers, as a failing network would. */
   readonly cutConnections: () => Promise<void>;
   /** Kills the process and starts it again. Clients are lost with it. */
@@ -184,6 +187,29 @@ export const CASES: readonly Case[] = [
           }
         }),
       );
+    },
+  },
+  {
+    name: 'a statement whose client is gone before its answer',
+    run: async ({ client, source }) => {
+      const gone = await client();
+      const sent = gone.query(
+        `UPDATE public.account SET balance = 99 WHERE id = 33 AND pg_sleep(0.2) IS NOT NULL`,
+      );
+      sent.catch(() => undefined);
+      await until(async () => {
+        const running = await source().query(
+          `SELECT FROM pg_stat_activity WHERE query LIKE '%balance = 99%' AND pid <> pg_backend_pid() AND state = 'active'`,
+        );
+        return running.rows.length > 0;
+      });
+      (gone as unknown as { connection: { stream: { destroy(): void } } }).connection.stream.destroy();
+      await until(async () => {
+        const { rows } = await source().query<{ balance: string }>(
+          'SELECT balance FROM public.account WHERE id = 33',
+        );
+        return rows[0]?.balance === '99';
+      });
     },
   },
   {

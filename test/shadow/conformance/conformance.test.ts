@@ -47,6 +47,7 @@ cutover: { markTimeoutMs: 20000, holdBudgetMs: 30000, fenceTimeoutMs: 10000 }`,
       clients.push(client);
       return client;
     },
+    source: () => pair.onSource,
     cutConnections: async () => {
       for (const side of [pair.onSource, pair.onDestination]) {
         await side.query(
