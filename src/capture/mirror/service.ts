@@ -55,7 +55,9 @@ export class MirrorService {
   readonly pending = new PendingTouches();
   #known: Known | null = null;
   #catalogDueMs = 0;
-  #reading: Promise<void> | undefined;
+  #reading = false;
+  /** Counts the statements that changed the catalogs. */
+  #changes = 0;
 
   constructor({ ring, source }: MirrorWorkerData) {
     this.#ring = new ByteRingReader(ring);
@@ -68,18 +70,19 @@ export class MirrorService {
 
   /** Returns how many records were read. */
   drain(nowMs: number): number {
-    if (nowMs >= this.#catalogDueMs) this.#readCatalog(nowMs);
+    if (nowMs >= this.#catalogDueMs && !this.#reading) this.#readCatalog(nowMs);
     if (this.#ring.takeDropped() > 0) this.pending.lose('statements came faster than they could be read');
     return this.#ring.read(BATCH_RECORDS, (offset, length) => this.#record(offset, length, nowMs));
   }
 
   #readCatalog(nowMs: number): void {
     this.#catalogDueMs = nowMs + CATALOG_EVERY_MS;
-    this.#reading ??= this.#catalogs()
+    this.#reading = true;
+    this.#catalogs()
       .catch(() => {
         this.#catalogDueMs = nowMs + CATALOG_RETRY_MS;
       })
-      .finally(() => (this.#reading = undefined));
+      .finally(() => (this.#reading = false));
   }
 
   async #catalogs(): Promise<void> {
@@ -87,11 +90,13 @@ export class MirrorService {
       purpose: 'mirror catalog',
       settings: { statement_timeout: '30000', lock_timeout: '5000' },
     });
+    const changes = this.#changes;
     try {
       const snapshot = await readCatalog(client);
       const reach = await readReach(client);
       const catalog = new Catalog(snapshot, (sql) => this.#statements.statement(sql));
-      this.#known = { catalog, reach, plans: new WeakMap() };
+      // Changed while they were read: they are due again already.
+      if (changes === this.#changes) this.#known = { catalog, reach, plans: new WeakMap() };
     } finally {
       await client.end().catch(() => undefined);
     }
@@ -132,6 +137,7 @@ export class MirrorService {
     remember(session, read.statement, false);
     if (read.statement.changesCatalog) {
       this.#known = null;
+      this.#changes += 1;
       this.#catalogDueMs = 0;
     }
     if (read.statement.ends === 'prepare') {
