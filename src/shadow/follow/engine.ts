@@ -265,7 +265,7 @@ export class FollowEngine implements ShadowControl {
     const { pollIntervalMs, versionColumns } = this.#settings;
     const polls = new PollHints(tables, { pollIntervalMs, versionColumns, keysMax: POLLED_KEYS_MAX });
     if (this.#choice.method !== 'mirror') return polls;
-    this.#mirror = new MirrorHints(tables, polls, pollIntervalMs, () => this.#clock.monotonicMs());
+    this.#mirror = new MirrorHints(tables, polls, pollIntervalMs);
     return this.#mirror;
   }
 

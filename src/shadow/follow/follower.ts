@@ -370,7 +370,7 @@ export class Follower implements ChangeSource, CatchesUpExactly {
     if (table.key === null) return written ? 'written, and it has no key' : null;
     if (this.#hints.method === 'poll') return before.deleted === now.deleted ? null : 'rows were deleted';
     const hinted = nowMs - (this.#hintedAtMs.get(table) ?? -Infinity) < COUNTED_WITHIN_MS;
-    if (!written || (hinted && this.#hints.unknown !== true)) return null;
+    if (!written || hinted) return null;
     this.#hints.look?.(table);
     return before.deleted === now.deleted ? null : 'rows were deleted, and the proxy has not seen by whom';
   }

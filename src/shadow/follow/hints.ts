@@ -41,8 +41,6 @@ export interface ChangeHints {
   wake: () => void;
   /** Where rows are only asked for when there is a reason: something wrote to the table. */
   look?(table: ApplyTable): void;
-  /** A write may just have been made that could not be read: what is counted as written may be that. */
-  readonly unknown?: boolean;
   /** What a person should know of a table, in order of names. */
   notes(): readonly { readonly table: string; readonly note: string }[];
 }

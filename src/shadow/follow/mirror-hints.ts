@@ -14,8 +14,6 @@ import type { ChangeHints, Hint, RoundOptions } from './hints.js';
 import type { PollHints } from './poll-hints.js';
 
 const KEYS_MAX = 200_000;
-/** The server counts a write up to this late; meanwhile what is counted may be what could not be read. */
-const COUNTED_WITHIN_MS = 5_000;
 
 export class MirrorHints implements ChangeHints {
   readonly method = 'mirror';
@@ -23,18 +21,15 @@ export class MirrorHints implements ChangeHints {
   wake: () => void = () => undefined;
   readonly #polls: PollHints;
   readonly #tables: ReadonlyMap<string, ApplyTable>;
-  readonly #nowMs: () => number;
   #keys = new Map<ApplyTable, Map<string, Key>>();
   #count = 0;
   #ask = new Set<ApplyTable>();
   #compare = new Map<ApplyTable, string>();
-  #unknownUntilMs = -Infinity;
 
-  constructor(tables: readonly ApplyTable[], polls: PollHints, intervalMs: number, nowMs: () => number) {
+  constructor(tables: readonly ApplyTable[], polls: PollHints, intervalMs: number) {
     this.#tables = new Map(tables.map((table) => [table.name, table]));
     this.#polls = polls;
     this.intervalMs = intervalMs;
-    this.#nowMs = nowMs;
   }
 
   /** From the proxy. Never waits. */
@@ -47,11 +42,11 @@ export class MirrorHints implements ChangeHints {
     for (const name of compare) {
       this.#ifKnown(name, (table) => this.#compare.set(table, 'rows may be gone that no statement named'));
     }
-    if (unknown) this.#unknownUntilMs = this.#nowMs() + COUNTED_WITHIN_MS;
-    if (lost !== null) {
+    const anywhere = lost ?? (unknown ? 'something wrote that could not be read off its statement' : null);
+    if (anywhere !== null) {
       for (const table of this.#tables.values()) {
         this.look(table);
-        this.#compare.set(table, lost);
+        this.#compare.set(table, anywhere);
       }
     }
     this.wake();
@@ -61,11 +56,6 @@ export class MirrorHints implements ChangeHints {
   look(table: ApplyTable): void {
     if (table.key === null) this.#compare.set(table, 'written, and it has no key');
     else this.#ask.add(table);
-  }
-
-  /** Whether a write may just have been made that nobody could read off its statement. */
-  get unknown(): boolean {
-    return this.#nowMs() < this.#unknownUntilMs;
   }
 
   #ifKnown(name: string, act: (table: ApplyTable) => void): void {
