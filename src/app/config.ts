@@ -283,6 +283,7 @@ function resolveParsed(
   if (source === undefined || destination === undefined) return undefined;
   if (endpointText({ ...source, user: '' }) === endpointText({ ...destination, user: '' }))
     problem(['destination', 'url'], 'source and destination are the same database');
+  checkPoolModes(parsed, source.database, problem);
   const { usersFile } = parsed.auth;
   const { socketDir } = parsed.listen;
   if (usersFile !== undefined) read(['auth', 'usersFile'], usersFile);
@@ -305,6 +306,21 @@ function resolveParsed(
       ...(listenTls === undefined ? {} : { tls: listenTls }),
     },
   };
+}
+
+/** Databases that are passed through are served in sessions. */
+function checkPoolModes(
+  { listen, proxy }: ParsedConfig,
+  managed: string,
+  problem: (path: readonly string[], message: string) => undefined,
+): void {
+  for (const asked of Object.keys(proxy.poolModes ?? {})) {
+    if (asked === managed || listen.databases?.[asked] === managed) continue;
+    problem(
+      ['proxy', 'poolModes'],
+      `"${asked}" is no name of the migrated database, which is "${managed}" and what listen.databases says of it`,
+    );
+  }
 }
 
 function resolveListenTls(

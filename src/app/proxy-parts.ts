@@ -171,7 +171,7 @@ export function proxySettings({
     parameterBytesMax: capture.keys || shadow.method === 'mirror' ? capture.parameterBytesMax : 0,
     stateBytesMax: limits.stateBytesMax,
     warmConcurrency: limits.warmConcurrency,
-    pool: { ...POOL_DEFAULTS, ...proxy },
+    pool: { ...POOL_DEFAULTS, ...proxy, poolModes: proxy.poolModes ?? {} },
   };
 }
 

@@ -25,6 +25,7 @@ import { NOT_NOW, STARTING, fatal } from './refusals.js';
 import type { Router } from './router.js';
 import { ServerProtocols } from './server-protocols.js';
 import type { SessionContext } from './session-context.js';
+import { poolModeOf } from './pool/pool-settings.js';
 import { isReplication } from './session-phases.js';
 import type { ProxySettings } from './settings.js';
 import { closeWith } from './socket-reader.js';
@@ -194,8 +195,8 @@ export class ClientEntry {
   }
 
   #isPooled(client: AcceptedClient): boolean {
-    const { poolMode } = this.#deps.settings.pool;
-    return poolMode !== 'session' && !isReplication(client.parameters.get('replication'));
+    const mode = poolModeOf(this.#deps.settings.pool, client.database);
+    return mode !== 'session' && !isReplication(client.parameters.get('replication'));
   }
 
   /** False: the gate has closed, or the side changed, meanwhile. */

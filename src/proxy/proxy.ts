@@ -30,6 +30,7 @@ import { Listener } from './listener.js';
 import { Decisions } from './pool/decisions.js';
 import { Definitions } from './pool/definitions.js';
 import { ParameterSets } from './pool/parameter-sets.js';
+import { poolModesIn } from './pool/pool-settings.js';
 import { Pools } from './pool/pools.js';
 import type { Door, Proxy, ProxyDeps, ProxyState, ProxyStatus } from './proxy-interface.js';
 import { NOT_NOW, STARTING } from './refusals.js';
@@ -148,7 +149,6 @@ class PostgresProxy implements Proxy {
   #makePools(): Pools {
     const { settings, tap, clock, log, onError, mayPassHeld } = this.#context;
     const text = new StatementText();
-    const { poolMode } = settings.pool;
     return new Pools({
       context: {
         settings,
@@ -159,7 +159,11 @@ class PostgresProxy implements Proxy {
         log,
         onError,
         mayPassHeld,
-        decisions: new Decisions(text, this.#deps.statefulFunctions, poolMode === 'pipelined'),
+        decisions: new Decisions(
+          text,
+          this.#deps.statefulFunctions,
+          poolModesIn(settings.pool).has('pipelined'),
+        ),
         definitions: new Definitions(),
         parameterSets: new ParameterSets(),
         customSettings: this.#deps.customSettings,

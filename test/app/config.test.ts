@@ -270,6 +270,19 @@ test('a password in the clear is only taken off loopback where there is TLS', as
   }
 });
 
+test('names of the migrated database may have pool modes of their own', async () => {
+  const listen = 'listen:\n  databases: "shop_pooled = shop, reports"\n';
+  const read = (modes: string) => `${ENDPOINTS}${listen}proxy:\n  poolModes: ${modes}\n`;
+  const { proxy } = await load(read('"shop=session, shop_pooled=pipelined"'));
+  expect(proxy.poolModes).toEqual({ shop: 'session', shop_pooled: 'pipelined' });
+  expect((await load(read('{ shop_pooled: transaction }'))).proxy.poolModes).toEqual({
+    shop_pooled: 'transaction',
+  });
+  for (const wrong of ['"shop=statement"', '"shop"', '"reports=transaction"', '{ unknown: session }']) {
+    expect(await refusal(read(wrong)), wrong).toHaveLength(1);
+  }
+});
+
 test('databases are a list or a mapping, and a socket has permissions', async () => {
   const read = async (listen: string) => (await load(`${ENDPOINTS}listen:\n  ${listen}\n`)).listen;
   expect((await read('databases: "a, b = c, *"')).databases).toEqual({ a: 'a', b: 'c', '*': '*' });

@@ -82,7 +82,7 @@ afterEach(async () => {
 
 const raw = (): Promise<RawClient> => RawClient.connect(running.port, running.database);
 const pool = (): PoolStatus => {
-  const [only] = running.proxy.status().pools;
+  const only = running.proxy.status().pools.find(({ mode }) => mode === 'pipelined');
   if (only === undefined) throw new Error('there is no pool');
   return only;
 };
@@ -231,6 +231,28 @@ describe('harmless reads share', () => {
       { text: 'SELECT 1/0', failed: true },
     ]);
   });
+});
+
+test('a name of the database may have a mode of its own', async () => {
+  const { database } = running;
+  await start(
+    { poolModes: { whole: 'session', each: 'transaction' } },
+    { databases: { whole: database, each: database } },
+  );
+  const modes = (): string[] => running.proxy.status().pools.map(({ mode, clients }) => `${mode} ${clients}`);
+  await using whole = await RawClient.connect(running.port, 'whole');
+  const pids = new Set<string | null>();
+  for (let round = 0; round < 3; round++)
+    for (const pid of await whole.column('SELECT pg_backend_pid()')) pids.add(pid);
+  expect(pids.size).toBe(1);
+  expect(modes()).toEqual(['pipelined 0']);
+  await using each = await RawClient.connect(running.port, 'each');
+  const before = shared().statements;
+  expect(await each.column('SELECT 5 AS five')).toEqual(['5']);
+  expect(shared().statements).toBe(before);
+  await using both = await raw();
+  expect(await both.column('SELECT current_database()')).toEqual([database]);
+  expect(new Set(modes())).toEqual(new Set(['pipelined 1', 'transaction 1']));
 });
 
 describe('everything else has a connection of its own', () => {

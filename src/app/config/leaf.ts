@@ -143,7 +143,31 @@ export function nameMap(description: string, example: string) {
   const expected = 'names, as in a, b=c, *';
   const error = `expected ${expected}`;
   const name = z.string().min(1);
-  const text = z.string().transform((list) =>
+  const text = pairs();
+  return z
+    .union([z.record(name, name), text.pipe(z.record(name, name))], { error })
+    .refine((names) => !Object.hasOwn(names, '*') || names['*'] === '*', { error })
+    .optional()
+    .register(leaves, { expected, description, kind: 'string', defaultText: 'none', example });
+}
+
+/** `name=one of the choices`, separated by commas, or a mapping. */
+export function choiceMap<const T extends string>(
+  description: string,
+  choices: readonly T[],
+  example: string,
+) {
+  const expected = `names with one of ${choices.join(', ')} each, as in a=${choices[0] ?? ''}`;
+  const map = z.record(z.string().min(1), z.enum(choices));
+  return z
+    .union([map, pairs().pipe(map)], { error: `expected ${expected}` })
+    .optional()
+    .register(leaves, { expected, description, kind: 'string', defaultText: 'none', example });
+}
+
+/** `a=b, c` as a mapping; what has no second part stands for itself. */
+function pairs() {
+  return z.string().transform((list) =>
     Object.fromEntries(
       list
         .split(',')
@@ -155,9 +179,4 @@ export function nameMap(description: string, example: string) {
         }),
     ),
   );
-  return z
-    .union([z.record(name, name), text.pipe(z.record(name, name))], { error })
-    .refine((names) => !Object.hasOwn(names, '*') || names['*'] === '*', { error })
-    .optional()
-    .register(leaves, { expected, description, kind: 'string', defaultText: 'none', example });
 }

@@ -11,6 +11,7 @@ import { AUTOPILOT_MODES } from '../../core/autopilot-ports.js';
 import {
   bytes,
   choice,
+  choiceMap,
   count,
   flag,
   fraction,
@@ -403,6 +404,11 @@ export const sections = {
       'How clients come by server connections: one each for as long as they stay; one from a pool for each transaction; or that, and harmless reads of many down shared ones (docs/pooling.md).',
       POOL_MODES,
       POOL.poolMode,
+    ),
+    poolModes: choiceMap(
+      'The same for names under which clients ask for the migrated database (`listen.databases`), so that one name may be pooled and another not.',
+      POOL_MODES,
+      'shop=session',
     ),
     poolSizeMax: count(
       'Connections of a pool; there is one for each user and set of start-up parameters.',

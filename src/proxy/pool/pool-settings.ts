@@ -11,6 +11,8 @@ export type PoolMode = (typeof POOL_MODES)[number];
 
 export interface PoolSettings {
   readonly poolMode: PoolMode;
+  /** By the name a client asks for the database by, where it has a mode of its own. */
+  readonly poolModes: Readonly<Record<string, PoolMode>>;
   /** Connections of clients' own at a time, for each user and set of start-up parameters. */
   readonly poolSizeMax: number;
   /** Further ones, for clients that have waited for {@link reserveAfterMs}. */
@@ -44,6 +46,7 @@ export interface PoolSettings {
 
 export const POOL_DEFAULTS = {
   poolMode: 'session',
+  poolModes: {},
   poolSizeMax: 20,
   poolReserve: 0,
   poolReserveAfterMs: 1000,
@@ -60,6 +63,19 @@ export const POOL_DEFAULTS = {
   sharedUnreadBytesMax: 1024 * 1024,
   sharedCatalogIntervalMs: 5000,
 } as const satisfies PoolSettings;
+
+/** Of clients that ask for a database by that name. */
+export function poolModeOf(
+  { poolMode, poolModes }: Pick<PoolSettings, 'poolMode' | 'poolModes'>,
+  asked: string,
+): PoolMode {
+  return Object.hasOwn(poolModes, asked) ? (poolModes[asked] ?? poolMode) : poolMode;
+}
+
+/** All modes that some client may have. */
+export function poolModesIn({ poolMode, poolModes }: PoolSettings): ReadonlySet<PoolMode> {
+  return new Set([poolMode, ...Object.values(poolModes)]);
+}
 
 export type PinReason =
   | BlockerReason

@@ -28,7 +28,7 @@ import type { ParameterSet } from './parameter-sets.js';
 import { PooledBackend } from './pooled-backend.js';
 import type { PooledClient } from './pooled-client.js';
 import type { PoolContext } from './pool-context.js';
-import type { PoolStatus } from './pool-settings.js';
+import type { PoolMode, PoolStatus } from './pool-settings.js';
 import type { SharedLine } from './shared-line.js';
 import { SharedLines } from './shared-lines.js';
 
@@ -38,6 +38,7 @@ export interface PoolKey {
   readonly parameters: ReadonlyMap<string, string>;
   /** As agreed with its clients. */
   readonly protocolMinor: number;
+  readonly mode: PoolMode;
 }
 
 export interface PoolTarget {
@@ -75,8 +76,7 @@ export class Pool {
     this.target = target;
     this.#watch = watch;
     this.#context = context;
-    this.#lines =
-      context.bounds.poolMode === 'pipelined' ? new SharedLines(context, () => this.#openReadOnly()) : null;
+    this.#lines = key.mode === 'pipelined' ? new SharedLines(context, () => this.#openReadOnly()) : null;
   }
 
   get side(): Side {
@@ -99,8 +99,7 @@ export class Pool {
   }
 
   get sharedStatus(): PoolStatus['shared'] {
-    const { poolMode } = this.#context.bounds;
-    if (this.#lines === null) return { ...NOTHING_SHARED, obstacle: `proxy.poolMode is ${poolMode}` };
+    if (this.#lines === null) return { ...NOTHING_SHARED, obstacle: `its mode is ${this.key.mode}` };
     return this.#lines.status(this.#watch.obstacle);
   }
 

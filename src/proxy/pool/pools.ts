@@ -22,7 +22,7 @@ import { CatalogWatch } from './catalog-watch.js';
 import { Pool, type PoolTarget } from './pool.js';
 import { PooledClient } from './pooled-client.js';
 import type { PoolContext } from './pool-context.js';
-import type { PinReason, PoolStatus } from './pool-settings.js';
+import { poolModeOf, type PinReason, type PoolMode, type PoolStatus } from './pool-settings.js';
 
 export interface PoolsDeps {
   readonly context: Omit<PoolContext, 'onAtRest' | 'onClosed' | 'onPinned' | 'sequences'> &
@@ -32,9 +32,9 @@ export interface PoolsDeps {
   readonly onAtRest: (client: PooledClient) => void;
 }
 
-function keyOf(client: AcceptedClient): string {
+function keyOf(client: AcceptedClient, mode: PoolMode): string {
   const parameters = [...client.parameters].toSorted(([a], [b]) => (a < b ? -1 : 1));
-  return JSON.stringify([client.user, parameters, client.protocolMinor]);
+  return JSON.stringify([client.user, parameters, client.protocolMinor, mode]);
 }
 
 const SWEEP_MS = 100;
@@ -94,17 +94,22 @@ export class Pools implements GateParty {
   }
 
   #pool(client: AcceptedClient, side: Side): Pool {
-    const key = keyOf(client);
+    const mode = this.#modeOf(client);
+    const key = keyOf(client, mode);
     const known = this.#pools[side].get(key);
     if (known !== undefined) return known;
     const made = new Pool(
-      { user: client.user, parameters: client.parameters, protocolMinor: client.protocolMinor },
+      { user: client.user, parameters: client.parameters, protocolMinor: client.protocolMinor, mode },
       this.#deps.target(side),
       this.#watches[side],
       this.#context,
     );
     this.#pools[side].set(key, made);
     return made;
+  }
+
+  #modeOf(client: AcceptedClient): PoolMode {
+    return poolModeOf(this.#context.bounds, client.database);
   }
 
   /** Makes the accepted client one of the pool's, to be started by the caller. */
@@ -250,7 +255,7 @@ export class Pools implements GateParty {
     let closed = 0;
     for (const client of this.#clients) {
       if (client.pool.side === to) continue;
-      const pool = this.#pools[to].get(keyOf(client.accepted));
+      const pool = this.#pools[to].get(keyOf(client.accepted, client.pool.key.mode));
       if (client.atRest && pool !== undefined && pool.parameters !== null) {
         client.moveTo(pool, pool.parameters);
         moved += 1;
@@ -292,9 +297,8 @@ export class Pools implements GateParty {
 
   status(): readonly PoolStatus[] {
     const byPool = this.#byPool();
-    const { bounds } = this.#context;
     return this.#all().map((pool) => ({
-      mode: bounds.poolMode,
+      mode: pool.key.mode,
       side: pool.side,
       database: pool.target.database,
       user: pool.key.user,

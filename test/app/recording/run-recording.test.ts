@@ -9,7 +9,13 @@ test.each(['transaction', 'pipelined'] as const)(
   'a recording that would stay empty, in %s mode, is refused before its file is made',
   async (poolMode) => {
     const record = join(tmpdir(), `understudy-never-${process.pid}-${poolMode}.rec`);
-    await expect(startRecorder({ record, recordMaxBytes: 0 }, poolMode, silentLog)).rejects.toMatchObject({
+    await expect(
+      startRecorder(
+        { record, recordMaxBytes: 0 },
+        { poolMode: 'session', poolModes: { shop: poolMode } },
+        silentLog,
+      ),
+    ).rejects.toMatchObject({
       code: 'config-invalid',
     });
     expect(existsSync(record)).toBe(false);
