@@ -14,7 +14,16 @@ import type { ProxyStatus } from '../proxy/proxy-interface.js';
 import type { AutopilotStatus } from '../core/autopilot-ports.js';
 import type { Metrics } from './metrics.js';
 
-export const OPERATIONS = ['verify', 'cutover', 'rollback', 'finalize', 'remove', 'abort', 'shadow'] as const;
+export const OPERATIONS = [
+  'verify',
+  'resume',
+  'cutover',
+  'rollback',
+  'finalize',
+  'remove',
+  'abort',
+  'shadow',
+] as const;
 export type Operation = (typeof OPERATIONS)[number];
 
 /** Options of all operations. None is ignored: one that an operation does not take is refused. */
@@ -25,6 +34,8 @@ export interface OperationOptions {
   readonly tables?: readonly string[];
   /** verify: mend what differs. */
   readonly repair?: boolean;
+  /** resume: tables, as `schema.table`, that are emptied on the destination and copied anew. */
+  readonly recopy?: readonly string[];
   /** finalize: also take away the fence that keeps the source closed. */
   readonly removeFence?: boolean;
   /** finalize: the old server is gone; nothing is undone on it, and it must never be served again. */

@@ -36,6 +36,7 @@ const SHADOW_PHASES: readonly ShadowPhase[] = [
   'indexing',
   'analyzing',
   'following',
+  'paused',
   'failed',
   'stopped',
 ];

@@ -25,6 +25,7 @@ const OPTIONS = {
     tables: z.array(z.string().max(200)).max(10_000).optional(),
     repair: bool,
   }),
+  resume: z.strictObject({ recopy: z.array(z.string().max(200)).max(10_000).optional() }),
   cutover: z.strictObject({ dryRun: bool }),
   rollback: z.strictObject({ dryRun: bool, destinationLost: bool, note: z.string().max(500).optional() }),
   finalize: z.strictObject({ removeFence: bool, sourceLost: bool }),

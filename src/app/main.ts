@@ -184,6 +184,27 @@ function controlVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> {
         ),
     )
     .command(
+      'resume',
+      'Go on after a change of the source’s schema that needed a decision',
+      (argv) =>
+        argv
+          .option('recopy', {
+            type: 'string',
+            array: true,
+            nargs: 1,
+            describe: 'schema.name of a table to empty on the destination and copy anew, repeatable',
+          })
+          .example('$0 resume --recopy public.orders', 'after the same ALTER TABLE on the destination'),
+      (args) =>
+        runVerb(args, async (terminal) =>
+          (await import('./cli/operate.js')).runResume(
+            terminal,
+            adminOf(args),
+            args.recopy === undefined ? {} : { recopy: args.recopy },
+          ),
+        ),
+    )
+    .command(
       'cutover',
       'Switch the applications over to the destination',
       (argv) =>

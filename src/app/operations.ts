@@ -104,6 +104,9 @@ export class Operations {
           signal,
           (progress) => emit({ event: 'verify-progress', progress }),
         );
+      case 'resume':
+        await shadow.resume({ recopy: options.recopy ?? [] }, signal);
+        return { resumed: true };
       case 'cutover':
       case 'rollback':
         try {

@@ -6,6 +6,7 @@ import type {
   CatalogFingerprint,
   Direction,
   RecentVerifyReport,
+  ResumeOptions,
   ShadowCommand,
   ShadowControl,
   ShadowPhase,
@@ -58,7 +59,7 @@ export class ThreadShadow implements ShadowControl {
     if (current !== undefined) {
       const status = await this.#inTime(current.status());
       if (status !== undefined) {
-        this.#lastVerify = status.lastVerify ?? this.#lastVerify;
+        this.#lastVerify = status.lastVerify ?? (status.unverified === true ? null : this.#lastVerify);
         this.#lastStatus = status;
         return status;
       }
@@ -150,5 +151,9 @@ export class ThreadShadow implements ShadowControl {
 
   async analyze(side: Side, signal: AbortSignal): Promise<void> {
     return this.#require().analyze(side, signal);
+  }
+
+  async resume(options: ResumeOptions, signal: AbortSignal): Promise<void> {
+    return this.#require().resume(options, signal);
   }
 }

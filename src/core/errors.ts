@@ -49,6 +49,10 @@ export const ERROR_CODES = {
   'shadow-failed': [false, 'The shadow stopped on an error that retrying can’t mend.'],
   'schema-unsupported': [false, 'The source holds an object that can’t be carried to the destination.'],
   'schema-build-failed': [false, 'A statement that rebuilds the schema failed on the destination.'],
+  'schema-paused': [
+    false,
+    'The source’s schema changed in a way that is not carried over: the shadow waits.',
+  ],
   'stream-broken': [true, 'The replication stream was cut.'],
   'log-budget-spent': [
     false,

@@ -148,6 +148,8 @@ export type ShadowPhase =
   | 'indexing'
   | 'analyzing'
   | 'following'
+  /** The source’s schema changed in a way that a person has to decide on; nothing is applied meanwhile. */
+  | 'paused'
   | 'failed'
   | 'stopped';
 
@@ -209,6 +211,8 @@ export interface ShadowStatus {
   readonly lastVerify: VerifyReport | null;
   /** null or absent where the way is not known yet. */
   readonly method?: ShadowMethodStatus | null;
+  /** What was verified before no longer counts: the schema changed since. */
+  readonly unverified?: true;
   /** What stopped the shadow, or what it is waiting to be over. */
   readonly error: { readonly code: string; readonly message: string; readonly advice?: string } | null;
   readonly steering?: ShadowSteering;
@@ -337,8 +341,17 @@ export interface ShadowControl {
   prepareReverse(signal: AbortSignal): Promise<void>;
   /** Takes effect at once. Throws `request-invalid` where there is nothing to do it to. */
   steer(command: ShadowCommand): Promise<ShadowSteering>;
-  /** Fresh planner statistics on `side` where they are missing or old. */
+  /** Fresh planner statistics on `side` where they are missing or old; materialised views filled anew. */
   analyze(side: Side, signal: AbortSignal): Promise<void>;
+  /**
+   * Ends the phase `paused`: both schemas count as they are now. `recopy` names tables to be copied anew. Throws
+   * `request-invalid` in any other phase, and what keeps the schemas from being taken as they are; the shadow stays paused then.
+   */
+  resume(options: ResumeOptions, signal: AbortSignal): Promise<void>;
+}
+export interface ResumeOptions {
+  /** As `schema.table`. */
+  readonly recopy: readonly string[];
 }
 export interface VerifyProgress {
   readonly table: string;
@@ -361,11 +374,13 @@ export const LOG_MESSAGE_PREFIX = 'understudy';
 
 /**
  * Contents of the logical messages Understudy writes (JSON, transactional, prefix {@link LOG_MESSAGE_PREFIX}).
+ * ddl: the schema changed in this transaction; written by the source’s event trigger.
  * apply: first thing in a transaction that applies the other side's changes; streams skip such a transaction (loops).
  * low, high: the watermarks around a chunk's read. mark: a point to wait for.
  * route: in the transaction that changes the route; a stream whose origin is `side` is authoritative from here on.
  */
 export type LogMessage =
+  | { readonly t: 'ddl' }
   | { readonly t: 'apply'; readonly lane: SubsetId; readonly epoch: number }
   | { readonly t: 'low' | 'high'; readonly chunk: string }
   | { readonly t: 'mark'; readonly id: string }

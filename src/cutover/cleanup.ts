@@ -91,6 +91,18 @@ function identitySql(before: string, index: string | null): string {
   }
 }
 
+/** The event triggers that tell the shadow of changes to the source's schema. */
+export async function dropEventTriggers(cleanup: Cleanup, session: Session): Promise<void> {
+  const found = await session.run(
+    `SELECT evtname AS name FROM pg_catalog.pg_event_trigger WHERE evtname IN ('understudy_ddl', 'understudy_drop')`,
+  );
+  for (const row of found.rows) {
+    await session.run(`DROP EVENT TRIGGER IF EXISTS ${quoteIdent(row['name'] ?? '')}`);
+    cleanup.removed.push(`${session.side}: event trigger ${row['name'] ?? ''}`);
+  }
+  await session.run('DROP FUNCTION IF EXISTS understudy.note_ddl()');
+}
+
 /** Drops Understudy's tables but those that are `kept`, and its schema where nothing is left in it. */
 export async function dropOwnTables(
   cleanup: Cleanup,

@@ -15,6 +15,7 @@ import type { Side } from '../core/ports.js';
 import { UnderstudyError } from '../core/errors.js';
 import { removeBarrier, type BarrierLimits } from './barrier.js';
 import {
+  dropEventTriggers,
   dropOwnTables,
   dropPublication,
   dropSlot,
@@ -59,6 +60,7 @@ export async function finalize(
       const name = streamName(migrationId, session.side);
       await dropSlot(cleanup, session, name);
       await dropPublication(cleanup, session, name);
+      await dropEventTriggers(cleanup, session);
       await restoreIdentities(cleanup, session);
     }
     if ((await removeBarrier(destination, limits)) > 0) removed.push('destination: guard');

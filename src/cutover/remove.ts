@@ -13,6 +13,7 @@
 import { UnderstudyError } from '../core/errors.js';
 import { removeBarrier, type BarrierLimits } from './barrier.js';
 import {
+  dropEventTriggers,
   dropOwnTables,
   dropPublication,
   dropSlot,
@@ -61,6 +62,7 @@ export async function remove(
       const name = streamName(migrationId, session.side);
       await dropSlot(cleanup, session, name);
       await dropPublication(cleanup, session, name);
+      await dropEventTriggers(cleanup, session);
       await restoreIdentities(cleanup, session);
       if ((await removeBarrier(session, limits)) > 0) cleanup.removed.push(`${session.side}: barrier`);
       const switchedBefore = session === source && (epoch?.epoch ?? 0) > 0;

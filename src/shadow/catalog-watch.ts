@@ -1,16 +1,23 @@
 /** Tells when a schema is no longer the one the shadow was built from. */
 import type { CatalogFingerprint, DatabaseEndpoint, ShadowWarning, Side } from '../core/ports.js';
-import { diffFingerprints, readFingerprint } from './postgres/fingerprint.js';
+import { diffFingerprints, readFingerprint, type FingerprintDifference } from './postgres/fingerprint.js';
 import { withSession } from './postgres/statement.js';
 
-/** Reads the catalogs of `side` and names the first object that differs from `built`; null where none does. */
-export async function catalogWarning(
+/** Reads the catalogs of `side`: what differs from `built`. */
+export async function catalogDifferences(
   side: Side,
   endpoint: DatabaseEndpoint,
   built: CatalogFingerprint,
-): Promise<ShadowWarning | null> {
+): Promise<readonly FingerprintDifference[]> {
   const now = await withSession(side, endpoint, 'catalog', (session) => readFingerprint(session.client));
-  const differences = diffFingerprints(built, now);
+  return diffFingerprints(built, now);
+}
+
+/** Names the first object that differs; null where none does. */
+export function catalogWarning(
+  side: Side,
+  differences: readonly FingerprintDifference[],
+): ShadowWarning | null {
   const [first] = differences;
   if (first === undefined) return null;
   const more = differences.length > 1 ? `, and ${differences.length - 1} more` : '';

@@ -4,6 +4,7 @@ import type {
   CatalogFingerprint,
   Direction,
   RecentVerifyReport,
+  ResumeOptions,
   ShadowCommand,
   ShadowControl,
   ShadowPhase,
@@ -104,5 +105,9 @@ export class ShadowClient implements ShadowControl {
 
   analyze(side: Side, signal: AbortSignal): Promise<void> {
     return this.#caller.call('analyze', side, { signal });
+  }
+
+  resume(options: ResumeOptions, signal: AbortSignal): Promise<void> {
+    return this.#caller.call('resume', options, { signal });
   }
 }

@@ -3,6 +3,8 @@
  *
  * Phases, each recorded on the destination when it begins, so that a process killed at any point goes on there:
  *   connecting → building-schema → copying → indexing → analyzing → following
+ * A change of the source's schema takes the shadow back to `copying`, with what it changed still to do, or to `paused`,
+ * which is not recorded: the next start finds the same change (schema-follow.ts). Each goes on by a new attempt.
  * `stopped` and `failed` are of this process alone. The forward lane runs from the slot's creation on; the reverse lane
  * from `prepareReverse` on, and after a restart from the start.
  *
@@ -19,6 +21,7 @@ import type {
   Finding,
   RecentVerifyReport,
   ShadowCommand,
+  ResumeOptions,
   ShadowControl,
   ShadowPhase,
   ShadowStatus,
@@ -51,13 +54,16 @@ import { SHADOW_DEFAULTS, type ShadowOptions, type ShadowSettings } from './sett
 import { Verification } from './verification.js';
 import { analyzeAll, analyzeStale, refreshMaterializedViews } from './postgres/analyze.js';
 import { readApplyTables, type Key } from './postgres/apply-table.js';
-import { catalogWarning } from './catalog-watch.js';
+import { catalogDifferences, catalogWarning } from './catalog-watch.js';
+import { SchemaFollower, sourceLeads } from './schema-follower.js';
+import { installDdlNotice } from './postgres/ddl-notice.js';
 import { readFingerprint } from './postgres/fingerprint.js';
 import { ensureIdentities } from './postgres/identity.js';
 import {
   addCopySeconds,
   ensureRecords,
   readFingerprintRecord,
+  readSourcePlan,
   readState,
   writeFingerprint,
   writePhase,
@@ -65,7 +71,7 @@ import {
 } from './postgres/records.js';
 import { closeSession, endOnAbort, openSession, withSession, type Session } from './postgres/statement.js';
 import { tableKey, type TableInfo } from './postgres/table.js';
-import { streamNames } from './postgres/slot.js';
+import { ensurePublication, streamNames } from './postgres/slot.js';
 import { readTables } from './postgres/tables.js';
 
 export interface ShadowEngineContext {
@@ -86,6 +92,9 @@ const PHASE_ORDER: readonly ShadowPhase[] = [
   'following',
 ];
 
+/** What is done there waits for the stream. */
+const COPY_PHASES: ReadonlySet<ShadowPhase> = new Set(['copying', 'indexing', 'analyzing']);
+
 const WARNINGS_MAX = 100;
 /** While a lane is further behind, its changed keys are not compared: both servers have better things to do. */
 const TRIM_LAG_MAX_MS = 1000;
@@ -104,6 +113,7 @@ export class ShadowEngine implements ShadowControl {
   readonly #budget: LogBudget;
   readonly #forward: Lane;
   readonly #reverse: Lane;
+  readonly #schema: SchemaFollower;
   readonly #warnings = new Map<string, ShadowWarning>();
   readonly #built = new Map<Side, CatalogFingerprint>();
   #phase: ShadowPhase = 'idle';
@@ -121,6 +131,10 @@ export class ShadowEngine implements ShadowControl {
   #ending = new AbortController();
   #budgeting: Promise<void> | undefined;
   #running: Promise<void> | undefined;
+  /** Ends the attempt at hand, for another that looks at the source's schema first. */
+  #attempt = new AbortController();
+  /** Tables were added or their columns changed since the whole was built. */
+  #grown = false;
 
   constructor(options: ShadowOptions, context: ShadowEngineContext) {
     this.#settings = { ...SHADOW_DEFAULTS, ...options };
@@ -131,6 +145,21 @@ export class ShadowEngine implements ShadowControl {
     this.#log = context.log.child({ part: 'shadow' });
     this.#recent = new RecentKeys(this.#settings.recentKeysMax);
     this.#forward = this.#lane('forward');
+    this.#schema = new SchemaFollower({
+      forward: this.#forward,
+      clock: context.clock,
+      log: this.#log,
+      lookIntervalMs: this.#settings.fingerprintIntervalMs,
+      adopt: (tables) => this.#adopt(tables),
+      onTrouble: (error) => this.#setTrouble('schema', error),
+      onPaused: () => this.#enter('paused'),
+    });
+    this.#forward.state.onSchemaNotice = () => {
+      this.#schema.notice();
+      // A stream that stands holds up the copy too; where everything is copied, the look is enough.
+      if (this.#forward.state.haltedAt !== null && COPY_PHASES.has(this.#phase))
+        this.#attempt.abort(schemaMoved());
+    };
     this.#reverse = this.#lane('reverse');
     const { source, destination, migrationId, logBudgetBytes, logPollIntervalMs } = this.#settings;
     this.#budget = new LogBudget({
@@ -184,13 +213,15 @@ export class ShadowEngine implements ShadowControl {
     const backoff = new Backoff({ firstMs: retryFirstMs, maxMs: retryMaxMs, random });
     while (!signal.aborted) {
       const sessions: Session[] = [];
+      this.#attempt = new AbortController();
       try {
-        await this.#pipeline(signal, sessions, () => {
+        await this.#pipeline(AbortSignal.any([signal, this.#attempt.signal]), sessions, () => {
           backoff.reset();
           this.#setTrouble('engine', undefined);
         });
       } catch (thrown) {
         if (signal.aborted) break;
+        if (this.#attempt.signal.aborted) continue;
         const error = this.#failure ?? asUnderstudyError(thrown, 'internal', 'the shadow');
         if (!error.retryable) {
           this.#fail(error);
@@ -249,7 +280,12 @@ export class ShadowEngine implements ShadowControl {
     };
     await ensureRecords(destination);
     await ensureRecords(source);
-    const state = await readState(destination, settings.migrationId);
+    if (!(await installDdlNotice(source)))
+      this.#log.info({}, 'no event trigger may be made on the source: its catalogs are compared instead');
+    let state = await readState(destination, settings.migrationId);
+    if (state?.reversePrepared === true) this.#startReverse();
+    if (!isBefore(state?.phase ?? null, 'copying') && (await this.#schema.follow(stage)))
+      state = await readState(destination, settings.migrationId);
     const recorded = state?.phase ?? null;
     this.#copySeconds = state?.copySeconds ?? 0;
     if (recorded === null) await dropLeftovers(stage);
@@ -257,12 +293,10 @@ export class ShadowEngine implements ShadowControl {
     else this.#tables = await readTables(source.client);
     reached();
     if (!isBefore(recorded, 'copying')) await this.#barrierAgain();
-
     this.#forward.state.copying = isBefore(recorded, 'indexing');
     await this.#prepareCopier(source);
     await ensureStream('forward', settings.migrationId, source, destination, this.#tables);
     this.#forward.start();
-    if (state?.reversePrepared === true) this.#startReverse();
 
     if (isBefore(recorded, 'indexing')) await this.#copy(stage);
     if (isBefore(recorded, 'analyzing')) await this.#index(stage);
@@ -288,6 +322,23 @@ export class ShadowEngine implements ShadowControl {
         'the barrier could not be looked after; preflight will say what is missing',
       );
     }
+  }
+
+  // --- the source's schema changes -----------------------------------------------------------------------------
+
+  /** The tables are others now: whoever remembers them forgets. The guard is up before the first row. */
+  async #adopt(tables: readonly TableInfo[]): Promise<void> {
+    this.#tables = tables;
+    this.#grown = true;
+    this.#built.clear();
+    this.#forward.state.forgetTables();
+    this.#verification.forget();
+    await this.#context.afterSchemaBuilt(tables.map(({ schema, name }) => ({ schema, name })));
+  }
+
+  async resume({ recopy }: ResumeOptions, signal: AbortSignal): Promise<void> {
+    if (this.#phase !== 'paused') throw notPaused(this.#phase);
+    await this.#schema.resume(recopy, signal);
   }
 
   async #prepareCopier(source: Session): Promise<void> {
@@ -328,17 +379,32 @@ export class ShadowEngine implements ShadowControl {
 
   async #analyze(stage: StageContext): Promise<void> {
     await this.#begin('analyzing', stage);
-    await analyzeAll(stage.destination, this.#tables, stage.signal);
+    const analyze = this.#grown ? analyzeStale : analyzeAll;
+    await analyze(stage.destination, this.#tables, stage.signal);
     // What the destination looks like when it is complete: the way back's identities are part of it.
-    await ensureIdentities(stage.destination, await readTables(stage.destination.client), stage);
+    const tables = await readTables(stage.destination.client);
+    await ensureIdentities(stage.destination, tables, stage);
+    if (this.#grown && this.#reverseStarted) await this.#growReverse(stage.destination, tables);
     await writeFingerprint(stage.destination, 'destination', await readFingerprint(stage.destination.client));
+  }
+
+  /** The way back learns of the new tables while nothing comes by it yet. */
+  async #growReverse(destination: Session, tables: readonly TableInfo[]): Promise<void> {
+    await ensurePublication(
+      destination,
+      streamNames(this.#settings.migrationId, 'reverse').publication,
+      tables,
+    );
+    await this.#reverse.stop();
+    this.#reverse.state.forgetTables();
+    this.#reverse.start();
   }
 
   /** Everything is there. Looks at both catalogs now and then, and trims the recently changed keys, until stopped. */
   async #follow(stage: StageContext): Promise<void> {
     await this.#begin('following', stage);
     const { signal } = stage;
-    const { fingerprintIntervalMs, trimIntervalMs } = this.#settings;
+    const { trimIntervalMs } = this.#settings;
     const leading = (): Direction | null => {
       const backwards = this.#reverse.state.authority.epoch > this.#forward.state.authority.epoch;
       const { lagMs } = (backwards ? this.#reverse : this.#forward).status();
@@ -348,23 +414,34 @@ export class ShadowEngine implements ShadowControl {
     const trimming = this.#verification.trim(leading, trimIntervalMs, signal);
     try {
       for (;;) {
-        await this.#checkFingerprints().catch((error: unknown) => {
+        const moved = await this.#checkFingerprints(stage).catch((error: unknown) => {
           this.#log.debug({ reason: String(error) }, 'the catalogs could not be compared');
+          return false;
         });
-        await this.#context.clock.sleep(fingerprintIntervalMs, signal);
+        if (moved || this.#forward.state.haltedAt !== null) this.#attempt.abort(schemaMoved());
+        await this.#schema.lookAgain(signal);
       }
     } finally {
       await trimming;
     }
   }
 
-  async #checkFingerprints(): Promise<void> {
+  /** Whether the source's schema is another, and the shadow's can follow it. */
+  async #checkFingerprints(stage: StageContext): Promise<boolean> {
     for (const side of ['source', 'destination'] as const) {
-      const warning = await catalogWarning(side, this.#settings[side], await this.builtFingerprint(side));
+      const built = await this.builtFingerprint(side);
+      const differences = await catalogDifferences(side, this.#settings[side], built);
+      if (side === 'source' && differences.length > 0 && (await this.#canFollow(stage))) return true;
+      const warning = catalogWarning(side, differences);
       const key = `catalog-changed ${side}`;
       if (warning === null) this.#warnings.delete(key);
       else this.#warnings.set(key, warning);
     }
+    return false;
+  }
+
+  async #canFollow({ source, destination }: StageContext): Promise<boolean> {
+    return (await sourceLeads(source)) && (await readSourcePlan(destination)) !== null;
   }
 
   async #begin(phase: ShadowPhase, stage: StageContext): Promise<void> {
@@ -461,6 +538,7 @@ export class ShadowEngine implements ShadowControl {
       ],
       lastVerify: this.#verification.last,
       steering: this.#steering(),
+      ...(this.#verification.forgotten ? { unverified: true as const } : {}),
       error:
         error === undefined
           ? null
@@ -605,6 +683,16 @@ export class ShadowEngine implements ShadowControl {
 
 function isBefore(phase: ShadowPhase | null, other: ShadowPhase): boolean {
   return phase === null || PHASE_ORDER.indexOf(phase) < PHASE_ORDER.indexOf(other);
+}
+
+function notPaused(phase: ShadowPhase): UnderstudyError {
+  return new UnderstudyError('request-invalid', `the shadow is ${phase}, not paused`, {
+    advice: 'Look at `understudy status`.',
+  });
+}
+
+function schemaMoved(): UnderstudyError {
+  return new UnderstudyError('catalog-changed', 'the source’s schema changed', { retryable: true });
 }
 
 function notReady(what: string): UnderstudyError {

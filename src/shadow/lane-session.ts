@@ -22,8 +22,14 @@ import { FlushWriter, isWritable, type ChunkEnd, type Flush } from './flush-writ
 import type { LaneState, LaneTask } from './lane-state.js';
 import { PartQueue } from './part-queue.js';
 import { APPLY_SETTINGS } from './postgres/apply.js';
-import { bind, readApplyTables, type ApplyTable, type Binding } from './postgres/apply-table.js';
-import { readMarks, readProgress, readSkips, readTableCopies } from './postgres/records.js';
+import {
+  bind,
+  readApplyTables,
+  relationDifference,
+  type ApplyTable,
+  type Binding,
+} from './postgres/apply-table.js';
+import { readAddedColumns, readMarks, readProgress, readSkips, readTableCopies } from './postgres/records.js';
 import { ReplicationStream } from './postgres/replication-stream.js';
 import { closeSession, endOnAbort, openSession, run, textOf, type Session } from './postgres/statement.js';
 import { readTables } from './postgres/tables.js';
@@ -105,6 +111,7 @@ export class LaneSession {
     endOnAbort(this.#apply, signal, STOP_GRACE_MS);
     this.#state.tables ??= await readApplyTables(this.#origin, await readTables(this.#origin.client));
     this.#tables = this.#state.tables;
+    if (direction === 'forward') this.#state.addedColumns = await readAddedColumns(this.#apply);
     this.#writer = new FlushWriter(this.#state, this.#apply, this.#tables, this.#bindingOf);
     await this.#awaitFormerWriter(this.#apply);
     const progress = await readProgress(this.#apply, direction);
@@ -137,11 +144,13 @@ export class LaneSession {
       },
       {
         onMessage: (message, bytes) => {
+          // What comes behind a relation that is not understood must not be taken for all there is.
+          if (this.#failure !== undefined) return;
           const part = this.#assembler?.accept(message, bytes);
           if (part != null) this.#accept(part);
         },
         onKeepalive: (walEnd) => {
-          if (this.#assembler?.inTransaction === true) return;
+          if (this.#assembler?.inTransaction === true || this.#failure !== undefined) return;
           this.#queue.reach(walEnd);
           this.#idle();
         },
@@ -178,13 +187,44 @@ export class LaneSession {
     }
   }
 
+  /** Whether the lane writes the table's changes. Where the log tells of another table than is known, it stops. */
   #wanted(relation: RelationMessage): boolean {
+    const state = this.#state;
     const name = `${relation.schema}.${relation.name}`;
-    if (this.#tables.has(name)) return true;
-    if (!this.#state.ignored.has(name)) {
-      this.#state.ignored.add(name);
-      this.#state.log.warn({ table: name }, 'the stream carries a table that the shadow does not know');
+    const table = this.#tables.get(name);
+    const { added, missing } =
+      table === undefined ? { added: [], missing: [] } : relationDifference(relation, table);
+    const fills = state.addedColumns.get(name);
+    const unexplained = missing.filter((column) => fills?.has(column) !== true);
+    if (table !== undefined && added.length === 0 && unexplained.length === 0) return true;
+    // Nothing of it is written while the other side leads, whose schema this one follows.
+    if (state.direction === 'reverse' && (table === undefined || !state.authority.authoritative)) {
+      if (table === undefined) state.ignored.add(name);
+      return table !== undefined;
     }
+    const signature = JSON.stringify([name, relation.columns.map((column) => column.name)]);
+    if (state.settled.has(signature)) {
+      if (table === undefined) state.ignored.add(name);
+      return table !== undefined;
+    }
+    const columns = [...added.map((one) => `+${one}`), ...unexplained.map((one) => `-${one}`)];
+    const what =
+      table === undefined
+        ? 'is not one of the shadow’s tables'
+        : `changed its columns (${columns.join(', ')})`;
+    // On the way back nobody follows: what the source should look like is for a person to say.
+    const retryable = state.direction === 'forward';
+    this.#fail(
+      new UnderstudyError('catalog-changed', `${name} ${what}`, {
+        retryable,
+        advice: retryable
+          ? 'Nothing yet: the schema is compared, and what can be carried over is.'
+          : 'Make the same change on the source, then restart Understudy.',
+        details: { table: name, added, missing: unexplained },
+      }),
+    );
+    state.haltedAt = signature;
+    state.onSchemaNotice();
     return false;
   }
 
@@ -194,7 +234,7 @@ export class LaneSession {
       const name = `${relation.schema}.${relation.name}`;
       const table = this.#tables.get(name);
       if (table === undefined) throw new UnderstudyError('internal', `no table ${name}`);
-      binding = bind(relation, table);
+      binding = bind(relation, table, this.#state.addedColumns.get(name));
       this.#bindings.set(relation, binding);
     }
     return binding;
@@ -390,6 +430,8 @@ export class LaneSession {
     ).length;
     this.#advance(flush.last.endLsn);
     for (const mark of marks) this.#state.passed(mark.id, mark.at);
+    if (flush.parts.some((part) => part.messages.some((message) => message.t === 'ddl')))
+      this.#state.onSchemaNotice();
     if (chunkEnd === null) return;
     const written = this.#writer?.chunkWritten === true ? 'written' : 'discarded';
     chunkEnd.chunk.settle('outcome' in chunkEnd ? chunkEnd.outcome : written);

@@ -9,6 +9,7 @@ import { formatLsn, lsn, type Position } from '../core/position.js';
 import { LagMeter, UNKNOWN_LAG, type Lag } from './lag-meter.js';
 import type { RecentKeys } from './recent-keys.js';
 import type { ApplyTable } from './postgres/apply-table.js';
+import type { AddedColumns } from './postgres/records.js';
 import { ChunkWindows } from './postgres/chunk-windows.js';
 import { DeliveredTransactions } from './postgres/visibility.js';
 import type { WholeCopy } from './postgres/whole-copy.js';
@@ -51,8 +52,14 @@ export class LaneState {
   readonly wholeCopies = new Map<string, WholeCopy>();
   readonly recent: RecentKeys;
   readonly meter = new LagMeter(HEAD_STALE_AFTER_MS);
-  /** Tables that the stream carries and the lane does not know: made after the shadow was. */
+  /** Tables that the stream carries and the lane does not know, nor the origin any more. */
   readonly ignored = new Set<string>();
+  /** What rows from before a column was added hold in it. Read with `tables`. */
+  addedColumns: AddedColumns = new Map();
+  /** The relation of the log at which the lane stopped, as it is not what `tables` says; null while it is none. */
+  haltedAt: string | null = null;
+  /** Relations that differ from today's tables because the origin has changed them back since. */
+  readonly settled = new Set<string>();
   readonly tasks: LaneTask[] = [];
   /** The origin's tables by name. Read once: another definition met later is an error, not news. */
   tables: ReadonlyMap<string, ApplyTable> | undefined;
@@ -70,6 +77,8 @@ export class LaneState {
   readonly #marks = new Map<string, bigint>();
   readonly #waiters = new Set<MarkWaiter>();
   #failure: unknown;
+  /** The origin's schema may have changed: a message said so, or the lane stopped at it. */
+  onSchemaNotice: () => void = () => undefined;
   /** Set by the running session: something changed that it should look at. */
   wake: () => void = () => undefined;
 
@@ -162,6 +171,12 @@ export class LaneState {
       this.#waiters.add(waiter);
       signal.addEventListener('abort', onAbort, { once: true });
     });
+  }
+
+  /** The origin's tables are read anew by the next session. Only while no session runs. */
+  forgetTables(): void {
+    this.tables = undefined;
+    this.haltedAt = null;
   }
 
   /** The lane will not go on: nobody waits in vain. */

@@ -20,7 +20,9 @@ import {
   initialiseProgress,
   readFingerprintRecord,
   readProgress,
+  readSourcePlan,
   writeFingerprint,
+  writeSourcePlan,
 } from './postgres/records.js';
 import { buildSchema, isBuiltByUs } from './postgres/schema/build.js';
 import type { SchemaPlan } from './postgres/schema/plan.js';
@@ -133,7 +135,7 @@ function changesTooFast(): UnderstudyError {
  * Tables, plan and fingerprint of one and the same schema: a table made between two of these readings would be in the
  * plan and the fingerprint, and never be copied.
  */
-async function readSource(context: StageContext): Promise<{
+export async function readSource(context: StageContext): Promise<{
   readonly tables: readonly TableInfo[];
   readonly plan: SchemaPlan;
   readonly fingerprint: CatalogFingerprint;
@@ -163,7 +165,10 @@ export async function buildBeforeCopy(context: StageContext): Promise<readonly T
   }
   onFindings(plan.unsupported);
   if (await isBuiltByUs(destination.client)) await assertUnchanged(context, fingerprint);
-  else await writeFingerprint(destination, 'source', fingerprint);
+  else {
+    await writeFingerprint(destination, 'source', fingerprint);
+    await writeSourcePlan(destination, plan);
+  }
   if (settings.copyRoles) onFindings((await copyRoles(source.client, destination.client)).findings);
   const report = await buildSchema(destination.client, plan.beforeCopy, { phase: 'before-copy', signal });
   onFindings(report.findings);
@@ -200,6 +205,8 @@ async function assertUnchanged(context: StageContext, now: CatalogFingerprint): 
       advice:
         'Undo the change on the source, or run `understudy remove`, empty the destination, and start again.',
       details: { differences: differences.slice(0, 20) },
+      // Where it is known what was built, the next attempt carries the change over, or waits for a decision.
+      ...((await readSourcePlan(context.destination)) === null ? {} : { retryable: true }),
     },
   );
 }

@@ -64,9 +64,21 @@ export class Verification {
   /** Connections kept for the comparison behind a fence, by direction. */
   readonly #warm = new Map<Direction, Pair>();
   #last: VerifyReport | null = null;
+  #forgotten = false;
 
   constructor(context: VerificationContext) {
     this.#context = context;
+  }
+
+  /** What was verified is not what is there now: the tables or their columns changed. */
+  forget(): void {
+    this.#last = null;
+    this.#forgotten = true;
+  }
+
+  /** Whether something was forgotten and nothing verified since. */
+  get forgotten(): boolean {
+    return this.#forgotten;
   }
 
   get last(): VerifyReport | null {
@@ -126,6 +138,7 @@ export class Verification {
         const mismatches = repair?.remaining ?? report.mismatches;
         this.#last = { ...report, mismatches };
         if (mismatches === 0) recent.settleAll(snapshot);
+        this.#forgotten = false;
       }
       return report;
     } finally {

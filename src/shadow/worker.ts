@@ -9,7 +9,14 @@ import { parentPort, workerData } from 'node:worker_threads';
 import { systemClock } from '../core/clock.js';
 import { UnderstudyError } from '../core/errors.js';
 import { createLog, type LogLevel } from '../core/log.js';
-import type { Direction, ShadowCommand, Side, TouchedRows, VerifyOptions } from '../core/ports.js';
+import type {
+  Direction,
+  ResumeOptions,
+  ShadowCommand,
+  Side,
+  TouchedRows,
+  VerifyOptions,
+} from '../core/ports.js';
 import { serveThreadCalls, ThreadCaller, type ThreadHandler } from '../core/thread-call.js';
 import { Shadow } from './shadow.js';
 import type { ShadowOptions } from './settings.js';
@@ -34,6 +41,7 @@ function engineHandlers(engine: Shadow): Readonly<Record<string, ThreadHandler>>
     prepareReverse: (_: never, { signal }) => engine.prepareReverse(signal),
     steer: (command: ShadowCommand) => engine.steer(command),
     analyze: (side: Side, { signal }) => engine.analyze(side, signal),
+    resume: (options: ResumeOptions, { signal }) => engine.resume(options, signal),
   };
 }
 

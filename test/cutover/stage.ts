@@ -179,6 +179,10 @@ export class ShadowDouble implements ShadowControl {
     return Promise.reject(new Error('not part of the double'));
   }
 
+  resume(): Promise<void> {
+    return Promise.resolve();
+  }
+
   analyze(side: Side): Promise<void> {
     this.calls.push(`analyze ${side}`);
     return Promise.resolve();

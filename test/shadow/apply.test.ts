@@ -167,15 +167,3 @@ test('the application can update a table without a key from the first moment on'
     { table_name: 'n', before: 'n' },
   ]);
 });
-
-test('a column added on the source stops the shadow by name instead of losing it', async () => {
-  await using pair = await databasePair();
-  await sql(pair.onSource, 'CREATE TABLE t (id int PRIMARY KEY)');
-  await using harness = await new EngineHarness(pair).start().reach('following');
-  await sql(pair.onSource, 'ALTER TABLE t ADD COLUMN added int; INSERT INTO t VALUES (1, 2)');
-  await harness.reach('failed');
-  expect((await harness.engine.status()).error).toMatchObject({
-    code: 'catalog-changed',
-    message: 'public.t: its columns changed while it was shadowed (+added)',
-  });
-});

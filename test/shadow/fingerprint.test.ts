@@ -168,8 +168,11 @@ describe('the catalog fingerprint', () => {
     expect(await readFingerprint(client)).toBe(before);
     await client.query(`COMMENT ON TABLE app.lines IS 'x'; ALTER SEQUENCE app.s OWNED BY app.lines.id`);
     const after = await readFingerprint(client);
-    expect(diffFingerprints(before, after)).toEqual([{ object: 'sequence app.s', change: 'changed' }]);
-    await client.query('ALTER SEQUENCE app.s OWNED BY NONE');
+    expect(diffFingerprints(before, after)).toEqual([
+      { object: 'comments', change: 'changed' },
+      { object: 'sequence app.s', change: 'changed' },
+    ]);
+    await client.query('COMMENT ON TABLE app.lines IS NULL; ALTER SEQUENCE app.s OWNED BY NONE');
     expect(await readFingerprint(client)).toEqual(before);
   });
 

@@ -129,7 +129,8 @@ test('a shadow that failed for another reason is still kept from filling the dis
     logPollIntervalMs: 50,
   }).start();
   await harness.reach('following');
-  await sql(pair.onSource, `ALTER TABLE t ADD COLUMN more text; INSERT INTO t VALUES (1, 'x')`);
+  await sql(pair.onDestination, 'ALTER TABLE t ADD CHECK (id < 0)');
+  await sql(pair.onSource, 'INSERT INTO t VALUES (1)');
   await harness.reach('failed');
   const { error } = await harness.engine.status();
   await writeLog(pair, 30 * MIB);

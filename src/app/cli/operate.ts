@@ -87,6 +87,18 @@ export async function runSwitch(
   return EXIT.refused;
 }
 
+/** The shadow goes on after a change of the source's schema that a person had to decide on. */
+export async function runResume(
+  terminal: Terminal,
+  admin: AdminClient,
+  options: Pick<OperationOptions, 'recopy'>,
+): Promise<ExitCode> {
+  const result = await operate(terminal, admin, 'resume', options);
+  terminal.line(terminal.paint('green', 'the shadow goes on; `understudy status` shows how far it is'));
+  terminal.result(result);
+  return EXIT.ok;
+}
+
 /** Shared with the demo. */
 export function printSwitch(terminal: Terminal, report: OperationReport): void {
   // What is merely good to know was said by the dry run.

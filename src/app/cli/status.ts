@@ -8,6 +8,7 @@ import { bar, formatBytes, formatCount, formatDuration, formatMs, table } from '
 import type { Terminal } from './terminal.js';
 
 const WATCH_INTERVAL_MS = 1000;
+const WARNINGS_SHOWN = 5;
 
 export async function runStatus(
   terminal: Terminal,
@@ -80,6 +81,10 @@ function shadowLines({ shadow, route }: StatusReport): readonly string[] {
     lines.push(`             ${shadow.error.code}: ${shadow.error.message}`);
     if (shadow.error.advice !== undefined) lines.push(`             → ${shadow.error.advice}`);
   }
+  for (const warning of (shadow.warnings ?? []).slice(0, WARNINGS_SHOWN))
+    lines.push(`             ${warning.code}: ${warning.message}`);
+  const hidden = (shadow.warnings ?? []).length - WARNINGS_SHOWN;
+  if (hidden > 0) lines.push(`             and ${hidden} more warnings: see --json`);
   if (shadow.phase === 'copying') lines.push(...copyLines(shadow.tables));
   lines.push(...methodLines(shadow.method));
   for (const stream of shadow.streams)

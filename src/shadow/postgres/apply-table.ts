@@ -117,42 +117,52 @@ export async function readApplyTables(
 export interface Binding {
   readonly relation: RelationMessage;
   readonly table: ApplyTable;
+  /** -1: the row is from before the column was added. */
   readonly places: readonly number[];
   /** The log's columns are the table's, in the same order. */
   readonly inPlace: boolean;
+  /** What such a row holds in it; by column. */
+  readonly fills: readonly (string | null)[];
 }
 
-/** Throws `catalog-changed` where the log's columns are not the table's. */
-export function bind(relation: RelationMessage, table: ApplyTable): Binding {
+/** What the log's columns and the table's own don't have in common. */
+export function relationDifference(
+  relation: RelationMessage,
+  table: ApplyTable,
+): { readonly added: readonly string[]; readonly missing: readonly string[] } {
+  const theirs = new Set(relation.columns.map(({ name }) => name));
+  const known = new Set(table.info.columns.map(({ name }) => name));
+  return {
+    added: [...theirs].filter((name) => !known.has(name)),
+    missing: table.columns.map(({ name }) => name).filter((name) => !theirs.has(name)),
+  };
+}
+
+/** `fills`: see {@link Binding}; by name, where it is not null. */
+export function bind(
+  relation: RelationMessage,
+  table: ApplyTable,
+  fills: ReadonlyMap<string, string | null> = new Map(),
+): Binding {
   const places = table.columns.map((column) =>
     relation.columns.findIndex(({ name }) => name === column.name),
   );
-  const missing = table.columns.filter((_, index) => places[index] === -1).map(({ name }) => name);
-  const generated = table.info.columns.filter((column) => column.generated).map(({ name }) => name);
-  const known = new Set([...table.columns.map(({ name }) => name), ...generated]);
-  const added = relation.columns.map(({ name }) => name).filter((name) => !known.has(name));
-  if (missing.length > 0 || added.length > 0) {
-    throw new UnderstudyError(
-      'catalog-changed',
-      `${table.name}: its columns changed while it was shadowed (${[
-        ...added.map((name) => `+${name}`),
-        ...missing.map((name) => `-${name}`),
-      ].join(', ')})`,
-      {
-        advice:
-          'Make the same change on the other side, or give the shadow up with `understudy remove` and build it anew in an empty database.',
-        details: { table: table.name, added, missing },
-      },
-    );
-  }
   const inPlace =
     places.length === relation.columns.length && places.every((place, index) => place === index);
-  return { relation, table, places, inPlace };
+  return {
+    relation,
+    table,
+    places,
+    inPlace,
+    fills: table.columns.map(({ name }) => fills.get(name) ?? null),
+  };
 }
 
 /** The tuple in the table's column order. May be the tuple itself: it is not written to. */
 export function bindRow(binding: Binding, tuple: Tuple): Row {
-  const row = binding.inPlace ? tuple : binding.places.map((place) => tuple[place]);
+  const row = binding.inPlace
+    ? tuple
+    : binding.places.map((place, index) => (place === -1 ? binding.fills[index] : tuple[place]));
   if (!isText(row)) {
     throw new UnderstudyError('protocol-violation', `${binding.table.name}: a binary value nobody asked for`);
   }

@@ -40,6 +40,7 @@ const CATALOGS: Readonly<Record<string, string | null>> = {
   pg_ts_config_map: 'mapcfg',
   pg_default_acl: null,
   pg_depend: 'objid',
+  pg_description: null,
   pg_db_role_setting: null,
 };
 
@@ -49,6 +50,7 @@ const FILTERS: Readonly<Record<string, string>> = {
   pg_trigger: `x.tgname NOT LIKE 'understudy\\_%'`,
   // Members of extensions, and which column owns a sequence: no other dependency says what no other catalog does.
   pg_depend: `(x.deptype = 'e' OR x.deptype IN ('a', 'i') AND x.classid = 'pg_class'::regclass AND x.refobjsubid > 0)`,
+  pg_description: `(x.objoid >= 16384 OR x.classoid = 'pg_namespace'::regclass)`,
   pg_class: `x.relpersistence <> 't'`,
   // The fence writes its operation and epoch into its own function, and is looked at under that very fence.
   pg_proc: `x.pronamespace IS DISTINCT FROM to_regnamespace('understudy')`,

@@ -12,6 +12,7 @@ import { asUnderstudyError } from '../../core/errors.js';
 import type { CatalogFingerprint } from '../../core/ports.js';
 import { TOKEN_SQL } from './fingerprint-token.js';
 import { notOfExtension, userSchema } from './schema/catalog.js';
+import { COMMENT_TARGETS_SQL } from './schema/read-access.js';
 import {
   OPERATOR_CLASS_DEFINITION_SQL,
   OPERATOR_CLASS_NAME_SQL,
@@ -200,6 +201,11 @@ SELECT 'settings of the database', array_to_string(s.setconfig, E'\\n')
 FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase
 WHERE d.datname = current_database() AND s.setrole = 0`;
 
+/** One entry for all: a comment is carried over and never a reason of its own to name an object. */
+const COMMENTS = `
+SELECT 'comments', string_agg(target.object || ' ' || target.comment, E'\\n' ORDER BY target.object)
+FROM (${COMMENT_TARGETS_SQL}) target WHERE target.object IS NOT NULL`;
+
 /** The token comes as a row of its own, of the same snapshot. */
 const FINGERPRINT_SQL = `SELECT object, md5(COALESCE(definition, '')) AS hash FROM (${[
   TABLES,
@@ -214,6 +220,7 @@ const FINGERPRINT_SQL = `SELECT object, md5(COALESCE(definition, '')) AS hash FR
   TYPES,
   OTHERS,
   ACCESS,
+  COMMENTS,
 ].join('\nUNION ALL\n')}) entry UNION ALL SELECT '', ${TOKEN_SQL}`;
 
 /** Readings by token, the latest last: a process reads two databases, over and over. */

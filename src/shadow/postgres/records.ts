@@ -16,6 +16,7 @@ import type {
 import { quoteLiteral } from '../../core/postgres.js';
 import { formatLsn, parseLsn } from '../../core/position.js';
 import { inTransaction, run, textOf, type Session, type TextRow } from './statement.js';
+import type { AddedColumn, BuiltPlan } from './schema/evolve.js';
 import type { Authority } from './transactions.js';
 import type { Key } from './apply-table.js';
 
@@ -83,6 +84,17 @@ CREATE TABLE IF NOT EXISTS understudy.repaired_row (
   key text[] NOT NULL,
   before jsonb,
   after jsonb
+);
+CREATE TABLE IF NOT EXISTS understudy.source_plan (
+  one boolean PRIMARY KEY DEFAULT true CHECK (one),
+  statements jsonb NOT NULL
+);
+CREATE TABLE IF NOT EXISTS understudy.added_column (
+  schema_name text NOT NULL,
+  table_name text NOT NULL,
+  column_name text NOT NULL,
+  missing text,
+  PRIMARY KEY (schema_name, table_name, column_name)
 );
 CREATE TABLE IF NOT EXISTS understudy.identity_change (
   schema_name text NOT NULL,
@@ -469,4 +481,75 @@ export async function readFingerprintRecord(
   );
   const row: TextRow | undefined = rows[0];
   return row === undefined ? null : (JSON.parse(textOf(row, 'objects')) as CatalogFingerprint);
+}
+
+// --- the schema the shadow was brought to ------------------------------------------------------------------------
+
+export async function writeSourcePlan(session: Session, plan: BuiltPlan): Promise<void> {
+  const { beforeCopy, afterCopy } = plan;
+  await run(
+    session,
+    {
+      text: `INSERT INTO understudy.source_plan (statements) VALUES ($1)
+        ON CONFLICT (one) DO UPDATE SET statements = EXCLUDED.statements`,
+      values: [JSON.stringify({ beforeCopy, afterCopy })],
+    },
+    { what: 'recording the schema' },
+  );
+}
+
+/** Null where it was built by a version that did not record it. */
+export async function readSourcePlan(session: Session): Promise<BuiltPlan | null> {
+  const { rows } = await run(session, 'SELECT statements FROM understudy.source_plan', {
+    what: 'reading the recorded schema',
+  });
+  return rows[0] === undefined ? null : (JSON.parse(textOf(rows[0], 'statements')) as BuiltPlan);
+}
+
+/** `column.table` and `column.column` are quoted; the table must have the column. */
+export async function recordAddedColumn(session: Session, column: AddedColumn): Promise<void> {
+  await run(
+    session,
+    {
+      text: `INSERT INTO understudy.added_column (schema_name, table_name, column_name, missing)
+        SELECT n.nspname, c.relname, a.attname, $3
+        FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid
+        WHERE c.oid = $1::pg_catalog.regclass AND pg_catalog.quote_ident(a.attname) = $2
+        ON CONFLICT (schema_name, table_name, column_name) DO UPDATE SET missing = EXCLUDED.missing`,
+      values: [column.table, column.column, column.missing],
+    },
+    { what: 'recording an added column', carriesRows: true },
+  );
+}
+
+/** What rows from before a column was added hold in it; by `schema.table`, then by column. */
+export type AddedColumns = ReadonlyMap<string, ReadonlyMap<string, string | null>>;
+
+export async function readAddedColumns(session: Session): Promise<AddedColumns> {
+  const { rows } = await run(
+    session,
+    'SELECT schema_name, table_name, column_name, missing FROM understudy.added_column',
+    { what: 'reading the added columns' },
+  );
+  const added = new Map<string, Map<string, string | null>>();
+  for (const row of rows) {
+    const table = `${textOf(row, 'schema_name')}.${textOf(row, 'table_name')}`;
+    const columns = added.get(table) ?? new Map<string, string | null>();
+    columns.set(textOf(row, 'column_name'), row['missing'] ?? null);
+    added.set(table, columns);
+  }
+  return added;
+}
+
+/** Forgets how far the table's copy had come: it is copied anew. */
+export async function forgetTableCopy(session: Session, table: TableName): Promise<void> {
+  await run(
+    session,
+    {
+      text: 'DELETE FROM understudy.table_copy WHERE schema_name = $1 AND table_name = $2',
+      values: [table.schema, table.name],
+    },
+    { what: 'forgetting a table’s copy' },
+  );
 }

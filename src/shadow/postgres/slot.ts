@@ -3,7 +3,7 @@ import { quoteIdent, quoteTable } from '../../core/postgres.js';
 import { parseLsn } from '../../core/position.js';
 import { UnderstudyError } from '../../core/errors.js';
 import { run, sqlStateOf, textOf, type Session } from './statement.js';
-import type { TableInfo } from './table.js';
+import { tableKey, type TableInfo } from './table.js';
 import type { Direction } from '../../core/ports.js';
 import type { Clock } from '../../core/clock.js';
 
@@ -19,7 +19,7 @@ export function streamNames(migrationId: string, direction: Direction): StreamNa
 
 /**
  * Publishes the tables by name; partitions come with their root. The tables' identities must be proven before.
- * A publication of that name that is there already is left as it is: it was made in one statement.
+ * A publication of that name that is there already gets the tables it lacks.
  */
 export async function ensurePublication(
   session: Session,
@@ -32,8 +32,12 @@ export async function ensurePublication(
     { text: 'SELECT FROM pg_catalog.pg_publication WHERE pubname = $1', values: [name] },
     { what },
   );
-  if (rows.length > 0) return;
-  const listed = tables.filter((table) => table.kind !== 'partition').map((table) => listedName(table));
+  const wanted = tables.filter((table) => table.kind !== 'partition');
+  if (rows.length > 0) {
+    await extendPublication(session, name, wanted);
+    return;
+  }
+  const listed = wanted.map((table) => listedName(table));
   const list = listed.length === 0 ? '' : ` FOR TABLE ${listed.join(', ')}`;
   await run(
     session,
@@ -41,6 +45,59 @@ export async function ensurePublication(
       `(publish = 'insert, update, delete, truncate', publish_via_partition_root = false)`,
     { what },
   );
+}
+
+/** One by one: each waits for the table's autovacuum alone. */
+async function extendPublication(
+  session: Session,
+  name: string,
+  wanted: readonly TableInfo[],
+): Promise<void> {
+  const what = `adding tables to publication ${name} on the ${session.side}`;
+  const { rows } = await run(
+    session,
+    {
+      text: `SELECT n.nspname AS schema, c.relname AS name
+        FROM pg_catalog.pg_publication p JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid
+        JOIN pg_catalog.pg_class c ON c.oid = r.prrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE p.pubname = $1`,
+      values: [name],
+    },
+    { what },
+  );
+  const published = new Set(rows.map((row) => `${textOf(row, 'schema')}.${textOf(row, 'name')}`));
+  for (const table of wanted) {
+    if (published.has(tableKey(table))) continue;
+    await run(session, `ALTER PUBLICATION ${quoteIdent(name)} ADD TABLE ${listedName(table)}`, { what });
+  }
+}
+
+const OLDER_POLL_MS = 20;
+
+/**
+ * Waits until every transaction that runs now has ended: one that wrote to a table before it was published is in no
+ * stream, and must be visible to the copy's first read. Takes no lock.
+ */
+export async function awaitOlderTransactions(
+  session: Session,
+  { clock, signal }: { readonly clock: Clock; readonly signal: AbortSignal },
+): Promise<void> {
+  const what = 'waiting for older transactions to end';
+  const { rows } = await run(
+    session,
+    'SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot()) AS border',
+    { what },
+  );
+  const border = BigInt(textOf(rows[0], 'border'));
+  for (;;) {
+    const now = await run(
+      session,
+      'SELECT pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot()) AS oldest',
+      { what },
+    );
+    if (BigInt(textOf(now.rows[0], 'oldest')) >= border) return;
+    await clock.sleep(OLDER_POLL_MS, signal);
+  }
 }
 
 /** Without ONLY a parent would bring children that are listed themselves; a root brings its partitions anyway. */

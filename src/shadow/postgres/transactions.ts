@@ -79,7 +79,7 @@ export function parseLogMessage(content: string): LogMessage | null {
     return null;
   }
   if (typeof value !== 'object' || value === null || !('t' in value)) return null;
-  const known = ['apply', 'low', 'high', 'mark', 'route'];
+  const known = ['apply', 'low', 'high', 'mark', 'route', 'ddl'];
   return typeof value.t === 'string' && known.includes(value.t) ? (value as LogMessage) : null;
 }
 

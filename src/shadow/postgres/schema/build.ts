@@ -108,7 +108,7 @@ const ADVICE: Readonly<Record<string, string>> = {
     'Rows that the source holds apart are equal on the destination: compare the collations of both servers.',
 };
 
-function failure(statement: SchemaStatement, error: unknown): UnderstudyError {
+export function failure(statement: SchemaStatement, error: unknown): UnderstudyError {
   const state = sqlStateOf(error);
   const reason = error instanceof Error ? error.message : String(error);
   const what = `${statement.kind} statement for ${statement.object}`;
@@ -180,22 +180,22 @@ function toleratedFailure(statement: SchemaStatement, error: unknown): Finding |
   };
 }
 
-function hashOf(statement: SchemaStatement): string {
+export function hashOf(statement: SchemaStatement): string {
   return createHash('sha256')
     .update(`${statement.kind}\0${statement.object}\0${statement.sql}`)
     .digest('hex');
 }
 
-async function rolesOf(destination: pg.Client): Promise<ReadonlySet<string>> {
+export async function rolesOf(destination: pg.Client): Promise<ReadonlySet<string>> {
   const { rows } = await destination.query<{ rolname: string }>('SELECT rolname FROM pg_roles');
   return new Set(rows.map((row) => row.rolname));
 }
 
-function lacksRole(statement: SchemaStatement, roles: ReadonlySet<string>): boolean {
+export function lacksRole(statement: SchemaStatement, roles: ReadonlySet<string>): boolean {
   return (statement.roles ?? []).some((role) => !roles.has(role));
 }
 
-async function applySettings(destination: pg.Client): Promise<void> {
+export async function applySettings(destination: pg.Client): Promise<void> {
   const settings = Object.entries(BUILD_SETTINGS).map(
     ([name, value]) => `SET ${name} = ${quoteLiteral(value)}`,
   );
@@ -205,7 +205,7 @@ async function applySettings(destination: pg.Client): Promise<void> {
   await destination.query(`SET deadlock_timeout = '${DEADLOCK_TIMEOUT}'`).catch(() => undefined);
 }
 
-async function resetSettings(destination: pg.Client): Promise<void> {
+export async function resetSettings(destination: pg.Client): Promise<void> {
   const resets = Object.keys(BUILD_SETTINGS).map((name) => `RESET ${name}`);
   // After a lost connection there is nothing to reset, and the first error is the one to report.
   await destination.query(resets.join('; ')).catch(() => undefined);
@@ -338,7 +338,7 @@ async function buildAfterCopy({ destination, statements, options, roles }: Run):
 }
 
 /** Repeats `work` after a lost deadlock or a lock timeout, {@link LOCK_ATTEMPTS_MAX} times at most. */
-async function yieldingToApply<T>(work: () => Promise<T>, signal: AbortSignal): Promise<T> {
+export async function yieldingToApply<T>(work: () => Promise<T>, signal: AbortSignal): Promise<T> {
   for (let attempt = 1; ; attempt++) {
     try {
       return await work();

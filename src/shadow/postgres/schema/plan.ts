@@ -44,7 +44,36 @@ export interface SchemaStatement {
   readonly sql: string;
   /** Roles the statement names. It is left out, and reported, where the destination lacks one of them. */
   readonly roles?: readonly string[];
+  /** Takes back what the statement did, where that loses no row and asks for no decision. */
+  readonly undo?: string;
+  /** What it is made of, where a difference can be carried over in parts. */
+  readonly shape?: StatementShape;
 }
+
+export interface TableColumnShape {
+  /** Quoted. */
+  readonly name: string;
+  /** As CREATE TABLE and ADD COLUMN take it, without its default. */
+  readonly sql: string;
+  /** It has a default, or is an identity: a column added with one gives each row that is there a value. */
+  readonly filled: boolean;
+  /** The value that rows from before the column was added have, as text, where they all have the same. */
+  readonly missing: string | null;
+  /** Type alone, for a cast. */
+  readonly type: string;
+}
+
+export type StatementShape =
+  | {
+      readonly of: 'table';
+      /** Quoted and qualified. */
+      readonly name: string;
+      readonly isPartition: boolean;
+      readonly columns: readonly TableColumnShape[];
+      /** The statement without its columns. */
+      readonly rest: string;
+    }
+  | { readonly of: 'enum'; readonly name: string; readonly labels: readonly string[] };
 
 /**
  * A trigger or rule that fires even for the shadow's own writes (ENABLE ALWAYS, ENABLE REPLICA): it is built disabled.

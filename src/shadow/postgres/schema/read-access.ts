@@ -160,14 +160,22 @@ function privilegeStatements(row: PrivilegeRow): readonly SchemaStatement[] {
   const name = row.keyword === 'AGGREGATE' ? row.name.replace(/\(\*\)$/, '()') : row.name;
   const on = `ON ${row.grant_on} ${name}`;
   const roles = row.grantee === null ? [] : [row.grantee];
-  const statements: string[] = [];
-  if (row.revoked !== null)
-    statements.push(`REVOKE ${onColumns(row.revoked, row.columns)} ${on} FROM ${grantee}`);
-  if (row.granted !== null)
-    statements.push(`GRANT ${onColumns(row.granted, row.columns)} ${on} TO ${grantee}`);
-  if (row.grantable !== null)
-    statements.push(`GRANT ${onColumns(row.grantable, row.columns)} ${on} TO ${grantee} WITH GRANT OPTION`);
-  return statements.map((sql) => ({ kind: 'grant', object: lower(row.keyword, row.name), sql, roles }));
+  const statements: { sql: string; undo: string }[] = [];
+  const privileges = (list: string): string => `${onColumns(list, row.columns)} ${on}`;
+  if (row.revoked !== null) {
+    const what = privileges(row.revoked);
+    statements.push({ sql: `REVOKE ${what} FROM ${grantee}`, undo: `GRANT ${what} TO ${grantee}` });
+  }
+  if (row.granted !== null) {
+    const what = privileges(row.granted);
+    statements.push({ sql: `GRANT ${what} TO ${grantee}`, undo: `REVOKE ${what} FROM ${grantee}` });
+  }
+  if (row.grantable !== null) {
+    const what = privileges(row.grantable);
+    const sql = `GRANT ${what} TO ${grantee} WITH GRANT OPTION`;
+    statements.push({ sql, undo: `REVOKE ${what} FROM ${grantee}` });
+  }
+  return statements.map((one) => ({ kind: 'grant', object: lower(row.keyword, row.name), ...one, roles }));
 }
 
 export async function readPrivileges(
@@ -251,7 +259,8 @@ export async function readDefaultPrivileges({ client }: Catalog): Promise<readon
   });
 }
 
-const COMMENT_TARGETS_SQL = `
+/** Every comment on an object of the application’s: entry, text and the object as COMMENT ON names it, or null. */
+export const COMMENT_TARGETS_SQL = `
 SELECT d.classoid::regclass || ':' || d.objoid AS id, d.description AS comment, CASE d.classoid
   WHEN 'pg_class'::regclass THEN (
     SELECT CASE WHEN d.objsubid = 0 THEN format('%s %I.%I', ${RELATION_KIND}, n.nspname, c.relname)
@@ -337,6 +346,7 @@ export async function readComments(
         kind,
         object: row.object,
         sql: `COMMENT ON ${row.object} IS ${quoteLiteral(row.comment)}`,
+        undo: `COMMENT ON ${row.object} IS NULL`,
       }))
   );
 }

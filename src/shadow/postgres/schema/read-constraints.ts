@@ -51,12 +51,20 @@ WHERE t.relkind IN ('r', 'p', 'm') AND t.relpersistence <> 't' AND (i.indisvalid
 function indexStatements(row: IndexRow): readonly SchemaStatement[] {
   const statements: SchemaStatement[] = [];
   if (row.constraint_name === null) {
-    statements.push({ kind: 'index', object: `index ${row.name}`, sql: row.definition });
+    statements.push({
+      kind: 'index',
+      object: `index ${row.name}`,
+      sql: row.definition,
+      undo: `DROP INDEX ${row.name}`,
+    });
   } else {
     statements.push({
       kind: row.constraint_type === 'p' ? 'primary-key' : 'constraint',
       object: `constraint ${row.constraint_name} on ${row.table_name}`,
       sql: `ALTER TABLE ONLY ${row.table_name} ADD CONSTRAINT ${row.constraint_name} ${row.definition}`,
+      ...(row.constraint_type === 'p'
+        ? {}
+        : { undo: `ALTER TABLE ${row.table_name} DROP CONSTRAINT ${row.constraint_name}` }),
     });
   }
   const object = `index ${row.name}`;
@@ -162,7 +170,12 @@ export async function readForeignKeys({
       phase: 'after-copy',
       rank: RANK.foreignKey,
       statements: [
-        { kind: 'foreign-key', object, sql: `ALTER TABLE ${table} ADD CONSTRAINT ${row.name} ${definition}` },
+        {
+          kind: 'foreign-key',
+          object,
+          sql: `ALTER TABLE ${table} ADD CONSTRAINT ${row.name} ${definition}`,
+          undo: `ALTER TABLE ${row.table_name} DROP CONSTRAINT ${row.name}`,
+        },
       ],
       needs: [],
     };
@@ -241,7 +254,12 @@ export async function readStatistics({ client }: Catalog): Promise<readonly Sche
       aliases: [],
       phase: 'after-copy',
       rank: RANK.statistics,
-      statements: [row.definition, ...target].map((sql) => ({ kind: 'statistics', object, sql })),
+      statements: [row.definition, ...target].map((sql, index) => ({
+        kind: 'statistics',
+        object,
+        sql,
+        undo: index === 0 ? `DROP STATISTICS ${row.name}` : `ALTER STATISTICS ${row.name} SET STATISTICS -1`,
+      })),
       needs: [],
     };
   });

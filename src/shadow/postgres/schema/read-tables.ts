@@ -8,7 +8,7 @@
 import { quoteLiteral } from '../../../core/postgres.js';
 import { notOfExtension, type JsonList, parseList, rowsOf, userSchema, type Catalog } from './catalog.js';
 import { RANK, type SchemaNode } from './graph.js';
-import type { SchemaStatement } from './plan.js';
+import type { SchemaStatement, StatementShape } from './plan.js';
 import { collationSql } from './read-types.js';
 
 /** Options of a sequence as CREATE SEQUENCE and an identity column's parentheses take them. Wants pg_sequence `s`. */
@@ -84,6 +84,7 @@ interface ColumnJson {
   readonly generated: '' | 's' | 'v';
   readonly expression: string | null;
   readonly expressionOid: string | null;
+  readonly missing: string | null;
   readonly identity: '' | 'a' | 'd';
   readonly identityOid: string | null;
   readonly identityOptions: string | null;
@@ -137,6 +138,7 @@ const COLUMN_JSON = `json_build_object(
   'generated', a.attgenerated,
   'expression', pg_get_expr(d.adbin, d.adrelid),
   'expressionOid', d.oid::text,
+  'missing', CASE WHEN a.atthasmissing THEN (a.attmissingval::text::text[])[1] END,
   'identity', a.attidentity,
   'identityOid', i.seqrelid::text,
   'identityOptions', i.options,
@@ -265,13 +267,36 @@ function notNullOfInherited(table: Table): readonly string[] {
 }
 
 function createTable(table: Table): string {
-  const { row } = table;
-  const typed = row.of_type !== null;
+  const typed = table.row.of_type !== null;
   const columns = table.columns
     .filter((column) => ownedHere(table, column))
     .map((column) => columnSql(table, column))
     // A typed table's column is only named where something is added to the type's own.
     .filter((sql) => !typed || !sql.endsWith('WITH OPTIONS'));
+  return tableSql(table, columns);
+}
+
+function tableShape(table: Table): StatementShape {
+  return {
+    of: 'table',
+    name: table.row.name,
+    isPartition: table.isPartition || table.row.of_type !== null,
+    rest: tableSql(table, []),
+    columns: table.columns
+      .filter((column) => ownedHere(table, column))
+      .map((column) => ({
+        name: column.name,
+        sql: columnSql(table, column),
+        filled: (column.expression !== null && column.generated === '') || column.identity !== '',
+        missing: column.missing,
+        type: column.type,
+      })),
+  };
+}
+
+function tableSql(table: Table, columns: readonly string[]): string {
+  const { row } = table;
+  const typed = row.of_type !== null;
   const checks = inlinedChecks(table).map((check) => `CONSTRAINT ${check.name} ${check.definition}`);
   const elements = [...columns, ...notNullOfInherited(table), ...checks].join(', ');
   // A partitioned table holds no rows; 18 refuses one that says it is unlogged.
@@ -290,18 +315,21 @@ function createTable(table: Table): string {
 function columnAlterations(table: Table): readonly SchemaStatement[] {
   const statements: SchemaStatement[] = [];
   for (const column of table.columns) {
-    const alter = (action: string): void => {
+    const alter = (action: string, undo?: string): void => {
+      const sql = (what: string): string =>
+        `ALTER TABLE ONLY ${table.row.name} ALTER COLUMN ${column.name} ${what}`;
       statements.push({
         kind: 'table',
         object: table.object,
-        sql: `ALTER TABLE ONLY ${table.row.name} ALTER COLUMN ${column.name} ${action}`,
+        sql: sql(action),
+        ...(undo === undefined ? {} : { undo: sql(undo) }),
       });
     };
     if (column.storage !== null) alter(`SET STORAGE ${column.storage}`);
-    if (column.statistics !== null) alter(`SET STATISTICS ${column.statistics}`);
+    if (column.statistics !== null) alter(`SET STATISTICS ${column.statistics}`, 'SET STATISTICS -1');
     if (column.options !== null) alter(`SET (${column.options})`);
     const named = table.checks.some((check) => check.column === column.name);
-    if (column.notNull && !named && !ownedHere(table, column)) alter('SET NOT NULL');
+    if (column.notNull && !named && !ownedHere(table, column)) alter('SET NOT NULL', 'DROP NOT NULL');
   }
   return statements;
 }
@@ -331,7 +359,7 @@ function tableNode(table: Table): SchemaNode {
     phase: 'before-copy',
     rank: RANK.table,
     statements: [
-      { kind: 'table', object: table.object, sql: createTable(table) },
+      { kind: 'table', object: table.object, sql: createTable(table), shape: tableShape(table) },
       ...columnAlterations(table),
     ],
     needs: [],
@@ -352,6 +380,7 @@ function attachNode(table: Table): readonly SchemaNode[] {
           kind: 'partition',
           object: table.object,
           sql: `ALTER TABLE ONLY ${root.name} ATTACH PARTITION ${table.row.name} ${table.row.bound}`,
+          undo: `ALTER TABLE ${root.name} DETACH PARTITION ${table.row.name}`,
         },
       ],
       needs: [`pg_class:${table.row.oid}`, `pg_class:${root.oid}`],
@@ -378,6 +407,7 @@ function checkNodes(table: Table): readonly SchemaNode[] {
             kind: 'check',
             object: `constraint ${check.name} on ${row.name}`,
             sql: `ALTER TABLE ${only}${row.name} ADD CONSTRAINT ${check.name} ${check.definition}`,
+            undo: `ALTER TABLE ${row.name} DROP CONSTRAINT ${check.name}`,
           },
         ],
         needs: [`pg_class:${row.oid}`],
@@ -402,6 +432,7 @@ function defaultNodes(table: Table): readonly SchemaNode[] {
             kind: 'default',
             object: table.object,
             sql: `ALTER TABLE ONLY ${row.name} ALTER COLUMN ${column.name} SET DEFAULT ${column.expression}`,
+            undo: `ALTER TABLE ONLY ${row.name} ALTER COLUMN ${column.name} DROP DEFAULT`,
           },
         ],
         needs: [`pg_class:${row.oid}`],

@@ -2,6 +2,7 @@
 import { quoteLiteral } from '../../../core/postgres.js';
 import { notOfExtension, type JsonList, parseList, rowsOf, userSchema, type Catalog } from './catalog.js';
 import { RANK, type SchemaNode } from './graph.js';
+import type { StatementShape } from './plan.js';
 
 export async function readSchemas({ client }: Catalog): Promise<readonly SchemaNode[]> {
   const rows = await rowsOf<{ oid: string; name: string }>(
@@ -247,7 +248,9 @@ export async function readTypes({ client }: Catalog): Promise<readonly SchemaNod
     switch (row.typtype) {
       case 'e': {
         const labels = parseList(row.labels).map(quoteLiteral);
-        return [typeNode(row, `CREATE TYPE ${row.name} AS ENUM (${labels.join(', ')})`)];
+        const node = typeNode(row, `CREATE TYPE ${row.name} AS ENUM (${labels.join(', ')})`);
+        const shape: StatementShape = { of: 'enum', name: row.name, labels: parseList(row.labels) };
+        return [{ ...node, statements: node.statements.map((statement) => ({ ...statement, shape })) }];
       }
       case 'c': {
         const attributes = parseList(row.attributes);

@@ -51,7 +51,12 @@ function viewNodes(row: ViewRow): readonly SchemaNode[] {
       statements: [
         sql,
         ...parseList(row.alterations).map((action) => `ALTER TABLE ONLY ${row.name} ${action}`),
-      ].map((one) => ({ kind: 'materialized-view', object, sql: one })),
+      ].map((one, index) => ({
+        kind: 'materialized-view',
+        object,
+        sql: one,
+        ...(index === 0 ? { undo: `DROP MATERIALIZED VIEW ${row.name}` } : {}),
+      })),
       needs: [],
     };
     if (row.populated !== 't') return [view];
@@ -72,7 +77,12 @@ function viewNodes(row: ViewRow): readonly SchemaNode[] {
     phase: 'after-copy',
     rank: RANK.view,
     statements: [
-      { kind: 'view', object, sql: `CREATE VIEW ${row.name}${optionList(row.options)} AS ${body}` },
+      {
+        kind: 'view',
+        object,
+        sql: `CREATE VIEW ${row.name}${optionList(row.options)} AS ${body}`,
+        undo: `DROP VIEW ${row.name}`,
+      },
     ],
     needs: [],
   };
@@ -83,7 +93,14 @@ function viewNodes(row: ViewRow): readonly SchemaNode[] {
       aliases: [],
       phase: 'after-copy',
       rank: RANK.view,
-      statements: [{ kind: 'default', object, sql }],
+      statements: [
+        {
+          kind: 'default',
+          object,
+          sql,
+          undo: `ALTER TABLE ${row.name} ALTER COLUMN ${one.column} DROP DEFAULT`,
+        },
+      ],
       needs: [id],
     };
   });
@@ -152,7 +169,14 @@ function firingObject(row: FiringRow, what: 'trigger' | 'rule'): FiringObjects {
   const object = `${what} ${row.quoted} on ${row.table_name}`;
   const keyword = what.toUpperCase();
   const kind = what;
-  const node: SchemaStatement[] = [{ kind, object, sql: row.definition.replace(/;$/, '') }];
+  const node: SchemaStatement[] = [
+    {
+      kind,
+      object,
+      sql: row.definition.replace(/;$/, ''),
+      undo: `DROP ${keyword} ${row.quoted} ON ${row.table_name}`,
+    },
+  ];
   const deferred: FiringObjects['deferred'][number][] = [];
   const id = `${what === 'trigger' ? 'pg_trigger' : 'pg_rewrite'}:${row.oid}`;
   const setState = (
@@ -165,7 +189,7 @@ function firingObject(row: FiringRow, what: 'trigger' | 'rule'): FiringObjects {
     const now = late ? 'D' : enabled;
     const sql = (state: FiringRow['enabled']): string =>
       `ALTER TABLE ${table} ${STATE_ACTION[state]} ${keyword} ${name}`;
-    if (now !== original) node.push({ kind, object, sql: sql(now) });
+    if (now !== original) node.push({ kind, object, sql: sql(now), undo: sql('O') });
     if (late)
       deferred.push({
         id,
@@ -276,6 +300,7 @@ function policyNode(row: PolicyRow): SchemaNode {
         kind: 'policy',
         object: `policy ${row.name} on ${row.table_name}`,
         sql: parts.join(' '),
+        undo: `DROP POLICY ${row.name} ON ${row.table_name}`,
         roles: roles.map((role) => role.name),
       },
     ],
@@ -306,18 +331,19 @@ export async function readPolicies({ client }: Catalog): Promise<readonly Schema
   );
   const switches = tables.map((row): SchemaNode => {
     const actions = [
-      ...(row.enabled === 't' ? ['ENABLE ROW LEVEL SECURITY'] : []),
-      ...(row.forced === 't' ? ['FORCE ROW LEVEL SECURITY'] : []),
+      ...(row.enabled === 't' ? [['ENABLE', 'DISABLE'] as const] : []),
+      ...(row.forced === 't' ? [['FORCE', 'NO FORCE'] as const] : []),
     ];
     return {
       id: `row-security:${row.oid}`,
       aliases: [],
       phase: 'after-copy',
       rank: RANK.policy,
-      statements: actions.map((action) => ({
+      statements: actions.map(([on, off]) => ({
         kind: 'policy',
         object: `table ${row.name}`,
-        sql: `ALTER TABLE ONLY ${row.name} ${action}`,
+        sql: `ALTER TABLE ONLY ${row.name} ${on} ROW LEVEL SECURITY`,
+        undo: `ALTER TABLE ONLY ${row.name} ${off} ROW LEVEL SECURITY`,
       })),
       needs: [`pg_class:${row.oid}`],
     };

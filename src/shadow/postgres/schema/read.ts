@@ -76,6 +76,7 @@ function recordDeferred(trigger: DeferredTrigger): SchemaStatement {
     object: `trigger ${quoteIdent(name)} on ${quoteTable(table)}`,
     sql: `INSERT INTO understudy.deferred_trigger (schema_name, table_name, name, state, enable_sql, disable_sql)
       VALUES (${values}) ON CONFLICT (enable_sql) DO NOTHING`,
+    undo: `DELETE FROM understudy.deferred_trigger WHERE enable_sql = ${quoteLiteral(sql)}`,
   };
 }
 

@@ -1,0 +1,78 @@
+/**
+ * Tells the stream of every change to the source's schema at once: an event trigger that leaves a message in the log, in
+ * the transaction that made the change. Where the account may not make one, the catalogs are compared now and then.
+ *
+ * It must never fail the application's statement: whatever goes wrong in it is swallowed. It is silent for temporary
+ * objects, and for Understudy's own connections.
+ *
+ * A partition made of a published root without a key is published at once, with no identity: the application's next
+ * UPDATE there would fail. So the trigger gives it one in the same transaction, recorded as all identities are.
+ */
+import { quoteLiteral } from '../../core/postgres.js';
+import { LOG_MESSAGE_PREFIX } from '../../core/ports.js';
+import { inTransaction, run, sqlStateOf, type Session } from './statement.js';
+
+/** insufficient_privilege */
+const NOT_ALLOWED = '42501';
+
+const FUNCTION_SQL = `
+CREATE OR REPLACE FUNCTION understudy.note_ddl() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp AS $body$
+DECLARE
+  made record;
+BEGIN
+  IF current_setting('application_name') LIKE 'understudy %' THEN RETURN; END IF;
+  IF tg_event = 'ddl_command_end' THEN
+    IF NOT EXISTS (SELECT FROM pg_event_trigger_ddl_commands() c WHERE c.schema_name IS DISTINCT FROM 'pg_temp') THEN
+      RETURN;
+    END IF;
+    FOR made IN
+      SELECT n.nspname, c.relname, format('%I.%I', n.nspname, c.relname) AS name
+      FROM pg_event_trigger_ddl_commands() e
+      JOIN pg_class c ON e.classid = 'pg_class'::regclass AND c.oid = e.objid AND c.relkind = 'r'
+        AND c.relispartition AND c.relreplident = 'd'
+      JOIN pg_namespace n ON n.oid = c.relnamespace
+      WHERE NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND i.indimmediate)
+        AND EXISTS (SELECT FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid
+          WHERE p.pubname LIKE 'understudy\\_%' AND r.prrelid IN (SELECT a.relid FROM pg_partition_ancestors(c.oid) a))
+    LOOP
+      INSERT INTO understudy.identity_change (schema_name, table_name, before)
+        VALUES (made.nspname, made.relname, 'd') ON CONFLICT DO NOTHING;
+      EXECUTE 'ALTER TABLE ONLY ' || made.name || ' REPLICA IDENTITY FULL';
+    END LOOP;
+  ELSIF NOT EXISTS (SELECT FROM pg_event_trigger_dropped_objects() d WHERE NOT d.is_temporary) THEN
+    RETURN;
+  END IF;
+  PERFORM pg_logical_emit_message(true, ${quoteLiteral(LOG_MESSAGE_PREFIX)}, ${quoteLiteral(JSON.stringify({ t: 'ddl' }))});
+EXCEPTION WHEN OTHERS THEN
+  NULL;
+END $body$`;
+
+/** Installs it where that is allowed; false where it is not. Idempotent. */
+export async function installDdlNotice(source: Session): Promise<boolean> {
+  const what = 'installing the event trigger';
+  const { rows } = await run(
+    source,
+    `SELECT pg_catalog.count(*) AS there FROM pg_catalog.pg_event_trigger WHERE evtname IN ('understudy_ddl', 'understudy_drop')`,
+    { what },
+  );
+  if (rows[0]?.['there'] === '2') return true;
+  try {
+    await inTransaction(source, what, async () => {
+      await run(source, FUNCTION_SQL, { what });
+      for (const [name, event] of [
+        ['understudy_ddl', 'ddl_command_end'],
+        ['understudy_drop', 'sql_drop'],
+      ]) {
+        await run(source, `DROP EVENT TRIGGER IF EXISTS ${name}`, { what });
+        await run(source, `CREATE EVENT TRIGGER ${name} ON ${event} EXECUTE FUNCTION understudy.note_ddl()`, {
+          what,
+        });
+      }
+    });
+    return true;
+  } catch (error) {
+    if (sqlStateOf(error) !== NOT_ALLOWED) throw error;
+    return false;
+  }
+}

@@ -1,0 +1,339 @@
+/**
+ * Follows the source's schema after the shadow was built: what can be carried over is, and anything else pauses the
+ * shadow until a person has decided.
+ *
+ * One step, from `same` to `same`:
+ *   1. the source's catalog differs from what the shadow was last brought to; plan and fingerprint are read around each
+ *      other, new tables' identities proven
+ *   2. obstacles? nothing is changed; the outcome names them
+ *   3. the stream stands (its slot keeps the log), so that nothing writes to the tables that are changed
+ *   4. new tables are published, and every transaction that is older than that has ended
+ *   5. one transaction on the destination: the statements, and with them the new plan, the fingerprint, the columns that
+ *      were added and the phase `copying`. Killed before its commit, everything begins again; after it, the shadow is
+ *      in the phase it would be in had it been built that way, with some tables not copied and some indexes not built
+ * What is left to do (copy, indexes, constraints, comments, privileges) is the ordinary way from `copying` to `following`.
+ *
+ * Labels of enums are added before the transaction, as they can't be used in the one that adds them. Should it then fail,
+ * they are there already, which does no harm.
+ */
+import type { CatalogFingerprint } from '../core/ports.js';
+import { UnderstudyError } from '../core/errors.js';
+import { emitMessageSql, quoteTable } from '../core/postgres.js';
+import { WHOLE_DATABASE } from '../core/ports.js';
+import { diffFingerprints, readFingerprint, type FingerprintDifference } from './postgres/fingerprint.js';
+import {
+  forgetTableCopy,
+  readFingerprintRecord,
+  readSourcePlan,
+  recordAddedColumn,
+  writeFingerprint,
+  writePhase,
+  writeSourcePlan,
+} from './postgres/records.js';
+import {
+  applySettings,
+  failure,
+  hashOf,
+  lacksRole,
+  resetSettings,
+  rolesOf,
+  yieldingToApply,
+} from './postgres/schema/build.js';
+import { evolve, type Evolution, type Obstacle } from './postgres/schema/evolve.js';
+import type { SchemaPlan, SchemaStatement } from './postgres/schema/plan.js';
+import { awaitOlderTransactions, ensurePublication, streamNames } from './postgres/slot.js';
+import { inTransaction, run, sqlStateOf, type Session } from './postgres/statement.js';
+import { tableKey, type TableInfo } from './postgres/table.js';
+import { readTables } from './postgres/tables.js';
+import { readSource, type StageContext } from './schema-stage.js';
+
+export type SchemaOutcome =
+  | { readonly kind: 'same' }
+  | { readonly kind: 'carried'; readonly tables: readonly TableInfo[] }
+  | { readonly kind: 'obstructed'; readonly obstacles: readonly Obstacle[] };
+
+/** Ends a transaction that waits for the lock of somebody who waits for us. */
+const LOCK_STATES = new Set(['55P03', '40P01']);
+const OBSTACLES_SHOWN = 3;
+
+/** What a person reads: what happened, and what brings the shadow on. */
+export function obstacleError(obstacles: readonly Obstacle[]): UnderstudyError {
+  const shown = obstacles.slice(0, OBSTACLES_SHOWN).map(({ object, what }) => `${object} ${what}`);
+  const more = obstacles.length > OBSTACLES_SHOWN ? `, and ${obstacles.length - OBSTACLES_SHOWN} more` : '';
+  const statements = obstacles.flatMap(({ sql }) => (sql === null ? [] : [`${sql};`]));
+  const same = statements.length === 0 ? '' : ` (${statements.slice(0, OBSTACLES_SHOWN).join(' ')})`;
+  return new UnderstudyError(
+    'schema-paused',
+    `the source’s schema changed and the shadow waits: ${shown.join('; ')}${more}`,
+    {
+      advice:
+        `Make the same change on the destination${same} and run \`understudy resume\`, with --recopy TABLE for each ` +
+        'table whose rows it changed; or undo it on the source, and the shadow goes on by itself.',
+      details: { obstacles: obstacles.slice(0, 20) },
+    },
+  );
+}
+
+/** One step of following. `standStill` ends the forward stream before anything is changed. */
+export async function followSchema(
+  context: StageContext,
+  standStill: () => Promise<void>,
+): Promise<SchemaOutcome> {
+  const { source, destination } = context;
+  const built = await readFingerprintRecord(destination, 'source');
+  const before = await readSourcePlan(destination);
+  if (built === null || before === null) return { kind: 'same' };
+  const differences = diffFingerprints(built, await readFingerprint(source.client));
+  if (differences.length === 0) return { kind: 'same' };
+  const read = await readSource(context).catch((error: unknown) => {
+    if (error instanceof UnderstudyError && error.code === 'schema-unsupported') return error;
+    throw error;
+  });
+  if (read instanceof UnderstudyError) return obstructedBy(read);
+  const evolution = evolve(before, read.plan);
+  if (evolution.obstacles.length > 0) return { kind: 'obstructed', obstacles: evolution.obstacles };
+  const unexplained = unexplainedBy(evolution, before, read.plan, differences);
+  if (unexplained.length > 0) return { kind: 'obstructed', obstacles: unexplained };
+  context.onFindings(read.plan.unsupported);
+  await standStill();
+  await publishNew(context, read.tables);
+  try {
+    await carry(context, evolution, read);
+  } catch (error) {
+    if (!(error instanceof UnderstudyError) || error.code !== 'schema-build-failed' || error.retryable)
+      throw error;
+    const object = String(error.details['object'] ?? '');
+    return {
+      kind: 'obstructed',
+      obstacles: [{ object, what: `could not be carried over (${error.message})`, sql: null }],
+    };
+  }
+  context.log.info(
+    { objects: differences.slice(0, 20).map(({ object }) => object), recopied: evolution.recopied },
+    'the source’s schema changed and was carried over',
+  );
+  return { kind: 'carried', tables: read.tables };
+}
+
+function obstructedBy(error: UnderstudyError): SchemaOutcome {
+  return { kind: 'obstructed', obstacles: [{ object: error.message, what: '', sql: null }] };
+}
+
+/** Differences of the catalog that the plans don't show, such as an object that can't be carried at all. */
+function unexplainedBy(
+  evolution: Evolution,
+  before: Pick<SchemaPlan, 'beforeCopy' | 'afterCopy'>,
+  after: SchemaPlan,
+  differences: readonly FingerprintDifference[],
+): readonly Obstacle[] {
+  const { statements, first, forgotten, done } = evolution;
+  const known = new Set([...before.beforeCopy, ...before.afterCopy].map(hashOf));
+  const added = [...after.beforeCopy, ...after.afterCopy].some((statement) => !known.has(hashOf(statement)));
+  if (added || statements.length + first.length + forgotten.length + done.length > 0) return [];
+  // Of what is not carried, nothing of the shadow depends: it is named among the findings, and by check.
+  const foreign = differences.filter(
+    ({ object }) => !/^(foreign table|privileges of|extension|comments)/.test(object),
+  );
+  return foreign.map(({ object, change }) => ({ object, what: `was ${change}`, sql: null }));
+}
+
+async function publishNew(context: StageContext, tables: readonly TableInfo[]): Promise<void> {
+  const { source, settings } = context;
+  await ensurePublication(source, streamNames(settings.migrationId, 'forward').publication, tables);
+  await awaitOlderTransactions(source, context);
+}
+
+async function carry(
+  context: StageContext,
+  evolution: Evolution,
+  read: {
+    readonly plan: SchemaPlan;
+    readonly tables: readonly TableInfo[];
+    readonly fingerprint: CatalogFingerprint;
+  },
+): Promise<void> {
+  const { destination, signal, settings } = context;
+  const roles = await rolesOf(destination.client);
+  const runnable = (statement: SchemaStatement): boolean => !lacksRole(statement, roles);
+  await applySettings(destination.client);
+  try {
+    for (const statement of evolution.first.filter(runnable)) await runOne(destination, statement);
+    const once = (): Promise<void> =>
+      inTransaction(destination, 'carrying the schema over', async () => {
+        const tag = emitMessageSql({ t: 'apply', lane: WHOLE_DATABASE, epoch: 0 });
+        await run(destination, tag, { what: 'tagging a transaction' });
+        for (const statement of evolution.statements.filter(runnable)) await runOne(destination, statement);
+        await recordSteps(destination, evolution, read.plan);
+        for (const column of evolution.addedColumns) await recordAddedColumn(destination, column);
+        for (const table of read.tables) {
+          if (isAmong(evolution.recopied, table)) await emptyForCopy(destination, table);
+        }
+        await writeSourcePlan(destination, read.plan);
+        await writeFingerprint(destination, 'source', read.fingerprint);
+        await writePhase(destination, settings.migrationId, 'copying');
+      });
+    await yieldingToApply(once, signal);
+  } finally {
+    await resetSettings(destination.client);
+  }
+}
+
+/** `names`: quoted as the server would, or not at all. */
+function isAmong(names: readonly string[], table: TableInfo): boolean {
+  const plain = (name: string): string => name.replaceAll('"', '');
+  const wanted = plain(quoteTable(table));
+  return names.some((name) => plain(name) === wanted);
+}
+
+async function runOne(destination: Session, statement: SchemaStatement): Promise<void> {
+  try {
+    await destination.client.query(statement.sql);
+  } catch (error) {
+    if (LOCK_STATES.has(sqlStateOf(error) ?? '')) throw error;
+    throw failure(statement, error);
+  }
+}
+
+/** So that the build after the copy neither repeats what was carried over nor leaves out what must be made again. */
+async function recordSteps(destination: Session, evolution: Evolution, plan: SchemaPlan): Promise<void> {
+  const what = 'recording what was carried over';
+  const forgotten = evolution.forgotten.map(hashOf);
+  await run(
+    destination,
+    { text: 'DELETE FROM understudy.schema_step WHERE hash = ANY ($1::text[])', values: [forgotten] },
+    { what },
+  );
+  const late = new Set(plan.afterCopy);
+  for (const statement of evolution.done) {
+    if (!late.has(statement)) continue;
+    await run(
+      destination,
+      {
+        text: `INSERT INTO understudy.schema_step (hash, ordinal, kind, object) VALUES ($1, 0, $2, $3)
+          ON CONFLICT (hash) DO NOTHING`,
+        values: [hashOf(statement), statement.kind, statement.object],
+      },
+      { what },
+    );
+  }
+}
+
+/** In replica role, which the guard lets pass: the shadow's own rows give way to a new copy of them. */
+async function emptyForCopy(destination: Session, table: TableInfo): Promise<void> {
+  const what = `emptying ${tableKey(table)}`;
+  await run(destination, `SET LOCAL session_replication_role = replica`, { what });
+  await run(destination, `DELETE FROM ONLY ${quoteTable(table)}`, { what });
+  await forgetTableCopy(destination, table);
+}
+
+/**
+ * A person has made the change on the destination, or says that it does not matter: both schemas count as they are now.
+ * What can be carried over still is, where the destination has not got it already.
+ * `recopy`: tables, as `schema.table`, that are emptied and copied anew. Throws `catalog-changed` where a table of the
+ * source lacks a twin with the same columns, `request-invalid` for one of `recopy` that is not there, and
+ * `schema-build-failed`; nothing is changed then.
+ */
+export async function acceptSchema(
+  context: StageContext,
+  recopy: readonly string[],
+): Promise<readonly TableInfo[]> {
+  const { destination, settings } = context;
+  const read = await readSource(context);
+  const before = (await readSourcePlan(destination)) ?? { beforeCopy: [], afterCopy: [] };
+  const evolution = evolve(before, read.plan);
+  const chosen = recopy.map((name) => tableToCopy(read.tables, name));
+  await publishNew(context, read.tables);
+  const known = new Set([...before.beforeCopy, ...before.afterCopy].map(hashOf));
+  const late = read.plan.afterCopy.filter((statement) => !known.has(hashOf(statement)));
+  const replaced = new Set(evolution.done.map(hashOf));
+  await applySettings(destination.client);
+  try {
+    for (const statement of evolution.first) await runOne(destination, statement);
+    await inTransaction(destination, 'taking both schemas as they are', async () => {
+      for (const statement of evolution.statements) await runUnlessDone(destination, statement);
+      const theirs = new Map((await readTables(destination.client)).map((table) => [tableKey(table), table]));
+      for (const table of read.tables) assertTwin(table, theirs.get(tableKey(table)));
+      for (const statement of late) {
+        if (!replaced.has(hashOf(statement))) await runUnlessDone(destination, statement);
+      }
+      await recordSteps(destination, evolution, read.plan);
+      for (const statement of late) await markDone(destination, statement);
+      for (const column of evolution.addedColumns) await recordAddedColumn(destination, column);
+      for (const table of read.tables) {
+        if (chosen.includes(table) || isAmong(evolution.recopied, table))
+          await emptyForCopy(destination, table);
+      }
+      await writeSourcePlan(destination, read.plan);
+      await writeFingerprint(destination, 'source', read.fingerprint);
+      await writePhase(destination, settings.migrationId, 'copying');
+    });
+  } finally {
+    await resetSettings(destination.client);
+  }
+  return read.tables;
+}
+
+function tableToCopy(tables: readonly TableInfo[], name: string): TableInfo {
+  const table = tables.find((one) => tableKey(one) === name);
+  if (table !== undefined && table.kind !== 'partitioned') return table;
+  throw new UnderstudyError('request-invalid', `${name} is no table of the shadow that holds rows`, {
+    advice: 'Give it as schema.table; of a partitioned table, its partitions.',
+  });
+}
+
+/** duplicate_table, _column, _object, _function, _schema, invalid_table_definition (a second primary key); and what is
+ *  gone already: undefined_table, _column, _object, _function. */
+const DONE_STATES = new Set([
+  '42P07',
+  '42701',
+  '42710',
+  '42723',
+  '42P06',
+  '42P16',
+  '42P01',
+  '42703',
+  '42704',
+  '42883',
+]);
+
+async function runUnlessDone(destination: Session, statement: SchemaStatement): Promise<void> {
+  await run(destination, 'SAVEPOINT statement', { what: 'beginning a statement' });
+  try {
+    await destination.client.query(statement.sql);
+  } catch (error) {
+    if (!DONE_STATES.has(sqlStateOf(error) ?? '')) throw failure(statement, error);
+    await run(destination, 'ROLLBACK TO SAVEPOINT statement', { what: 'passing over a statement' });
+  }
+  await run(destination, 'RELEASE SAVEPOINT statement', { what: 'ending a statement' });
+}
+
+async function markDone(destination: Session, statement: SchemaStatement): Promise<void> {
+  await run(
+    destination,
+    {
+      name: 'mark_schema_step',
+      text: `INSERT INTO understudy.schema_step (hash, ordinal, kind, object) VALUES ($1, 0, $2, $3)
+        ON CONFLICT (hash) DO NOTHING`,
+      values: [hashOf(statement), statement.kind, statement.object],
+    },
+    { what: 'recording a step of the schema' },
+  );
+}
+
+function assertTwin(ours: TableInfo, theirs: TableInfo | undefined): void {
+  const columns = (table: TableInfo): readonly string[] =>
+    table.columns.map(({ name, type }) => `${name} ${type}`).sort();
+  const differs = theirs === undefined || columns(ours).join('\n') !== columns(theirs).join('\n');
+  if (!differs) return;
+  const what =
+    theirs === undefined
+      ? 'is missing on the destination'
+      : `has other columns on the destination: ${columns(ours)
+          .filter((column) => !columns(theirs).includes(column))
+          .concat(columns(theirs).filter((column) => !columns(ours).includes(column)))
+          .slice(0, 5)
+          .join(', ')}`;
+  throw new UnderstudyError('catalog-changed', `${tableKey(ours)} ${what}`, {
+    advice: 'Make the same change on the destination first, then run `understudy resume` again.',
+  });
+}

@@ -1,0 +1,166 @@
+/**
+ * Keeps the shadow's schema the source's: at the beginning of each of the engine's attempts, and between two looks at the
+ * catalogs while it follows.
+ *
+ * States: at rest → carrying (the forward stream stands) → at rest, the engine's phase being `copying` again; or
+ * → paused (the forward stream stands, its slot keeps the log) → at rest, by a decision or because the change was undone.
+ * Nothing of this is recorded but what schema-follow.ts records: a new process finds the same differences.
+ *
+ * A stream that met a relation it does not know stops there. Where the schemas turn out to be the same all the same, the
+ * change was undone since, and the stream passes that relation from then on.
+ */
+import { randomUUID } from 'node:crypto';
+import type { Clock } from '../core/clock.js';
+import { UnderstudyError } from '../core/errors.js';
+import type { Log } from '../core/log.js';
+import { emitMessageSql } from '../core/postgres.js';
+import type { Lane } from './lane.js';
+import { acceptSchema, followSchema, obstacleError } from './schema-follow.js';
+import type { StageContext } from './schema-stage.js';
+import { readProgress } from './postgres/records.js';
+import { run, type Session } from './postgres/statement.js';
+import type { TableInfo } from './postgres/table.js';
+
+/** The stream has that long to apply what came before a change of the schema. */
+const STAND_STILL_MS = 10_000;
+
+export interface SchemaFollowerContext {
+  readonly forward: Lane;
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly lookIntervalMs: number;
+  /** The shadow's tables are these now; nothing is written to them yet. */
+  readonly adopt: (tables: readonly TableInfo[]) => Promise<void>;
+  /** Why the shadow is paused; undefined once it is not. */
+  readonly onTrouble: (error: UnderstudyError | undefined) => void;
+  readonly onPaused: () => void;
+}
+
+interface Decision {
+  readonly recopy: readonly string[];
+  readonly done: () => void;
+  readonly failed: (error: unknown) => void;
+}
+
+/** While the destination leads, the source's schema is nobody's model. */
+export async function sourceLeads(source: Session): Promise<boolean> {
+  return (await readProgress(source, 'reverse'))?.authoritative !== true;
+}
+
+export class SchemaFollower {
+  readonly #context: SchemaFollowerContext;
+  /** Wakes whoever waits between two looks at the catalogs. */
+  #wake: () => void = () => undefined;
+  /** Something was noticed that no look has followed yet. */
+  #noticed = false;
+  #decision: Decision | undefined;
+  #pausedFor: string | undefined;
+
+  constructor(context: SchemaFollowerContext) {
+    this.#context = context;
+  }
+
+  /** A message said that the schema changed, or the stream met a table it does not know. */
+  notice(): void {
+    this.#noticed = true;
+    this.#wake();
+  }
+
+  /** Brings the destination to the source's schema, or waits until somebody has. Whether anything was changed. */
+  async follow(stage: StageContext): Promise<boolean> {
+    const { source, signal } = stage;
+    const { forward, onTrouble, adopt } = this.#context;
+    if (!(await sourceLeads(source))) return false;
+    // It would only stop at the same place again.
+    if (forward.state.haltedAt !== null) await forward.stop();
+    for (;;) {
+      signal.throwIfAborted();
+      const outcome = await followSchema(stage, () => this.#standStill(source));
+      if (outcome.kind === 'obstructed') {
+        await forward.stop();
+        this.#pause(obstacleError(outcome.obstacles));
+        if (await this.#decided(stage)) return true;
+        continue;
+      }
+      this.#pausedFor = undefined;
+      onTrouble(undefined);
+      if (outcome.kind === 'carried') {
+        await adopt(outcome.tables);
+        return true;
+      }
+      if (forward.state.haltedAt !== null) forward.state.settled.add(forward.state.haltedAt);
+      forward.state.haltedAt = null;
+      return false;
+    }
+  }
+
+  /** Resolves once the next look at the catalogs is due, or something was noticed. Throws the signal's reason. */
+  async lookAgain(signal: AbortSignal): Promise<void> {
+    if (!this.#noticed && this.#decision === undefined) {
+      const early = new AbortController();
+      this.#wake = () => early.abort();
+      const either = AbortSignal.any([signal, early.signal]);
+      await this.#context.clock.sleep(this.#context.lookIntervalMs, either).catch(() => undefined);
+      this.#wake = () => undefined;
+    }
+    this.#noticed = false;
+    signal.throwIfAborted();
+  }
+
+  /** See `ShadowControl.resume`. Only while paused. */
+  async resume(recopy: readonly string[], signal: AbortSignal): Promise<void> {
+    if (this.#decision !== undefined)
+      throw new UnderstudyError('busy', 'the shadow is being resumed already', { advice: 'Wait for it.' });
+    let decision: Decision | undefined;
+    try {
+      await new Promise<void>((done, failed) => {
+        decision = { recopy, done, failed };
+        this.#decision = decision;
+        signal.addEventListener('abort', () => failed(signal.reason as Error), { once: true });
+        this.#wake();
+      });
+    } finally {
+      if (this.#decision === decision) this.#decision = undefined;
+    }
+  }
+
+  #pause(reason: UnderstudyError): void {
+    const { log, onTrouble, onPaused } = this.#context;
+    if (this.#pausedFor !== reason.message)
+      log.warn({ reason: reason.message, advice: reason.advice }, 'the shadow is paused');
+    this.#pausedFor = reason.message;
+    onTrouble(reason);
+    onPaused();
+  }
+
+  /** Resolves after a while, or once somebody decided; true where that brought the shadow on. */
+  async #decided(stage: StageContext): Promise<boolean> {
+    await this.lookAgain(stage.signal);
+    const decision = this.#decision;
+    if (decision === undefined) return false;
+    try {
+      const tables = await acceptSchema(stage, decision.recopy);
+      await this.#context.adopt(tables);
+      this.#pausedFor = undefined;
+      this.#context.onTrouble(undefined);
+      decision.done();
+      return true;
+    } catch (error) {
+      decision.failed(error);
+      return false;
+    } finally {
+      this.#decision = undefined;
+    }
+  }
+
+  /** Everything that was written before the change is applied first, where the stream still goes. */
+  async #standStill(source: Session): Promise<void> {
+    const { forward } = this.#context;
+    if (forward.state.connected && forward.state.haltedAt === null) {
+      const mark = randomUUID();
+      await run(source, emitMessageSql({ t: 'mark', id: mark }), { what: 'marking the log' });
+      await forward.waitForMark(mark, AbortSignal.timeout(STAND_STILL_MS)).catch(() => undefined);
+    }
+    await forward.stop();
+  }
+}

@@ -1,0 +1,212 @@
+import { expect, test } from 'vitest';
+import type pg from 'pg';
+import { connectControl } from '../../src/core/postgres.js';
+import { databasePair, until, type DatabasePair } from '../support/servers.js';
+import { EngineHarness, sql } from './engine-harness.js';
+
+/** Writes into `account` until it is stopped, by statements that outlive the changes of the schema. */
+async function liveWriter(pair: DatabasePair): Promise<{ stop: () => Promise<number> }> {
+  const client = await connectControl('source', pair.source, { purpose: 'test writer' });
+  await client.query(`SET search_path = public; SET application_name = 'writer'`);
+  let running = true;
+  let written = 0;
+  const loop = (async (): Promise<void> => {
+    while (running) {
+      await client.query(
+        `BEGIN; INSERT INTO account (email) VALUES ('w' || ${written});
+         UPDATE account SET balance = balance + 1 WHERE id % 50 = ${written % 50};
+         DELETE FROM account WHERE id = ${1 + (written % 900)}; COMMIT`,
+      );
+      written += 1;
+    }
+  })();
+  return {
+    stop: async () => {
+      running = false;
+      await loop;
+      await client.end();
+      return written;
+    },
+  };
+}
+
+/** The application's DDL: not as Understudy's own connections, which are not listened to. */
+async function ddl(client: pg.Client, text: string): Promise<void> {
+  await sql(client, `SET application_name = 'migrations'; ${text}; RESET application_name`);
+}
+
+async function oneRow(client: pg.Client, query: string): Promise<Record<string, string>> {
+  return (await client.query<Record<string, string>>(query)).rows[0] ?? {};
+}
+
+const ACCOUNTS = `
+  CREATE TYPE mood AS ENUM ('sad', 'happy');
+  CREATE TABLE account (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, email text, balance numeric DEFAULT 0, mood mood);
+  CREATE TABLE event (id integer, at date, PRIMARY KEY (id, at)) PARTITION BY RANGE (at);
+  CREATE TABLE event_24 PARTITION OF event FOR VALUES FROM ('2024-01-01') TO ('2025-01-01');
+  CREATE TABLE keyless_parts (k integer, v text) PARTITION BY LIST (k);
+  CREATE TABLE keyless_1 PARTITION OF keyless_parts FOR VALUES IN (1);
+  CREATE VIEW emails AS SELECT email FROM account;
+  CREATE FUNCTION twice(n integer) RETURNS integer LANGUAGE sql AS 'SELECT n * 2';
+  INSERT INTO account (email) SELECT 'a' || n FROM generate_series(1, 1000) n;`;
+
+test('carries over what is added while the application writes', async () => {
+  await using pair = await databasePair();
+  await sql(pair.onSource, ACCOUNTS);
+  // The catalogs are looked at once an hour: the event trigger and the stream have to tell.
+  await using harness = new EngineHarness(pair, { fingerprintIntervalMs: 3_600_000 });
+  await harness.start().reach('following');
+  await harness.engine.prepareReverse(AbortSignal.timeout(20_000));
+  const writer = await liveWriter(pair);
+  await ddl(
+    pair.onSource,
+    `ALTER TABLE account ADD COLUMN level integer DEFAULT 7, ADD COLUMN note text, ADD COLUMN dice float8 DEFAULT random();
+     CREATE TABLE invoice (id serial PRIMARY KEY, account bigint REFERENCES account ON DELETE CASCADE, amount numeric);
+     CREATE TABLE log (what text, at timestamptz DEFAULT now());
+     INSERT INTO invoice (account, amount) SELECT id, id FROM account;
+     INSERT INTO log (what) SELECT email FROM account LIMIT 50`,
+  );
+  await ddl(
+    pair.onSource,
+    `CREATE INDEX account_level ON account (level) WHERE note IS NOT NULL;
+     ALTER TABLE account ALTER COLUMN balance SET NOT NULL, ALTER COLUMN balance SET DEFAULT 5, ADD CHECK (balance > -1);
+     ALTER TYPE mood ADD VALUE 'meh' BEFORE 'happy';
+     COMMENT ON TABLE account IS 'who';
+     GRANT SELECT ON account TO PUBLIC;
+     CREATE OR REPLACE VIEW emails AS SELECT email, level FROM account;
+     CREATE OR REPLACE FUNCTION twice(n integer) RETURNS integer LANGUAGE sql AS 'SELECT n + n';
+     CREATE MATERIALIZED VIEW totals AS SELECT count(*) AS n FROM invoice`,
+  );
+  await ddl(
+    pair.onSource,
+    `CREATE TABLE event_25 PARTITION OF event FOR VALUES FROM ('2025-01-01') TO ('2026-01-01');
+     CREATE TABLE keyless_2 PARTITION OF keyless_parts FOR VALUES IN (2);
+     INSERT INTO event VALUES (1, '2025-05-05'), (2, '2024-05-05');
+     INSERT INTO keyless_parts VALUES (2, 'a'), (2, 'a'), (1, 'b')`,
+  );
+  // Without an identity of its own this would fail: the partition is published with its root.
+  await sql(pair.onSource, `UPDATE keyless_parts SET v = 'c' WHERE k = 2`);
+  await sql(pair.onSource, `UPDATE account SET mood = 'meh', note = 'x' WHERE id % 7 = 0; DROP VIEW emails`);
+  const settled = async (): Promise<boolean> => {
+    const found = await pair.onDestination.query(
+      `SELECT to_regclass('public.keyless_2') IS NOT NULL AND to_regclass('public.totals') IS NOT NULL AS there`,
+    );
+    return (await harness.engine.status()).phase === 'following' && found.rows[0]?.there === 't';
+  };
+  await until(settled, { timeoutMs: 60_000, what: 'the schema to be carried over' });
+  expect(await writer.stop()).toBeGreaterThan(0);
+  await harness.reach('following');
+  await harness.caughtUp();
+  expect(await harness.expectSame()).toBeGreaterThan(1000);
+  expect(
+    (await harness.engine.verify({ direction: 'forward' }, AbortSignal.timeout(20_000))).mismatches,
+  ).toBe(0);
+  expect(
+    await oneRow(
+      pair.onDestination,
+      `SELECT obj_description('public.account'::regclass) AS comment, public.twice(2) AS twice,
+         to_regclass('public.account_level') IS NOT NULL AS index, to_regclass('public.emails') AS view,
+         has_table_privilege('pg_monitor', 'public.account', 'SELECT') AS granted,
+         (SELECT attnotnull FROM pg_attribute WHERE attrelid = 'public.account'::regclass AND attname = 'balance') AS strict,
+         (SELECT string_agg(enumlabel, ' ' ORDER BY enumsortorder) FROM pg_enum) AS labels,
+         (SELECT count(*) FROM pg_publication_tables WHERE tablename IN ('invoice', 'log', 'event_25')) AS published,
+         (SELECT convalidated FROM pg_constraint WHERE conname = 'invoice_account_fkey') AS foreign_key`,
+    ),
+  ).toEqual({
+    comment: 'who',
+    twice: '4',
+    index: 't',
+    view: null,
+    granted: 't',
+    strict: 't',
+    labels: 'sad meh happy',
+    published: '3',
+    foreign_key: 't',
+  });
+  expect(harness.built).toContain('public.invoice');
+  // The way back brings the new table too.
+  const status = await harness.engine.status();
+  expect(status.error).toBeNull();
+  expect(status.streams.map((stream) => stream.connected)).toEqual([true, true]);
+});
+
+test('a column added in the middle of a transaction, with no event trigger to tell', async () => {
+  await using pair = await databasePair();
+  await sql(pair.onSource, ACCOUNTS);
+  await using harness = new EngineHarness(pair, { fingerprintIntervalMs: 3_600_000 });
+  await harness.start().reach('following');
+  await pair.onSource.query('ALTER EVENT TRIGGER understudy_ddl DISABLE');
+  await sql(
+    pair.onSource,
+    `BEGIN; INSERT INTO account (email) VALUES ('before');
+     ALTER TABLE account ADD COLUMN tags text[] NOT NULL DEFAULT '{a,"b c"}';
+     UPDATE account SET email = 'between' WHERE id < 10;
+     INSERT INTO account (email, tags) VALUES ('after', '{}'); COMMIT;
+     ALTER TABLE account ALTER COLUMN tags DROP DEFAULT;
+     UPDATE account SET tags = '{x}' WHERE id = 20`,
+  );
+  await harness.caughtUp();
+  await harness.expectSame();
+  // Gone before anybody looked: the rows between speak of a column that nobody has.
+  await pair.onSource.query('ALTER EVENT TRIGGER understudy_drop DISABLE');
+  await sql(
+    pair.onSource,
+    `BEGIN; ALTER TABLE account ADD COLUMN passing integer DEFAULT 1; UPDATE account SET passing = id WHERE id < 5;
+     ALTER TABLE account DROP COLUMN passing; UPDATE account SET email = 'later' WHERE id < 3; COMMIT`,
+  );
+  await harness.caughtUp();
+  await harness.expectSame();
+  await harness.reach('following');
+});
+
+test('waits for a decision where a change may lose rows, and goes on with it', async () => {
+  await using pair = await databasePair();
+  await sql(pair.onSource, ACCOUNTS);
+  await using harness = new EngineHarness(pair, { fingerprintIntervalMs: 100 });
+  await harness.start().reach('following');
+  const signal = AbortSignal.timeout(30_000);
+  // Undone: the shadow goes on by itself.
+  await ddl(pair.onSource, `ALTER TABLE account RENAME COLUMN email TO mail`);
+  await harness.reach('paused');
+  await ddl(
+    pair.onSource,
+    `ALTER TABLE account RENAME COLUMN mail TO email; UPDATE account SET email = 'r' WHERE id = 1`,
+  );
+  await harness.reach('following');
+  await harness.caughtUp();
+  // Decided on: the same change is made on the destination, and what else was made comes along.
+  await ddl(
+    pair.onSource,
+    `DROP VIEW emails; ALTER TABLE account DROP COLUMN balance, ALTER COLUMN email TYPE varchar(99);
+     CREATE INDEX by_email ON account (email);
+     CREATE TABLE later (id integer PRIMARY KEY); INSERT INTO later VALUES (1)`,
+  );
+  await harness.reach('paused');
+  const { error } = await harness.engine.status();
+  expect(error?.code).toBe('schema-paused');
+  expect(error?.message).toContain('table public.account lost its column balance');
+  expect(error?.advice).toContain('ALTER TABLE public.account DROP COLUMN balance;');
+  await sql(
+    pair.onSource,
+    `INSERT INTO account (email) VALUES ('while paused'); INSERT INTO later VALUES (2)`,
+  );
+  await expect(harness.engine.resume({ recopy: [] }, signal)).rejects.toMatchObject({
+    code: 'catalog-changed',
+  });
+  await expect(harness.engine.resume({ recopy: ['public.no'] }, signal)).rejects.toMatchObject({
+    code: 'request-invalid',
+  });
+  await sql(
+    pair.onDestination,
+    `DROP VIEW emails; ALTER TABLE account DROP COLUMN balance, ALTER COLUMN email TYPE varchar(99)`,
+  );
+  await harness.engine.resume({ recopy: ['public.account'] }, signal);
+  await harness.reach('following');
+  await harness.caughtUp();
+  expect(await harness.expectSame()).toBeGreaterThan(1000);
+  const { rows } = await pair.onDestination.query(
+    `SELECT to_regclass('public.by_email') IS NOT NULL AS there`,
+  );
+  expect(rows).toEqual([{ there: 't' }]);
+  expect((await harness.engine.status()).error).toBeNull();
+});
