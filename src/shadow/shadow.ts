@@ -9,6 +9,7 @@ import type {
   CatalogFingerprint,
   Direction,
   RecentVerifyReport,
+  ResumeOptions,
   ShadowCommand,
   ShadowControl,
   ShadowStatus,
@@ -184,6 +185,10 @@ export class Shadow implements ShadowControl {
 
   async steer(command: ShadowCommand): Promise<ShadowSteering> {
     return await this.#required().steer(command);
+  }
+
+  async resume(options: ResumeOptions, signal: AbortSignal): Promise<void> {
+    return this.#required().resume(options, signal);
   }
 
   async analyze(side: Side, signal: AbortSignal): Promise<void> {

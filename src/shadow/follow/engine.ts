@@ -35,7 +35,7 @@ import type {
 } from '../../core/ports.js';
 import type { Position } from '../../core/position.js';
 import { Backoff } from '../backoff.js';
-import { catalogWarning } from '../catalog-watch.js';
+import { catalogDifferences, catalogWarning } from '../catalog-watch.js';
 import type { ShadowEngineContext } from '../engine.js';
 import type { MethodChoice } from '../method.js';
 import { analyzeAll, analyzeStale } from '../postgres/analyze.js';
@@ -330,7 +330,8 @@ export class FollowEngine implements ShadowControl {
   }
 
   async #checkFingerprint(side: Side): Promise<void> {
-    const warning = await catalogWarning(side, this.#settings[side], await this.builtFingerprint(side));
+    const built = await this.builtFingerprint(side);
+    const warning = catalogWarning(side, await catalogDifferences(side, this.#settings[side], built));
     const key = `catalog-changed ${side}`;
     if (warning === null) this.#warnings.delete(key);
     else this.#warnings.set(key, warning);
@@ -478,6 +479,15 @@ export class FollowEngine implements ShadowControl {
         'request-invalid',
         `${command.action}: only a shadow that follows by the log is steered`,
       ),
+    );
+  }
+
+  /** By this way the schema is not followed, and so never waits for a decision. */
+  resume(): Promise<void> {
+    return Promise.reject(
+      new UnderstudyError('request-invalid', 'by this method the source’s schema is not followed', {
+        advice: 'Make the same change on both sides, or build the shadow anew.',
+      }),
     );
   }
 
