@@ -102,7 +102,8 @@ export async function followSchema(
   } catch (error) {
     if (!(error instanceof UnderstudyError) || error.code !== 'schema-build-failed' || error.retryable)
       throw error;
-    const object = String(error.details['object'] ?? '');
+    const named = error.details['object'];
+    const object = typeof named === 'string' ? named : '';
     return {
       kind: 'obstructed',
       obstacles: [{ object, what: `could not be carried over (${error.message})`, sql: null }],

@@ -8,10 +8,10 @@ import { EngineHarness, sql } from './engine-harness.js';
 async function liveWriter(pair: DatabasePair): Promise<{ stop: () => Promise<number> }> {
   const client = await connectControl('source', pair.source, { purpose: 'test writer' });
   await client.query(`SET search_path = public; SET application_name = 'writer'`);
-  let running = true;
+  const stopping = new AbortController();
   let written = 0;
   const loop = (async (): Promise<void> => {
-    while (running) {
+    while (!stopping.signal.aborted) {
       await client.query(
         `BEGIN; INSERT INTO account (email) VALUES ('w' || ${written});
          UPDATE account SET balance = balance + 1 WHERE id % 50 = ${written % 50};
@@ -22,7 +22,7 @@ async function liveWriter(pair: DatabasePair): Promise<{ stop: () => Promise<num
   })();
   return {
     stop: async () => {
-      running = false;
+      stopping.abort();
       await loop;
       await client.end();
       return written;
