@@ -136,22 +136,25 @@ test('check: a source that can’t be reached is an error of its own, the other 
   expect(ended.json()).toMatchObject({ ok: false, errors: [{ code: 'source-unreachable' }] });
 });
 
-test('check: a source without logical decoding is a blocker with what to do', async () => {
+test('check: a source without logical decoding is followed in another way, or is a blocker where it may not be', async () => {
   const server = await EmbeddedServer.create({
     version: 14,
     settings: { ...FAST_SETTINGS, wal_level: 'replica' },
   });
   try {
-    const ended = await cli(['check', '--json'], {
-      UNDERSTUDY_SOURCE_URL: server.url('postgres'),
-      UNDERSTUDY_DESTINATION_URL: urlOf(sharedEndpoint('destination', 'postgres'), 'postgres'),
-    });
-    const { findings } = ended.json() as { findings: readonly Finding[] };
-    const finding = findings.find(({ check, side }) => check === 'wal-level' && side === 'source');
-    expect(finding).toMatchObject({ severity: 'blocker' });
-    expect(finding?.advice).toContain('wal_level');
-    expect(ended.err).toContain(finding?.advice);
-    expect(ended.code).toBe(1);
+    for (const method of ['log', 'auto'] as const) {
+      const ended = await cli(['check', '--json'], {
+        UNDERSTUDY_SOURCE_URL: server.url('postgres'),
+        UNDERSTUDY_DESTINATION_URL: urlOf(sharedEndpoint('destination', 'postgres'), 'postgres'),
+        UNDERSTUDY_SHADOW_METHOD: method,
+      });
+      const { findings } = ended.json() as { findings: readonly Finding[] };
+      const finding = findings.find(({ check, side }) => check === 'wal-level' && side === 'source');
+      expect(finding).toMatchObject({ severity: method === 'log' ? 'blocker' : 'info' });
+      expect(finding?.advice).toContain('wal_level');
+      expect(ended.err).toContain(finding?.advice);
+      expect(ended.code).toBe(method === 'log' ? 1 : 0);
+    }
   } finally {
     await server[Symbol.asyncDispose]();
   }
