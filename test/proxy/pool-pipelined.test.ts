@@ -311,6 +311,20 @@ describe('everything else has a connection of its own', () => {
     await client.run([send.query('DROP VIEW shifting')]);
   });
 
+  test('a function that hides a builtin stops the reads that name it, for as long as it stands', async () => {
+    await using client = await raw();
+    const ran = (sql: string): Promise<number> => sharedBy(() => client.run(batch(sql)));
+    for (let round = 0; round < 3; round++) expect(await ran("SELECT upper('a')")).toBe(1);
+    await client.run([
+      send.query("CREATE FUNCTION public.upper(int) RETURNS int LANGUAGE sql STABLE AS 'SELECT $1'"),
+    ]);
+    await sharing(client);
+    expect(await ran("SELECT upper('a')")).toBe(0);
+    await client.run([send.query('DROP FUNCTION public.upper(int)')]);
+    await sharing(client);
+    expect(await ran("SELECT upper('a')")).toBe(1);
+  });
+
   test('what was misjudged and writes is refused there, and run once on a connection of its own', async () => {
     await start({ sharedCatalogIntervalMs: 3_600_000 });
     await using client = await raw();
