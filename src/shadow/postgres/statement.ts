@@ -31,7 +31,7 @@ export const TRANSIENT_SQLSTATES: readonly string[] = ['40001', '40P01', '55P03'
  * Whole classes: connection exceptions, insufficient resources, operator intervention (shutdown, cancel), system
  * errors. 25P03: an idle transaction was ended for us. 55006: the object, such as a slot, is still in use.
  */
-function isRetryable(sqlState: string): boolean {
+export function isRetryable(sqlState: string): boolean {
   const inClass = ['08', '53', '57', '58'].includes(sqlState.slice(0, 2));
   return inClass || TRANSIENT_SQLSTATES.includes(sqlState) || sqlState === '25P03' || sqlState === '55006';
 }

@@ -3,6 +3,7 @@ import type pg from 'pg';
 import type { Side } from '../../core/ports.js';
 import { UnderstudyError, invariant } from '../../core/errors.js';
 import { PINNED_SETTINGS, quoteIdent, quoteTable } from '../../core/postgres.js';
+import { isRetryable } from './statement.js';
 import type { TableInfo } from './table.js';
 import {
   OUTPUT_SETTINGS,
@@ -104,7 +105,11 @@ export class VerifySide {
     return new UnderstudyError(
       refused ? `${this.#side}-query-failed` : `${this.#side}-unreachable`,
       `comparing rows on the ${this.#side}: ${reason}`,
-      { cause: error, ...(refused ? { details: { sqlState: error.code } } : {}) },
+      {
+        cause: error,
+        // A server that shuts down, or a connection that is ended for us, refuses in its last words.
+        ...(refused ? { retryable: isRetryable(error.code), details: { sqlState: error.code } } : {}),
+      },
     );
   }
 }

@@ -27,7 +27,7 @@ describe.each(METHODS)('following by %s', (method) => {
       source: pair.source,
       destination: pair.destination,
       yaml: `migration: { id: ${pair.source.database} }
-shadow: { method: ${method}, pollIntervalMs: 20, compareIntervalMs: ${method === 'poll' ? 400 : 600_000}, retryFirstMs: 20, retryMaxMs: 200 }
+shadow: { method: ${method}, pollIntervalMs: 100, compareIntervalMs: ${method === 'poll' ? 500 : 600_000}, retryFirstMs: 20, retryMaxMs: 200 }
 cutover: { markTimeoutMs: 20000, holdBudgetMs: 30000, fenceTimeoutMs: 10000 }`,
     });
     await stack.following();
