@@ -16,6 +16,7 @@
  * - Nothing is forwarded to the old side once `switching` was entered.
  * - A hold that fails leaves the gate open and every client on its old side, its bytes forwarded in order.
  */
+import { setMaxListeners } from 'node:events';
 import { UnderstudyError, asUnderstudyError } from '../core/errors.js';
 import type {
   HoldOptions,
@@ -209,6 +210,8 @@ export class Gate {
 
   async prepare(to: Side, signal: AbortSignal): Promise<PrepareReport> {
     if (!this.#state.is('open')) throw this.#busy();
+    // Every session waits on it, and Node takes more than ten for a leak.
+    setMaxListeners(0, signal);
     this.#aim(to);
     await this.#deps.party.settled();
     if (!this.#state.is('open')) throw this.#busy();
@@ -386,6 +389,7 @@ export class Gate {
     this.#state.move('switching');
     const { context, router, subset } = this.#deps;
     const signal = AbortSignal.timeout(context.settings.switchTimeoutMs);
+    setMaxListeners(0, signal);
     // One may still be ending a prepared transaction.
     await this.#rested(context.settings.switchTimeoutMs, new AbortController().signal);
     router.set(subset, route);
