@@ -571,6 +571,7 @@ export class ShadowEngine implements ShadowControl {
     signal: AbortSignal,
     onProgress?: (progress: VerifyProgress) => void,
   ): Promise<VerifyReport> {
+    if (this.#failure !== undefined) throw this.#failure;
     if (isBefore(this.#phase, 'indexing')) throw notReady('copy');
     return await this.#verification.verify(options, signal, onProgress);
   }
@@ -628,6 +629,7 @@ export class ShadowEngine implements ShadowControl {
   }
 
   async steer(command: ShadowCommand): Promise<ShadowSteering> {
+    if (this.#failure !== undefined) throw this.#failure;
     let skipped: StuckChange | undefined;
     switch (command.action) {
       case 'pause':

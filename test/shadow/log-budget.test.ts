@@ -139,4 +139,8 @@ test('a shadow that is held up by a refused change is kept from filling the disk
   const status = await harness.engine.status();
   expect(status.phase).toBe('failed');
   expect(status.error?.code).toBe('log-budget-spent');
+  const never = new AbortController().signal;
+  const spent = { code: 'log-budget-spent' };
+  await expect(harness.engine.verify({ direction: 'forward' }, never)).rejects.toMatchObject(spent);
+  await expect(harness.engine.steer({ action: 'pause' })).rejects.toMatchObject(spent);
 });
