@@ -268,7 +268,7 @@ export async function abortOperation(
 
 /**
  * The statements of the point of no return, for one transaction on the destination: the operation from `verifying` to
- * `committed`, the route to `to` at epoch + 1, and, where the destination takes over, the message that tells its log so.
+ * `committed`, the route to `to` at epoch + 1, and the message that tells the destination's log who leads from there on.
  * {@link assertCommitted} says whether they hit.
  */
 export function commitSql(key: OperationKey, subset: SubsetId, to: Side): readonly string[] {
@@ -279,7 +279,7 @@ export function commitSql(key: OperationKey, subset: SubsetId, to: Side): readon
     `UPDATE understudy.route SET side = '${to}', epoch = ${epoch}, operation = ${quoteLiteral(key.id)},
        updated_at = pg_catalog.clock_timestamp()
       WHERE subset = ${quoteLiteral(subset)} AND side = '${from}' AND epoch = ${key.epoch}`,
-    ...(to === 'destination' ? [emitMessageSql({ t: 'route', subset, epoch, side: to })] : []),
+    emitMessageSql({ t: 'route', subset, epoch, side: to }),
   ];
 }
 

@@ -102,12 +102,10 @@ export class FlushWriter {
     }
   }
 
-  async #writeOnce(flush: Flush, marks: readonly PassedMark[]): Promise<void> {
-    const partial = this.#open || !flush.last.last;
+  async #writeOnce(received: Flush, marks: readonly PassedMark[]): Promise<void> {
+    const partial = this.#open || !received.last.last;
     if (!this.#open) await this.#begin();
-    if (this.#state.direction === 'reverse' && flush.changes.length > 0) {
-      await this.#assertFenced(flush.last.authority.epoch);
-    }
+    const flush = await this.#carried(received);
     if (partial) await run(this.#session, 'SAVEPOINT part', { what: 'beginning a part' });
     const steps = await this.#applyChanges(flush, partial);
     if (partial) await run(this.#session, 'RELEASE SAVEPOINT part', { what: 'ending a part' });
@@ -127,6 +125,19 @@ export class FlushWriter {
     this.#open = false;
   }
 
+  /** The flush without what must not go over to the target. */
+  async #carried(flush: Flush): Promise<Flush> {
+    if (this.#state.direction === 'forward' || flush.changes.length === 0) return flush;
+    // The flush may end with the transaction that takes the lead away: what counts is who led when the changes were made.
+    const { epoch } = (flush.parts.findLast(({ changes }) => changes.length > 0) ?? flush.last).authority;
+    if (await this.#isFenced(epoch)) return flush;
+    this.#state.log.warn(
+      { changes: flush.changes.length, epoch },
+      'changes were written past the destination’s guard before the rollback: they are left out',
+    );
+    return { ...flush, changes: [] };
+  }
+
   async #begin(): Promise<void> {
     const tag = emitMessageSql({ t: 'apply', lane: WHOLE_DATABASE, epoch: this.#state.authority.epoch });
     await run(this.#session, `BEGIN; ${tag}; SET CONSTRAINTS ALL DEFERRED`, {
@@ -136,11 +147,13 @@ export class FlushWriter {
 
   /**
    * The destination's changes are the source's only while the source is fenced at the epoch under which the destination
-   * leads. Where an operator has declared the destination lost, a later epoch stands there: what a returning
-   * destination still has to tell must not overwrite what the source has taken since. A shadow without a fence of its
-   * own (no record) has nothing to compare.
+   * leads. False where a rollback has opened the source since: all that the clients wrote was carried over before, so
+   * these were written past the destination's guard, and stay there for a verification to find. Where an operator has
+   * declared the destination lost, a later epoch stands there without an operation: what a returning destination still
+   * has to tell must not overwrite what the source has taken since. A shadow without a fence of its own (no record) has
+   * nothing to compare.
    */
-  async #assertFenced(epoch: number): Promise<void> {
+  async #isFenced(epoch: number): Promise<boolean> {
     const what = 'comparing the fence’s epoch';
     this.#fenceRecorded ??=
       (
@@ -148,16 +161,19 @@ export class FlushWriter {
           what,
         })
       ).rows[0]?.['found'] === 't';
-    if (!this.#fenceRecorded) return;
-    const { rowCount } = await run(
+    if (!this.#fenceRecorded) return true;
+    const { rows } = await run(
       this.#session,
       {
-        text: 'SELECT FROM understudy.epoch WHERE subset = $1 AND fenced AND epoch = $2 FOR SHARE',
-        values: [WHOLE_DATABASE, String(epoch)],
+        text: 'SELECT fenced, epoch, operation IS NOT NULL AS switched FROM understudy.epoch WHERE subset = $1 FOR SHARE',
+        values: [WHOLE_DATABASE],
       },
       { what },
     );
-    if (rowCount === 1) return;
+    const [record] = rows;
+    const recorded = Number(record?.['epoch'] ?? '-1');
+    if (record?.['fenced'] === 't' && recorded === epoch) return true;
+    if (record?.['fenced'] === 'f' && record['switched'] === 't' && recorded > epoch) return false;
     throw new UnderstudyError(
       'journal-conflict',
       `the source is not fenced at epoch ${epoch} any more: what the destination wrote is not carried to it`,

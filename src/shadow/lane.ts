@@ -17,8 +17,11 @@
  *   skipped, and both streams run from preparation to finalisation.
  * - No change is applied twice or echoed: what a stream applies is tagged as the transaction's first message, and the
  *   other stream drops tagged transactions whoever leads; progress commits with the changes.
- * - A side that has been fenced writes nothing untagged: its stream stays authoritative without effect until its log
- *   says otherwise, which is what lets a rollback continue without a handover between the streams.
+ * - A side that has been fenced writes nothing untagged. After a cutover the source's stream stays authoritative without
+ *   effect: its log learns of the route when the source leads again. After a rollback the destination's log is told in
+ *   the transaction that commits it, behind the mark that was waited for: what is written past the guard from there on
+ *   is not carried over. What was written past it before that, and is read after the source was reopened, is left out
+ *   by the writer (flush-writer.ts).
  */
 import type { Direction, StreamStatus, StuckChange } from '../core/ports.js';
 import type { Position } from '../core/position.js';

@@ -137,6 +137,7 @@ test('the messages in the logs say who leads, in the transactions that made it s
   ]);
   expect(onDestination.map((text) => JSON.parse(text) as object)).toMatchObject([
     { t: 'mark', id: expect.stringContaining(back.id) as string },
+    { t: 'route', subset: 'all', epoch: back.epoch, side: 'source' },
     { t: 'route', subset: 'all', epoch: there.epoch, side: 'destination' },
   ]);
   for (const client of [stage.pair.onSource, stage.pair.onDestination]) {

@@ -4,7 +4,7 @@
  */
 import pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import type { OperationReport } from '../../src/core/ports.js';
+import type { OperationReport, VerifyReport } from '../../src/core/ports.js';
 import { FENCE_SQLSTATE, GUARD_SQLSTATE } from '../../src/core/postgres.js';
 import { connectControl } from '../../src/core/postgres.js';
 import { databasePair, until, type DatabasePair } from '../support/servers.js';
@@ -294,4 +294,38 @@ test('after a rollback, direct writes to the destination get the guard’s error
   expect(await one(settings, "SELECT current_setting('app.tenant')")).toBe("acme; O'Hara");
   expect(await major(settings)).toBe('14');
   expect(lost).toEqual([]);
+});
+
+test('after a rollback, a row written past the guard is found by verify, mended, and harms nothing', async () => {
+  const past = await connectControl('destination', pair.destination, {
+    purpose: 'test',
+    settings: { session_replication_role: 'replica' },
+  });
+  try {
+    await past.query("UPDATE public.item SET name = 'past the guard' WHERE id = 7001");
+    const head = await past.query('SELECT pg_catalog.pg_current_wal_lsn() AS lsn');
+    await until(
+      async () => {
+        const { shadow } = await stack.status();
+        expect(shadow.error).toBeNull();
+        const back = shadow.streams.find(({ direction }) => direction === 'reverse');
+        const passed = await past.query(
+          `SELECT '${back?.committed ?? '0/0'}'::pg_catalog.pg_lsn >= '${head.rows[0]?.['lsn']}' AS passed`,
+        );
+        return passed.rows[0]?.['passed'] === 't';
+      },
+      { what: 'the way back to have passed the row' },
+    );
+  } finally {
+    await past.end();
+  }
+  expect(await one(pair.onSource, 'SELECT name FROM public.item WHERE id = 7001')).toBe(
+    'direct, on the side that leads',
+  );
+  await stack.operate('verify', { repair: true });
+  expect(await one(pair.onDestination, 'SELECT name FROM public.item WHERE id = 7001')).toBe(
+    'direct, on the side that leads',
+  );
+  const again = await stack.operate<VerifyReport>('verify');
+  expect(again.mismatches).toBe(0);
 });
