@@ -139,7 +139,6 @@ class Composition implements Understudy, AdminControl {
     this.metrics = new Metrics(() => this.#metricsSource());
     this.#capture = config.capture.enabled ? new CaptureThread(parts) : undefined;
     const { workers } = config.proxy;
-    if (workers > 1 && hooks.recorder !== undefined) throw recordingNeedsOneWorker();
     this.#mirror = mirrorOf(parts, (rows) => this.#shadowThread.touched(rows));
     const capture = this.#capture;
     const captured = hooks.recorder?.tap(capture?.tap ?? null) ?? capture?.tap ?? null;
@@ -148,6 +147,8 @@ class Composition implements Understudy, AdminControl {
       tap: this.#mirror === undefined ? captured : this.#mirror.tap(captured, config.capture.keys),
       onCapture: capture === undefined ? undefined : (batch) => capture.receive(batch),
       recorder: hooks.recorder,
+      recording: hooks.recorder?.shared,
+      onRecorded: (status) => hooks.recorder?.add(status),
       leader: () => this.#route.recovery?.route.side,
       onFenceMet: () => this.#onFenceMet(),
       onClientError: (sqlState) => this.metrics.countError(sqlState),
@@ -417,10 +418,4 @@ class Composition implements Understudy, AdminControl {
   [Symbol.asyncDispose](): Promise<void> {
     return this.stop();
   }
-}
-
-function recordingNeedsOneWorker(): UnderstudyError {
-  return new UnderstudyError('config-invalid', 'a recording is made by one process alone', {
-    advice: 'Set proxy.workers to 1 while you record.',
-  });
 }

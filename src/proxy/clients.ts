@@ -20,6 +20,7 @@ import type { AcceptedClient } from './client-handshake.js';
 import type { Places } from './client-places.js';
 import { wipeCredentials } from './credentials.js';
 import type { Gate } from './gate.js';
+import type { Leftover } from './pool/pool-context.js';
 import { blocksMove, type PoolPin } from './pool/pool-settings.js';
 import type { Pool } from './pool/pool.js';
 import type { PooledClient } from './pool/pooled-client.js';
@@ -143,10 +144,10 @@ export class Clients {
     client: PooledClient,
     backend: Backend,
     pin: PoolPin,
-    leftover: Buffer,
+    leftover: Leftover,
     context: SessionContext,
   ): void {
-    const accepted = { ...client.accepted, leftover };
+    const accepted = { ...client.accepted, leftover: leftover.bytes };
     const session = new Session(client.id, accepted, backend, client.pool.side, context);
     this.#deps.log.debug(
       { session: client.id, reason: pin.reason, detail: pin.detail },
@@ -161,6 +162,7 @@ export class Clients {
       })),
       unnamed: messages.unnamed,
       settingNames: messages.settingNames,
+      recordedBytes: leftover.recorded,
       pins: blocksMove(pin.reason) ? [{ reason: pin.reason, detail: pin.detail }] : [],
     });
     this.#keys.hand(client, session);

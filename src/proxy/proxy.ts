@@ -147,13 +147,14 @@ class PostgresProxy implements Proxy {
   }
 
   #makePools(): Pools {
-    const { settings, tap, clock, log, onError, mayPassHeld } = this.#context;
+    const { settings, tap, recorder, clock, log, onError, mayPassHeld } = this.#context;
     const text = new StatementText();
     return new Pools({
       context: {
         settings,
         bounds: settings.pool,
         tap,
+        recorder,
         text,
         clock,
         log,

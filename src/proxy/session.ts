@@ -26,6 +26,7 @@ import type { Side } from '../core/ports.js';
 import { FRONTEND, encodeErrorResponse, encodeParameterStatus } from '../wire/postgres/messages.js';
 import type { Backend } from './backend.js';
 import type { AcceptedClient } from './client-handshake.js';
+import { recordedParameters } from './client-recording.js';
 import { CLASSIFY_BYTES_MAX, ClientStream } from './client-stream.js';
 import { HeldInput } from './held-input.js';
 import type { AnswerMode } from './local-answers.js';
@@ -51,6 +52,8 @@ export interface AdoptedClient {
   readonly unnamed: Buffer | null;
   readonly settingNames: Iterable<string>;
   readonly pins: readonly Pin[];
+  /** Of its bytes to come, the first so many are in the recording already. */
+  readonly recordedBytes: number;
 }
 
 export class Session {
@@ -74,6 +77,7 @@ export class Session {
   readonly #answers: SessionAnswers;
   /** The proxy is rolling the client's transaction back. */
   #rollingBack = false;
+  #recordedBytes = 0;
   #gateClosed = false;
   #cancelWanted = false;
   /** What runs was cancelled for taking too long. */
@@ -202,11 +206,13 @@ export class Session {
   #forwarder(): (bytes: Buffer) => void {
     const { recorder } = this.#context;
     if (recorder === null || this.replication) return (bytes) => this.#sockets.toServer(bytes);
-    const { user, database, parameters } = this.accepted;
-    recorder.opened(this.id, new Map([...parameters, ['user', user], ['database', database]]));
+    recorder.opened(this.id, recordedParameters(this.accepted));
     const tracker = this.#tracker;
     return (bytes) => {
-      recorder.sent(this.id, bytes, tracker.sent, tracker.answered, tracker.status);
+      const known = Math.min(this.#recordedBytes, bytes.length);
+      this.#recordedBytes -= known;
+      const fresh = known === 0 ? bytes : bytes.subarray(known);
+      recorder.sent(this.id, fresh, tracker.sent, tracker.answered, tracker.status);
       this.#sockets.toServer(bytes);
     };
   }
@@ -220,6 +226,7 @@ export class Session {
   /** The client was served from a pool before: takes over what it has prepared. Before `start`. */
   adopt(before: AdoptedClient): void {
     for (const { name, text, flags } of before.prepared) this.#log.parse(name, text, 0, text.length, flags);
+    this.#recordedBytes = before.recordedBytes;
     this.clientStream.adopt(before);
   }
 

@@ -23,7 +23,7 @@ export async function runProcess(
   const log = createLog(config.log.level);
   log.debug({ config: redact(config) }, 'configuration');
   const stopRequested = listenForSignals(log);
-  const recorder = await startRecorder(options, config.proxy, log);
+  const recorder = await startRecorder(options, log);
   const understudy = await startUnderstudy(config, {
     log,
     ...(recorder === undefined ? {} : { recorder }),

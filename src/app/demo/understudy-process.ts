@@ -19,6 +19,8 @@ export interface UnderstudyProcessOptions {
   readonly signal?: AbortSignal;
   /** The program; the built one beside this file where absent. */
   readonly program?: string;
+  /** Of `run`, beside the configuration. */
+  readonly args?: readonly string[];
 }
 
 const READY_TIMEOUT_MS = 20_000;
@@ -63,7 +65,7 @@ export class UnderstudyProcess implements AsyncDisposable {
     const log = await open(logFile, 'a');
     const program = options.program ?? fileURLToPath(new URL('../main.js', import.meta.url));
     options.signal?.throwIfAborted();
-    const child = spawn(process.execPath, [program, 'run', '--config', configFile], {
+    const child = spawn(process.execPath, [program, 'run', '--config', configFile, ...(options.args ?? [])], {
       cwd: options.folder,
       stdio: ['ignore', log.fd, log.fd],
       // Its own group: a terminal's Ctrl-C reaches the owner alone, which ends it after the clients.

@@ -10,10 +10,16 @@
  * States: recording → full (`bytesMax` reached: what is open counts as lost) → closed; recording → failed (the file can't
  * be written) → closed.
  *
+ * Where several processes serve clients, each has a recorder of its own on the same file: the first makes it, the others
+ * *join*. Every block is appended by one write and depends on no other; a session's all come from one process. So blocks
+ * of different processes may stand out of order by as long as they wait to be written, those of one session never.
+ *
  * Never recorded: anything of the handshake (passwords, proofs), answers, replication connections. Recorded: bound
  * parameters and texts, since a replay needs them; hence mode 0600.
  */
+import { constants } from 'node:fs';
 import { open, type FileHandle } from 'node:fs/promises';
+import { resolve } from 'node:path';
 import { UnderstudyError, asUnderstudyError } from '../../core/errors.js';
 import type { Log } from '../../core/log.js';
 import type { StatementTap, TrafficRecorder } from '../../core/capture-ports.js';
@@ -32,14 +38,24 @@ export interface RecorderOptions {
   /** Sealed blocks that wait for the disk. */
   readonly queueBytesMax: number;
   readonly log: Log;
-  /** Milliseconds that never run backwards. */
+  /** Milliseconds that never run backwards, by the same clock in every process that writes the file. */
   readonly nowMs: () => number;
   readonly header: RecordingHeader;
+}
+
+/** What another process must know to record to the same file. */
+export interface SharedRecording {
+  readonly file: string;
+  readonly bytesMax: number;
+  /** When it began, by the clock of `nowMs`. */
+  readonly startedMs: number;
 }
 
 export const RECORDER_QUEUE_BYTES_MAX = 64 * BLOCK_BYTES;
 const SEAL_AFTER_MS = 200;
 const PARAMETER_BYTES_MAX = 16_384;
+/** Who joins writes none. */
+const JOINED: RecordingHeader = { startedAt: '', writer: '' };
 
 export interface RecorderStatus {
   readonly state: 'recording' | 'full' | 'failed' | 'closed';
@@ -62,6 +78,8 @@ export class Recorder implements TrafficRecorder {
   readonly #options: RecorderOptions;
   readonly #handle: FileHandle;
   readonly #startedMs: number;
+  readonly #joined: boolean;
+  #others: readonly RecorderStatus[] = [];
   readonly #sessions = new Map<number, SessionState>();
   #block = new BlockWriter();
   #queue: Buffer[] = [];
@@ -75,17 +93,23 @@ export class Recorder implements TrafficRecorder {
   #bytesDropped = 0;
   #lastMicros = 0;
 
-  private constructor(options: RecorderOptions, handle: FileHandle) {
+  private constructor(
+    options: RecorderOptions,
+    handle: FileHandle,
+    { startedMs, joined }: { readonly startedMs: number; readonly joined: boolean },
+  ) {
     this.#options = options;
     this.#handle = handle;
-    this.#startedMs = options.nowMs();
+    this.#startedMs = startedMs;
+    this.#joined = joined;
+    this.#timer = setInterval(() => this.#seal(), SEAL_AFTER_MS).unref();
   }
 
   /** Creates the file, readable by its owner alone. Throws `config-invalid` where one is there already. */
   static async create(options: RecorderOptions): Promise<Recorder> {
     let handle: FileHandle;
     try {
-      handle = await open(options.file, 'wx', 0o600);
+      handle = await open(options.file, 'ax', 0o600);
     } catch (error) {
       throw new UnderstudyError(
         'config-invalid',
@@ -96,28 +120,66 @@ export class Recorder implements TrafficRecorder {
         },
       );
     }
-    const recorder = new Recorder(options, handle);
+    const recorder = new Recorder(options, handle, { startedMs: options.nowMs(), joined: false });
     const head = encodeFileHead(options.header);
     await handle.write(head);
     recorder.#fileBytes = head.length;
-    recorder.#timer = setInterval(() => recorder.#seal(), SEAL_AFTER_MS).unref();
     return recorder;
   }
 
+  /** Writes to a file that another process has created. Throws what opening it throws. */
+  static async join(
+    { startedMs, ...shared }: SharedRecording,
+    own: Pick<RecorderOptions, 'log' | 'nowMs'>,
+  ): Promise<Recorder> {
+    // Without O_CREAT: a file that was taken away meanwhile must not come back without a head.
+    const handle = await open(shared.file, constants.O_WRONLY | constants.O_APPEND);
+    const options = { ...shared, ...own, queueBytesMax: RECORDER_QUEUE_BYTES_MAX, header: JOINED };
+    const recorder = new Recorder(options, handle, { startedMs, joined: true });
+    recorder.#fileBytes = (await handle.stat()).size;
+    return recorder;
+  }
+
+  get shared(): SharedRecording {
+    const { file, bytesMax } = this.#options;
+    return { file: resolve(file), bytesMax, startedMs: this.#startedMs };
+  }
+
+  /** Where another process has recorded to the same file: it counts in the status from now on. */
+  add(other: RecorderStatus): void {
+    this.#others = [...this.#others, other];
+  }
+
   get status(): RecorderStatus {
-    return {
+    const own: RecorderStatus = {
       state: this.#state,
       bytes: this.#fileBytes,
       sessions: this.#opened,
       sessionsLost: this.#lost,
       bytesDropped: this.#bytesDropped,
     };
+    return this.#others.reduce(
+      (sum, other) => ({
+        state: other.state === 'failed' || other.state === 'full' ? other.state : sum.state,
+        bytes: Math.max(sum.bytes, other.bytes),
+        sessions: sum.sessions + other.sessions,
+        sessionsLost: sum.sessionsLost + other.sessionsLost,
+        bytesDropped: sum.bytesDropped + other.bytesDropped,
+      }),
+      own,
+    );
   }
 
   // --------------------------------------------------------------------------------------------------- on the data path
 
   opened(sessionId: number, parameters: ReadonlyMap<string, string>): void {
     if (this.#state !== 'recording') return;
+    const before = this.#sessions.get(sessionId);
+    if (before !== undefined) {
+      // Another has taken it over at a quiet moment, and counts sync points from there.
+      before.sentBefore = 0;
+      return;
+    }
     const json = Buffer.from(JSON.stringify(Object.fromEntries(parameters)));
     const session: SessionState = { sentBefore: 0, lost: false, marked: false };
     this.#sessions.set(sessionId, session);
@@ -218,15 +280,14 @@ export class Recorder implements TrafficRecorder {
   async #write(): Promise<void> {
     for (let block = this.#queue[0]; block !== undefined; block = this.#queue[0]) {
       try {
-        for (let at = 0; at < block.length;) {
-          const { bytesWritten } = await this.#handle.write(block, at, block.length - at);
-          at += bytesWritten;
-        }
+        // One write: what another process appends must not come between.
+        const { bytesWritten } = await this.#handle.write(block);
+        if (bytesWritten < block.length) throw new UnderstudyError('internal', 'the disk is full');
+        this.#fileBytes = this.#joined ? (await this.#handle.stat()).size : this.#fileBytes + bytesWritten;
       } catch (error) {
         this.#fail(error);
         return;
       }
-      this.#fileBytes += block.length;
       this.#queuedBytes -= block.length;
       this.#queue.shift();
     }
@@ -250,8 +311,8 @@ export class Recorder implements TrafficRecorder {
     await this.#writing;
     if (this.#state !== 'failed') {
       const micros = this.#micros();
-      const full = this.#state === 'full';
-      if (!full && !this.#put((block) => block.mark('end', 0, micros)))
+      const full = this.status.state === 'full';
+      if (!full && !this.#joined && !this.#put((block) => block.mark('end', 0, micros)))
         this.#options.log.warn({}, 'the recording lacks its end');
       this.#seal();
       await this.#writing;

@@ -1,8 +1,6 @@
 /** The recording of `understudy run`. */
 import { systemClock } from '../../core/clock.js';
-import { UnderstudyError } from '../../core/errors.js';
 import type { Log } from '../../core/log.js';
-import type { PoolSettings } from '../../proxy/pool/pool-settings.js';
 import { VERSION } from '../version.js';
 import { RECORDER_QUEUE_BYTES_MAX, Recorder, type RecorderStatus } from './recorder.js';
 
@@ -14,21 +12,8 @@ export interface RunOptions {
 }
 
 /** Throws `config-invalid` where the file can't be made, or would stay empty. */
-export async function startRecorder(
-  options: RunOptions,
-  pooling: Pick<PoolSettings, 'poolMode'> & { readonly poolModes?: PoolSettings['poolModes'] | undefined },
-  log: Log,
-): Promise<Recorder | undefined> {
+export async function startRecorder(options: RunOptions, log: Log): Promise<Recorder | undefined> {
   if (options.record === undefined) return undefined;
-  const pooled = [pooling.poolMode, ...Object.values(pooling.poolModes ?? {})].find(
-    (mode) => mode !== 'session',
-  );
-  if (pooled !== undefined) {
-    throw new UnderstudyError('config-invalid', `--record can’t be used with pool mode ${pooled}`, {
-      advice:
-        'Record with `--set proxy.poolMode=session` and no `proxy.poolModes`: only sessions with a connection of their own are recorded.',
-    });
-  }
   return Recorder.create({
     file: options.record,
     bytesMax: options.recordMaxBytes,

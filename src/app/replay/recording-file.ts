@@ -128,7 +128,7 @@ export async function scanRecording(file: RecordingFile): Promise<RecordingScan>
   let concurrentSessions = 0;
   let ended = false;
   for await (const record of file.records()) {
-    totals.durationMicros = record.micros;
+    totals.durationMicros = Math.max(totals.durationMicros, record.micros);
     if (record.type === 'end') ended = true;
     else if (record.type === 'opened') {
       walks.set(record.session, newWalk(record.parameters));

@@ -50,6 +50,7 @@ import { stallReport } from '../../proxy/stall.js';
 import type { SessionHints } from '../../shadow/postgres/preflight-sessions.js';
 import type { ResolvedConfig } from '../config.js';
 import { listenTls, proxySettings, type ProxyParts, type ProxyPartsDeps } from '../proxy-parts.js';
+import type { RecorderStatus, SharedRecording } from '../recording/recorder.js';
 import { EntranceHall } from './entrance-hall.js';
 import { addCounts, mergeHold, mergePrepare, mergeStatus, mergeSwitch, NO_COUNTS } from './merge.js';
 import { systemMonotonicMs, type Refusal, type WorkerCalls, type WorkerEvent } from './messages.js';
@@ -57,6 +58,9 @@ import { WorkerLink } from './worker-link.js';
 
 export interface FleetDeps extends ProxyPartsDeps {
   readonly onCapture: ((batch: CaptureBatch) => void) | undefined;
+  readonly recording: SharedRecording | undefined;
+  /** A worker has written the last of what it recorded. */
+  readonly onRecorded: (status: RecorderStatus) => void;
 }
 
 const START_TIMEOUT_MS = 30_000;
@@ -159,6 +163,7 @@ class Fleet implements ProxyControl {
         workers: this.#config.proxy.workers,
         firstSessionId: this.#incarnations++ * SESSION_IDS + 1,
         capture: this.#deps.onCapture !== undefined,
+        recording: this.#deps.recording ?? null,
         hints: this.#hints,
         route: this.#router.get(WHOLE_DATABASE) ?? null,
         unavailable: this.#unavailable,
@@ -228,6 +233,9 @@ class Fleet implements ProxyControl {
         return;
       case 'capture':
         onCapture?.(event.batch);
+        return;
+      case 'recorded':
+        this.#deps.onRecorded(event.status);
         return;
       case 'log':
         this.#deps.log[event.level](event.fields, event.message);

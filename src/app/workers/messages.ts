@@ -5,6 +5,7 @@ import type { LogLevel } from '../../core/log.js';
 import type { ReloadableSettings } from '../../proxy/settings.js';
 import type { SessionHints } from '../../shadow/postgres/preflight-sessions.js';
 import type { ResolvedConfig } from '../config.js';
+import type { RecorderStatus, SharedRecording } from '../recording/recorder.js';
 
 export interface Refusal {
   readonly sqlState: string;
@@ -17,6 +18,8 @@ export interface InitArgument {
   readonly workers: number;
   readonly firstSessionId: number;
   readonly capture: boolean;
+  /** Where traffic is recorded to; null where it is not. */
+  readonly recording: SharedRecording | null;
   readonly hints: SessionHints | null;
   readonly route: Route | null;
   readonly unavailable: Refusal | null;
@@ -67,6 +70,8 @@ export type WorkerEvent =
   | { readonly kind: 'client-errors'; readonly counts: readonly (readonly [string, number])[] }
   | { readonly kind: 'stalls'; readonly waitsMs: readonly number[] }
   | { readonly kind: 'capture'; readonly batch: CaptureBatch }
+  /** It has written the last of what it recorded. */
+  | { readonly kind: 'recorded'; readonly status: RecorderStatus }
   | {
       readonly kind: 'log';
       readonly level: Exclude<LogLevel, 'silent'>;

@@ -15,6 +15,7 @@ import { TapRelay } from '../../capture/relay.js';
 import type { Place } from '../../proxy/client-places.js';
 import type { Door } from '../../proxy/proxy-interface.js';
 import { makeProxy, type ProxyParts } from '../proxy-parts.js';
+import { Recorder } from '../recording/recorder.js';
 import type { Proxy } from '../../proxy/proxy-interface.js';
 import {
   systemMonotonicMs,
@@ -95,16 +96,28 @@ class Worker {
   readonly #parts: ProxyParts<Proxy>;
   readonly #errors = new ErrorCounts();
   readonly #relay: TapRelay | undefined;
+  readonly #recorder: Recorder | undefined;
   readonly #clock: Clock;
   #route: Route | null;
   #waitsMs: readonly number[] = [];
   #fenceToldMs = -Infinity;
 
-  constructor(init: InitArgument) {
+  /** Throws `config-invalid`, and what opening the file of a recording throws. */
+  static async create(init: InitArgument): Promise<Worker> {
+    const offsetMs = systemMonotonicMs() - systemClock.monotonicMs() + init.clockOffsetMs;
+    const clock: Clock = { ...systemClock, monotonicMs: () => performance.now() + offsetMs };
+    const { recording } = init;
+    if (recording === null) return new Worker(init, clock, undefined);
+    const log = new RelayedLog({ worker: process.pid, part: 'recording' });
+    const recorder = await Recorder.join(recording, { log, nowMs: () => clock.monotonicMs() });
+    return new Worker(init, clock, recorder);
+  }
+
+  private constructor(init: InitArgument, clock: Clock, recorder: Recorder | undefined) {
     this.#init = init;
     const { config } = init;
-    const offsetMs = systemMonotonicMs() - systemClock.monotonicMs() + init.clockOffsetMs;
-    this.#clock = { ...systemClock, monotonicMs: () => performance.now() + offsetMs };
+    this.#clock = clock;
+    this.#recorder = recorder;
     this.#route = init.route;
     const { ringBytes, textBytesMax } = config.capture;
     if (init.capture) {
@@ -118,9 +131,11 @@ class Worker {
       });
     }
     const calls = new ThreadCaller(port);
+    const captured = this.#relay?.tap ?? null;
     this.#parts = makeProxy({
       config,
-      tap: this.#relay?.tap ?? null,
+      tap: recorder?.tap(captured) ?? captured,
+      recorder,
       log: new RelayedLog({ worker: process.pid }),
       clock: this.#clock,
       leader: () => this.#route?.side,
@@ -196,6 +211,8 @@ class Worker {
       await this.#parts.closeVerifiers();
       this.#errors.flush();
       this.#relay?.close();
+      const recorded = await this.#recorder?.close();
+      if (recorded !== undefined) tell({ kind: 'recorded', status: recorded });
     },
   };
 }
@@ -269,7 +286,7 @@ const METHODS: readonly Exclude<keyof WorkerCalls, 'init'>[] = [
 
 const handlers: Record<string, ThreadHandler> = {
   init: async (argument: InitArgument) => {
-    worker = new Worker(argument);
+    worker = await Worker.create(argument);
     await worker.start();
   },
 };

@@ -6,6 +6,7 @@
  */
 import type net from 'node:net';
 import { encodeParameterStatus } from '../../wire/postgres/messages.js';
+import type { ClientRecording } from '../client-recording.js';
 import { closeWith } from '../socket-reader.js';
 import { parameterChanges, type ParameterSet } from './parameter-sets.js';
 
@@ -28,13 +29,21 @@ export class ClientSocket {
   told: ParameterSet;
   bytesFromClient = 0;
   bytesToClient = 0;
+  /** Where traffic is recorded. */
+  readonly recording: ClientRecording | null;
   readonly #listeners: ClientSocketListeners;
   #paused = 0;
   #detached = false;
 
-  constructor(socket: net.Socket, told: ParameterSet, listeners: ClientSocketListeners) {
+  constructor(
+    socket: net.Socket,
+    told: ParameterSet,
+    recording: ClientRecording | null,
+    listeners: ClientSocketListeners,
+  ) {
     this.socket = socket;
     this.told = told;
+    this.recording = recording;
     this.#listeners = listeners;
   }
 
@@ -46,7 +55,8 @@ export class ClientSocket {
     socket.on('error', ignore);
     socket.on('close', this.#onGone);
     const parameters = [...this.told.values].map(([name, value]) => encodeParameterStatus(name, value));
-    this.write(Buffer.concat([...parameters, rest]));
+    // Not an answer to anything: the recording begins behind it.
+    this.#send(Buffer.concat([...parameters, rest]));
     if (socket.destroyed) {
       this.#onGone();
       return;
@@ -57,6 +67,7 @@ export class ClientSocket {
 
   readonly #onData = (chunk: Buffer): void => {
     this.bytesFromClient += chunk.length;
+    this.recording?.fromClient(chunk);
     this.#listeners.onData(chunk);
   };
 
@@ -69,6 +80,11 @@ export class ClientSocket {
 
   /** False: its client is slow to read, and is itself not read until it has. */
   write(bytes: Buffer): boolean {
+    this.recording?.toClient(bytes);
+    return this.#send(bytes);
+  }
+
+  #send(bytes: Buffer): boolean {
     this.bytesToClient += bytes.length;
     if (this.socket.write(bytes)) return true;
     this.pause(CLIENT_FULL);

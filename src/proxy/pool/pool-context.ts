@@ -1,7 +1,7 @@
 /** What pooled clients and pools share, and how they report. */
 import type { Clock } from '../../core/clock.js';
 import type { Log } from '../../core/log.js';
-import type { StatementTap } from '../../core/capture-ports.js';
+import type { StatementTap, TrafficRecorder } from '../../core/capture-ports.js';
 import type { StatementText } from '../../wire/postgres/statement-text.js';
 import type { Backend } from '../backend.js';
 import type { ProxySettings } from '../settings.js';
@@ -16,10 +16,17 @@ export interface SequenceMemory {
   asked: boolean;
 }
 
+export interface Leftover {
+  readonly bytes: Buffer;
+  /** So many of them are in the recording already, where there is one. */
+  readonly recorded: number;
+}
+
 export interface PoolContext {
   readonly settings: ProxySettings;
   readonly bounds: PoolSettings;
   readonly tap: StatementTap | null;
+  readonly recorder: TrafficRecorder | null;
   /** The pools' own: what the last text named is kept in it. */
   readonly text: StatementText;
   readonly clock: Clock;
@@ -34,7 +41,7 @@ export interface PoolContext {
   readonly onAtRest: (client: PooledClient) => void;
   readonly onClosed: (client: PooledClient) => void;
   /** The client keeps `backend` from now on; `leftover` is what it has sent and was not worked off. */
-  readonly onPinned: (client: PooledClient, backend: Backend, pin: PoolPin, leftover: Buffer) => void;
+  readonly onPinned: (client: PooledClient, backend: Backend, pin: PoolPin, leftover: Leftover) => void;
   /** SQLSTATE of an error a client met. */
   readonly onError: (sqlState: string) => void;
 }

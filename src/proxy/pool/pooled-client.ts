@@ -32,6 +32,7 @@ import {
   type ErrorResponseFields,
 } from '../../wire/postgres/messages.js';
 import type { AcceptedClient } from '../client-handshake.js';
+import { ClientRecording } from '../client-recording.js';
 import type { AnswerMode } from '../local-answers.js';
 import { ResponseTracker, STATUS_IDLE } from '../response-tracker.js';
 import { QUERY_TIMED_OUT, ROLLED_BACK } from '../server-stream.js';
@@ -96,7 +97,10 @@ export class PooledClient implements LinkUser, WatchedSession, IntakeHost {
     this.id = id;
     this.accepted = accepted;
     this.pool = pool;
-    this.#socket = new ClientSocket(accepted.socket, told, {
+    const { settings, clock, recorder } = context;
+    const recording =
+      recorder === null ? null : new ClientRecording(id, accepted, recorder, settings.frameBytesMax);
+    this.#socket = new ClientSocket(accepted.socket, told, recording, {
       onData: (chunk) => {
         if (this.#intake.receive(chunk)) this.#go();
       },
@@ -107,7 +111,6 @@ export class PooledClient implements LinkUser, WatchedSession, IntakeHost {
       onGone: () => this.#close(null),
     });
     this.#context = context;
-    const { settings, clock } = context;
     this.log = new StatementLog(
       context.tap,
       id,
@@ -221,6 +224,7 @@ export class PooledClient implements LinkUser, WatchedSession, IntakeHost {
     if (before === 'waiting') this.pool.leaveQueue(this);
     if (before === 'sharing') this.reads.abandon();
     this.#phase.move('closed');
+    this.#socket.recording?.closed();
     this.log.closed();
     const backend = this.#backend;
     this.#backend = null;
@@ -500,7 +504,9 @@ export class PooledClient implements LinkUser, WatchedSession, IntakeHost {
     this.#socket.detach();
     const leftover = this.#input.all();
     this.#input.clear();
-    this.#context.onPinned(this, pinned, pin, leftover);
+    const unrecorded = this.#socket.recording?.handOn() ?? 0;
+    const recorded = Math.max(0, leftover.length - unrecorded);
+    this.#context.onPinned(this, pinned, pin, { bytes: leftover, recorded });
   }
 
   /** Remembers what the client has set. Returns what it has left that can't be carried. */

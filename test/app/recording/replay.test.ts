@@ -3,12 +3,14 @@ import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
+import { fileURLToPath } from 'node:url';
 import pg from 'pg';
 import { from as copyFrom } from 'pg-copy-streams';
 import postgres from 'postgres';
+import { UnderstudyProcess } from '../../../src/app/demo/understudy-process.js';
 import { expect, test } from 'vitest';
-import { databasePair, until } from '../../support/servers.js';
-import { newRecorder, record, replay, scan, temporaryFolder } from './support.js';
+import { databasePair, until, type DatabasePair } from '../../support/servers.js';
+import { newRecorder, record, replay, scan, temporaryFolder, urlOf } from './support.js';
 
 const SCHEMA = `
   CREATE TABLE account (id int PRIMARY KEY, owner text, balance int NOT NULL);
@@ -48,6 +50,9 @@ async function simple(client: pg.Client): Promise<void> {
   });
   await client.query('SELECT * FROM account WHERE id <= 10');
   await client.query(`SET application_name = 'other'; SELECT 1`);
+  // Where clients share connections, this one has its own from here on.
+  await client.query('CREATE TEMPORARY TABLE basket (id int)');
+  await client.query('INSERT INTO basket VALUES (1), (2)');
 }
 
 async function extended(client: pg.Client): Promise<void> {
@@ -92,6 +97,11 @@ async function pipelined(url: string): Promise<void> {
   await sql.begin(async (transaction) => {
     await transaction`UPDATE account SET balance = 0 WHERE id >= 300`;
   });
+  // Sent ahead of the answer to what gives the client a connection of its own.
+  await Promise.all([
+    sql`LISTEN news`,
+    ...Array.from({ length: 8 }, (_, at) => sql`INSERT INTO account VALUES (${400 + at}, 'late', ${at})`),
+  ]);
   await sql.end();
 }
 
@@ -103,8 +113,29 @@ async function contents(client: pg.Client): Promise<unknown> {
   };
 }
 
-for (const speed of ['max', 50] as const) {
-  test(`sessions of all kinds, replayed at speed ${speed}, leave the same rows and the same results`, async () => {
+/** Records into `file` what the workload does through a process of its own, as a user starts it. */
+async function recordByWorkers(pair: DatabasePair, folder: string, file: string): Promise<void> {
+  await using running = await UnderstudyProcess.start({
+    folder,
+    sourceUrl: urlOf(pair.source),
+    destinationUrl: urlOf(pair.destination),
+    config: { shadow: { enabled: false }, proxy: { workers: 2, poolMode: 'transaction' } },
+    program: fileURLToPath(new URL('../../../dist/app/main.js', import.meta.url)),
+    args: ['--record', file],
+  });
+  await workload(urlOf(pair.source, running.port));
+  await running.stop();
+  expect(await running.logTail()).toMatch(/recorded [\d.]+ MB: 5 sessions$/);
+}
+
+for (const [mode, speed] of [
+  ['session', 'max'],
+  ['session', 50],
+  ['transaction', 'max'],
+  ['pipelined', 'max'],
+  ['workers', 'max'],
+] as const) {
+  test(`sessions of all kinds, in mode ${mode}, replayed at speed ${speed}, leave the same rows and the same results`, async () => {
     await using source = await databasePair();
     await using copy = await databasePair();
     await using folder = await temporaryFolder();
@@ -113,7 +144,8 @@ for (const speed of ['max', 50] as const) {
       await client.query(SCHEMA);
     }
     const file = join(folder.path, 'day.rec');
-    await record(source, await newRecorder(file), workload);
+    if (mode === 'workers') await recordByWorkers(source, folder.path, file);
+    else await record(source, await newRecorder(file), workload, { poolMode: mode });
     expect((await stat(file)).mode & 0o777).toBe(0o600);
 
     const scanned = await scan(file);

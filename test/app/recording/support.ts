@@ -9,6 +9,7 @@ import {
 } from '../../../src/app/recording/recorder.js';
 import { RecordingFile, scanRecording, type RecordingScan } from '../../../src/app/replay/recording-file.js';
 import { Replay, type ReplayOptions, type ReplayReport } from '../../../src/app/replay/replay.js';
+import type { UnderstudyConfig } from '../../../src/app/config/schema.js';
 import { startUnderstudy } from '../../../src/app/understudy.js';
 import { createLog } from '../../../src/core/log.js';
 import type { DatabaseEndpoint } from '../../../src/core/ports.js';
@@ -44,6 +45,7 @@ export async function record(
   pair: DatabasePair,
   recorder: Recorder,
   workload: (url: string) => Promise<void>,
+  proxy: UnderstudyConfig['proxy'] = {},
 ): Promise<void> {
   const understudy = await startUnderstudy(
     {
@@ -54,6 +56,7 @@ export async function record(
       destination: { url: urlOf(pair.destination) },
       shadow: { enabled: false },
       capture: { enabled: false },
+      proxy,
     },
     { recorder },
   );
