@@ -182,7 +182,7 @@ function scoreAlarm(
 ): void {
   const rates = [...state.hot].map((key) => writes.get(key) ?? 0);
   const drift = keyDrift(distance, state.distances.get(hour - 24), 1);
-  const score = divergenceScore({ rewritten: rewrittenShare(rates, 600), drift, stale: 0, sampled: 0 });
+  const score = divergenceScore({ rewritten: rewrittenShare(rates, 600), drift, stale: undefined });
   const alarm = score.value > ALARM;
   const expected = truth.diverges(module, hour);
   tally.judged += 1;

@@ -7,6 +7,8 @@ export type AutopilotMode = (typeof AUTOPILOT_MODES)[number];
 
 /** rest: nothing is left to decide. wait: not yet. suggest: a person should switch now. cutover: it switches. */
 export type VerdictKind = 'rest' | 'wait' | 'suggest' | 'cutover';
+/** What is recorded. tune: the shadow is steered. */
+export type DecisionKind = VerdictKind | 'tune';
 
 export interface AutopilotStatus {
   readonly mode: AutopilotMode;
@@ -30,6 +32,14 @@ export interface AutopilotStatus {
       readonly end: string;
       readonly stallMs: { readonly value: number; readonly low: number; readonly high: number };
     }[];
+  } | null;
+  /** How the shadow was steered last; null: it was not. */
+  readonly tuning: {
+    readonly intensity: number;
+    /** The most eager subset, which sets the pace. */
+    readonly subset: string;
+    readonly reason: string;
+    readonly at: string;
   } | null;
   /** Why the last round failed. */
   readonly problem: { readonly code: ErrorCode; readonly message: string } | null;

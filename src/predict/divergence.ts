@@ -1,6 +1,7 @@
 /** How fast a subset's hot data changes and drifts from its shadow. */
-import { confidenceOf, wilson, type Judgement } from './judgement.js';
+import { confidenceOf, type Judgement } from './judgement.js';
 import { clamp } from './numeric.js';
+import type { StaleShare } from './staleness.js';
 
 /** What each term is measured against: a term of this size alone gives a score of 1 − 1/e = 0.63. */
 export const DIVERGENCE_UNITS = { rewritten: 0.5, drift: 0.5, stale: 0.2 } as const;
@@ -14,9 +15,8 @@ export interface DivergenceInput {
   readonly rewritten: { readonly value: number; readonly low: number; readonly high: number } | undefined;
   /** d: Jensen–Shannon distance per hour, corrected. See {@link keyDrift}. undefined: not known. */
   readonly drift: number | undefined;
-  /** m: sampled hot keys whose shadow was stale beyond its allowance, of those sampled; 0 of 0 where none was. */
-  readonly stale: number;
-  readonly sampled: number;
+  /** m: share of the hot rows whose shadow is stale beyond its allowance. undefined: not measured. */
+  readonly stale: StaleShare | undefined;
 }
 
 /**
@@ -28,9 +28,8 @@ export function divergenceScore(
   input: DivergenceInput,
   units: { readonly rewritten: number; readonly drift: number; readonly stale: number } = DIVERGENCE_UNITS,
 ): Judgement {
-  const { rewritten, drift, stale, sampled } = input;
-  const m = sampled > 0 ? stale / sampled : undefined;
-  const mBand = sampled > 0 ? wilson(stale, sampled) : { low: 0, high: 1 };
+  const { rewritten, drift, stale } = input;
+  const m = stale?.value;
   const score = (c: number, d: number, staleShare: number): number =>
     1 - Math.exp(-(c / units.rewritten + d / units.drift + staleShare / units.stale));
   const parts = {
@@ -42,26 +41,33 @@ export function divergenceScore(
   const reasons = {
     c: `${((rewritten?.value ?? 0) * 100).toFixed(1)} % of its hot rows are rewritten per refresh`,
     d: `its hot keys move by ${(drift ?? 0).toFixed(2)} per hour`,
-    m: `${stale} of ${sampled} sampled hot keys are stale`,
+    m: stale?.reason ?? '',
   };
   const value = score(rewritten?.value ?? 0, drift ?? 0, m ?? 0);
-  const known = rewritten !== undefined || drift !== undefined || sampled > 0;
+  const known = rewritten !== undefined || drift !== undefined || stale !== undefined;
   return {
     value,
-    low: Math.min(value, score(rewritten?.low ?? 0, drift ?? 0, mBand.low)),
-    high: Math.max(value, score(rewritten?.high ?? 1, drift ?? 1, mBand.high)),
+    low: Math.min(value, score(rewritten?.low ?? 0, drift ?? 0, stale?.low ?? 0)),
+    high: Math.max(value, score(rewritten?.high ?? 1, drift ?? 1, stale?.high ?? 1)),
     terms: {
       ...(rewritten === undefined ? {} : { c: rewritten.value, cPart: parts.c }),
       ...(drift === undefined ? {} : { d: drift, dPart: parts.d }),
       ...(m === undefined ? {} : { m, mPart: parts.m }),
     },
-    confidence: known ? (sampled > 0 ? confidenceOf(sampled) : 'low') : 'none',
+    confidence: known ? (stale === undefined ? 'low' : confidenceOf(Math.max(1, stale.samples))) : 'none',
     reason: !known
-      ? 'Not known: keys are not captured, and none was sampled.'
-      : value === 0 && sampled === 0
-        ? 'Nothing changes, and no key has been sampled.'
+      ? 'Not known: keys are not captured, and there is no shadow to measure.'
+      : value === 0
+        ? nothingOf(input)
         : `Most by: ${reasons[leading]}.`,
   };
+}
+
+function nothingOf({ rewritten, stale }: DivergenceInput): string {
+  if (stale === undefined) return 'Nothing changes; how stale its shadow is was not measured.';
+  return rewritten === undefined
+    ? 'No row of its shadow is staler than allowed; how its hot rows change is not known.'
+    : 'Nothing changes, and no row of its shadow is staler than allowed.';
 }
 
 /**

@@ -10,7 +10,7 @@ import type { Ensemble, Fan } from './ensemble.js';
 import { fitAll, FIT_ALL_DEFAULTS, type FitProgress } from './fit-all.js';
 import type { Confidence, Judgement } from './judgement.js';
 import { localIndex, slotOfWeek, toLocal, zoneOffset, type LocalSeries } from './local-time.js';
-import { intensity, priority } from './priority.js';
+import { intensity, loadAboveLeast, priority } from './priority.js';
 import { HOUR_MS, type Series } from './series.js';
 import { predictStall, TransactionDurations, type DurationSample, type StallInput } from './stall.js';
 import { timeline, type Rate, type Timeline } from './timeline.js';
@@ -166,7 +166,7 @@ function planRow(
   const divergence = divergenceScore(subset.divergence);
   const { windows, earliest } = windowsOf(subset, context, fan, starts, ready, { changes, statements });
   const firstWindow = windows[0];
-  const peak = Math.max(...fan.map(({ median }) => median), 1e-9);
+  const noPattern = known.confidence === 'none' || known.confidence === 'low';
   return {
     subset: subset.subset,
     tables: subset.tables,
@@ -181,10 +181,13 @@ function planRow(
       divergence,
       // Where no pattern is known, one hour is as good as another, and none is near.
       hoursToWindow:
-        firstWindow === undefined || known.confidence === 'none' || known.confidence === 'low'
-          ? undefined
-          : (firstWindow.startMs - context.nowMs) / HOUR_MS,
-      sourceLoad: (fan[0]?.median ?? 0) / peak,
+        firstWindow === undefined || noPattern ? undefined : (firstWindow.startMs - context.nowMs) / HOUR_MS,
+      sourceLoad: noPattern
+        ? 0
+        : loadAboveLeast(
+            fan.map(({ median }) => median),
+            0,
+          ),
       logBudgetUsed: context.logBudgetUsed,
     }),
     timeline: ready,

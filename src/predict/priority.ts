@@ -45,7 +45,7 @@ export interface IntensityInput {
   readonly divergence: Judgement;
   /** Hours until the subset's window; undefined where none is planned. */
   readonly hoursToWindow: number | undefined;
-  /** Predicted load of the source in relation to its usual peak, 0…1. */
+  /** Predicted load of the source now: {@link loadAboveLeast}. */
   readonly sourceLoad: number;
   /** Share of the log budget in use, 0…1: at its end the shadow must be drained whatever it costs. */
   readonly logBudgetUsed: number;
@@ -56,7 +56,7 @@ const INTENSITY_MIN = 0.05;
 
 /**
  * `max(max(divergence, exp(−hoursToWindow / 2)) · headroom, logBudgetUsed⁴)`, at least 0.05, with
- * `headroom = 1 − max(0, load − 0.7)/0.6`: above 70 % of its usual peak the source is spared. Ours; the log budget's
+ * `headroom = 1 − max(0, load − 0.7)/0.6`: near its usual peak the source is spared. Ours; the log budget's
  * share rises late and then wins over everything (DESIGN: raise intensity before copying is paused).
  */
 export function intensity(input: IntensityInput): Judgement {
@@ -85,6 +85,15 @@ export function intensity(input: IntensityInput): Judgement {
     confidence: divergence.confidence,
     reason,
   };
+}
+
+/**
+ * How much of the peak ahead would be spared by waiting for the quietest hour, 0…1: `(load − least) / peak`. A load without
+ * a rhythm has nothing to wait for: 0.
+ */
+export function loadAboveLeast(loads: readonly number[], index: number): number {
+  const peak = Math.max(0, ...loads);
+  return peak > 0 ? clamp(((loads[index] ?? 0) - Math.min(...loads)) / peak, 0, 1) : 0;
 }
 
 /** The flush interval of an intensity: between the slowest and the fastest in equal ratios. Milliseconds. */

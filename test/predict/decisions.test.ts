@@ -24,8 +24,7 @@ describe('the divergence score', () => {
     const score = divergenceScore({
       rewritten: { value: 0.1, low: 0.05, high: 0.2 },
       drift: 0.05,
-      stale: 2,
-      sampled: 100,
+      stale: { value: 0.02, low: 0.01, high: 0.05, samples: 100, reason: '' },
     });
     expect(score.value).toBeCloseTo(1 - Math.exp(-(0.1 / 0.5 + 0.05 / 0.5 + 0.02 / 0.2)));
     expect(score.terms).toMatchObject({ c: 0.1, d: 0.05, m: 0.02 });
@@ -34,12 +33,11 @@ describe('the divergence score', () => {
     expect(score.reason).toContain('10.0 % of its hot rows');
   });
 
-  test('with no key sampled says that it may be anything above', () => {
+  test('with its staleness not measured says that it may be anything above', () => {
     const score = divergenceScore({
       rewritten: { value: 0, low: 0, high: 0 },
       drift: 0,
-      stale: 0,
-      sampled: 0,
+      stale: undefined,
     });
     expect(score).toMatchObject({ value: 0, confidence: 'low' });
     expect(score.high).toBeGreaterThan(0.99);

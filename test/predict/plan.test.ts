@@ -29,7 +29,11 @@ function subset(
     statements: heat,
     changes: { ...heat, values: heat.values.map((value) => value / 10) },
     hot: { share: 0.8, keys: 100 },
-    divergence: { rewritten: { value: 0.05, low: 0.02, high: 0.1 }, drift: 0.01, stale: 1, sampled: 100 },
+    divergence: {
+      rewritten: { value: 0.05, low: 0.02, high: 0.1 },
+      drift: 0.01,
+      stale: { value: 0.01, low: 0, high: 0.02, samples: 100, reason: '' },
+    },
     durationsMs: [1, 2, 3, 5, 8, 40],
     crossingShare: 0,
     ...over,
@@ -139,7 +143,7 @@ test('no plan holds NaN, whatever the series: empty, single, constant, idle, gap
           [
             subset('s', all, { bytes, durationsMs: [], hot: undefined }),
             subset('t', [], {
-              divergence: { rewritten: { value: 0, low: 0, high: 0 }, drift: 0, stale: 0, sampled: 0 },
+              divergence: { rewritten: { value: 0, low: 0, high: 0 }, drift: 0, stale: undefined },
             }),
           ],
           contextAt(all.length),

@@ -1,14 +1,15 @@
 /**
- * The loop of the product: predict → plan → watch → suggest, or switch.
+ * The loop of the product: predict → plan → steer the shadow → watch → suggest, or switch.
  *
  * States: stopped → watching ⇄ planning, watching ⇄ switching; from each back to stopped. Off is a loop that is never started.
  *
  *   1. every `checkIntervalMs`: the situation is gathered, and `decide` gives a verdict
  *   2. the plan is made anew when an hour has closed, in a thread of its own
- *   3. a verdict that differs from the last is recorded in the destination with its figures
- *   4. a verdict to cut over is recorded *first*; one that can't be recorded is not acted on. Then preflight alone, and
+ *   3. divergence is judged anew by the shadow's lag at this moment, and the shadow is steered by it (`tuner.ts`)
+ *   4. a verdict that differs from the last is recorded in the destination with its figures
+ *   5. a verdict to cut over is recorded *first*; one that can't be recorded is not acted on. Then preflight alone, and
  *      only if nothing stands in the way the cutover, which does its own preflight again
- *   5. how it ended is recorded; a failure is followed by a growing pause, over restarts too
+ *   6. how it ended is recorded; a failure is followed by a growing pause, over restarts too
  *
  * Failure cases: series, catalogs or destination out of reach: no plan or no record, so nothing is done, and it is tried again
  * at the next tick. The process dies while switching: recovery settles the operation, the decision stays without an outcome
@@ -22,12 +23,14 @@ import type { Log } from '../../core/log.js';
 import type { OperationReport, ShadowStatus, Side } from '../../core/ports.js';
 import { StateCell } from '../../core/state-machine.js';
 import { HOUR_MS } from '../../predict/series.js';
-import type { LiveShadow } from '../plan/measurements.js';
-import { liveShadow } from '../plan/measurements.js';
+import type { Planned } from '../plan/make.js';
+import { freshnessOf, liveShadow, logBudgetUsed, type LiveShadow } from '../plan/measurements.js';
 import type { PlanReport } from '../plan/plan-report.js';
 import { decide, type AutopilotLimits, type Verdict } from './decide.js';
 import type { Decisions } from './decisions.js';
 import type { AllowedHours } from './hours.js';
+import { retuned } from './tune.js';
+import type { Tuner } from './tuner.js';
 
 export interface AutopilotDeps {
   readonly limits: AutopilotLimits;
@@ -35,7 +38,11 @@ export interface AutopilotDeps {
   readonly hours: AllowedHours;
   readonly decisions: Pick<Decisions, 'record' | 'settle' | 'past'>;
   /** Throws where series or destination can't be reached. */
-  readonly plan: (live: LiveShadow, nowMs: number, signal: AbortSignal) => Promise<PlanReport>;
+  readonly plan: (live: LiveShadow, nowMs: number, signal: AbortSignal) => Promise<Planned>;
+  /** undefined: the shadow is not steered by the plan. */
+  readonly tuner: Pick<Tuner, 'round' | 'status'> | undefined;
+  /** 0: none. */
+  readonly logBudgetBytes: number;
   readonly route: () => { readonly leader: Side | undefined; readonly finalized: boolean };
   readonly shadow: () => Promise<ShadowStatus>;
   readonly operationRunning: () => boolean;
@@ -61,7 +68,7 @@ export class Autopilot {
   readonly #state = new StateCell<State>('autopilot', TRANSITIONS, 'stopped');
   readonly #stopping = new AbortController();
   #running: Promise<void> | undefined;
-  #plan: PlanReport | undefined;
+  #planned: Planned | undefined;
   #phase: ShadowStatus['phase'] | undefined;
   #verdict: (Verdict & { readonly at: string }) | undefined;
   #problem: AutopilotStatus['problem'] = null;
@@ -84,7 +91,7 @@ export class Autopilot {
   }
 
   status(): AutopilotStatus {
-    const plan = this.#plan;
+    const plan = this.#planned?.plan;
     return {
       mode: this.#deps.limits.mode,
       state: this.#state.current,
@@ -93,6 +100,7 @@ export class Autopilot {
         plan === undefined
           ? null
           : { asOf: plan.asOf, subsets: plan.subsets.length, windows: plan.whole.windows },
+      tuning: this.#deps.tuner?.status ?? null,
       problem: this.#problem,
     };
   }
@@ -127,6 +135,9 @@ export class Autopilot {
     const nowMs = deps.clock.now().getTime();
     if (leader === 'source' && !finalized && this.#planIsOld(nowMs, status.phase))
       await this.#replan(status, nowMs);
+    const plan = this.#planAsOfNow(status, nowMs);
+    if (plan !== undefined && leader === 'source' && !finalized && !deps.operationRunning())
+      await deps.tuner?.round(plan, status, nowMs);
     const past = await deps.decisions.past();
     const forward = status.streams.find(({ direction }) => direction === 'forward');
     const verdict = decide(
@@ -141,7 +152,7 @@ export class Autopilot {
           lagMs: forward?.lagMs ?? null,
           lagBytes: forward?.lagBytes ?? null,
         },
-        plan: this.#plan,
+        plan,
         ...past,
       },
       deps.limits,
@@ -154,15 +165,24 @@ export class Autopilot {
   #planIsOld(nowMs: number, phase: ShadowStatus['phase']): boolean {
     const hour = (ms: number): number => Math.floor(ms / HOUR_MS);
     return (
-      this.#plan === undefined ||
-      hour(Date.parse(this.#plan.asOf)) !== hour(nowMs) ||
+      this.#planned === undefined ||
+      hour(Date.parse(this.#planned.plan.asOf)) !== hour(nowMs) ||
       (phase === 'following' && this.#phase !== 'following')
     );
   }
 
+  /** The plan of this hour, with what its shadow lags at this moment. */
+  #planAsOfNow(status: ShadowStatus, nowMs: number): PlanReport | undefined {
+    if (this.#planned === undefined) return undefined;
+    const { plan, bases } = this.#planned;
+    const live = liveShadow(status);
+    const freshness = freshnessOf(live, this.#deps.limits.lagMsMax);
+    return retuned(plan, bases, freshness, logBudgetUsed(live, this.#deps.logBudgetBytes), nowMs);
+  }
+
   async #replan(status: ShadowStatus, nowMs: number): Promise<void> {
     this.#state.move('planning');
-    this.#plan = await this.#deps.plan(liveShadow(status), nowMs, this.#stopping.signal);
+    this.#planned = await this.#deps.plan(liveShadow(status), nowMs, this.#stopping.signal);
     this.#phase = status.phase;
     this.#state.move('watching');
   }

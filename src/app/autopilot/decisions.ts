@@ -7,7 +7,8 @@ import type pg from 'pg';
 import { asUnderstudyError } from '../../core/errors.js';
 import type { DatabaseEndpoint, OperationKind, OperationReport, OperationState } from '../../core/ports.js';
 import { connectControl } from '../../core/postgres.js';
-import type { Attempt, Verdict } from './decide.js';
+import type { DecisionKind } from '../../core/autopilot-ports.js';
+import type { Attempt, Verdict, VerdictCode } from './decide.js';
 
 const SCHEMA_SQL = [
   'CREATE SCHEMA IF NOT EXISTS understudy',
@@ -31,12 +32,18 @@ const CONNECTION = {
   settings: { statement_timeout: '10000', lock_timeout: '5000' },
 } as const;
 
-export interface DecisionRecord extends Verdict {
+export interface Decision extends Omit<Verdict, 'kind' | 'code'> {
+  readonly kind: DecisionKind;
+  /** Of a verdict; or what was steered. */
+  readonly code: VerdictCode | 'intensity';
+}
+
+export interface DecisionRecord extends Decision {
   readonly number: number;
   /** ISO 8601. */
   readonly at: string;
   readonly mode: string;
-  /** Of a cutover. */
+  /** Of a cutover, and of steering. */
   readonly outcome: string | null;
   readonly outcomeReason: string | null;
   readonly operation: string | null;
@@ -62,12 +69,12 @@ export class Decisions {
   }
 
   /** Throws `destination-unreachable`: then nothing is recorded, and nothing may be done. */
-  record(mode: string, verdict: Verdict): Promise<number> {
+  record(mode: string, decision: Decision): Promise<number> {
     return this.#with(async (client) => {
       for (const sql of SCHEMA_SQL) await client.query(sql);
       const made = await client.query<Row>(
         `INSERT INTO understudy.decision (mode, kind, code, reason, figures) VALUES ($1, $2, $3, $4, $5) RETURNING number`,
-        [mode, verdict.kind, verdict.code, verdict.reason, JSON.stringify(verdict.figures)],
+        [mode, decision.kind, decision.code, decision.reason, JSON.stringify(decision.figures)],
       );
       const number = Number(made.rows[0]?.['number']);
       await client.query('DELETE FROM understudy.decision WHERE number <= $1', [number - KEPT]);
@@ -180,10 +187,10 @@ function decisionFrom(row: Row): DecisionRecord {
     number: Number(row['number']),
     at: row['at'] ?? '',
     mode: row['mode'] ?? '',
-    kind: (row['kind'] ?? 'wait') as Verdict['kind'],
-    code: (row['code'] ?? 'not-now') as Verdict['code'],
+    kind: (row['kind'] ?? 'wait') as Decision['kind'],
+    code: (row['code'] ?? 'not-now') as Decision['code'],
     reason: row['reason'] ?? '',
-    figures: JSON.parse(row['figures'] ?? '{}') as Verdict['figures'],
+    figures: JSON.parse(row['figures'] ?? '{}') as Decision['figures'],
     outcome: row['outcome'] ?? null,
     outcomeReason: row['outcome_reason'] ?? null,
     operation: row['operation'] ?? null,

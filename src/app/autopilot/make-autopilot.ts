@@ -10,6 +10,7 @@ import { closureOf, keptSeries, PLAN_DAYS } from '../plan/sources.js';
 import { Autopilot } from './autopilot.js';
 import { Decisions } from './decisions.js';
 import { AllowedHours } from './hours.js';
+import { Tuner } from './tuner.js';
 
 /** Operations that are looked through for how long a switch takes. */
 const PAST_SWITCHES = 30;
@@ -18,7 +19,7 @@ export interface AutopilotParts {
   readonly config: ResolvedConfig;
   readonly log: Log;
   readonly clock: Clock;
-  readonly shadow: Pick<ShadowControl, 'status'>;
+  readonly shadow: Pick<ShadowControl, 'status' | 'steer'>;
   readonly operations: Operations;
   readonly route: () => { readonly leader: Side | undefined; readonly finalized: boolean };
 }
@@ -52,6 +53,7 @@ export function makeAutopilot({ config, log, clock, shadow, operations, route }:
           data,
           closure: typeof closure === 'string' ? null : closure,
           live,
+          staleAllowanceMs: cutover.lagMsMax,
           nowMs,
           zone: autopilot.timezone,
           drainTimeoutMs: cutover.drainTimeoutMs,
@@ -61,6 +63,18 @@ export function makeAutopilot({ config, log, clock, shadow, operations, route }:
         signal,
       );
     },
+    tuner: !autopilot.steer
+      ? undefined
+      : new Tuner({
+          mode: autopilot.mode,
+          decisions,
+          steer: (command) => shadow.steer(command),
+          eagerFlushIntervalMs: config.shadow.flushIntervalMs,
+          lagMsMax: cutover.lagMsMax,
+          downAfterMs: autopilot.steerDownAfterMs,
+          log,
+        }),
+    logBudgetBytes: config.shadow.logBudgetBytes,
     route,
     shadow: () => shadow.status(),
     operationRunning: () => operations.running,

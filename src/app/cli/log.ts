@@ -37,8 +37,8 @@ function decisionLines(decision: DecisionRecord): readonly string[] {
   const figures = Object.entries(decision.figures).flatMap(([name, value]) =>
     value === null ? [] : [`${name} ${typeof value === 'number' ? Number(value.toPrecision(4)) : value}`],
   );
-  if (kind === 'suggest' || kind === 'cutover') lines.push(`  on ${figures.join(', ')}`);
-  if (kind === 'cutover') {
+  if (kind !== 'rest' && kind !== 'wait') lines.push(`  on ${figures.join(', ')}`);
+  if (kind === 'cutover' || (kind === 'tune' && outcome !== 'done')) {
     const which = operation === null ? '' : `, operation ${operation}`;
     lines.push(
       `  → ${outcome ?? 'no outcome was recorded'}${which}${outcomeReason === null ? '' : `: ${outcomeReason}`}`,

@@ -28,6 +28,7 @@ export interface PlanVerb {
 
 /** Where no configuration says otherwise. */
 const DRAIN_TIMEOUT_MS = 5_000;
+const STALE_ALLOWANCE_MS = 1_000;
 /** Operations that are looked through for how long a switch takes. */
 const PAST_SWITCHES = 30;
 
@@ -82,12 +83,13 @@ async function planOf(
     terminal.line(terminal.paint('yellow', `the catalogs could not be read: ${catalogs}`));
   const closure = typeof catalogs === 'string' ? null : catalogs;
   const fixedMs = config === null || fromFiles ? undefined : await pastSwitches(config);
-  const plan = await makePlanReport(
+  const { plan } = await makePlanReport(
     {
       ...(fixedMs === undefined ? {} : { fixedMs }),
       data,
       closure,
       live,
+      staleAllowanceMs: config?.cutover.lagMsMax ?? STALE_ALLOWANCE_MS,
       // A log may be of a day long gone: the plan is then for the hours that followed it.
       nowMs: fromFiles ? undefined : nowMs,
       zone: verb.timezone ?? 'UTC',

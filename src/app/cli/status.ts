@@ -159,7 +159,13 @@ function cutoverLines(cutover: CutoverStatus | null): readonly string[] {
   return lines;
 }
 
-function autopilotLines({ mode, verdict, plan, problem }: StatusReport['autopilot']): readonly string[] {
+function autopilotLines({
+  mode,
+  verdict,
+  plan,
+  tuning,
+  problem,
+}: StatusReport['autopilot']): readonly string[] {
   if (mode === 'off') return ['autopilot    off'];
   const says =
     verdict === null ? 'nothing decided yet' : `${verdict.kind} (${verdict.code}): ${verdict.reason}`;
@@ -167,6 +173,8 @@ function autopilotLines({ mode, verdict, plan, problem }: StatusReport['autopilo
   const best = plan?.windows[0];
   if (best !== undefined)
     lines.push(`  best window ${best.start} to ${best.end}, stall about ${formatMs(best.stallMs.value)}`);
+  if (tuning !== null)
+    lines.push(`  intensity ${tuning.intensity} since ${tuning.at}, by ${tuning.subset}: ${tuning.reason}`);
   if (problem !== null) lines.push(`  ${problem.code}: ${problem.message}`);
   return lines;
 }

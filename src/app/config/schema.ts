@@ -360,6 +360,14 @@ export const sections = {
       'suggest',
     ),
     checkIntervalMs: milliseconds('How often it looks at the situation.', 30_000, { max: 3_600_000 }),
+    steer: flag(
+      'Whether the plan sets how eager the shadow is, and what it copies first. An intensity set by hand is left alone.',
+      true,
+    ),
+    steerDownAfterMs: milliseconds(
+      'It is made less eager only after the reason for more has been gone for that long; more eager at once.',
+      600_000,
+    ),
     allowedHours: optionalText(
       'Hours in which it may switch or suggest to: days, times or both, separated by commas.',
       {

@@ -11,7 +11,10 @@ export const REFRESH_SECONDS = 60;
 const WRITES_SPREAD = 2;
 const WEEK_HOURS = 168;
 
+export type ChangingKeys = Pick<DivergenceInput, 'rewritten' | 'drift'>;
+
 interface KeyUse {
+  readonly table: string;
   heat: number;
   writes: number;
 }
@@ -20,11 +23,21 @@ interface KeyUse {
 export function hotOf(
   tables: ReadonlySet<string>,
   hotKeys: readonly HotKeys[],
-): { readonly hot: PlanSubset['hot']; readonly divergence: DivergenceInput } {
+): {
+  readonly hot: PlanSubset['hot'];
+  /** Without m, which takes a shadow. */
+  readonly changing: ChangingKeys;
+  /** By table, writes per hour of each of its keys that are hot. */
+  readonly writesPerHour: ReadonlyMap<string, readonly number[]>;
+} {
   const own = hotKeys.filter(({ table }) => tables.has(table));
   const lastMs = own.reduce((last, { startMs }) => Math.max(last, startMs), -Infinity);
   if (!Number.isFinite(lastMs))
-    return { hot: undefined, divergence: { rewritten: undefined, drift: undefined, stale: 0, sampled: 0 } };
+    return {
+      hot: undefined,
+      changing: { rewritten: undefined, drift: undefined },
+      writesPerHour: new Map(),
+    };
   const day = own.filter(({ startMs }) => startMs > lastMs - DAY_MS);
   const hours = new Set(day.map(({ startMs }) => startMs)).size;
   const { keys, heat } = added(day);
@@ -36,18 +49,23 @@ export function hotOf(
     held.push(key);
     sum += key.heat;
   }
+  const byTable = new Map<string, number[]>();
+  for (const { table, writes } of held) {
+    const rates = byTable.get(table);
+    if (rates === undefined) byTable.set(table, [writes / hours]);
+    else rates.push(writes / hours);
+  }
   return {
     hot: { share: heat > 0 ? Math.min(1, sum / heat) : 0, keys: held.length },
-    divergence: {
+    changing: {
       rewritten: rewrittenShare(
         held.map(({ writes }) => writes / hours),
         REFRESH_SECONDS,
         WRITES_SPREAD,
       ),
       drift: driftOf(own, lastMs),
-      stale: 0,
-      sampled: 0,
     },
+    writesPerHour: byTable,
   };
 }
 
@@ -59,7 +77,7 @@ function added(hours: readonly HotKeys[]): { readonly keys: Map<string, KeyUse>;
     heat += accesses;
     for (const { key, count, writes } of counted) {
       const name = `${table}\0${key}`;
-      const use = keys.get(name) ?? { heat: 0, writes: 0 };
+      const use = keys.get(name) ?? { table, heat: 0, writes: 0 };
       use.heat += count + (WRITE_WEIGHT - 1) * writes;
       use.writes += writes;
       heat += (WRITE_WEIGHT - 1) * writes;

@@ -2,16 +2,18 @@
 import type { Closure } from '../../capture/closure.js';
 import type { FitProgress } from '../../predict/fit-all.js';
 import type { PlanContext } from '../../predict/plan.js';
-import { ratesOf, stallSettings, type LiveShadow } from './measurements.js';
+import { freshnessOf, logBudgetUsed, ratesOf, stallSettings, type LiveShadow } from './measurements.js';
 import { planInThread } from './plan-thread.js';
 import { reportOf, type PlanReport } from './plan-report.js';
 import type { PlanData } from './series-data.js';
-import { subsetsOf } from './subsets.js';
+import { subsetsOf, type StaleBasis } from './subsets.js';
 
 export interface PlanRequest {
   readonly data: PlanData;
   readonly closure: Closure | null;
   readonly live: LiveShadow | undefined;
+  /** Older than that, a row of the shadow counts as stale. */
+  readonly staleAllowanceMs: number;
   /** undefined: the data's end. */
   readonly nowMs: number | undefined;
   readonly zone: string;
@@ -26,14 +28,21 @@ export interface PlanRequest {
 
 export const PLAN_DEFAULTS = { hoursAhead: 168, windows: 3 } as const;
 
+export interface Planned {
+  readonly plan: PlanReport;
+  /** By subset: what its divergence can be judged anew on as the shadow's lag changes. */
+  readonly bases: ReadonlyMap<string, StaleBasis>;
+}
+
 /** Throws `series-invalid`, `cancelled`. */
 export async function makePlanReport(
   request: PlanRequest,
   signal: AbortSignal,
   onProgress?: (progress: FitProgress) => void,
-): Promise<PlanReport> {
+): Promise<Planned> {
   const { data, closure, live } = request;
-  const subsets = subsetsOf(data, closure, request.nowMs, live?.copied);
+  const freshness = live === undefined ? undefined : freshnessOf(live, request.staleAllowanceMs);
+  const subsets = subsetsOf(data, closure, request.nowMs, freshness);
   const sizes = closure?.tables.reduce(
     (sum, { bytes, rows }) => ({ bytes: sum.bytes + bytes, rows: sum.rows + (rows ?? 0) }),
     { bytes: 0, rows: 0 },
@@ -43,8 +52,7 @@ export async function makePlanReport(
     zone: request.zone,
     ...ratesOf(live, sizes),
     stall: stallSettings(live, request.drainTimeoutMs, request.fixedMs),
-    logBudgetUsed:
-      request.logBudgetBytes > 0 ? Math.min(1, (live?.logBytes ?? 0) / request.logBudgetBytes) : 0,
+    logBudgetUsed: logBudgetUsed(live, request.logBudgetBytes),
     durationsByHour: subsets.durationsByHour,
     transactionsPerStatement: subsets.transactionsPerStatement,
     hoursAhead: request.hoursAhead,
@@ -52,5 +60,10 @@ export async function makePlanReport(
   };
   const inputs = [...subsets.subsets, subsets.whole].map(({ input }) => input);
   const rows = await planInThread({ subsets: inputs, context }, signal, onProgress);
-  return reportOf(rows, subsets, context, data.origin, live?.phase ?? null);
+  return {
+    plan: reportOf(rows, subsets, context, data.origin, live?.phase ?? null),
+    bases: new Map(
+      [...subsets.subsets, subsets.whole].map(({ input, staleness }) => [input.subset, staleness]),
+    ),
+  };
 }

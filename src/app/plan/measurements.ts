@@ -2,6 +2,7 @@
 import type { OperationReport, ShadowStatus, StreamStatus } from '../../core/ports.js';
 import { medianOf } from '../../predict/numeric.js';
 import type { PlanContext } from '../../predict/plan.js';
+import type { Freshness } from '../../predict/staleness.js';
 import type { Rate } from '../../predict/timeline.js';
 
 /** Guesses of a copy between two machines of today, over a network; `samples: 0` says that they are. */
@@ -47,6 +48,16 @@ export function liveShadow(status: ShadowStatus): LiveShadow {
     copy: status.copy,
     logBytes: forward?.logBytes ?? null,
   };
+}
+
+/** What the shadow holds of each table and how late it is, for the divergence's term m. */
+export function freshnessOf({ copied, lagMs }: LiveShadow, allowanceMs: number): Freshness {
+  return { copied, lagMs, allowanceMs };
+}
+
+/** Retained log in relation to its budget, 0…1; a budget of 0 is none. */
+export function logBudgetUsed(live: LiveShadow | undefined, budgetBytes: number): number {
+  return budgetBytes > 0 ? Math.min(1, (live?.logBytes ?? 0) / budgetBytes) : 0;
 }
 
 export interface MeasuredSizes {

@@ -9,7 +9,8 @@ import { groupByPairs, type PairGrouping, type ShareEstimate } from '../../predi
 import type { PlanSubset } from '../../predict/plan.js';
 import { buildSeries, HOUR_MS, type Series } from '../../predict/series.js';
 import type { DurationSample } from '../../predict/stall.js';
-import { hotOf } from './hot-keys.js';
+import { staleShare, type Freshness, type HotRows } from '../../predict/staleness.js';
+import { hotOf, type ChangingKeys } from './hot-keys.js';
 import type { PlanData } from './series-data.js';
 
 /** A whole that is smaller than this is none: a shared grid of hours, most of them unknown, teaches nothing. */
@@ -27,6 +28,7 @@ export interface SubsetCrossing {
 
 export interface PlannedSubset {
   readonly input: PlanSubset;
+  readonly staleness: StaleBasis;
   readonly crossing: ShareEstimate;
   /** By share of the smaller's transactions. */
   readonly crossings: readonly SubsetCrossing[];
@@ -47,16 +49,23 @@ export interface Subsets {
   readonly notes: readonly string[];
 }
 
+/** What its divergence is made of, but for how stale the shadow is at the moment that it is asked for. */
+export interface StaleBasis {
+  readonly changing: ChangingKeys;
+  readonly rows: readonly HotRows[];
+}
+
 /**
- * `nowMs`: undefined takes the end of the data, for logs of a day gone by. `copied`: the share of a table that a shadow holds
- * already, 0…1.
+ * `nowMs`: undefined takes the end of the data, for logs of a day gone by. `freshness`: what a shadow holds already, and how late
+ * it is.
  */
 export function subsetsOf(
   data: PlanData,
   closure: Closure | null,
   nowMs: number | undefined,
-  copied: ReadonlyMap<string, number> = new Map(),
+  freshness?: Freshness,
 ): Subsets {
+  const copied: Freshness['copied'] = freshness?.copied ?? new Map<string, number>();
   const naming = closure === null ? withDefaultSchema(data) : data;
   const catalog = new Map((closure?.tables ?? []).map((table) => [table.table, table]));
   const roots = new Map(
@@ -78,22 +87,31 @@ export function subsetsOf(
     members: readonly string[],
     crossing: ShareEstimate,
     notes: readonly string[],
-  ): PlanSubset => {
+  ): Pick<PlannedSubset, 'input' | 'staleness'> => {
     const bytes = members.reduce(
       (sum, table) => sum + (catalog.get(table)?.bytes ?? 0) * (1 - (copied.get(table) ?? 0)),
       0,
     );
-    return {
+    const own = members.filter((table) => !roots.has(table));
+    const { hot, changing, writesPerHour } = hotOf(new Set(own), naming.hotKeys);
+    const heats = new Map(own.map((table) => [table, grid.totalHeat(table)]));
+    const staleness: StaleBasis = { changing, rows: hotRows(members, roots, catalog, heats, writesPerHour) };
+    const input = {
       subset,
       tables: members,
       bytes: closure === null ? undefined : Math.round(bytes),
       observedMs: grid.observedMs,
       ...grid.seriesOf(members),
-      ...hotOf(new Set(members.filter((table) => !roots.has(table))), naming.hotKeys),
+      hot,
+      divergence: {
+        ...changing,
+        stale: freshness === undefined ? undefined : staleShare(staleness.rows, freshness),
+      },
       durationsMs: durations.all,
       crossingShare: crossing.value,
       notes,
     };
+    return { input, staleness };
   };
   const nothing = { value: 0, low: 0, high: 0 };
   const tiesIn = (members: readonly string[]): readonly Tie[] => {
@@ -103,13 +121,13 @@ export function subsetsOf(
   };
   return {
     subsets: groups.map(({ name, tables: members, crossing, crossings }) => ({
-      input: make(name, members, crossing, []),
+      ...make(name, members, crossing, []),
       crossing,
       crossings,
       ties: tiesIn(members),
     })),
     whole: {
-      input: make(WHOLE_DATABASE, tables, nothing, []),
+      ...make(WHOLE_DATABASE, tables, nothing, []),
       crossing: nothing,
       crossings: [],
       ties: [],
@@ -121,6 +139,33 @@ export function subsetsOf(
     unknown: [...unknownOf(naming, closure, missing), ...(closure?.unknown ?? [])],
     notes: grid.notes,
   };
+}
+
+/** The tables that hold rows; a partition has its share of what its root's heat and keys are. */
+function hotRows(
+  members: readonly string[],
+  roots: ReadonlyMap<string, string>,
+  catalog: ReadonlyMap<string, { readonly bytes: number }>,
+  heats: ReadonlyMap<string, number>,
+  writesPerHour: ReadonlyMap<string, readonly number[]>,
+): readonly HotRows[] {
+  const bytesOf = (table: string): number => Math.max(1, catalog.get(table)?.bytes ?? 0);
+  const leaves = new Map<string, number>();
+  for (const table of members) {
+    const root = roots.get(table);
+    if (root !== undefined) leaves.set(root, (leaves.get(root) ?? 0) + bytesOf(table));
+  }
+  return members
+    .filter((table) => !leaves.has(table))
+    .map((table) => {
+      const root = roots.get(table) ?? table;
+      const share = bytesOf(table) / (leaves.get(root) ?? bytesOf(table));
+      return {
+        table,
+        weight: (heats.get(root) ?? 0) * share,
+        writesPerHour: writesPerHour.get(root),
+      };
+    });
 }
 
 /**

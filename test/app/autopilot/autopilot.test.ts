@@ -8,14 +8,23 @@ import { PostgresSeriesStore, SERIES_CONNECTION } from '../../../src/capture/ser
 import type { DatabaseEndpoint } from '../../../src/core/ports.js';
 import { connectControl } from '../../../src/core/postgres.js';
 import { HOUR_MS } from '../../../src/predict/series.js';
-import { databasePair, until } from '../../support/servers.js';
-import { Stack, type Status } from '../../support/stack.js';
+import { databasePair, until, type DatabasePair } from '../../support/servers.js';
+import { Stack } from '../../support/stack.js';
 import { emptyBatch, interval, point } from '../plan/shop-series.js';
 
-/** A status is a dozen questions to two servers: asked without pause, it takes the core from what it waits for. */
-async function seldom(stack: Stack): Promise<Status> {
-  await new Promise((resolve) => setTimeout(resolve, 150));
-  return stack.status();
+/** Waits for a decision, asking the destination itself: a status asked for again and again takes the core from the loop. */
+async function decided(pair: DatabasePair, condition: string, count = 1): Promise<void> {
+  await until(
+    async () => {
+      const found = await pair.onDestination
+        .query<{
+          n: string;
+        }>(`SELECT pg_catalog.count(*) AS n FROM understudy.decision WHERE ${condition}`)
+        .catch(() => ({ rows: [] }));
+      return Number(found.rows[0]?.n ?? 0) >= count;
+    },
+    { timeoutMs: 120_000, what: `a decision: ${condition}` },
+  );
 }
 
 /** Once it is known which side leads. */
@@ -58,7 +67,7 @@ test('a process that may switch by itself does so in its window, not against pre
   await using stack = await Stack.start({
     ...pair,
     yaml: [
-      'autopilot: { mode: on, checkIntervalMs: 200, observedHoursMin: 24, retryFirstMs: 300, retryMaxMs: 600, stallMaxMs: 60000 }',
+      'autopilot: { mode: on, checkIntervalMs: 200, observedHoursMin: 24, retryFirstMs: 300, retryMaxMs: 600, stallMaxMs: 60000, steerDownAfterMs: 1 }',
     ].join('\n'),
   });
   // A session that can't be moved stands in the way from the beginning.
@@ -78,9 +87,7 @@ test('a process that may switch by itself does so in its window, not against pre
     ]);
     return JSON.parse(stdout.trim().split('\n').at(-1) ?? '') as Awaited<ReturnType<typeof log>>;
   };
-  const tries = async (): Promise<number> =>
-    Number((await seldom(stack)).autopilot.verdict?.figures['tries'] ?? 0);
-  await until(async () => (await tries()) > 1, { timeoutMs: 120_000, what: 'two tries' });
+  await decided(pair, `kind = 'cutover'`, 2);
   // The newest may be under way.
   expect((await log()).decisions.find(({ outcome }) => outcome === 'refused')).toMatchObject({
     kind: 'cutover',
@@ -88,16 +95,23 @@ test('a process that may switch by itself does so in its window, not against pre
   });
   expect((await stack.status()).route?.side).toBe('source');
 
+  // Nothing is stale, no pattern is known, and half of the lag that a cutover allows is what a change may wait for.
+  await decided(pair, `kind = 'tune' AND outcome = 'done'`);
+  const { shadow, autopilot } = await stack.status();
+  expect(shadow.steering).toMatchObject({ intensity: 0.6, flushIntervalMs: 492 });
+  expect(autopilot.tuning).toMatchObject({ intensity: 0.6, subset: 'public.t' });
+  expect((await log()).decisions.find(({ kind }) => kind === 'tune')?.figures).toMatchObject({
+    was: 1,
+    m: 0,
+    c: null,
+  });
+
   await pinned.end();
-  await until(async () => (await seldom(stack)).route?.side === 'destination', {
-    timeoutMs: 120_000,
-    what: `the switch\n${stack.output}`,
-  });
-  await until(async () => (await seldom(stack)).autopilot.verdict?.code === 'destination-leads', {
-    what: 'the loop to rest',
-  });
+  await decided(pair, `outcome = 'done' AND kind = 'cutover'`);
+  expect((await stack.status()).route?.side).toBe('destination');
+  await decided(pair, `code = 'destination-leads'`);
   const { decisions, operations } = await log();
-  const done = decisions.find(({ outcome }) => outcome === 'done');
+  const done = decisions.find(({ kind, outcome }) => kind === 'cutover' && outcome === 'done');
   expect(done).toMatchObject({ kind: 'cutover', code: 'window', mode: 'on' });
   expect(done?.figures['stallHighMs']).toBeGreaterThan(0);
   expect(operations[0]).toMatchObject({ id: done?.operation, kind: 'cutover', state: 'done' });
@@ -106,9 +120,7 @@ test('a process that may switch by itself does so in its window, not against pre
   expect(captured.stdout).toMatch(/statements since .* by the running process: 0 not counted/);
 
   await stack.operate('rollback');
-  await until(async () => (await seldom(stack)).autopilot.verdict?.code === 'rolled-back', {
-    what: 'the rollback to be noticed',
-  });
+  await decided(pair, `code = 'rolled-back'`);
   expect((await stack.status()).route?.side).toBe('source');
   expect((await log()).decisions[0]).toMatchObject({ kind: 'rest', code: 'rolled-back' });
 }, 300_000);

@@ -1,0 +1,72 @@
+/** Plans as `decide` and `tune` are given them. */
+import type { PlanReport, SubsetReport, WindowReport } from '../../../src/app/plan/plan-report.js';
+
+export const NOW_MS = Date.UTC(2026, 2, 2, 3, 20);
+export const iso = (ms: number): string => new Date(ms).toISOString();
+
+export function window(over: Partial<WindowReport> = {}): WindowReport {
+  return {
+    start: iso(NOW_MS - 20 * 60_000),
+    end: iso(NOW_MS + 40 * 60_000),
+    stallMs: { value: 60, low: 30, high: 200 },
+    stalledStatements: { value: 2, low: 1, high: 5 },
+    regret: 0,
+    abortProbability: 0,
+    statementsPerSecond: 30,
+    confidence: 'high',
+    reason: '',
+    ...over,
+  };
+}
+
+export const judged = (value: number, confidence: 'none' | 'high' = 'high'): SubsetReport['divergence'] => ({
+  value,
+  low: value,
+  high: value,
+  terms: {},
+  confidence,
+  reason: 'By test.',
+});
+
+export function subset(over: Partial<SubsetReport> = {}): SubsetReport {
+  return {
+    subset: 'all',
+    tables: ['t'],
+    bytes: 0,
+    priority: judged(1),
+    heat: { now: judged(1), nextHour: judged(1), nextDay: judged(1) },
+    hot: null,
+    divergence: judged(0, 'none'),
+    intensity: judged(0),
+    copySeconds: null,
+    readySeconds: null,
+    converges: true,
+    windows: [window()],
+    earliest: window(),
+    crossing: { value: 0, low: 0, high: 0, with: [] },
+    ties: [],
+    forecast: [],
+    history: [],
+    historyStart: null,
+    notes: [],
+    ...over,
+  };
+}
+
+export function plan(whole: SubsetReport = subset(), over: Partial<PlanReport> = {}): PlanReport {
+  const rate = { value: 1, low: 1, high: 1, samples: 0 };
+  return {
+    version: 1,
+    asOf: iso(NOW_MS - 60_000),
+    zone: 'UTC',
+    origin: 'test',
+    observed: { from: '', until: '', hours: 500 },
+    subsets: [],
+    whole,
+    rates: { copyBytesPerSecond: rate, applyChangesPerSecond: rate },
+    shadow: 'following',
+    unknown: [],
+    notes: [],
+    ...over,
+  };
+}
