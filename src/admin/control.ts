@@ -31,6 +31,7 @@ export interface OperationOptions {
   readonly dryRun?: boolean;
   /** verify: forward compares the destination with the source. Absent: by the present route. */
   readonly direction?: Direction;
+  /** verify: those alone. shadow prioritise: those first. As `schema.table`. */
   readonly tables?: readonly string[];
   /** verify: mend what differs. */
   readonly repair?: boolean;

@@ -32,7 +32,8 @@ const OPTIONS = {
   remove: z.strictObject({ destinationLost: bool }),
   abort: z.strictObject({}),
   shadow: z.strictObject({
-    action: z.enum(['pause', 'resume', 'intensity', 'skip']),
+    action: z.enum(['pause', 'resume', 'intensity', 'prioritise', 'skip']),
+    tables: z.array(z.string().max(200)).max(10_000).optional(),
     value: z.number().min(0).max(1).optional(),
     note: z.string().max(500).optional(),
   }),

@@ -157,28 +157,33 @@ function controlVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> {
         ),
     )
     .command(
-      'shadow <action> [value]',
-      'Steer the running shadow: pause or resume its copy, its intensity, skip a change it is stuck at',
+      'shadow <action> [values..]',
+      'Steer the running shadow: its copy, its intensity, which tables come first, skip a change it is stuck at',
       (argv) =>
         argv
           .positional('action', {
-            choices: ['pause', 'resume', 'intensity', 'skip'] as const,
+            choices: ['pause', 'resume', 'intensity', 'prioritise', 'skip'] as const,
             demandOption: true,
             describe: 'What to do',
           })
-          .positional('value', { type: 'number', describe: 'The intensity, 0 to 1' })
+          .positional('values', {
+            type: 'string',
+            array: true,
+            describe: 'The intensity, 0 to 1; or the tables, as schema.name, that are copied first',
+          })
           .option('note', {
             type: 'string',
             requiresArg: true,
             describe: 'Why a change is skipped; recorded',
           })
           .example('$0 shadow intensity 0.3', '')
+          .example('$0 shadow prioritise public.orders public.item', 'none: in the usual order')
           .example('$0 shadow skip --note "fixed by hand"', ''),
       (args) =>
         runVerb(args, async (terminal) =>
           (await import('./cli/operate.js')).runShadow(terminal, adminOf(args), {
             action: args.action,
-            ...(args.value === undefined ? {} : { value: args.value }),
+            values: args.values ?? [],
             ...(args.note === undefined ? {} : { note: args.note }),
           }),
         ),

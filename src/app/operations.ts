@@ -155,18 +155,23 @@ export class Operations {
 }
 
 /** Throws `request-invalid` for an intensity without a value. */
-function commandOf({ action, value, note }: OperationOptions): ShadowCommand {
+function commandOf({ action, value, note, tables }: OperationOptions): ShadowCommand {
   switch (action) {
     case 'pause':
     case 'resume':
       return { action };
     case 'skip':
       return { action, note: note ?? '' };
+    case 'prioritise':
+      return { action, tables: tables ?? [] };
     case 'intensity':
       if (value !== undefined) return { action, value };
       throw new UnderstudyError('request-invalid', 'an intensity needs a value from 0 to 1');
     case undefined:
-      throw new UnderstudyError('request-invalid', 'which action? pause, resume, intensity or skip');
+      throw new UnderstudyError(
+        'request-invalid',
+        'which action? pause, resume, intensity, prioritise or skip',
+      );
     default:
       return unreachable(action);
   }

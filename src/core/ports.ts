@@ -239,6 +239,9 @@ export type ShadowCommand =
   | { readonly action: 'pause' | 'resume' }
   /** 0…1, how eagerly the shadow is kept fresh. Holds until the process ends. */
   | { readonly action: 'intensity'; readonly value: number }
+  /** What is still to be copied comes in this order, before all other tables; an order asked for before is forgotten. The
+   *  copy turns to it after the chunk at hand. Tables are `schema.name`; none of them is every table in its usual order. */
+  | { readonly action: 'prioritise'; readonly tables: readonly string[] }
   /** Leave the change out at which a lane is stuck; the decision is recorded beside the stream's progress. */
   | { readonly action: 'skip'; readonly note: string };
 
@@ -247,6 +250,8 @@ export interface ShadowSteering {
   readonly intensity: number;
   /** A change waits for at most that long for others to be written with it. */
   readonly flushIntervalMs: number;
+  /** Tables that are copied before all others, in this order. */
+  readonly first?: readonly string[];
   readonly stuck: readonly StuckChange[];
   /** What `skip` left out. */
   readonly skipped?: StuckChange;

@@ -1,9 +1,12 @@
 /**
- * Copies every table through the forward lane, hot or not, in chunks that the stream orders.
+ * Copies every table through the forward lane, in chunks that the stream orders.
  *
  * Readers work side by side, each on one table at a time, a few chunks ahead of the lane. A table's chunks are written
  * in key order: where one has to be read again, so have those behind it. What is written is recorded with its border,
  * so a restart goes on behind the last border; what was in flight is read again.
+ *
+ * A reader whose table is outranked by one that waits (see pace.ts) puts it back behind its last border and takes the
+ * other: tables come in the order that is asked for, as soon as it is.
  *
  * Ends once every table is copied and no key is left that the stream could not complete.
  */
@@ -12,6 +15,7 @@ import type { Log } from '../core/log.js';
 import type { DatabaseEndpoint, TableProgress } from '../core/ports.js';
 import { asUnderstudyError, UnderstudyError } from '../core/errors.js';
 import type { LaneState } from './lane-state.js';
+import type { Pace } from './pace.js';
 import type { ApplyTable, Key } from './postgres/apply-table.js';
 import { emit, openReader, readChunk } from './postgres/chunk-reader.js';
 import type { Chunk, ChunkOutcome } from './postgres/chunk.js';
@@ -53,6 +57,13 @@ interface Progress {
   done: boolean;
 }
 
+/** A table that is not copied to its end. */
+interface Work {
+  readonly table: ApplyTable;
+  /** What is copied up to. */
+  readonly border: Key | null;
+}
+
 interface InFlight {
   readonly chunk: Chunk;
   readonly outcome: Promise<ChunkOutcome>;
@@ -69,8 +80,7 @@ export class Copier {
   readonly #settings: CopierSettings;
   readonly #clock: Clock;
   readonly #log: Log;
-  readonly #paused: () => boolean;
-  readonly #restMs: (busyMs: number) => number;
+  readonly #pace: Pace;
   readonly #progress = new Map<string, Progress>();
   #nextChunk = 1;
 
@@ -81,10 +91,7 @@ export class Copier {
     context: {
       readonly clock: Clock;
       readonly log: Log;
-      /** Reading waits while this is true. */
-      readonly paused: () => boolean;
-      /** Milliseconds to rest after a chunk that took that many. */
-      readonly restMs: (busyMs: number) => number;
+      readonly pace: Pace;
     },
   ) {
     this.#lane = lane;
@@ -92,8 +99,7 @@ export class Copier {
     this.#settings = settings;
     this.#clock = context.clock;
     this.#log = context.log;
-    this.#paused = context.paused;
-    this.#restMs = context.restMs;
+    this.#pace = context.pace;
     for (const table of tables) this.#progress.set(table.name, { rows: 0, done: false });
   }
 
@@ -118,10 +124,10 @@ export class Copier {
       readTableCopies(session),
     );
     this.#load(copies);
-    const open = this.#tables.filter((table) => !this.#of(table).done);
-    // The largest first: they decide how long the whole takes.
-    open.sort((a, b) => b.info.bytes - a.info.bytes);
-    await this.#sideBySide(open, copies, signal);
+    const open = this.#tables
+      .filter((table) => !this.#of(table).done)
+      .map((table): Work => ({ table, border: copies.get(table.name)?.border ?? null }));
+    await this.#sideBySide(open, signal);
     await this.#pendingKeys(signal);
   }
 
@@ -145,20 +151,20 @@ export class Copier {
     return progress;
   }
 
-  async #sideBySide(
-    tables: ApplyTable[],
-    copies: ReadonlyMap<string, TableCopy>,
-    signal: AbortSignal,
-  ): Promise<void> {
+  async #sideBySide(open: Work[], signal: AbortSignal): Promise<void> {
     const failed = new AbortController();
     const either = AbortSignal.any([signal, failed.signal]);
     const reader = async (): Promise<void> => {
-      for (let table = tables.shift(); table !== undefined; table = tables.shift()) {
+      for (let work = this.#next(open); work !== undefined; work = this.#next(open)) {
+        const { table } = work;
         const session = await openReader(this.#settings.source);
         endOnAbort(session, either, 0);
         try {
           if (table.key === null) await this.#whole(session, table, either);
-          else await this.#chunked(session, table, copies.get(table.name)?.border ?? null, either);
+          else {
+            const border = await this.#chunked(session, work, () => this.#outranked(table, open), either);
+            if (!this.#of(table).done) open.push({ table, border });
+          }
         } finally {
           await closeSession(session);
         }
@@ -178,12 +184,23 @@ export class Copier {
     if (failure !== undefined) throw asUnderstudyError(failure.reason, 'copy-failed', 'copying');
   }
 
+  #next(open: Work[]): Work | undefined {
+    open.sort((a, b) => this.#pace.compare(a.table, b.table));
+    return open.shift();
+  }
+
+  #outranked(table: ApplyTable, open: readonly Work[]): boolean {
+    const rank = this.#pace.rank(table.name);
+    return open.some((other) => this.#pace.rank(other.table.name) < rank);
+  }
+
+  /** Copies a table to its end, or until it is to yield; returns what it is copied up to. */
   async #chunked(
     session: Session,
-    table: ApplyTable,
-    border: Key | null,
+    { table, border }: Work,
+    yields: () => boolean,
     signal: AbortSignal,
-  ): Promise<void> {
+  ): Promise<Key | null> {
     const inFlight: InFlight[] = [];
     const progress = this.#of(table);
     let written = border;
@@ -192,7 +209,7 @@ export class Copier {
     let rows = this.#firstRows(table);
     try {
       for (;;) {
-        while (!atEnd && inFlight.length < CHUNKS_AHEAD) {
+        while (!atEnd && inFlight.length < CHUNKS_AHEAD && !yields()) {
           signal.throwIfAborted();
           const flying = await this.#fly(session, table, { lower: next, pendingKeyId: null }, rows, signal);
           inFlight.push(flying);
@@ -208,6 +225,7 @@ export class Copier {
           inFlight.shift();
           progress.rows += first.chunk.read?.rows ?? 0;
           written = first.chunk.read?.upper ?? written;
+          progress.done = first.chunk.read?.upper === null;
         } else {
           this.#log.debug({ table: table.name, outcome }, 'a chunk is read again');
           this.#forget(inFlight);
@@ -219,7 +237,7 @@ export class Copier {
     } finally {
       this.#forget(inFlight);
     }
-    progress.done = true;
+    return written;
   }
 
   /** low, read, high; resolves once `high` is emitted. */
@@ -230,7 +248,7 @@ export class Copier {
     rows: number,
     signal: AbortSignal,
   ): Promise<InFlight> {
-    while (this.#paused()) await this.#clock.sleep(PAUSED_POLL_MS, signal);
+    while (this.#pace.copyWaits) await this.#clock.sleep(PAUSED_POLL_MS, signal);
     let settle: (outcome: ChunkOutcome) => void = () => undefined;
     const outcome = new Promise<ChunkOutcome>((resolve) => (settle = resolve));
     const startedMs = this.#clock.monotonicMs();
@@ -245,13 +263,22 @@ export class Copier {
         await this.#clock.sleep(STALE_PAUSE_MS, signal);
       }
       await emit(session, { t: 'high', chunk: id });
-      const restMs = this.#restMs(this.#clock.monotonicMs() - startedMs);
-      if (restMs >= 1) await this.#clock.sleep(restMs, signal);
+      await this.#rest(this.#clock.monotonicMs() - startedMs, signal);
     } catch (error) {
       this.#lane.windows.discard(chunk);
       throw error;
     }
     return { chunk, outcome };
+  }
+
+  /** As long as the pace says, which may change meanwhile. */
+  async #rest(busyMs: number, signal: AbortSignal): Promise<void> {
+    const startedMs = this.#clock.monotonicMs();
+    for (;;) {
+      const leftMs = startedMs + this.#pace.copyRestMs(busyMs) - this.#clock.monotonicMs();
+      if (leftMs < 1) return;
+      await this.#clock.sleep(Math.min(leftMs, PAUSED_POLL_MS), signal);
+    }
   }
 
   #forget(inFlight: InFlight[]): void {

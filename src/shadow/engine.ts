@@ -18,7 +18,6 @@ import type { Log } from '../core/log.js';
 import type {
   CatalogFingerprint,
   Direction,
-  Finding,
   RecentVerifyReport,
   ShadowCommand,
   ResumeOptions,
@@ -28,20 +27,19 @@ import type {
   ShadowSteering,
   ShadowWarning,
   Side,
-  StuckChange,
   TableName,
   VerifyOptions,
   VerifyProgress,
   VerifyReport,
 } from '../core/ports.js';
 import type { Position } from '../core/position.js';
-import { asUnderstudyError, unreachable, UnderstudyError } from '../core/errors.js';
-import { Backoff } from './backoff.js';
+import { asUnderstudyError, UnderstudyError } from '../core/errors.js';
+import { Condition, isBefore, notReady } from './condition.js';
 import { Copier } from './copier.js';
-import { copyRestMs, flushIntervalMs } from './intensity.js';
 import { Lane } from './lane.js';
 import { LogBudget } from './log-budget.js';
-import { repairRows, repairWhole } from './repair.js';
+import { Pace } from './pace.js';
+import { repairTable } from './repair.js';
 import { RecentKeys } from './recent-keys.js';
 import {
   buildAfterCopy,
@@ -50,6 +48,7 @@ import {
   ensureStream,
   type StageContext,
 } from './schema-stage.js';
+import { Steering } from './steering.js';
 import { SHADOW_DEFAULTS, type ShadowOptions, type ShadowSettings } from './settings.js';
 import { Verification } from './verification.js';
 import { analyzeAll, analyzeStale, refreshMaterializedViews } from './postgres/analyze.js';
@@ -60,16 +59,14 @@ import { installDdlNotice } from './postgres/ddl-notice.js';
 import { readFingerprint } from './postgres/fingerprint.js';
 import { ensureIdentities } from './postgres/identity.js';
 import {
-  addCopySeconds,
   ensureRecords,
   readFingerprintRecord,
   readSourcePlan,
   readState,
   writeFingerprint,
-  writePhase,
   writeReversePrepared,
 } from './postgres/records.js';
-import { closeSession, endOnAbort, openSession, withSession, type Session } from './postgres/statement.js';
+import { endOnAbort, openSession, withSession, type Session } from './postgres/statement.js';
 import { tableKey, type TableInfo } from './postgres/table.js';
 import { ensurePublication, streamNames } from './postgres/slot.js';
 import { readTables } from './postgres/tables.js';
@@ -84,18 +81,9 @@ export interface ShadowEngineContext {
   readonly onPhase?: (phase: ShadowPhase) => void;
 }
 
-const PHASE_ORDER: readonly ShadowPhase[] = [
-  'building-schema',
-  'copying',
-  'indexing',
-  'analyzing',
-  'following',
-];
-
 /** What is done there waits for the stream. */
 const COPY_PHASES: ReadonlySet<ShadowPhase> = new Set(['copying', 'indexing', 'analyzing']);
 
-const WARNINGS_MAX = 100;
 /** While a lane is further behind, its changed keys are not compared: both servers have better things to do. */
 const TRIM_LAG_MAX_MS = 1000;
 const LOG_TIGHT: ShadowWarning = {
@@ -114,17 +102,12 @@ export class ShadowEngine implements ShadowControl {
   readonly #forward: Lane;
   readonly #reverse: Lane;
   readonly #schema: SchemaFollower;
-  readonly #warnings = new Map<string, ShadowWarning>();
+  readonly #pace = new Pace();
+  readonly #steering: Steering;
+  readonly #condition: Condition;
   readonly #built = new Map<Side, CatalogFingerprint>();
-  #phase: ShadowPhase = 'idle';
-  #failure: UnderstudyError | undefined;
-  #trouble = new Map<string, UnderstudyError>();
   #tables: readonly TableInfo[] = [];
   #copier: Copier | undefined;
-  #paused = false;
-  #intensity = 1;
-  #copySeconds = 0;
-  #copyStartedMs: number | undefined;
   #reverseStarted = false;
   #stopping = new AbortController();
   /** Outlives a failure: a shadow that failed keeps log as one that follows does. */
@@ -144,6 +127,17 @@ export class ShadowEngine implements ShadowControl {
     this.#context = context;
     this.#log = context.log.child({ part: 'shadow' });
     this.#recent = new RecentKeys(this.#settings.recentKeysMax);
+    this.#condition = new Condition(this.#settings, {
+      log: this.#log,
+      clock: context.clock,
+      random: context.random ?? Math.random,
+      onPhase: context.onPhase,
+      onFailed: (error) => {
+        this.#forward.state.fail(error);
+        this.#reverse.state.fail(error);
+        this.#stopping.abort(error);
+      },
+    });
     this.#forward = this.#lane('forward');
     this.#schema = new SchemaFollower({
       forward: this.#forward,
@@ -151,13 +145,13 @@ export class ShadowEngine implements ShadowControl {
       log: this.#log,
       lookIntervalMs: this.#settings.fingerprintIntervalMs,
       adopt: (tables) => this.#adopt(tables),
-      onTrouble: (error) => this.#setTrouble('schema', error),
-      onPaused: () => this.#enter('paused'),
+      onTrouble: (error) => this.#condition.trouble('schema', error),
+      onPaused: () => this.#condition.enter('paused'),
     });
     this.#forward.state.onSchemaNotice = () => {
       this.#schema.notice();
       // A stream that stands holds up the copy too; where everything is copied, the look is enough.
-      if (this.#forward.state.haltedAt !== null && COPY_PHASES.has(this.#phase))
+      if (this.#forward.state.haltedAt !== null && COPY_PHASES.has(this.#condition.phase))
         this.#attempt.abort(schemaMoved());
     };
     this.#reverse = this.#lane('reverse');
@@ -173,6 +167,18 @@ export class ShadowEngine implements ShadowControl {
       clock: context.clock,
       log: this.#log,
       onSpent: (spent) => this.#logSpent(spent),
+    });
+    this.#pace.hurried = () => this.#budget.tight;
+    this.#steering = new Steering({
+      pace: this.#pace,
+      log: this.#log,
+      eagerMs: this.#settings.flushIntervalMs,
+      lanes: [this.#forward, this.#reverse],
+      known: (name) => this.#tables.some((table) => tableKey(table) === name),
+      onChange: () => {
+        this.#forward.state.wake();
+        this.#reverse.state.wake();
+      },
     });
     this.#verification = new Verification({
       endpoints: { source: this.#settings.source, destination: this.#settings.destination },
@@ -203,58 +209,32 @@ export class ShadowEngine implements ShadowControl {
     this.#ending.abort(stopped);
     await Promise.all([this.#running, this.#budgeting]);
     await Promise.all([this.#forward.stop(), this.#reverse.stop(), this.#verification.close()]);
-    if (this.#phase !== 'failed' && this.#phase !== 'idle') this.#enter('stopped');
+    this.#condition.stopped();
     this.#running = undefined;
   }
 
   async #run(signal: AbortSignal): Promise<void> {
-    const { retryFirstMs, retryMaxMs } = this.#settings;
-    const random = this.#context.random ?? Math.random;
-    const backoff = new Backoff({ firstMs: retryFirstMs, maxMs: retryMaxMs, random });
-    while (!signal.aborted) {
-      const sessions: Session[] = [];
-      this.#attempt = new AbortController();
-      try {
-        await this.#pipeline(AbortSignal.any([signal, this.#attempt.signal]), sessions, () => {
-          backoff.reset();
-          this.#setTrouble('engine', undefined);
-        });
-      } catch (thrown) {
-        if (signal.aborted) break;
-        if (this.#attempt.signal.aborted) continue;
-        const error = this.#failure ?? asUnderstudyError(thrown, 'internal', 'the shadow');
-        if (!error.retryable) {
-          this.#fail(error);
-          break;
-        }
-        const pauseMs = backoff.next();
-        this.#setTrouble('engine', error);
-        this.#log.warn({ code: error.code, reason: error.message, pauseMs }, 'the shadow was interrupted');
-        await this.#context.clock.sleep(pauseMs, signal).catch(() => undefined);
-      } finally {
-        this.#stopCopyClock();
-        await Promise.all(sessions.map((session) => closeSession(session)));
-      }
-    }
-    if (this.#failure !== undefined) await Promise.all([this.#forward.stop(), this.#reverse.stop()]);
+    await this.#condition.keepTrying(
+      signal,
+      (sessions, reached) => {
+        this.#attempt = new AbortController();
+        return this.#pipeline(AbortSignal.any([signal, this.#attempt.signal]), sessions, reached);
+      },
+      () => this.#attempt.signal.aborted,
+    );
+    if (this.#condition.failure !== undefined) await this.#stopLanes();
+  }
+
+  async #stopLanes(): Promise<void> {
+    await Promise.all([this.#forward.stop(), this.#reverse.stop()]);
   }
 
   /** Also where the shadow failed before for another reason, which stays the one that is told. */
   async #logSpent(spent: UnderstudyError): Promise<void> {
-    this.#warnings.set(spent.code, { code: spent.code, message: spent.message });
-    this.#fail(spent);
-    await Promise.all([this.#forward.stop(), this.#reverse.stop()]);
+    this.#condition.warn(spent.code, { code: spent.code, message: spent.message });
+    this.#condition.fail(spent);
+    await this.#stopLanes();
     await this.#budget.dropSlots(this.#ending.signal);
-  }
-
-  #fail(error: UnderstudyError): void {
-    this.#failure ??= error;
-    if (this.#phase === 'failed') return;
-    this.#log.error({ code: error.code, reason: error.message }, 'the shadow failed');
-    this.#enter('failed');
-    this.#forward.state.fail(error);
-    this.#reverse.state.fail(error);
-    this.#stopping.abort(error);
   }
 
   // --- the pipeline --------------------------------------------------------------------------------------------
@@ -262,7 +242,7 @@ export class ShadowEngine implements ShadowControl {
   /** One attempt, from connecting to following; ends by throwing. `reached` says that an attempt got somewhere. */
   async #pipeline(signal: AbortSignal, sessions: Session[], reached: () => void): Promise<void> {
     const { settings, context } = { settings: this.#settings, context: this.#context };
-    if (this.#phase !== 'following') this.#enter('connecting');
+    if (this.#condition.phase !== 'following') this.#condition.enter('connecting');
     const source = await openSession('source', settings.source, 'shadow');
     sessions.push(source);
     endOnAbort(source, signal, 0);
@@ -276,7 +256,7 @@ export class ShadowEngine implements ShadowControl {
       clock: context.clock,
       log: this.#log,
       signal,
-      onFindings: (findings) => this.#note(findings),
+      onFindings: (findings) => this.#condition.note(findings),
     };
     await ensureRecords(destination);
     await ensureRecords(source);
@@ -287,7 +267,7 @@ export class ShadowEngine implements ShadowControl {
     if (!isBefore(state?.phase ?? null, 'copying') && (await this.#schema.follow(stage)))
       state = await readState(destination, settings.migrationId);
     const recorded = state?.phase ?? null;
-    this.#copySeconds = state?.copySeconds ?? 0;
+    this.#condition.copySeconds = state?.copySeconds ?? 0;
     if (recorded === null) await dropLeftovers(stage);
     if (isBefore(recorded, 'copying')) await this.#buildSchema(stage);
     else this.#tables = await readTables(source.client);
@@ -305,7 +285,7 @@ export class ShadowEngine implements ShadowControl {
   }
 
   async #buildSchema(stage: StageContext): Promise<void> {
-    await this.#begin('building-schema', stage);
+    await this.#condition.begin('building-schema', stage.destination, stage.signal);
     this.#tables = await buildBeforeCopy(stage);
     await ensureStream('forward', this.#settings.migrationId, stage.source, stage.destination, this.#tables);
     await this.#context.afterSchemaBuilt(this.#tables.map(({ schema, name }) => ({ schema, name })));
@@ -337,7 +317,7 @@ export class ShadowEngine implements ShadowControl {
   }
 
   async resume({ recopy }: ResumeOptions, signal: AbortSignal): Promise<void> {
-    if (this.#phase !== 'paused') throw notPaused(this.#phase);
+    if (this.#condition.phase !== 'paused') throw notPaused(this.#condition.phase);
     await this.#schema.resume(recopy, signal);
   }
 
@@ -352,33 +332,26 @@ export class ShadowEngine implements ShadowControl {
       {
         clock: context.clock,
         log: this.#log,
-        paused: () => this.#paused || this.#budget.tight,
-        restMs: (busyMs) => copyRestMs(this.#intensity, busyMs),
+        pace: this.#pace,
       },
     );
     await this.#copier.load();
   }
 
   async #copy(stage: StageContext): Promise<void> {
-    await this.#begin('copying', stage);
-    this.#copyStartedMs = this.#context.clock.monotonicMs();
-    try {
-      await this.#copier?.run(stage.signal);
-    } finally {
-      const seconds = this.#stopCopyClock();
-      await addCopySeconds(stage.destination, this.#settings.migrationId, seconds).catch(() => undefined);
-    }
+    await this.#condition.begin('copying', stage.destination, stage.signal);
+    await this.#condition.copying(stage.destination, async () => this.#copier?.run(stage.signal));
     this.#forward.state.copying = false;
     this.#forward.state.delivered.clear();
   }
 
   async #index(stage: StageContext): Promise<void> {
-    await this.#begin('indexing', stage);
+    await this.#condition.begin('indexing', stage.destination, stage.signal);
     await buildAfterCopy(stage);
   }
 
   async #analyze(stage: StageContext): Promise<void> {
-    await this.#begin('analyzing', stage);
+    await this.#condition.begin('analyzing', stage.destination, stage.signal);
     const analyze = this.#grown ? analyzeStale : analyzeAll;
     await analyze(stage.destination, this.#tables, stage.signal);
     // What the destination looks like when it is complete: the way back's identities are part of it.
@@ -402,7 +375,7 @@ export class ShadowEngine implements ShadowControl {
 
   /** Everything is there. Looks at both catalogs now and then, and trims the recently changed keys, until stopped. */
   async #follow(stage: StageContext): Promise<void> {
-    await this.#begin('following', stage);
+    await this.#condition.begin('following', stage.destination, stage.signal);
     const { signal } = stage;
     const { trimIntervalMs } = this.#settings;
     const leading = (): Direction | null => {
@@ -433,28 +406,13 @@ export class ShadowEngine implements ShadowControl {
       const differences = await catalogDifferences(side, this.#settings[side], built);
       if (side === 'source' && differences.length > 0 && (await this.#canFollow(stage))) return true;
       const warning = catalogWarning(side, differences);
-      const key = `catalog-changed ${side}`;
-      if (warning === null) this.#warnings.delete(key);
-      else this.#warnings.set(key, warning);
+      this.#condition.warn(`catalog-changed ${side}`, warning);
     }
     return false;
   }
 
   async #canFollow({ source, destination }: StageContext): Promise<boolean> {
     return (await sourceLeads(source)) && (await readSourcePlan(destination)) !== null;
-  }
-
-  async #begin(phase: ShadowPhase, stage: StageContext): Promise<void> {
-    stage.signal.throwIfAborted();
-    await writePhase(stage.destination, this.#settings.migrationId, phase);
-    this.#enter(phase);
-  }
-
-  #enter(phase: ShadowPhase): void {
-    if (this.#phase === phase) return;
-    this.#phase = phase;
-    this.#log.info({ phase }, 'phase');
-    this.#context.onPhase?.(phase);
   }
 
   #lane(direction: Direction): Lane {
@@ -474,10 +432,11 @@ export class ShadowEngine implements ShadowControl {
         clock: this.#context.clock,
         random: this.#context.random ?? Math.random,
         recent: this.#recent,
+        pace: this.#pace,
         retryFirstMs: settings.retryFirstMs,
         retryMaxMs: settings.retryMaxMs,
-        onTrouble: (error) => this.#setTrouble(direction, error),
-        onFailed: (error) => this.#fail(error),
+        onTrouble: (error) => this.#condition.trouble(direction, error),
+        onFailed: (error) => this.#condition.fail(error),
       },
     );
   }
@@ -487,49 +446,18 @@ export class ShadowEngine implements ShadowControl {
     this.#reverse.start();
   }
 
-  #setTrouble(part: string, error: UnderstudyError | undefined): void {
-    if (error === undefined) this.#trouble.delete(part);
-    else this.#trouble.set(part, error);
-  }
-
-  #note(findings: readonly Finding[]): void {
-    for (const finding of findings) {
-      if (finding.severity === 'info' || this.#warnings.size >= WARNINGS_MAX) continue;
-      this.#warnings.set(`${finding.check} ${finding.object}`, {
-        code: finding.check,
-        message: `${finding.object}: ${finding.message}`,
-      });
-    }
-  }
-
-  #stopCopyClock(): number {
-    if (this.#copyStartedMs === undefined) return 0;
-    const seconds = (this.#context.clock.monotonicMs() - this.#copyStartedMs) / 1000;
-    this.#copyStartedMs = undefined;
-    this.#copySeconds += seconds;
-    return seconds;
-  }
-
   // --- ShadowControl -------------------------------------------------------------------------------------------
 
   async status(): Promise<ShadowStatus> {
-    const tables = this.#copier?.progress() ?? [];
-    const running =
-      this.#copyStartedMs === undefined
-        ? 0
-        : (this.#context.clock.monotonicMs() - this.#copyStartedMs) / 1000;
-    const error = this.#failure ?? [...this.#trouble.values()][0];
     const ignored = [...this.#forward.state.ignored].map((table) => ({
       code: 'table-unknown',
       message: `${table} was made after the shadow and is not part of it`,
     }));
     return Promise.resolve({
-      phase: this.#phase,
-      tables,
-      copy: {
-        rows: tables.reduce((sum, table) => sum + table.rowsCopied, 0),
-        seconds: this.#copySeconds + running,
-      },
+      ...this.#condition.status(this.#copier?.progress() ?? [], [
+        ...ignored,
+        ...(this.#budget.tight ? [LOG_TIGHT] : []),
+      ]),
       streams: [
         { ...this.#forward.status(), logBytes: this.#budget.retainedBytes('source') },
         ...(this.#reverseStarted
@@ -537,17 +465,8 @@ export class ShadowEngine implements ShadowControl {
           : []),
       ],
       lastVerify: this.#verification.last,
-      steering: this.#steering(),
+      steering: this.#steering.status(),
       ...(this.#verification.forgotten ? { unverified: true as const } : {}),
-      error:
-        error === undefined
-          ? null
-          : {
-              code: error.code,
-              message: error.message,
-              ...(error.advice === undefined ? {} : { advice: error.advice }),
-            },
-      warnings: [...this.#warnings.values(), ...ignored, ...(this.#budget.tight ? [LOG_TIGHT] : [])],
     });
   }
 
@@ -571,22 +490,21 @@ export class ShadowEngine implements ShadowControl {
     signal: AbortSignal,
     onProgress?: (progress: VerifyProgress) => void,
   ): Promise<VerifyReport> {
-    if (this.#failure !== undefined) throw this.#failure;
-    if (isBefore(this.#phase, 'indexing')) throw notReady('copy');
+    this.#condition.require('indexing', 'copy');
     return await this.#verification.verify(options, signal, onProgress);
   }
 
   async #repair(info: TableInfo, keys: readonly Key[], signal: AbortSignal): Promise<void> {
     const table = this.#forward.state.tables?.get(tableKey(info));
-    if (this.#phase !== 'following' || table === undefined) throw notReady('shadow');
+    this.#condition.require('following', 'shadow');
+    if (table === undefined) throw notReady('shadow');
     const context = {
       lane: this.#forward.state,
       source: this.#settings.source,
       clock: this.#context.clock,
       runId: randomUUID(),
     };
-    if (table.key === null) await repairWhole(context, table, signal);
-    else await repairRows(context, table, keys, signal);
+    await repairTable(context, table, keys, signal);
   }
 
   async verifyRecent(direction: Direction, signal: AbortSignal): Promise<RecentVerifyReport> {
@@ -601,13 +519,13 @@ export class ShadowEngine implements ShadowControl {
     );
     if (recorded === null) throw notReady('schema');
     // Complete only now: before, a stage may still write it.
-    if (this.#phase === 'following') this.#built.set(side, recorded);
+    if (this.#condition.phase === 'following') this.#built.set(side, recorded);
     return recorded;
   }
 
   /** Resolves once the reverse stream is connected and its lag known. */
   async prepareReverse(signal: AbortSignal): Promise<void> {
-    if (this.#phase !== 'following') throw notReady('shadow');
+    this.#condition.require('following', 'shadow');
     const { settings } = { settings: this.#settings };
     if (!this.#reverseStarted) {
       await withSession('destination', settings.destination, 'prepare', (destination) =>
@@ -621,7 +539,7 @@ export class ShadowEngine implements ShadowControl {
       this.#startReverse();
     }
     while (this.#reverse.status().lagBytes === null) {
-      if (this.#failure !== undefined) throw this.#failure;
+      this.#condition.require('following', 'shadow');
       await this.#context.clock.sleep(10, signal);
     }
     await this.#verification.warm('forward');
@@ -629,42 +547,8 @@ export class ShadowEngine implements ShadowControl {
   }
 
   async steer(command: ShadowCommand): Promise<ShadowSteering> {
-    if (this.#failure !== undefined) throw this.#failure;
-    let skipped: StuckChange | undefined;
-    switch (command.action) {
-      case 'pause':
-      case 'resume':
-        this.#paused = command.action === 'pause';
-        break;
-      case 'intensity': {
-        this.#intensity = Math.min(1, Math.max(0, command.value));
-        const interval = flushIntervalMs(this.#intensity, this.#settings.flushIntervalMs);
-        for (const { state } of [this.#forward, this.#reverse]) {
-          state.flushIntervalMs = interval;
-          state.wake();
-        }
-        break;
-      }
-      case 'skip':
-        skipped = await (this.#reverse.state.stuck === null ? this.#forward : this.#reverse).skip(
-          command.note,
-        );
-        break;
-      default:
-        unreachable(command);
-    }
-    this.#log.info({ action: command.action }, 'the shadow is steered');
-    return { ...this.#steering(), ...(skipped === undefined ? {} : { skipped }) };
-  }
-
-  #steering(): ShadowSteering {
-    const lanes = [this.#forward.state, this.#reverse.state];
-    return {
-      paused: this.#paused,
-      intensity: this.#intensity,
-      flushIntervalMs: this.#forward.state.flushIntervalMs,
-      stuck: lanes.flatMap(({ stuck }) => (stuck === null ? [] : [stuck])),
-    };
+    if (this.#condition.failure !== undefined) throw this.#condition.failure;
+    return await this.#steering.steer(command);
   }
 
   async analyze(side: Side, signal: AbortSignal): Promise<void> {
@@ -672,19 +556,13 @@ export class ShadowEngine implements ShadowControl {
       endOnAbort(session, signal, 0);
       await analyzeStale(session, this.#tables, signal);
       const failed = await refreshMaterializedViews(session, signal);
-      this.#warnings.delete('materialized-view-not-refreshed');
+      const code = 'materialized-view-not-refreshed';
       const [first] = failed;
-      if (first === undefined) return;
-      this.#warnings.set('materialized-view-not-refreshed', {
-        code: 'materialized-view-not-refreshed',
-        message: `${side}: ${first.view} could not be refreshed (${first.reason})${failed.length > 1 ? `, nor could ${failed.length - 1} more` : ''}`,
-      });
+      const more = failed.length > 1 ? `, nor could ${failed.length - 1} more` : '';
+      const message = `${side}: ${first?.view ?? ''} could not be refreshed (${first?.reason ?? ''})${more}`;
+      this.#condition.warn(code, first === undefined ? null : { code, message });
     });
   }
-}
-
-function isBefore(phase: ShadowPhase | null, other: ShadowPhase): boolean {
-  return phase === null || PHASE_ORDER.indexOf(phase) < PHASE_ORDER.indexOf(other);
 }
 
 function notPaused(phase: ShadowPhase): UnderstudyError {
@@ -695,10 +573,4 @@ function notPaused(phase: ShadowPhase): UnderstudyError {
 
 function schemaMoved(): UnderstudyError {
   return new UnderstudyError('catalog-changed', 'the source’s schema changed', { retryable: true });
-}
-
-function notReady(what: string): UnderstudyError {
-  return new UnderstudyError('shadow-not-ready', `the ${what} is not ready yet`, {
-    advice: 'Wait until `understudy status` shows the phase following.',
-  });
 }

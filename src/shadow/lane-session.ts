@@ -43,6 +43,8 @@ export interface LaneSettings {
   readonly targetEndpoint: DatabaseEndpoint;
   readonly slot: string;
   readonly publication: string;
+  /** A change waits that long for others at intensity 1. */
+  readonly flushIntervalMs: number;
   readonly flushChangesMax: number;
   readonly streamBytesMax: number;
   readonly statusIntervalMs: number;
@@ -65,6 +67,9 @@ export class LaneSession {
   #origin: Session | undefined;
   #writer: FlushWriter | undefined;
   #flushing = false;
+  /** When the last flush ended, and how long it took: by the intensity the lane rests in proportion. */
+  #flushedAtMs = 0;
+  #flushMs = 0;
   #inFlightBytes = 0;
   #paused = false;
   #failure: UnderstudyError | undefined;
@@ -321,11 +326,12 @@ export class LaneSession {
     if (this.#state.tasks.length > 0 && !this.#isOpen) return 0;
     const oldest = this.#queue.oldestAtMs;
     if (oldest === null) return Infinity;
-    const { flushChangesMax } = this.#settings;
-    const { flushIntervalMs } = this.#state;
-    if (this.#queue.urgent || this.#paused || this.#isOpen || this.#queue.changes >= flushChangesMax)
-      return 0;
-    return oldest + flushIntervalMs - this.#state.clock.monotonicMs();
+    if (this.#queue.urgent || this.#isOpen) return 0;
+    const { flushChangesMax, flushIntervalMs } = this.#settings;
+    const nowMs = this.#state.clock.monotonicMs();
+    const restMs = this.#flushedAtMs + this.#state.pace.applyRestMs(this.#flushMs) - nowMs;
+    if (this.#paused || this.#queue.changes >= flushChangesMax) return restMs;
+    return Math.max(restMs, oldest + this.#state.pace.intervalMs(flushIntervalMs) - nowMs);
   }
 
   async #task(task: LaneTask): Promise<void> {
@@ -341,10 +347,14 @@ export class LaneSession {
   }
 
   async #flushNext(): Promise<void> {
+    const { clock } = this.#state;
+    const startedMs = clock.monotonicMs();
     this.#flushing = true;
     try {
       const flush = this.#take();
       if (flush !== null) await this.#flush(flush);
+      this.#flushedAtMs = clock.monotonicMs();
+      this.#flushMs = this.#flushedAtMs - startedMs;
     } finally {
       this.#flushing = false;
       this.#inFlightBytes = 0;

@@ -7,6 +7,7 @@ import type { Log } from '../core/log.js';
 import type { Clock } from '../core/clock.js';
 import { formatLsn, lsn, type Position } from '../core/position.js';
 import { LagMeter, UNKNOWN_LAG, type Lag } from './lag-meter.js';
+import type { Pace } from './pace.js';
 import type { RecentKeys } from './recent-keys.js';
 import type { ApplyTable } from './postgres/apply-table.js';
 import type { AddedColumns } from './postgres/records.js';
@@ -66,8 +67,8 @@ export class LaneState {
   /** Whether chunks may be in flight, so that what the stream delivers must be remembered. */
   copying = false;
   connected = false;
-  /** How long a change may wait for others to be written with it; by the intensity. */
-  flushIntervalMs = 0;
+  /** How eagerly changes are written. */
+  readonly pace: Pace;
   /** The change that is refused again and again, while the lane waits for it to be let in or left out. */
   stuck: StuckChange | null = null;
   authority: Authority;
@@ -82,7 +83,7 @@ export class LaneState {
   /** Set by the running session: something changed that it should look at. */
   wake: () => void = () => undefined;
 
-  constructor(direction: Direction, context: { log: Log; clock: Clock; recent: RecentKeys }) {
+  constructor(direction: Direction, context: { log: Log; clock: Clock; recent: RecentKeys; pace: Pace }) {
     this.direction = direction;
     this.origin = direction === 'forward' ? 'source' : 'destination';
     this.target = direction === 'forward' ? 'destination' : 'source';
@@ -90,6 +91,7 @@ export class LaneState {
     this.log = context.log;
     this.clock = context.clock;
     this.recent = context.recent;
+    this.pace = context.pace;
   }
 
   /** Whether reads of the origin are to be ordered with the stream, so that what it delivers must be remembered. */

@@ -34,18 +34,15 @@ import { withSession } from './postgres/statement.js';
 import { stuckChangeOf } from './stuck-change.js';
 import type { Clock } from '../core/clock.js';
 import type { Log } from '../core/log.js';
+import type { Pace } from './pace.js';
 import type { RecentKeys } from './recent-keys.js';
-
-/** A lane's settings: its session's, and the flush interval it begins with. */
-export interface LaneOptions extends LaneSettings {
-  readonly flushIntervalMs: number;
-}
 
 export interface LaneContext {
   readonly log: Log;
   readonly clock: Clock;
   readonly random: () => number;
   readonly recent: RecentKeys;
+  readonly pace: Pace;
   readonly retryFirstMs: number;
   readonly retryMaxMs: number;
   /** A retryable error ended a session; undefined once a new one is connected. */
@@ -56,21 +53,21 @@ export interface LaneContext {
 
 export class Lane {
   readonly state: LaneState;
-  readonly #settings: LaneOptions;
+  readonly #settings: LaneSettings;
   readonly #context: LaneContext;
   #stopping = new AbortController();
   #running: Promise<void> | undefined;
   #unstick: () => void = () => undefined;
 
-  constructor(direction: Direction, settings: LaneOptions, context: LaneContext) {
+  constructor(direction: Direction, settings: LaneSettings, context: LaneContext) {
     this.#settings = settings;
     this.#context = context;
     this.state = new LaneState(direction, {
       log: context.log.child({ lane: direction }),
       clock: context.clock,
       recent: context.recent,
+      pace: context.pace,
     });
-    this.state.flushIntervalMs = settings.flushIntervalMs;
   }
 
   /** Begins to follow. Idempotent. The progress row must exist. */

@@ -36,8 +36,19 @@ export const REPAIR_KEYS_MAX = 50;
 const ATTEMPTS_MAX = 50;
 const PAUSE_MS = 50;
 
-/** Replaces the rows of `keys`, the source's side of each winning. Throws what the reads do, or `repair-failed`. */
-export async function repairRows(
+/** Mends the rows of `keys`, or, of a table without a key, all. Throws what the reads do, or `repair-failed`. */
+export async function repairTable(
+  context: RepairContext,
+  table: ApplyTable,
+  keys: readonly Key[],
+  signal: AbortSignal,
+): Promise<void> {
+  if (table.key === null) await repairWhole(context, table, signal);
+  else await repairRows(context, table, keys, signal);
+}
+
+/** Replaces the rows of `keys`, the source's side of each winning. */
+async function repairRows(
   context: RepairContext,
   table: ApplyTable,
   keys: readonly Key[],
@@ -107,11 +118,7 @@ async function repairBatch(
 }
 
 /** Copies a table without a key anew; the rows of both sides are not recorded. */
-export async function repairWhole(
-  context: RepairContext,
-  table: ApplyTable,
-  signal: AbortSignal,
-): Promise<void> {
+async function repairWhole(context: RepairContext, table: ApplyTable, signal: AbortSignal): Promise<void> {
   const { lane, clock } = context;
   await withReader(context, signal, async (session) => {
     for (let attempt = 1; attempt <= ATTEMPTS_MAX; attempt++) {

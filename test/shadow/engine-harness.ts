@@ -4,10 +4,18 @@ import { expect } from 'vitest';
 import type pg from 'pg';
 import { systemClock } from '../../src/core/clock.js';
 import { createLog, silentLog } from '../../src/core/log.js';
-import type { DatabaseEndpoint, Direction, ShadowPhase, Side } from '../../src/core/ports.js';
+import type {
+  DatabaseEndpoint,
+  Direction,
+  ShadowControl,
+  ShadowPhase,
+  Side,
+  TableName,
+} from '../../src/core/ports.js';
 import { emitMessageSql, quoteIdent, quoteTable } from '../../src/core/postgres.js';
 import { ShadowEngine } from '../../src/shadow/engine.js';
-import type { ShadowOptions } from '../../src/shadow/settings.js';
+import { FollowEngine } from '../../src/shadow/follow/engine.js';
+import { SHADOW_DEFAULTS, type ShadowOptions } from '../../src/shadow/settings.js';
 import { readTables } from '../../src/shadow/postgres/tables.js';
 import { until } from '../support/servers.js';
 
@@ -21,7 +29,8 @@ export interface Sides {
 const log = process.env['SHADOW_LOG'] === undefined ? silentLog : createLog('debug');
 
 export class EngineHarness implements AsyncDisposable {
-  readonly engine: ShadowEngine;
+  /** By the log, unless the options name another method. */
+  readonly engine: ShadowControl & Pick<ShadowEngine, 'start' | 'stop'>;
   readonly phases: ShadowPhase[] = [];
   readonly built: string[] = [];
   readonly #sides: Sides;
@@ -33,26 +42,29 @@ export class EngineHarness implements AsyncDisposable {
     beforeCopy: () => Promise<void> = () => Promise.resolve(),
   ) {
     this.#sides = sides;
-    this.engine = new ShadowEngine(
-      {
-        source: sides.source,
-        destination: sides.destination,
-        migrationId: sides.source.database.slice(0, 40),
-        copyRoles: false,
-        retryFirstMs: 20,
-        retryMaxMs: 200,
-        ...options,
+    const settings = {
+      source: sides.source,
+      destination: sides.destination,
+      migrationId: sides.source.database.slice(0, 40),
+      copyRoles: false,
+      retryFirstMs: 20,
+      retryMaxMs: 200,
+      ...options,
+    };
+    const context = {
+      log,
+      clock: systemClock,
+      afterSchemaBuilt: async (tables: readonly TableName[]) => {
+        this.built.push(...tables.map(({ schema, name }) => `${schema}.${name}`));
+        await beforeCopy();
       },
-      {
-        log,
-        clock: systemClock,
-        afterSchemaBuilt: async (tables) => {
-          this.built.push(...tables.map(({ schema, name }) => `${schema}.${name}`));
-          await beforeCopy();
-        },
-        onPhase: (phase) => this.phases.push(phase),
-      },
-    );
+      onPhase: (phase: ShadowPhase) => void this.phases.push(phase),
+    };
+    const method = settings.method ?? 'auto';
+    this.engine =
+      method === 'auto' || method === 'log'
+        ? new ShadowEngine(settings, context)
+        : new FollowEngine({ ...SHADOW_DEFAULTS, ...settings }, { method, reason: 'asked for' }, context);
   }
 
   start(): this {

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { expect, test } from 'vitest';
-import { copyRestMs, flushIntervalMs } from '../../src/shadow/intensity.js';
+import { applyRestMs, copyRestMs, flushIntervalMs } from '../../src/shadow/intensity.js';
+import { Pace } from '../../src/shadow/pace.js';
 import { databasePair, until } from '../support/servers.js';
 import { EngineHarness, sql } from './engine-harness.js';
 
@@ -12,7 +13,73 @@ test('an intensity maps to the time a change may wait and to the share of time t
   expect(copyRestMs(1, 40)).toBe(0);
   expect(copyRestMs(0.25, 40)).toBe(120);
   expect(copyRestMs(0, 40)).toBeCloseTo(1960);
+  expect(applyRestMs(1, 40)).toBe(0);
+  expect(applyRestMs(0.5, 40)).toBe(40);
+  expect(applyRestMs(0, 40)).toBeCloseTo(360);
 });
+
+test('while the servers keep too much log, what catches up hurries and the copy waits', () => {
+  const pace = new Pace();
+  pace.intensity = 0.25;
+  pace.throttle = 0.5;
+  expect([pace.copyShare, pace.copyWaits, pace.applyRestMs(10), pace.intervalMs(60)]).toEqual([
+    0.125,
+    false,
+    30,
+    flushIntervalMs(0.25, 60),
+  ]);
+  pace.hurried = () => true;
+  expect([pace.copyWaits, pace.applyRestMs(10), pace.intervalMs(60)]).toEqual([true, 0, 60]);
+});
+
+test.each(['log', 'poll'] as const)(
+  'by %s, tables asked for are copied before others, at once',
+  async (method) => {
+    await using pair = await databasePair();
+    await sql(
+      pair.onSource,
+      `CREATE TABLE big (id int PRIMARY KEY, v text); INSERT INTO big SELECT n, 'x' FROM generate_series(1, 3000) n;
+     CREATE TABLE cold (id int PRIMARY KEY); INSERT INTO cold SELECT generate_series(1, 200);
+     CREATE TABLE hot (id int PRIMARY KEY); INSERT INTO hot SELECT generate_series(1, 50)`,
+    );
+    let pause = async (): Promise<void> => undefined;
+    await using harness = new EngineHarness(pair, { method, chunkRows: 50, copyConcurrency: 1 }, () =>
+      pause(),
+    );
+    pause = async () => void (await harness.engine.steer({ action: 'pause' }));
+    await harness.start().reach('copying');
+    const tables = async (): Promise<Record<string, boolean | number>> =>
+      Object.fromEntries(
+        (await harness.engine.status()).tables.flatMap(({ table, rowsCopied, done }) => [
+          [table, done],
+          [`${table} rows`, rowsCopied],
+        ]),
+      );
+    await expect(
+      harness.engine.steer({ action: 'prioritise', tables: ['public.none'] }),
+    ).rejects.toMatchObject({ code: 'request-invalid' });
+
+    await harness.engine.steer({ action: 'intensity', value: 0.2 });
+    await harness.engine.steer({ action: 'resume' });
+    await until(async () => Number((await tables())['public.big rows']) > 100, {
+      what: 'the largest to be begun',
+    });
+    const { first } = await harness.engine.steer({
+      action: 'prioritise',
+      tables: ['public.hot', 'public.cold', 'public.hot'],
+    });
+    expect(first).toEqual(['public.hot', 'public.cold']);
+    await until(async () => (await tables())['public.hot'] === true, { what: 'the hot table' });
+    expect(await tables()).toMatchObject({ 'public.big': false });
+    await until(async () => (await tables())['public.cold'] === true, { what: 'the next table' });
+    expect(await tables()).toMatchObject({ 'public.big': false });
+
+    await harness.engine.steer({ action: 'intensity', value: 1 });
+    await harness.reach('following');
+    expect((await harness.engine.status()).copy.rows).toBe(3250);
+    await harness.expectSame();
+  },
+);
 
 test('a change that the destination refuses is named, held, and let in or left out', async () => {
   await using pair = await databasePair();

@@ -54,10 +54,11 @@ export async function runVerify(
 export async function runShadow(
   terminal: Terminal,
   admin: AdminClient,
-  options: Pick<OperationOptions, 'action' | 'value' | 'note'>,
+  { values, ...rest }: Pick<OperationOptions, 'action' | 'note'> & { readonly values: readonly string[] },
 ): Promise<ExitCode> {
+  const options = { ...rest, ...valuesOf(rest.action, values) };
   const steering = (await operate(terminal, admin, 'shadow', options)) as ShadowSteering;
-  const { skipped, paused, intensity } = steering;
+  const { skipped, paused, intensity, first = [] } = steering;
   if (skipped !== undefined) {
     terminal.line(
       `skipped: the ${skipped.kind} in ${skipped.table} at ${skipped.position} (SQLSTATE ${skipped.sqlState}). ` +
@@ -68,8 +69,26 @@ export async function runShadow(
   terminal.line(
     `the copy is ${paused ? 'paused' : 'not paused'}; intensity ${intensity}, changes are written within ${flush}`,
   );
+  if (first.length > 0) terminal.line(`copied first: ${first.join(', ')}`);
   terminal.result(steering);
   return EXIT.ok;
+}
+
+/** Throws `request-invalid` for values that the action does not take. */
+function valuesOf(
+  action: OperationOptions['action'],
+  values: readonly string[],
+): Pick<OperationOptions, 'value' | 'tables'> {
+  if (action === 'prioritise') return { tables: values };
+  const [value] = values;
+  if (value === undefined) return {};
+  const number = Number(value);
+  if (action !== 'intensity' || values.length > 1 || value.trim() === '' || Number.isNaN(number)) {
+    throw new UnderstudyError('request-invalid', `shadow ${action ?? ''} does not take ${values.join(' ')}`, {
+      advice: 'Look at `understudy shadow --help`.',
+    });
+  }
+  return { value: number };
 }
 
 export async function runSwitch(

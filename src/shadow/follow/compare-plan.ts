@@ -16,15 +16,23 @@ interface Entry {
   durationMs: number;
 }
 
-const PAUSE_PER_DURATION = 4;
+/** The share of the time that comparing takes at most, at full intensity and at the least. */
+const SHARE = 0.2;
+const SHARE_MIN = 0.02;
 
 export class ComparePlan {
   readonly #entries: ReadonlyMap<ApplyTable, Entry>;
   readonly #intervalMs: number;
+  readonly #pace: { readonly intensity: number };
 
   /** `intervalMs`: after which a table is compared although nothing is known against it. */
-  constructor(tables: readonly ApplyTable[], intervalMs: number) {
+  constructor(
+    tables: readonly ApplyTable[],
+    intervalMs: number,
+    pace: { readonly intensity: number } = { intensity: 1 },
+  ) {
     this.#intervalMs = intervalMs;
+    this.#pace = pace;
     this.#entries = new Map(
       tables.map((table) => [table, { table, suspected: null, endedAtMs: null, durationMs: 0 }]),
     );
@@ -90,7 +98,8 @@ export class ComparePlan {
 
   #dueAtMs(entry: Entry): number {
     if (entry.endedAtMs === null) return -Infinity;
-    const pauseMs = PAUSE_PER_DURATION * entry.durationMs;
+    const share = Math.max(SHARE_MIN, SHARE * this.#pace.intensity);
+    const pauseMs = (entry.durationMs * (1 - share)) / share;
     return entry.endedAtMs + (entry.suspected === null ? Math.max(this.#intervalMs, pauseMs) : pauseMs);
   }
 }

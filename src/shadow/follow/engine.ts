@@ -22,10 +22,8 @@ import type {
   RecentVerifyReport,
   ShadowCommand,
   ShadowControl,
-  ShadowPhase,
   ShadowStatus,
   ShadowSteering,
-  ShadowWarning,
   Side,
   TableName,
   TouchedRows,
@@ -34,29 +32,29 @@ import type {
   VerifyReport,
 } from '../../core/ports.js';
 import type { Position } from '../../core/position.js';
-import { Backoff } from '../backoff.js';
 import { catalogDifferences, catalogWarning } from '../catalog-watch.js';
+import { Condition, isBefore, notReady } from '../condition.js';
 import type { ShadowEngineContext } from '../engine.js';
 import type { MethodChoice } from '../method.js';
+import { Pace } from '../pace.js';
 import { analyzeAll, analyzeStale } from '../postgres/analyze.js';
 import { readApplyTables, type ApplyTable } from '../postgres/apply-table.js';
 import { readFingerprint } from '../postgres/fingerprint.js';
 import { ensureIdentities } from '../postgres/identity.js';
 import {
-  addCopySeconds,
   ensureRecords,
   readFingerprintRecord,
   readState,
   readTableCopies,
   writeFingerprint,
-  writePhase,
 } from '../postgres/records.js';
-import { closeSession, endOnAbort, openSession, withSession, type Session } from '../postgres/statement.js';
-import type { TableInfo } from '../postgres/table.js';
+import { endOnAbort, openSession, withSession, type Session } from '../postgres/statement.js';
+import { tableKey, type TableInfo } from '../postgres/table.js';
 import { readTables } from '../postgres/tables.js';
 import { RecentKeys } from '../recent-keys.js';
 import { buildAfterCopy, buildBeforeCopy, type StageContext } from '../schema-stage.js';
 import type { ShadowSettings } from '../settings.js';
+import { Steering } from '../steering.js';
 import { Verification } from '../verification.js';
 import { closeFollowSessions, openFollowSessions } from './follow-sessions.js';
 import { Follower } from './follower.js';
@@ -67,14 +65,6 @@ import { PollHints } from './poll-hints.js';
 import { ensureFollowRecords } from './records.js';
 import { WayBack } from './way-back.js';
 
-const PHASE_ORDER: readonly ShadowPhase[] = [
-  'building-schema',
-  'copying',
-  'indexing',
-  'analyzing',
-  'following',
-];
-const WARNINGS_MAX = 100;
 /** How often indexes and constraints are tried that a moving source made fail. */
 const BUILD_ATTEMPTS_MAX = 8;
 /** Rows that one poll of a table names, at most. */
@@ -89,16 +79,13 @@ export class FollowEngine implements ShadowControl {
   readonly #recent: RecentKeys;
   readonly #verification: Verification;
   readonly #wayBack: WayBack;
-  readonly #warnings = new Map<string, ShadowWarning>();
-  readonly #trouble = new Map<string, UnderstudyError>();
-  #phase: ShadowPhase = 'idle';
-  #failure: UnderstudyError | undefined;
+  readonly #condition: Condition;
+  readonly #pace = new Pace();
+  readonly #steering: Steering;
   #tables: readonly TableInfo[] = [];
   #copy: InitialCopy | undefined;
   #follower: Follower | undefined;
   #mirror: MirrorHints | undefined;
-  #copySeconds = 0;
-  #copyStartedMs: number | undefined;
   #stopping = new AbortController();
   #running: Promise<void> | undefined;
 
@@ -109,13 +96,33 @@ export class FollowEngine implements ShadowControl {
     this.#clock = context.clock;
     this.#log = context.log.child({ part: 'shadow', method: choice.method });
     this.#recent = new RecentKeys(settings.recentKeysMax);
+    const random = context.random ?? Math.random;
+    this.#condition = new Condition(settings, {
+      log: this.#log,
+      clock: context.clock,
+      random,
+      onPhase: context.onPhase,
+      onFailed: (error) => this.#stopping.abort(error),
+    });
     this.#wayBack = new WayBack(settings, {
       log: this.#log,
       clock: context.clock,
-      random: context.random ?? Math.random,
+      random,
       recent: this.#recent,
-      onTrouble: (error) => this.#setTrouble('reverse', error),
-      onFailed: (error) => this.#setTrouble('reverse', error),
+      pace: this.#pace,
+      onTrouble: (error) => this.#condition.trouble('reverse', error),
+      onFailed: (error) => this.#condition.trouble('reverse', error),
+    });
+    this.#steering = new Steering({
+      pace: this.#pace,
+      log: this.#log,
+      eagerMs: settings.pollIntervalMs,
+      lanes: [this.#wayBack.lane],
+      known: (name) => this.#tables.some((table) => tableKey(table) === name),
+      onChange: () => {
+        this.#follower?.paceChanged();
+        this.#wayBack.lane.state.wake();
+      },
     });
     this.#verification = new Verification({
       endpoints: { source: settings.source, destination: settings.destination },
@@ -150,53 +157,24 @@ export class FollowEngine implements ShadowControl {
     this.#stopping.abort(new UnderstudyError('cancelled', 'the shadow was stopped'));
     await this.#running;
     await Promise.all([this.#follower?.stop(), this.#wayBack.stop(), this.#verification.close()]);
-    if (this.#phase !== 'failed' && this.#phase !== 'idle') this.#enter('stopped');
+    this.#condition.stopped();
     this.#running = undefined;
   }
 
   async #run(signal: AbortSignal): Promise<void> {
-    const { retryFirstMs, retryMaxMs } = this.#settings;
-    const random = this.#context.random ?? Math.random;
-    const backoff = new Backoff({ firstMs: retryFirstMs, maxMs: retryMaxMs, random });
-    while (!signal.aborted) {
-      const sessions: Session[] = [];
-      try {
-        await this.#pipeline(signal, sessions, () => {
-          backoff.reset();
-          this.#setTrouble('engine', undefined);
-        });
-      } catch (thrown) {
-        if (signal.aborted) break;
-        const error = this.#failure ?? asUnderstudyError(thrown, 'internal', 'the shadow');
-        if (!error.retryable) {
-          this.#fail(error);
-          break;
-        }
-        const pauseMs = backoff.next();
-        this.#setTrouble('engine', error);
-        this.#log.warn({ code: error.code, reason: error.message, pauseMs }, 'the shadow was interrupted');
-        await this.#clock.sleep(pauseMs, signal).catch(() => undefined);
-      } finally {
-        this.#stopCopyClock();
-        await Promise.all(sessions.map((session) => closeSession(session)));
-      }
+    await this.#condition.keepTrying(signal, (sessions, reached) =>
+      this.#pipeline(signal, sessions, reached),
+    );
+    if (this.#condition.failure !== undefined) {
+      await Promise.all([this.#follower?.stop(), this.#wayBack.stop()]);
     }
-    if (this.#failure !== undefined) await Promise.all([this.#follower?.stop(), this.#wayBack.stop()]);
-  }
-
-  #fail(error: UnderstudyError): void {
-    this.#failure ??= error;
-    if (this.#phase === 'failed') return;
-    this.#log.error({ code: error.code, reason: error.message }, 'the shadow failed');
-    this.#enter('failed');
-    this.#stopping.abort(error);
   }
 
   // --- the pipeline --------------------------------------------------------------------------------------------
 
   async #pipeline(signal: AbortSignal, sessions: Session[], reached: () => void): Promise<void> {
     const { source: from, destination: to, migrationId } = this.#settings;
-    if (this.#phase !== 'following') this.#enter('connecting');
+    if (this.#condition.phase !== 'following') this.#condition.enter('connecting');
     const source = await openSession('source', from, 'shadow');
     sessions.push(source);
     endOnAbort(source, signal, 0);
@@ -210,14 +188,14 @@ export class FollowEngine implements ShadowControl {
       clock: this.#clock,
       log: this.#log,
       signal,
-      onFindings: (findings) => this.#note(findings),
+      onFindings: (findings) => this.#condition.note(findings),
       sourceReadOnly: true,
     };
     await ensureRecords(destination);
     await ensureFollowRecords(destination);
     const state = await readState(destination, migrationId);
     const recorded = state?.phase ?? null;
-    this.#copySeconds = state?.copySeconds ?? 0;
+    this.#condition.copySeconds = state?.copySeconds ?? 0;
     if (isBefore(recorded, 'copying')) await this.#buildSchema(stage);
     else {
       this.#tables = await readTables(source.client);
@@ -225,7 +203,7 @@ export class FollowEngine implements ShadowControl {
     }
     reached();
     const tables = [...(await readApplyTables(source, this.#tables)).values()];
-    this.#copy = new InitialCopy(tables, this.#settings);
+    this.#copy = new InitialCopy(tables, this.#settings, { pace: this.#pace, clock: this.#clock });
     this.#copy.load(await readTableCopies(destination));
     const hints = this.#hints(tables);
     if (state?.reversePrepared === true) this.#wayBack.start();
@@ -238,7 +216,7 @@ export class FollowEngine implements ShadowControl {
   }
 
   async #buildSchema(stage: StageContext): Promise<void> {
-    await this.#begin('building-schema', stage);
+    await this.#condition.begin('building-schema', stage.destination, stage.signal);
     this.#tables = await buildBeforeCopy(stage);
     await this.#barriers();
   }
@@ -250,11 +228,11 @@ export class FollowEngine implements ShadowControl {
   async #barriers(): Promise<void> {
     try {
       await this.#context.afterSchemaBuilt(this.#tables.map(({ schema, name }) => ({ schema, name })));
-      this.#warnings.delete('source-unfenced');
+      this.#condition.warn('source-unfenced', null);
     } catch (thrown) {
       const error = asUnderstudyError(thrown, 'internal', 'the barrier');
       if (error.code !== 'source-query-failed' || error.retryable) throw error;
-      this.#warnings.set('source-unfenced', {
+      this.#condition.warn('source-unfenced', {
         code: 'source-unfenced',
         message: `the source can be shadowed, but not fenced, and so not be cut over: ${error.message}`,
       });
@@ -270,16 +248,15 @@ export class FollowEngine implements ShadowControl {
   }
 
   async #copyTables(hints: ChangeHints, stage: StageContext): Promise<void> {
-    await this.#begin('copying', stage);
-    this.#copyStartedMs = this.#clock.monotonicMs();
-    const sessions = await openFollowSessions(this.#settings, stage.signal);
-    try {
-      await this.#copy?.run({ source: sessions.read, destination: sessions.write }, hints, stage.signal);
-    } finally {
-      await closeFollowSessions(sessions);
-      const seconds = this.#stopCopyClock();
-      await addCopySeconds(stage.destination, this.#settings.migrationId, seconds).catch(() => undefined);
-    }
+    await this.#condition.begin('copying', stage.destination, stage.signal);
+    await this.#condition.copying(stage.destination, async () => {
+      const sessions = await openFollowSessions(this.#settings, stage.signal);
+      try {
+        await this.#copy?.run({ source: sessions.read, destination: sessions.write }, hints, stage.signal);
+      } finally {
+        await closeFollowSessions(sessions);
+      }
+    });
   }
 
   async #follow(hints: ChangeHints, tables: readonly ApplyTable[]): Promise<Follower> {
@@ -288,8 +265,9 @@ export class FollowEngine implements ShadowControl {
       log: this.#log,
       clock: this.#clock,
       random: this.#context.random ?? Math.random,
-      onTrouble: (error) => this.#setTrouble('follower', error),
-      onFailed: (error) => this.#fail(error),
+      pace: this.#pace,
+      onTrouble: (error) => this.#condition.trouble('follower', error),
+      onFailed: (error) => this.#condition.fail(error),
       onRefreshed: (table, keys) => this.#recent.noteKeys(table, keys),
     });
     this.#follower = follower;
@@ -298,7 +276,7 @@ export class FollowEngine implements ShadowControl {
   }
 
   async #index(follower: Follower, stage: StageContext): Promise<void> {
-    await this.#begin('indexing', stage);
+    await this.#condition.begin('indexing', stage.destination, stage.signal);
     for (let attempt = 1; ; attempt += 1) {
       await follower.compareAll(false, stage.signal);
       const last = attempt >= BUILD_ATTEMPTS_MAX;
@@ -309,7 +287,7 @@ export class FollowEngine implements ShadowControl {
   }
 
   async #analyze(stage: StageContext): Promise<void> {
-    await this.#begin('analyzing', stage);
+    await this.#condition.begin('analyzing', stage.destination, stage.signal);
     await analyzeAll(stage.destination, this.#tables, stage.signal);
     // What the destination looks like when it is complete: the way back's identities are part of it.
     await ensureIdentities(stage.destination, await readTables(stage.destination.client), stage);
@@ -318,7 +296,7 @@ export class FollowEngine implements ShadowControl {
 
   /** Everything is there. Looks at both catalogs now and then, until stopped. */
   async #watch(stage: StageContext): Promise<void> {
-    await this.#begin('following', stage);
+    await this.#condition.begin('following', stage.destination, stage.signal);
     for (;;) {
       for (const side of ['source', 'destination'] as const) {
         await this.#checkFingerprint(side).catch((error: unknown) => {
@@ -332,63 +310,16 @@ export class FollowEngine implements ShadowControl {
   async #checkFingerprint(side: Side): Promise<void> {
     const built = await this.builtFingerprint(side);
     const warning = catalogWarning(side, await catalogDifferences(side, this.#settings[side], built));
-    const key = `catalog-changed ${side}`;
-    if (warning === null) this.#warnings.delete(key);
-    else this.#warnings.set(key, warning);
-  }
-
-  async #begin(phase: ShadowPhase, stage: StageContext): Promise<void> {
-    stage.signal.throwIfAborted();
-    await writePhase(stage.destination, this.#settings.migrationId, phase);
-    this.#enter(phase);
-  }
-
-  #enter(phase: ShadowPhase): void {
-    if (this.#phase === phase) return;
-    this.#phase = phase;
-    this.#log.info({ phase }, 'phase');
-    this.#context.onPhase?.(phase);
-  }
-
-  #setTrouble(part: string, error: UnderstudyError | undefined): void {
-    if (error === undefined) this.#trouble.delete(part);
-    else this.#trouble.set(part, error);
-  }
-
-  #note(findings: readonly Finding[]): void {
-    for (const finding of findings) {
-      if (finding.severity === 'info' || this.#warnings.size >= WARNINGS_MAX) continue;
-      this.#warnings.set(`${finding.check} ${finding.object}`, {
-        code: finding.check,
-        message: `${finding.object}: ${finding.message}`,
-      });
-    }
-  }
-
-  #stopCopyClock(): number {
-    if (this.#copyStartedMs === undefined) return 0;
-    const seconds = (this.#clock.monotonicMs() - this.#copyStartedMs) / 1000;
-    this.#copyStartedMs = undefined;
-    this.#copySeconds += seconds;
-    return seconds;
+    this.#condition.warn(`catalog-changed ${side}`, warning);
   }
 
   // --- ShadowControl -------------------------------------------------------------------------------------------
 
   status(): Promise<ShadowStatus> {
-    const tables = this.#copy?.progress() ?? [];
-    const startedMs = this.#copyStartedMs;
-    const running = startedMs === undefined ? 0 : (this.#clock.monotonicMs() - startedMs) / 1000;
-    const error = this.#failure ?? [...this.#trouble.values()][0];
     const reverse = this.#wayBack.status();
     const compared = this.#follower?.compared();
     return Promise.resolve({
-      phase: this.#phase,
-      tables,
-      copy: {
-        rows: tables.reduce((sum, table) => sum + table.rowsCopied, 0),
-        seconds: this.#copySeconds + running,
-      },
+      ...this.#condition.status(this.#copy?.progress() ?? []),
       streams: [
         ...(this.#follower === undefined ? [] : [this.#follower.status()]),
         ...(reverse === null ? [] : [reverse]),
@@ -405,15 +336,7 @@ export class FollowEngine implements ShadowControl {
           wholeMs: null,
         },
       },
-      error:
-        error === undefined
-          ? null
-          : {
-              code: error.code,
-              message: error.message,
-              ...(error.advice === undefined ? {} : { advice: error.advice }),
-            },
-      warnings: [...this.#warnings.values()],
+      steering: this.#steering.status(),
     });
   }
 
@@ -448,7 +371,7 @@ export class FollowEngine implements ShadowControl {
     signal: AbortSignal,
     onProgress?: (progress: VerifyProgress) => void,
   ): Promise<VerifyReport> {
-    if (isBefore(this.#phase, 'indexing')) throw notReady('copy');
+    this.#condition.require('indexing', 'copy');
     return await this.#verification.verify(options, signal, onProgress);
   }
 
@@ -466,20 +389,16 @@ export class FollowEngine implements ShadowControl {
 
   /** The way back, and the measure of what a comparison of everything takes. */
   async prepareReverse(signal: AbortSignal): Promise<void> {
-    if (this.#phase !== 'following') throw notReady('shadow');
+    this.#condition.require('following', 'shadow');
     await this.#wayBack.prepare(signal);
     await this.#required().compareAll(false, signal);
     await this.#verification.warm('forward');
     await this.#verification.warm('reverse');
   }
 
-  steer(command: ShadowCommand): Promise<ShadowSteering> {
-    return Promise.reject(
-      new UnderstudyError(
-        'request-invalid',
-        `${command.action}: only a shadow that follows by the log is steered`,
-      ),
-    );
+  async steer(command: ShadowCommand): Promise<ShadowSteering> {
+    if (this.#condition.failure !== undefined) throw this.#condition.failure;
+    return await this.#steering.steer(command);
   }
 
   /** By this way the schema is not followed, and so never waits for a decision. */
@@ -519,14 +438,4 @@ async function builtAfterCopy(stage: StageContext, last: boolean): Promise<boole
   if (!last && findings.some(({ check }) => check === 'constraint-not-valid')) return true;
   stage.onFindings(findings);
   return false;
-}
-
-function isBefore(phase: ShadowPhase | null, other: ShadowPhase): boolean {
-  return phase === null || PHASE_ORDER.indexOf(phase) < PHASE_ORDER.indexOf(other);
-}
-
-function notReady(what: string): UnderstudyError {
-  return new UnderstudyError('shadow-not-ready', `the ${what} is not ready yet`, {
-    advice: 'Wait until `understudy status` shows the phase following.',
-  });
 }

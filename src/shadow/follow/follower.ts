@@ -23,6 +23,7 @@ import type { Log } from '../../core/log.js';
 import type { ShadowMethodStatus, StreamStatus } from '../../core/ports.js';
 import { lsn, type Position } from '../../core/position.js';
 import { Backoff } from '../backoff.js';
+import type { Pace } from '../pace.js';
 import type { ApplyTable, Key } from '../postgres/apply-table.js';
 import { readAuthority } from './authority.js';
 import type { CatchesUpExactly, ChangeSource, ExactReport } from './change-source.js';
@@ -40,6 +41,7 @@ export interface FollowerContext {
   readonly log: Log;
   readonly clock: Clock;
   readonly random: () => number;
+  readonly pace: Pace;
   readonly onTrouble: (error: UnderstudyError | undefined) => void;
   readonly onFailed: (error: UnderstudyError) => void;
   /** Keys that catching up exactly wrote: to be compared once more. */
@@ -61,6 +63,8 @@ interface Comparing {
   spentMs: number;
 }
 
+/** Below full intensity, hints wait that long for others, or longer. */
+const HINTED_WAIT_MS = 20;
 const AUTHORITY_POLL_MS = 100;
 const ACTIVITY_POLL_MS = 500;
 const PRUNE_EVERY_MS = 300_000;
@@ -87,7 +91,11 @@ export class Follower implements ChangeSource, CatchesUpExactly {
   #held = false;
   #early = false;
   #wake: () => void = () => undefined;
-  #roundDueMs = 0;
+  /** When the last round ended, and how long it took; the first is due at once. */
+  #roundEndedMs = -Infinity;
+  #roundMs = 0;
+  /** There are hints that need not wait for a round's time. */
+  #hinted = false;
   #activityDueMs = 0;
   #pruneDueMs = 0;
   /** When the last round began whose hints are all written. */
@@ -108,9 +116,9 @@ export class Follower implements ChangeSource, CatchesUpExactly {
     this.#hints = hints;
     this.#tables = new Map(tables.map((table) => [table.name, table]));
     this.#context = context;
-    this.#plan = new ComparePlan(tables, settings.compareIntervalMs);
+    this.#plan = new ComparePlan(tables, settings.compareIntervalMs, context.pace);
     hints.wake = () => {
-      this.#early = true;
+      this.#hinted = true;
       this.#wake();
     };
   }
@@ -126,6 +134,11 @@ export class Follower implements ChangeSource, CatchesUpExactly {
     this.#wake();
     await this.#running;
     this.#running = undefined;
+  }
+
+  /** Looks again at what is due. */
+  paceChanged(): void {
+    this.#wake();
   }
 
   // --- what others ask -------------------------------------------------------------------------------------------
@@ -245,7 +258,7 @@ export class Follower implements ChangeSource, CatchesUpExactly {
     this.#sessions = await openFollowSessions(this.#settings, signal);
     this.#hints.load(await readHorizons(this.#sessions.write));
     this.#plan.suspectAll('not compared since the connection was made');
-    this.#roundDueMs = 0;
+    this.#roundEndedMs = -Infinity;
   }
 
   async #disconnect(): Promise<void> {
@@ -279,7 +292,7 @@ export class Follower implements ChangeSource, CatchesUpExactly {
       return;
     }
     const nowMs = clock.monotonicMs();
-    if (this.#early || nowMs >= this.#roundDueMs) {
+    if (this.#early || nowMs >= this.#roundDueMs()) {
       await this.#round(signal);
       return;
     }
@@ -288,7 +301,7 @@ export class Follower implements ChangeSource, CatchesUpExactly {
       this.#pruneDueMs = nowMs + PRUNE_EVERY_MS;
     }
     if (await this.#compareStep(signal)) return;
-    const untilMs = Math.min(this.#roundDueMs, this.#plan.nextAtMs());
+    const untilMs = Math.min(this.#roundDueMs(), this.#plan.nextAtMs());
     await this.#pause(Math.max(1, untilMs - clock.monotonicMs()), signal);
   }
 
@@ -320,12 +333,24 @@ export class Follower implements ChangeSource, CatchesUpExactly {
 
   // --- hints -----------------------------------------------------------------------------------------------------
 
+  /** A round that takes long is made less often: it costs the source at most a share of the time. */
+  #roundDueMs(): number {
+    const { pace } = this.#context;
+    const intervalMs = this.#hinted
+      ? pace.intensity >= 1
+        ? 0
+        : pace.intervalMs(HINTED_WAIT_MS)
+      : Math.max(pace.intervalMs(this.#hints.intervalMs), 2 * this.#roundMs);
+    return this.#roundEndedMs + intervalMs;
+  }
+
   async #round(signal: AbortSignal): Promise<void> {
     const { clock } = this.#context;
     const sessions = this.#connected();
     const startedMs = clock.monotonicMs();
     const waiting = [...this.#settling];
     this.#early = false;
+    this.#hinted = false;
     if (startedMs >= this.#activityDueMs) await this.#watch(startedMs);
     const horizons: { readonly table: ApplyTable['info']; readonly horizon: string }[] = [];
     for await (const hint of this.#hints.round(sessions.read, { full: waiting.length > 0, signal })) {
@@ -337,8 +362,8 @@ export class Follower implements ChangeSource, CatchesUpExactly {
     this.#caughtUpMs = startedMs;
     this.#rounds += 1;
     const endedMs = clock.monotonicMs();
-    // A poll that takes long is made less often: it costs the source at most a share of the time.
-    this.#roundDueMs = endedMs + Math.max(this.#hints.intervalMs, 2 * (endedMs - startedMs));
+    this.#roundEndedMs = endedMs;
+    this.#roundMs = endedMs - startedMs;
     for (const waiter of waiting) waiter.resolve(lsn(this.#position));
   }
 

@@ -5,7 +5,9 @@
  * Nothing is followed meanwhile. The horizon of a table is recorded before its first row is read: what changes from
  * then on is hinted at once the copy is over, and read again.
  */
+import type { Clock } from '../../core/clock.js';
 import type { TableProgress } from '../../core/ports.js';
+import type { Pace } from '../pace.js';
 import { UnderstudyError } from '../../core/errors.js';
 import { Applier } from '../postgres/apply.js';
 import type { ApplyTable, Key } from '../postgres/apply-table.js';
@@ -16,6 +18,7 @@ import { advanceTableCopy, readTableCopies, recordWholeCopy, type TableCopy } fr
 import { DeliveredTransactions } from '../postgres/visibility.js';
 import { copyWhole } from '../postgres/whole-copy.js';
 import type { ChangeHints } from './hints.js';
+import type { Session } from '../postgres/statement.js';
 import { tagged, type RefreshSessions } from './key-refresh.js';
 import { readHorizons, writeHorizons } from './records.js';
 
@@ -24,14 +27,25 @@ export interface InitialCopySettings {
   readonly chunkBytes: number;
 }
 
+/** How long a copy that rests or waits goes without asking whether it still has to. */
+const REST_POLL_MS = 100;
+
 export class InitialCopy {
   readonly #tables: readonly ApplyTable[];
   readonly #settings: InitialCopySettings;
+  readonly #pace: Pace;
+  readonly #clock: Clock;
   readonly #progress = new Map<string, { rows: number; done: boolean }>();
 
-  constructor(tables: readonly ApplyTable[], settings: InitialCopySettings) {
+  constructor(
+    tables: readonly ApplyTable[],
+    settings: InitialCopySettings,
+    context: { readonly pace: Pace; readonly clock: Clock },
+  ) {
     this.#tables = tables;
     this.#settings = settings;
+    this.#pace = context.pace;
+    this.#clock = context.clock;
     for (const { name } of tables) this.#progress.set(name, { rows: 0, done: false });
   }
 
@@ -54,36 +68,51 @@ export class InitialCopy {
   async run(sessions: RefreshSessions, hints: ChangeHints, signal: AbortSignal): Promise<void> {
     const copies = await readTableCopies(sessions.destination);
     this.load(copies);
-    const horizons = await readHorizons(sessions.destination);
-    const open = this.#tables.filter(({ name }) => copies.get(name)?.done !== true);
-    open.sort((a, b) => b.info.bytes - a.info.bytes);
-    for (const table of open) {
+    const horizons = new Map(await readHorizons(sessions.destination));
+    const open = this.#tables
+      .filter(({ name }) => copies.get(name)?.done !== true)
+      .map((table) => ({ table, border: copies.get(table.name)?.border ?? null }));
+    for (;;) {
+      open.sort((a, b) => this.#pace.compare(a.table, b.table));
+      const work = open.shift();
+      if (work === undefined) return;
+      const { table } = work;
       if (!horizons.has(table.name)) {
         const horizon = await hints.begin(sessions.source, table);
         if (horizon !== null) await writeHorizons(sessions.destination, [{ table: table.info, horizon }]);
+        horizons.set(table.name, horizon ?? '');
       }
+      await this.#mayRead(signal);
       if (table.key === null) await this.#whole(sessions, table);
-      else await this.#chunked(sessions, table, copies.get(table.name)?.border ?? null, signal);
+      else {
+        const rank = this.#pace.rank(table.name);
+        const yields = (): boolean => open.some((other) => this.#pace.rank(other.table.name) < rank);
+        const border = await this.#chunked(sessions, work, yields, signal);
+        if (this.#progress.get(table.name)?.done !== true) open.push({ table, border });
+      }
     }
   }
 
+  /** Copies a table to its end, or until it is to yield to another; returns what it is copied up to. */
   async #chunked(
     sessions: RefreshSessions,
-    table: ApplyTable,
-    border: Key | null,
+    { table, border }: { readonly table: ApplyTable; readonly border: Key | null },
+    yields: () => boolean,
     signal: AbortSignal,
-  ): Promise<void> {
+  ): Promise<Key | null> {
     const writer = new ChunkWriter(sessions.destination, new Applier(sessions.destination));
     const rows = this.#chunkRows(table);
-    const read = (lower: Key | null): Promise<Chunk> => readOne(sessions, table, lower, rows);
+    const progress = this.#progress.get(table.name);
+    const read = (lower: Key | null): Promise<Chunk> => this.#read(sessions, table, lower, rows, signal);
     let ahead: Promise<Chunk> | undefined = read(border);
+    let written = border;
     while (ahead !== undefined) {
       signal.throwIfAborted();
       const chunk: Chunk = await ahead;
       const found = chunk.read;
       if (found === null) throw new UnderstudyError('internal', `${table.name}: a chunk without its read`);
       // The next is read while this one is written; only the last has no upper end.
-      ahead = found.upper === null ? undefined : read(found.upper);
+      ahead = found.upper === null || yields() ? undefined : read(found.upper);
       ahead?.catch(() => undefined);
       await tagged(sessions.destination, `copying ${table.name}`, async () => {
         await writer.write(table, { chunk, read: found, dropped: [], overlays: [] });
@@ -97,11 +126,35 @@ export class InitialCopy {
           throw new UnderstudyError('internal', `${table.name}: its copy was moved by another process`);
         }
       });
-      const progress = this.#progress.get(table.name);
+      written = found.upper ?? written;
       if (progress !== undefined) {
         progress.rows += found.rows;
         progress.done = found.upper === null;
       }
+    }
+    return written;
+  }
+
+  async #mayRead(signal: AbortSignal): Promise<void> {
+    while (this.#pace.copyWaits) await this.#clock.sleep(REST_POLL_MS, signal);
+  }
+
+  /** Reads once it may, and rests behind it as the pace says. */
+  async #read(
+    { source }: RefreshSessions,
+    table: ApplyTable,
+    lower: Key | null,
+    rows: number,
+    signal: AbortSignal,
+  ): Promise<Chunk> {
+    await this.#mayRead(signal);
+    const startedMs = this.#clock.monotonicMs();
+    const chunk = await readOne(source, table, lower, rows);
+    const endedMs = this.#clock.monotonicMs();
+    for (;;) {
+      const leftMs = endedMs + this.#pace.copyRestMs(endedMs - startedMs) - this.#clock.monotonicMs();
+      if (leftMs < 1) return chunk;
+      await this.#clock.sleep(Math.min(leftMs, REST_POLL_MS), signal);
     }
   }
 
@@ -127,12 +180,7 @@ export class InitialCopy {
   }
 }
 
-async function readOne(
-  { source }: RefreshSessions,
-  table: ApplyTable,
-  lower: Key | null,
-  rows: number,
-): Promise<Chunk> {
+async function readOne(source: Session, table: ApplyTable, lower: Key | null, rows: number): Promise<Chunk> {
   const chunk: Chunk = {
     id: '',
     table,

@@ -14,6 +14,7 @@ import { ensureRecords, writeReversePrepared } from '../postgres/records.js';
 import { streamNames } from '../postgres/slot.js';
 import { withSession } from '../postgres/statement.js';
 import { readTables } from '../postgres/tables.js';
+import type { Pace } from '../pace.js';
 import type { RecentKeys } from '../recent-keys.js';
 import { ensureStream } from '../schema-stage.js';
 import type { ShadowSettings } from '../settings.js';
@@ -23,6 +24,7 @@ export interface WayBackContext {
   readonly clock: Clock;
   readonly random: () => number;
   readonly recent: RecentKeys;
+  readonly pace: Pace;
   readonly onTrouble: (error: UnderstudyError | undefined) => void;
   readonly onFailed: (error: UnderstudyError) => void;
 }
@@ -79,6 +81,10 @@ export class WayBack {
   #fail(error: UnderstudyError): void {
     this.#failure ??= error;
     this.#context.onFailed(error);
+  }
+
+  get lane(): Lane {
+    return this.#lane;
   }
 
   /** Its slot and records are there. Idempotent. */
