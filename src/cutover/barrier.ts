@@ -184,20 +184,16 @@ export async function installBarrier(
   const existing = new Set((await readBarrier(session)).map((each) => `${quoteTable(each)} ${each.trigger}`));
   for (const table of tables) {
     const name = quoteTable(table);
-    const missing = [
-      { trigger: BARRIER_TRIGGER, on: 'INSERT OR UPDATE OR DELETE' },
-      { trigger: TRUNCATE_TRIGGER, on: 'TRUNCATE' },
-    ].filter(({ trigger }) => !existing.has(`${name} ${trigger}`));
+    const missing = [BARRIER_TRIGGER, TRUNCATE_TRIGGER].filter(
+      (trigger) => !existing.has(`${name} ${trigger}`),
+    );
     if (missing.length === 0) continue;
     await inBarrierTransaction(session, bounds, limits, async (begin) => {
       await session.batch([
         ...begin,
         `LOCK TABLE ONLY ${name} IN SHARE ROW EXCLUSIVE MODE`,
-        ...missing.map(
-          ({ trigger, on }) =>
-            `CREATE TRIGGER ${trigger} BEFORE ${on} ON ${name} FOR EACH STATEMENT EXECUTE FUNCTION ${FUNCTION}()`,
-        ),
-        `ALTER TABLE ONLY ${name} ${missing.map(({ trigger }) => `${raised ? 'ENABLE ALWAYS' : 'DISABLE'} TRIGGER ${trigger}`).join(', ')}`,
+        ...missing.map((trigger) => createTriggerSql(table, trigger)),
+        `ALTER TABLE ONLY ${name} ${missing.map((trigger) => `${raised ? 'ENABLE ALWAYS' : 'DISABLE'} TRIGGER ${trigger}`).join(', ')}`,
         'COMMIT',
       ]);
     });
@@ -316,6 +312,47 @@ export async function changeBarrier(
     await commit(session);
     return true;
   });
+}
+
+/** Exists only within the transaction of a rehearsal. */
+const REHEARSAL: TableName = { schema: 'understudy', name: 'rehearsal' };
+
+/**
+ * Does what {@link changeBarrier} would, on a table of its own, and takes it back: a connection that has done it once
+ * has the catalogs at hand and does it in a part of the time. Of the real tables it takes the weakest lock, which holds
+ * up no writer. It is one message that ends with ROLLBACK, so that nothing of it can stay, whenever it is carried out.
+ * `alsoSql` is left out: setting a sequence is not undone by a rollback.
+ */
+export async function rehearseChange(
+  session: Session,
+  plan: BarrierPlan,
+  change: BarrierChange,
+): Promise<void> {
+  const { tables, user } = plan;
+  try {
+    await session.batch([
+      ...beginSql(plan, plan.attemptMs),
+      ...change.claimSql,
+      ...(tables.length === 0
+        ? []
+        : [
+            `LOCK TABLE ${tables.map((table) => `ONLY ${quoteTable(table)}`).join(', ')} IN ACCESS SHARE MODE`,
+          ]),
+      `CREATE TABLE ${quoteTable(REHEARSAL)} ()`,
+      ...[BARRIER_TRIGGER, TRUNCATE_TRIGGER].map((trigger) => createTriggerSql(REHEARSAL, trigger)),
+      toggleSql(REHEARSAL, change.raise),
+      ...(change.raise ? [functionSql(session.side, user, change.reason)] : []),
+      'ROLLBACK',
+    ]);
+  } catch (error) {
+    if (!session.dead) await session.batch(['ROLLBACK']);
+    throw error;
+  }
+}
+
+function createTriggerSql(table: TableName, trigger: string): string {
+  const events = trigger === TRUNCATE_TRIGGER ? 'TRUNCATE' : 'INSERT OR UPDATE OR DELETE';
+  return `CREATE TRIGGER ${trigger} BEFORE ${events} ON ${quoteTable(table)} FOR EACH STATEMENT EXECUTE FUNCTION ${FUNCTION}()`;
 }
 
 function toggleSql(table: TableName, raise: boolean): string {

@@ -16,7 +16,13 @@
 import type { SubsetId } from '../core/ports.js';
 import { UnderstudyError } from '../core/errors.js';
 import { emitMessageSql, quoteLiteral } from '../core/postgres.js';
-import { changeBarrier, readBarrier, type BarrierLimits, type BarrierPlan } from './barrier.js';
+import {
+  changeBarrier,
+  readBarrier,
+  type BarrierChange,
+  type BarrierLimits,
+  type BarrierPlan,
+} from './barrier.js';
 import type { OperationKey } from './journal.js';
 import { FINAL } from './machine.js';
 import type { Session } from './session.js';
@@ -80,23 +86,22 @@ export async function disarmFence(session: Session, subset: SubsetId, operation:
 /** Raises the source's fence and emits the mark, in one transaction. False where the record forbids it. */
 export function raiseFence(target: FenceTarget, key: OperationKey, markId: string): Promise<boolean> {
   const { session, plan, subset, limits } = target;
-  return changeBarrier(
-    session,
-    plan,
-    {
-      raise: true,
-      reason: { operation: key.id, epoch: key.epoch + 1 },
-      claimSql: [
-        `UPDATE understudy.epoch SET fenced = true, epoch = ${key.epoch + 1}, operation = ${quoteLiteral(key.id)},
-           updated_at = pg_catalog.clock_timestamp()
-          WHERE subset = ${quoteLiteral(subset)} AND epoch = ${key.epoch} AND NOT fenced AND NOT retired
-            AND armed = ${quoteLiteral(key.id)}`,
-      ],
-      alsoSql: [emitMessageSql({ t: 'mark', id: markId })],
-      end: 'commit',
-    },
-    limits,
-  );
+  return changeBarrier(session, plan, fenceChange(subset, key, markId), limits);
+}
+
+export function fenceChange(subset: SubsetId, key: OperationKey, markId: string): BarrierChange {
+  return {
+    raise: true,
+    reason: { operation: key.id, epoch: key.epoch + 1 },
+    claimSql: [
+      `UPDATE understudy.epoch SET fenced = true, epoch = ${key.epoch + 1}, operation = ${quoteLiteral(key.id)},
+         updated_at = pg_catalog.clock_timestamp()
+        WHERE subset = ${quoteLiteral(subset)} AND epoch = ${key.epoch} AND NOT fenced AND NOT retired
+          AND armed = ${quoteLiteral(key.id)}`,
+    ],
+    alsoSql: [emitMessageSql({ t: 'mark', id: markId })],
+    end: 'commit',
+  };
 }
 
 /**
@@ -137,44 +142,47 @@ export function reopenSource(
   alsoSql: readonly string[],
 ): Promise<boolean> {
   const { session, plan, subset, limits } = target;
+  return changeBarrier(session, plan, reopenChange(subset, key, end, alsoSql), limits);
+}
+
+export function reopenChange(
+  subset: SubsetId,
+  key: OperationKey,
+  end: 'commit' | 'stage',
+  alsoSql: readonly string[],
+): BarrierChange {
   const epoch = key.epoch + 1;
-  return changeBarrier(
-    session,
-    plan,
-    {
-      raise: false,
-      reason: null,
-      claimSql: [
-        `UPDATE understudy.epoch SET fenced = false, epoch = ${epoch}, operation = ${quoteLiteral(key.id)},
-           updated_at = pg_catalog.clock_timestamp()
-          WHERE subset = ${quoteLiteral(subset)} AND fenced AND epoch = ${key.epoch} AND NOT retired`,
-      ],
-      alsoSql: [...alsoSql, emitMessageSql({ t: 'route', subset, epoch, side: 'source' })],
-      end,
-    },
-    limits,
-  );
+  return {
+    raise: false,
+    reason: null,
+    claimSql: [
+      `UPDATE understudy.epoch SET fenced = false, epoch = ${epoch}, operation = ${quoteLiteral(key.id)},
+         updated_at = pg_catalog.clock_timestamp()
+        WHERE subset = ${quoteLiteral(subset)} AND fenced AND epoch = ${key.epoch} AND NOT retired`,
+    ],
+    alsoSql: [...alsoSql, emitMessageSql({ t: 'route', subset, epoch, side: 'source' })],
+    end,
+  };
 }
 
 /** Raises the destination's guard for a rollback and emits the mark. False where the operation isn't `fencing` any more. */
 export function raiseGuard(target: FenceTarget, key: OperationKey, markId: string): Promise<boolean> {
   const { session, plan, subset, limits } = target;
-  return changeBarrier(
-    session,
-    plan,
-    {
-      raise: true,
-      reason: { operation: key.id, epoch: key.epoch + 1 },
-      claimSql: [
-        lockRouteSql(subset),
-        `SELECT FROM understudy.operation WHERE id = ${quoteLiteral(key.id)} AND attempt = ${quoteLiteral(key.attempt)}
-            AND epoch = ${key.epoch} AND state = 'fencing' FOR UPDATE`,
-      ],
-      alsoSql: [emitMessageSql({ t: 'mark', id: markId })],
-      end: 'commit',
-    },
-    limits,
-  );
+  return changeBarrier(session, plan, guardChange(subset, key, markId), limits);
+}
+
+export function guardChange(subset: SubsetId, key: OperationKey, markId: string): BarrierChange {
+  return {
+    raise: true,
+    reason: { operation: key.id, epoch: key.epoch + 1 },
+    claimSql: [
+      lockRouteSql(subset),
+      `SELECT FROM understudy.operation WHERE id = ${quoteLiteral(key.id)} AND attempt = ${quoteLiteral(key.attempt)}
+          AND epoch = ${key.epoch} AND state = 'fencing' FOR UPDATE`,
+    ],
+    alsoSql: [emitMessageSql({ t: 'mark', id: markId })],
+    end: 'commit',
+  };
 }
 
 /**
@@ -275,20 +283,19 @@ function lockRouteSql(subset: SubsetId): string {
  */
 export function stageGuard(target: FenceTarget, key: OperationKey): Promise<boolean> {
   const { session, plan, limits } = target;
-  return changeBarrier(
-    session,
-    plan,
-    {
-      raise: false,
-      reason: null,
-      // Not locked here: an abort must be able to overtake until the commit itself.
-      claimSql: [
-        `SELECT FROM understudy.operation WHERE id = ${quoteLiteral(key.id)} AND attempt = ${quoteLiteral(key.attempt)}
-            AND epoch = ${key.epoch} AND state = 'verifying'`,
-      ],
-      alsoSql: [],
-      end: 'stage',
-    },
-    limits,
-  );
+  return changeBarrier(session, plan, stageChange(key), limits);
+}
+
+export function stageChange(key: OperationKey): BarrierChange {
+  return {
+    raise: false,
+    reason: null,
+    // Not locked here: an abort must be able to overtake until the commit itself.
+    claimSql: [
+      `SELECT FROM understudy.operation WHERE id = ${quoteLiteral(key.id)} AND attempt = ${quoteLiteral(key.attempt)}
+          AND epoch = ${key.epoch} AND state = 'verifying'`,
+    ],
+    alsoSql: [],
+    end: 'stage',
+  };
 }

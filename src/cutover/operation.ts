@@ -12,7 +12,7 @@ import { UnderstudyError, asUnderstudyError } from '../core/errors.js';
 import type { BarrierLimits, BarrierPlan } from './barrier.js';
 import type { FenceTarget } from './fence.js';
 import type { OperationKey } from './journal.js';
-import type { SequencePlan, SequenceSample } from './sequences.js';
+import type { SequenceDefinition, SequencePlan, SequenceSample } from './sequences.js';
 import type { Connections, Session } from './session.js';
 import type { CutoverDeps } from './settings.js';
 
@@ -53,8 +53,12 @@ export interface Operation {
     followingPlan?: BarrierPlan;
     tables?: readonly TableName[];
     sequences?: SequenceSample;
+    /** Of both sides, as of preflight: a change since would show in the catalogs that are compared behind the gate. */
+    sequenceDefinitions?: Readonly<Record<'leading' | 'following', readonly SequenceDefinition[]>>;
     /** What the shadow was built from, on the side that leads. */
     built?: CatalogFingerprint;
+    /** The state of the step under way is being written to the journal; see `Step.early`. */
+    journaled?: Promise<void>;
     carried?: readonly SequencePlan[];
     /** The following side's transaction is open, its barrier lowered in it. */
     staged?: boolean;

@@ -7,6 +7,7 @@
 import type {
   CatalogFingerprint,
   Finding,
+  SequenceState,
   SessionBlocker,
   ShadowStatus,
   Side,
@@ -20,13 +21,14 @@ import {
   readBarrier,
   readLockHolders,
   withoutBarrier,
+  type BarrierPlan,
   type LockHolder,
 } from './barrier.js';
 import { assertSameCatalog } from './catalog.js';
 import { armFence } from './fence.js';
 import { abortable, found, type Operation, type OperationSessions } from './operation.js';
 import { readOtherProxies, type LiveProxy } from './registration.js';
-import { readSequences, sample } from './sequences.js';
+import { readSequenceDefinitions, readSequences, sample, type SequenceDefinition } from './sequences.js';
 import type { Session } from './session.js';
 
 const LAG_POLL_MS = 20;
@@ -347,14 +349,18 @@ export function readFingerprint(operation: Operation, session: Session): Promise
 async function planBoth(operation: Operation, sessions: OperationSessions): Promise<void> {
   const { deps, signal } = operation;
   const { lockTimeoutMs } = deps.settings;
-  const [leadingPlan, followingPlan, sequences] = await abortable(
-    Promise.all([
-      planBarrier(sessions.leading, lockTimeoutMs),
-      planBarrier(sessions.following, lockTimeoutMs),
-      readSequences(sessions.inspector),
-    ]),
+  const plan = async (
+    session: Session,
+  ): Promise<readonly [BarrierPlan, readonly SequenceDefinition[], readonly SequenceState[]]> => {
+    const barrier = await planBarrier(session, lockTimeoutMs);
+    const definitions = await readSequenceDefinitions(session);
+    return [barrier, definitions, await readSequences(session, definitions)];
+  };
+  const [[leadingPlan, leading, sequences], [followingPlan, following]] = await abortable(
+    Promise.all([plan(sessions.leading), plan(sessions.following)]),
     signal,
   );
+  operation.found.sequenceDefinitions = { leading, following };
   operation.found.leadingPlan = leadingPlan;
   operation.found.followingPlan = followingPlan;
   operation.found.sequences = sample(deps.clock.monotonicMs(), sequences);

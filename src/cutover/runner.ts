@@ -15,7 +15,7 @@
  *  11. finish      report, journaled
  *
  * Invariants:
- * - A state is journaled before it is acted on.
+ * - A state is journaled before it is acted on: what only reads or waits may begin meanwhile.
  * - A failure before COMMIT is sent: staged transactions discarded, then the abort journaled, only then the barrier
  *   lowered, only then the gate opened. If the destination is gone, a cutover may be undone without it, because COMMIT
  *   was not sent and nobody else has this attempt's nonce; the journal is put right when it returns.
@@ -130,6 +130,7 @@ export class OperationRunner {
 
   /** Returns true where a dry run is over. */
   async #beforeCommit(): Promise<boolean> {
+    let journaled = Promise.resolve();
     for (const step of STEPS_BEFORE_COMMIT) {
       if (step.name === 'hold') {
         if (this.#operation.dryRun) return true;
@@ -138,12 +139,26 @@ export class OperationRunner {
       this.#operation.signal.throwIfAborted();
       await this.#at(`before:${step.name}`);
       this.#begun.push(step);
-      await this.#timed(step.name, () => step.run(this.#operation));
+      await this.#timed(step.name, () => this.#run(step, journaled));
       await this.#at(`after:${step.name}`);
       // A dry run stays in preflight, and writes nothing down.
-      if (step.done !== undefined && !this.#operation.dryRun) await this.#journaled(step.done);
+      if (step.done === undefined || this.#operation.dryRun) continue;
+      journaled = this.#journaled(step.done);
+      journaled.catch(() => undefined);
+      this.#operation.found.journaled = journaled;
+      const next = STEPS_BEFORE_COMMIT[STEPS_BEFORE_COMMIT.indexOf(step) + 1];
+      if (next?.early !== true) await journaled;
     }
     return false;
+  }
+
+  /** Whatever comes of the step, its state has been written or refused when this returns. */
+  async #run(step: Step, journaled: Promise<void>): Promise<void> {
+    try {
+      await Promise.all([journaled, step.run(this.#operation)]);
+    } finally {
+      await journaled.catch(() => undefined);
+    }
   }
 
   async #commit(): Promise<void> {
@@ -334,9 +349,8 @@ export class OperationRunner {
   /** The machine's next state, written down before the next step acts on it. */
   async #journaled(input: OperationInput): Promise<void> {
     const from = this.#state;
-    const to = transition(from, input);
-    await moveOperation(found(this.#operation, 'sessions').journal, this.#operation.key, from, to);
-    this.#state = to;
+    this.#input(input);
+    await moveOperation(found(this.#operation, 'sessions').journal, this.#operation.key, from, this.#state);
   }
 
   /** Past the commit the journal already says where things go: a state it can't take is no reason to stop. */

@@ -43,35 +43,42 @@ const DEFINITIONS_SQL = `
                       WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
    ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C"`;
 
-/** Reads every sequence's definition and state. Two round trips. */
-export async function readSequences(session: Session): Promise<readonly SequenceState[]> {
-  const definitions = (await session.run(DEFINITIONS_SQL)).rows;
+/** All of a sequence but how far it has come. */
+export type SequenceDefinition = Omit<SequenceState, 'lastValue' | 'isCalled'>;
+
+export async function readSequenceDefinitions(session: Session): Promise<readonly SequenceDefinition[]> {
+  const { rows } = await session.run(DEFINITIONS_SQL);
+  return rows.map((row) => ({
+    schema: row['schema'] ?? '',
+    name: row['name'] ?? '',
+    increment: BigInt(row['increment'] ?? '1'),
+    minValue: BigInt(row['minimum'] ?? '0'),
+    maxValue: BigInt(row['maximum'] ?? '0'),
+    cache: BigInt(row['cache'] ?? '1'),
+    cycle: row['cycle'] === 't',
+  }));
+}
+
+/**
+ * Reads how far every sequence has come: one round trip where the definitions are known, else two. Throws
+ * `…-query-failed` where one of them is gone.
+ */
+export async function readSequences(
+  session: Session,
+  known?: readonly SequenceDefinition[],
+): Promise<readonly SequenceState[]> {
+  const definitions = known ?? (await readSequenceDefinitions(session));
   if (definitions.length === 0) return [];
-  const selects = definitions.map((row, index) => {
-    const name = quoteTable({ schema: row['schema'] ?? '', name: row['name'] ?? '' });
-    return `SELECT ${index} AS index, last_value, is_called FROM ${name}`;
-  });
-  const states = new Map<number, { lastValue: bigint; isCalled: boolean }>();
-  for (const row of (await session.run(selects.join(' UNION ALL '))).rows) {
-    states.set(Number(row['index']), {
-      lastValue: BigInt(row['last_value'] ?? '0'),
-      isCalled: row['is_called'] === 't',
-    });
-  }
-  return definitions.flatMap((row, index) => {
+  const selects = definitions.map(
+    (sequence, index) => `SELECT ${index} AS index, last_value, is_called FROM ${quoteTable(sequence)}`,
+  );
+  const { rows } = await session.run(selects.join(' UNION ALL '));
+  const states = new Map(rows.map((row) => [Number(row['index']), row]));
+  return definitions.flatMap((sequence, index) => {
     const state = states.get(index);
     if (state === undefined) return [];
     return [
-      {
-        schema: row['schema'] ?? '',
-        name: row['name'] ?? '',
-        ...state,
-        increment: BigInt(row['increment'] ?? '1'),
-        minValue: BigInt(row['minimum'] ?? '0'),
-        maxValue: BigInt(row['maximum'] ?? '0'),
-        cache: BigInt(row['cache'] ?? '1'),
-        cycle: row['cycle'] === 't',
-      },
+      { ...sequence, lastValue: BigInt(state['last_value'] ?? '0'), isCalled: state['is_called'] === 't' },
     ];
   });
 }

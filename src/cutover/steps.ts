@@ -33,6 +33,7 @@ import {
   type Operation,
 } from './operation.js';
 import { preflight, prepareSessions, readFingerprint } from './preflight.js';
+import { rehearse } from './rehearsal.js';
 import { carrySequences, observedRate, readSequences, setSequencesSql } from './sequences.js';
 import type { Session } from './session.js';
 import type { StepName } from './settings.js';
@@ -41,6 +42,11 @@ export interface Step {
   readonly name: StepName;
   readonly state: OperationState;
   readonly done?: OperationInput;
+  /**
+   * It may begin while its state is being journaled: it only reads, or waits for `found.journaled` before it acts. Else it
+   * is begun when the state has been written.
+   */
+  readonly early?: true;
   readonly run: (operation: Operation) => Promise<void>;
   readonly undo?: (operation: Operation) => Promise<void>;
 }
@@ -48,11 +54,11 @@ export interface Step {
 /** Up to the commit; all of it can be undone. */
 export const STEPS_BEFORE_COMMIT: readonly Step[] = [
   { name: 'preflight', state: 'preflight', run: preflight },
-  { name: 'prepare', state: 'preflight', done: 'checked', run: prepareSessions, undo: discardWarm },
+  { name: 'prepare', state: 'preflight', done: 'checked', run: prepare, undo: discardWarm },
   { name: 'hold', state: 'holding', done: 'held', run: closeGate, undo: openGate },
   { name: 'fence', state: 'fencing', done: 'fenced', run: raise, undo: lower },
-  { name: 'catch-up', state: 'catching-up', done: 'caught-up', run: catchUp },
-  { name: 'verify', state: 'verifying', run: verifyAndStage },
+  { name: 'catch-up', state: 'catching-up', done: 'caught-up', early: true, run: catchUp },
+  { name: 'verify', state: 'verifying', early: true, run: verifyAndStage },
 ];
 
 /** From the commit on; each is repeated until it succeeds. */
@@ -61,6 +67,11 @@ export const STEPS_AFTER_COMMIT: readonly Step[] = [
   { name: 'switch', state: 'switching', done: 'switched', run: switchSessions },
   { name: 'release', state: 'releasing', run: release },
 ];
+
+async function prepare(operation: Operation): Promise<void> {
+  await prepareSessions(operation);
+  if (!operation.dryRun) await rehearse(operation);
+}
 
 async function discardWarm({ deps }: Operation): Promise<void> {
   deps.traffic.discardWarm(deps.subset);
@@ -134,7 +145,11 @@ async function catchUp(operation: Operation): Promise<void> {
   const catalogs = readFingerprint(operation, sessions.inspector).then((now) =>
     assertSameCatalog(from, built, now),
   );
-  const states = Promise.all([readSequences(sessions.leading), readSequences(sessions.following)]);
+  const definitions = found(operation, 'sequenceDefinitions');
+  const states = Promise.all([
+    readSequences(sessions.leading, definitions.leading),
+    readSequences(sessions.following, definitions.following),
+  ]);
   const [, , [onFrom, onTo]] = await abortable(
     Promise.all([timed('mark', marked), timed('catalog', catalogs), timed('sequences', states)]),
     signal,
@@ -189,15 +204,18 @@ async function verifyAndStage(operation: Operation): Promise<void> {
   const { deps, direction, kind, key, signal, to } = operation;
   const verifying = deps.shadow.verifyRecent(direction, signal);
   const target = followingTarget(operation);
-  operation.found.staged = true;
-  const staging =
-    kind === 'cutover'
+  const stage = async (): Promise<boolean> => {
+    // Set first: whoever gives up meanwhile cuts the connection, and nothing is staged later.
+    operation.found.staged = true;
+    await operation.found.journaled;
+    return await (kind === 'cutover'
       ? stageGuard(target, key)
-      : reopenSource(target, key, 'stage', setSequencesSql(found(operation, 'carried')));
+      : reopenSource(target, key, 'stage', setSequencesSql(found(operation, 'carried'))));
+  };
   const [report, staged] = await abortable(
     Promise.all([
       timedPart(operation, 'verify.compare', verifying),
-      timedPart(operation, 'verify.stage', staging),
+      timedPart(operation, 'verify.stage', stage()),
     ]),
     signal,
   );

@@ -10,10 +10,18 @@ import {
   installBarrier,
   planBarrier,
   readBarrier,
+  rehearseChange,
   removeBarrier,
   type BarrierLimits,
 } from '../../src/cutover/barrier.js';
-import { armFence, lowerFence, raiseFence, readEpoch, type FenceTarget } from '../../src/cutover/fence.js';
+import {
+  armFence,
+  fenceChange,
+  lowerFence,
+  raiseFence,
+  readEpoch,
+  type FenceTarget,
+} from '../../src/cutover/fence.js';
 import { Connections, type Session } from '../../src/cutover/session.js';
 import { EmbeddedServer, SUPERUSER, SUPERUSER_PASSWORD } from '../../src/app/demo/embedded-server.js';
 import { FAST_SETTINGS } from '../support/global-setup.js';
@@ -114,6 +122,29 @@ describe.each(['source', 'destination'] as const)('on the %s’s server', (side)
     await lower();
     expect(barrierState(await readBarrier(session))).toBe('lowered');
     for (const sql of WRITES) expect([sql, await rolledBack(application, sql)]).toEqual([sql, undefined]);
+  });
+
+  test('a rehearsal waits for no writer, holds none up, and leaves nothing behind', async () => {
+    await armFence(session, SUBSET, key());
+    const record = await readEpoch(session, SUBSET);
+    const source = `SELECT pg_get_functiondef('understudy.refuse_write'::regproc) AS body`;
+    const before: unknown = (await application.query(source)).rows;
+    await application.query(`BEGIN; INSERT INTO public.plain (note) VALUES ('open')`);
+    const change = { ...fenceChange(SUBSET, key(), 'rehearsed'), alsoSql: ['SELECT 1 / 0'] };
+    await rehearseChange(session, await planBarrier(session, LIMITS.lockTimeoutMs), change);
+    await application.query('ROLLBACK');
+    expect(barrierState(await readBarrier(session))).toBe('lowered');
+    expect(await readEpoch(session, SUBSET)).toEqual(record);
+    expect((await application.query(source)).rows).toEqual(before);
+    const { rows } = await application.query(`SELECT to_regclass('understudy.rehearsal') AS made`);
+    expect(rows).toEqual([{ made: null }]);
+    // Its claim hit: the record was armed. What fails leaves no transaction open.
+    const broken = { ...change, claimSql: ['SELECT 1 / 0'] };
+    await expect(
+      rehearseChange(session, await planBarrier(session, LIMITS.lockTimeoutMs), broken),
+    ).rejects.toMatchObject({ details: { sqlState: '22012' } });
+    expect((await session.run('SELECT 1')).count).toBe(1);
+    attempts++;
   });
 
   test('the refusal names table, operation and epoch, and says what to do', async () => {

@@ -305,7 +305,7 @@ describe('losing a side', () => {
   }
 
   test('the destination, before COMMIT was sent: undone without it, and the journal put right when it is back', async () => {
-    await arrange('cutover', 'destination', 'before:verify');
+    await arrange('cutover', 'destination', 'after:verify');
     const report = await stage.operate('cutover');
     expect(report).toMatchObject({ outcome: 'aborted', reason: { code: 'destination-unreachable' } });
     expect(stage.traffic.gate).toBe('open');
