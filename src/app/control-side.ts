@@ -1,9 +1,9 @@
 /** Short errands of the composition root's own on the databases. */
 import type pg from 'pg';
-import type { DatabaseEndpoint, Finding, ShadowMethod, Side } from '../core/ports.js';
+import type { DatabaseEndpoint, Finding, Side } from '../core/ports.js';
 import { connectControl } from '../core/postgres.js';
 import { readNamedOids, type NamedOids } from '../proxy/type-oids.js';
-import { inspectPair } from '../shadow/postgres/preflight.js';
+import { inspectPair, type PreflightSettings } from '../shadow/postgres/preflight.js';
 import { readSessionHints, type SessionHints } from '../shadow/postgres/preflight-sessions.js';
 
 export interface Endpoints {
@@ -28,14 +28,17 @@ async function withConnection<T>(
 /** What would stop a switch now. */
 export async function inspectForCutover(
   endpoints: Endpoints,
-  migrationId: string,
-  method: ShadowMethod | 'auto',
+  {
+    migrationId,
+    method,
+    format,
+  }: Pick<PreflightSettings, 'migrationId' | 'format'> & Required<Pick<PreflightSettings, 'method'>>,
   signal: AbortSignal,
 ): Promise<readonly Finding[]> {
   return withConnection('source', endpoints.source, 'preflight', (source) =>
     withConnection('destination', endpoints.destination, 'preflight', async (destination) => {
       signal.throwIfAborted();
-      return inspectPair(source, destination, { migrationId, method, purpose: 'cutover' });
+      return inspectPair(source, destination, { migrationId, method, format, purpose: 'cutover' });
     }),
   );
 }

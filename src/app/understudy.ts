@@ -172,7 +172,10 @@ class Composition implements Understudy, AdminControl {
       clock,
       settings: config.cutover,
       random: (bytes) => randomBytes(bytes).toString('hex'),
-      inspect: (signal) => inspectForCutover(config, config.migration.id, config.shadow.method, signal),
+      inspect: (signal) => {
+        const { method, format } = config.shadow;
+        return inspectForCutover(config, { migrationId: config.migration.id, method, format }, signal);
+      },
       readFingerprint,
       ...(hooks.observe === undefined ? {} : { observe: hooks.observe }),
     });

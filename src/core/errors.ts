@@ -48,6 +48,7 @@ export const ERROR_CODES = {
   'shadow-not-ready': [true, 'The shadow is not following yet, or its lag is unknown or too large.'],
   'shadow-failed': [false, 'The shadow stopped on an error that retrying can’t mend.'],
   'schema-unsupported': [false, 'The source holds an object that can’t be carried to the destination.'],
+  'format-refused': [false, 'The format that `shadow.format` asks for can’t be had, or not be turned back.'],
   'schema-build-failed': [false, 'A statement that rebuilds the schema failed on the destination.'],
   'schema-paused': [
     false,

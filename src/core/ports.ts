@@ -392,6 +392,32 @@ export type LogMessage =
   | { readonly t: 'route'; readonly subset: SubsetId; readonly epoch: number; readonly side: Side };
 
 // ---------------------------------------------------------------------------------------------------------------
+// Format: the destination's form of the source's tables
+
+/**
+ * What the destination's form is to be where it differs from the source's; nothing named is `identity`. Kept in both
+ * directions: what can't be turned back is refused (docs/format.md).
+ */
+export interface Format {
+  /** By `schema.table` on the source. What is said of a parent or partition root holds for its children too. */
+  readonly tables?: Readonly<Record<string, TableFormat>> | undefined;
+}
+
+export interface TableFormat {
+  /** By the source's column name: the column's type on the destination. */
+  readonly types?: Readonly<Record<string, ColumnTypeFormat>> | undefined;
+}
+
+export interface ColumnTypeFormat {
+  /** As in CREATE TABLE, e.g. `bigint`. */
+  readonly type: string;
+  /** For `timestamp` → `timestamptz`: the time zone whose clock the source's values show. */
+  readonly zone?: string | undefined;
+  /** `accept`: the zone's clock shows one hour of each year twice, and its rows may come back an hour off. */
+  readonly repeatedHour?: 'refuse' | 'accept' | undefined;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
 // Preflight, shared by check, cutover and the CLI
 
 export interface Finding {

@@ -117,7 +117,10 @@ export function carrySequence(from: SequenceState, to: SequenceState, margin: bi
   if (!further.isCalled) return base;
   const skip = margin > from.cache ? margin : from.cache;
   const moved = further.lastValue + skip * increment;
-  const bound = increment > 0n ? from.maxValue : from.minValue;
+  // A format may have given the sides other bounds, and a sequence can't be set past its own.
+  const bound = increment > 0n ? to.maxValue : to.minValue;
+  if (ahead(further.lastValue, bound))
+    return { ...base, lastValue: bound, note: 'has come past the other side’s bound, and is left at it' };
   // One more value must be left, else the margin alone would exhaust it.
   if (ahead(moved + increment, bound))
     return { ...base, note: 'is near its bound, so it is carried without a margin' };

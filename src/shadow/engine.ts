@@ -35,6 +35,7 @@ import type {
 import type { Position } from '../core/position.js';
 import { asUnderstudyError, UnderstudyError } from '../core/errors.js';
 import { Condition, isBefore, notReady } from './condition.js';
+import { formOn, readLaneTables, requiredForms } from './format/forms.js';
 import { Copier } from './copier.js';
 import { Lane } from './lane.js';
 import { LogBudget } from './log-budget.js';
@@ -52,13 +53,14 @@ import { Steering } from './steering.js';
 import { SHADOW_DEFAULTS, type ShadowOptions, type ShadowSettings } from './settings.js';
 import { Verification } from './verification.js';
 import { analyzeAll, analyzeStale, refreshMaterializedViews } from './postgres/analyze.js';
-import { readApplyTables, type Key } from './postgres/apply-table.js';
+import type { Key } from './postgres/apply-table.js';
 import { catalogDifferences, catalogWarning } from './catalog-watch.js';
 import { SchemaFollower, sourceLeads } from './schema-follower.js';
 import { installDdlNotice } from './postgres/ddl-notice.js';
 import { readFingerprint } from './postgres/fingerprint.js';
 import { ensureIdentities } from './postgres/identity.js';
 import {
+  assertFormat,
   ensureRecords,
   readFingerprintRecord,
   readSourcePlan,
@@ -186,6 +188,7 @@ export class ShadowEngine implements ShadowControl {
       clock: context.clock,
       log: this.#log,
       tables: () => this.#tables,
+      form: (table, side) => formOn(requiredForms(this.#settings.format, this.#tables), table, side),
       repair: (table, keys, signal) => this.#repair(table, keys, signal),
       waitForMark: (direction, mark, signal) => this.waitForMark(direction, mark, signal),
     });
@@ -263,6 +266,7 @@ export class ShadowEngine implements ShadowControl {
     if (!(await installDdlNotice(source)))
       this.#log.info({}, 'no event trigger may be made on the source: its catalogs are compared instead');
     let state = await readState(destination, settings.migrationId);
+    if (!isBefore(state?.phase ?? null, 'copying')) await assertFormat(destination, settings.format);
     if (state?.reversePrepared === true) this.#startReverse();
     if (!isBefore(state?.phase ?? null, 'copying') && (await this.#schema.follow(stage)))
       state = await readState(destination, settings.migrationId);
@@ -323,7 +327,8 @@ export class ShadowEngine implements ShadowControl {
 
   async #prepareCopier(source: Session): Promise<void> {
     const { settings, context } = { settings: this.#settings, context: this.#context };
-    const tables = await readApplyTables(source, this.#tables);
+    const forms = requiredForms(settings.format, this.#tables);
+    const tables = await readLaneTables(source, forms, 'source', 'destination');
     this.#forward.state.tables ??= tables;
     this.#copier = new Copier(
       this.#forward.state,

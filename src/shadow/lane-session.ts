@@ -15,8 +15,9 @@
  * - A chunk's rows are written directly behind the transaction before its `high`, before anything later.
  * - At the session's end every chunk in flight is read again: its window is incomplete.
  */
-import type { DatabaseEndpoint } from '../core/ports.js';
+import type { DatabaseEndpoint, Format } from '../core/ports.js';
 import { parseLsn } from '../core/position.js';
+import { isIdentity, readLaneTables, requiredForms } from './format/forms.js';
 import { asUnderstudyError, UnderstudyError } from '../core/errors.js';
 import { FlushWriter, isWritable, type ChunkEnd, type Flush } from './flush-writer.js';
 import type { LaneState, LaneTask } from './lane-state.js';
@@ -49,6 +50,7 @@ export interface LaneSettings {
   readonly streamBytesMax: number;
   readonly statusIntervalMs: number;
   readonly headPollIntervalMs: number;
+  readonly format: Format | undefined;
 }
 
 /** A flush at hand may end in that time when the lane is stopped. */
@@ -114,7 +116,7 @@ export class LaneSession {
     endOnAbort(this.#origin, signal, STOP_GRACE_MS);
     this.#apply = await openSession(target, targetEndpoint, `${direction} apply`, APPLY_SETTINGS);
     endOnAbort(this.#apply, signal, STOP_GRACE_MS);
-    this.#state.tables ??= await readApplyTables(this.#origin, await readTables(this.#origin.client));
+    this.#state.tables ??= await this.#readTables(this.#origin, this.#apply);
     this.#tables = this.#state.tables;
     if (direction === 'forward') this.#state.addedColumns = await readAddedColumns(this.#apply);
     this.#writer = new FlushWriter(this.#state, this.#apply, this.#tables, this.#bindingOf);
@@ -166,6 +168,17 @@ export class LaneSession {
     this.#apply.client.on('end', () =>
       this.#fail(new UnderstudyError(code, `the ${target} ended the apply connection`)),
     );
+  }
+
+  /** The origin's tables, each with its form on the other side. */
+  async #readTables(origin: Session, apply: Session): Promise<ReadonlyMap<string, ApplyTable>> {
+    const { format } = this.#settings;
+    if (isIdentity(format)) return await readApplyTables(origin, await readTables(origin.client));
+    const [source, from, to] =
+      this.#state.direction === 'forward'
+        ? ([origin, 'source', 'destination'] as const)
+        : ([apply, 'destination', 'source'] as const);
+    return await readLaneTables(origin, requiredForms(format, await readTables(source.client)), from, to);
   }
 
   /**

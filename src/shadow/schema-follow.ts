@@ -20,6 +20,7 @@ import type { CatalogFingerprint } from '../core/ports.js';
 import { UnderstudyError } from '../core/errors.js';
 import { emitMessageSql, quoteTable } from '../core/postgres.js';
 import { WHOLE_DATABASE } from '../core/ports.js';
+import { formOn, requiredForms } from './format/forms.js';
 import { diffFingerprints, readFingerprint, type FingerprintDifference } from './postgres/fingerprint.js';
 import {
   forgetTableCopy,
@@ -253,7 +254,11 @@ export async function acceptSchema(
     await inTransaction(destination, 'taking both schemas as they are', async () => {
       for (const statement of evolution.statements) await runUnlessDone(destination, statement);
       const theirs = new Map((await readTables(destination.client)).map((table) => [tableKey(table), table]));
-      for (const table of read.tables) assertTwin(table, theirs.get(tableKey(table)));
+      const forms = requiredForms(settings.format, read.tables);
+      for (const table of read.tables) {
+        const form = formOn(forms, table, 'destination');
+        assertTwin(form, theirs.get(tableKey(form)));
+      }
       for (const statement of late) {
         if (!replaced.has(hashOf(statement))) await runUnlessDone(destination, statement);
       }

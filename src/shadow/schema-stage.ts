@@ -13,15 +13,19 @@ import type { Log } from '../core/log.js';
 import type { CatalogFingerprint, Direction, Finding } from '../core/ports.js';
 import { UnderstudyError } from '../core/errors.js';
 import type { ShadowSettings } from './settings.js';
+import { isIdentity, requiredForms } from './format/forms.js';
+import { formattedPlan, readOwnedSequences } from './format/schema.js';
 import { diffFingerprints, readFingerprint } from './postgres/fingerprint.js';
 import { ensureIdentities } from './postgres/identity.js';
 import {
+  assertFormat,
   forgetProgress,
   initialiseProgress,
   readFingerprintRecord,
   readProgress,
   readSourcePlan,
   writeFingerprint,
+  writeFormat,
   writeSourcePlan,
 } from './postgres/records.js';
 import { buildSchema, isBuiltByUs } from './postgres/schema/build.js';
@@ -116,7 +120,13 @@ async function readPlan(
   );
   let before = await readFingerprint(source.client);
   for (let attempt = 1; ; attempt++) {
-    const plan = await readSchema(source.client, { destinationVersionNum: Number(version) });
+    const tables = await readTables(source.client);
+    const forms = requiredForms(context.settings.format, tables);
+    const plan = formattedPlan(
+      await readSchema(source.client, { destinationVersionNum: Number(version) }),
+      forms,
+      isIdentity(context.settings.format) ? [] : await readOwnedSequences(source, tables, forms),
+    );
     const after = await readFingerprint(source.client);
     if (diffFingerprints(before, after).length === 0) return { plan, fingerprint: after };
     if (attempt >= READ_ATTEMPTS_MAX) throw changesTooFast();
@@ -164,10 +174,13 @@ export async function buildBeforeCopy(context: StageContext): Promise<readonly T
     });
   }
   onFindings(plan.unsupported);
-  if (await isBuiltByUs(destination.client)) await assertUnchanged(context, fingerprint);
-  else {
+  if (await isBuiltByUs(destination.client)) {
+    await assertFormat(destination, settings.format);
+    await assertUnchanged(context, fingerprint);
+  } else {
     await writeFingerprint(destination, 'source', fingerprint);
     await writeSourcePlan(destination, plan);
+    await writeFormat(destination, settings.format);
   }
   if (settings.copyRoles) onFindings((await copyRoles(source.client, destination.client)).findings);
   const report = await buildSchema(destination.client, plan.beforeCopy, { phase: 'before-copy', signal });

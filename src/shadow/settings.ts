@@ -1,5 +1,5 @@
 /** What the shadow can be told; every wait, size and queue has its bound here. */
-import type { DatabaseEndpoint, ShadowMethod } from '../core/ports.js';
+import type { DatabaseEndpoint, Format, ShadowMethod } from '../core/ports.js';
 
 export interface ShadowSettings {
   readonly source: DatabaseEndpoint;
@@ -45,6 +45,8 @@ export interface ShadowSettings {
   readonly compareIntervalMs: number;
   /** `schema.table` → its timestamp column, by which `poll` asks it instead of by xmin. */
   readonly versionColumns: Readonly<Record<string, string>> | undefined;
+  /** The destination's form of the source's tables; only by `log`. */
+  readonly format: Format | undefined;
 }
 
 export type ShadowOptions = Pick<ShadowSettings, 'source' | 'destination' | 'migrationId'> &
@@ -71,4 +73,5 @@ export const SHADOW_DEFAULTS: Omit<ShadowSettings, 'source' | 'destination' | 'm
   pollIntervalMs: 1000,
   compareIntervalMs: 600_000,
   versionColumns: undefined,
+  format: undefined,
 };

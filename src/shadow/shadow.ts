@@ -24,6 +24,7 @@ import type {
 import type { Position } from '../core/position.js';
 import { Backoff } from './backoff.js';
 import { ShadowEngine, type ShadowEngineContext } from './engine.js';
+import { isIdentity } from './format/forms.js';
 import { FollowEngine } from './follow/engine.js';
 import { ensureFollowRecords, readMethod, writeMethod } from './follow/records.js';
 import { chooseMethod, type MethodChoice } from './method.js';
@@ -104,6 +105,7 @@ export class Shadow implements ShadowControl {
           slot: streamNames(migrationId, 'forward').slot,
           recorded: recorded?.method ?? null,
         });
+        if (choice.method !== 'log' && !isIdentity(this.#settings.format)) throw formatByLog(choice);
         if (recorded === null) {
           await ensureFollowRecords(there);
           await writeMethod(there, migrationId, choice);
@@ -194,6 +196,14 @@ export class Shadow implements ShadowControl {
   async analyze(side: Side, signal: AbortSignal): Promise<void> {
     await this.#required().analyze(side, signal);
   }
+}
+
+function formatByLog({ method, reason }: MethodChoice): UnderstudyError {
+  return new UnderstudyError(
+    'format-refused',
+    `a format is kept only by following the log, and this shadow would follow by ${method} (${reason})`,
+    { advice: 'Let the source be followed by its log (see docs/shadow.md), or take shadow.format out.' },
+  );
 }
 
 const NOT_COMPARED = { tables: 0, waiting: 0, lastAt: null, refreshed: 0, wholeMs: null };

@@ -23,6 +23,7 @@ import type { RecentBatch, RecentKeys, RecentSnapshot } from './recent-keys.js';
 import { closeSession, openSession, run, type Session } from './postgres/statement.js';
 import { tableKey, type TableInfo } from './postgres/table.js';
 import type { UnitId } from './postgres/verify-recheck.js';
+import type { TableForm } from './postgres/verify-side.js';
 import { verifyKeys, verifyTables, type KeyLookup } from './postgres/verify.js';
 import type { DatabaseEndpoint } from '../core/ports.js';
 
@@ -32,6 +33,8 @@ export interface VerificationContext {
   readonly clock: Clock;
   readonly log: Log;
   readonly tables: () => readonly TableInfo[];
+  /** How a side has a table, where not as the source does. */
+  readonly form?: TableForm;
   /** Mends rows of the destination: those of `keys`, or, of a table without a key, all. */
   readonly repair: (
     table: TableInfo,
@@ -114,6 +117,7 @@ export class Verification {
           settle: (limit) => this.#settle(marker, direction, limit),
           signal,
           authoritativeSide: origin(direction),
+          ...this.#form(),
           onConfirmed: (table, ids) => {
             const known = differing.get(table) ?? [];
             differing.set(table, [...known, ...ids].slice(0, REPAIRED_MAX));
@@ -147,6 +151,10 @@ export class Verification {
     }
   }
 
+  #form(): { readonly form?: TableForm } {
+    return this.#context.form === undefined ? {} : { form: this.#context.form };
+  }
+
   /** Mends what was found, then compares those tables again. */
   async #repair(
     pair: Pair,
@@ -165,7 +173,12 @@ export class Verification {
     const again = await verifyTables(
       { authoritative: pair.authoritative.client, follower: pair.follower.client },
       [...differing.keys()],
-      { settle: (limit) => this.#settle(marker, 'forward', limit), signal, authoritativeSide: 'source' },
+      {
+        settle: (limit) => this.#settle(marker, 'forward', limit),
+        signal,
+        authoritativeSide: 'source',
+        ...this.#form(),
+      },
     );
     return { rows, tables: differing.size, remaining: again.mismatches };
   }
@@ -272,7 +285,7 @@ export class Verification {
     });
     signal.throwIfAborted();
     const sides = { authoritative: pair.authoritative.client, follower: pair.follower.client };
-    return await verifyKeys(sides, lookups, origin(direction));
+    return await verifyKeys(sides, lookups, origin(direction), this.#context.form);
   }
 
   #chosen(names: readonly string[] | undefined): readonly TableInfo[] {

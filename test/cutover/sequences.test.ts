@@ -7,6 +7,7 @@ import {
   readSequences,
   sample,
   setSequencesSql,
+  type SequencePlan,
 } from '../../src/cutover/sequences.js';
 import { Connections } from '../../src/cutover/session.js';
 import { databasePair } from '../support/servers.js';
@@ -58,12 +59,14 @@ test('an unused sequence stays as it is', () => {
 });
 
 test('no margin leads past a bound, nor exhausts a sequence that had values left', () => {
-  const near = { ...ASCENDING, maxValue: 120n };
-  expect(carrySequence(near, UNUSED, 32n)).toMatchObject({ lastValue: 100n, isCalled: true });
-  expect(carrySequence(near, UNUSED, 32n).note).toContain('near its bound');
-  expect(carrySequence({ ...near, maxValue: 133n }, UNUSED, 32n).lastValue).toBe(132n);
-  expect(carrySequence({ ...near, maxValue: 132n }, UNUSED, 32n).lastValue).toBe(100n);
-  expect(carrySequence({ ...DESCENDING, minValue: -110n }, DESCENDING, 10n).lastValue).toBe(-100n);
+  const bounded = (maxValue: bigint): SequencePlan =>
+    carrySequence({ ...ASCENDING, maxValue }, { ...UNUSED, maxValue }, 32n);
+  expect(bounded(120n)).toMatchObject({ lastValue: 100n, isCalled: true });
+  expect(bounded(120n).note).toContain('near its bound');
+  expect(bounded(133n).lastValue).toBe(132n);
+  expect(bounded(132n).lastValue).toBe(100n);
+  const falling = { ...DESCENDING, minValue: -110n };
+  expect(carrySequence(falling, falling, 10n).lastValue).toBe(-100n);
   const spent = { ...ASCENDING, lastValue: ASCENDING.maxValue };
   expect(carrySequence(spent, UNUSED, 32n)).toMatchObject({ lastValue: ASCENDING.maxValue, isCalled: true });
 });
@@ -134,3 +137,12 @@ async function next(
 ): Promise<string | undefined> {
   return (await client.query(`SELECT nextval('public.${name}') AS v`)).rows[0]?.v;
 }
+
+test('a wider sequence takes its margin past the narrower one’s bound, and none is set past its own', () => {
+  const narrow = { ...ASCENDING, maxValue: 1000n, lastValue: 999n };
+  const wide = { ...ASCENDING, maxValue: 9_223_372_036_854_775_807n, lastValue: 1n, isCalled: false };
+  expect(carrySequence(narrow, wide, 32n)).toMatchObject({ lastValue: 1031n });
+  const past = carrySequence({ ...wide, lastValue: 5000n, isCalled: true }, narrow, 32n);
+  expect(past).toMatchObject({ lastValue: 1000n, isCalled: true });
+  expect(past.note).toContain('bound');
+});

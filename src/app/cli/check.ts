@@ -20,6 +20,7 @@ export async function runCheck(terminal: Terminal, config: ResolvedConfig): Prom
     migrationId: config.migration.id,
     purpose: 'check',
     method: config.shadow.method,
+    format: config.shadow.format,
   } as const;
   const opened = await Promise.allSettled(
     (['source', 'destination'] as const).map((side) =>

@@ -165,6 +165,47 @@ export function choiceMap<const T extends string>(
     .register(leaves, { expected, description, kind: 'string', defaultText: 'none', example });
 }
 
+/** The destination's form of the source's tables; a mapping in the file, JSON elsewhere. */
+export function tableFormats(description: string, example: string) {
+  const expected = 'a mapping of tables to `types`, see docs/format.md';
+  const error = (issue: { code: string; keys?: readonly string[] }): string =>
+    issue.code === 'unrecognized_keys'
+      ? `unknown key ${JSON.stringify(issue.keys?.[0])}: expected ${expected}`
+      : `expected ${expected}`;
+  const name = z.string().min(1);
+  const type = z.union(
+    [
+      name.transform((text) => ({ type: text })),
+      z.strictObject({
+        type: name,
+        zone: name.optional(),
+        repeatedHour: z.enum(['refuse', 'accept']).optional(),
+      }),
+    ],
+    { error: 'expected a type such as bigint, or { type: timestamptz, zone: UTC }' },
+  );
+  const tables = z.record(
+    name.refine((key) => key.includes('.'), { error: 'expected schema.table' }),
+    z.strictObject({ types: z.record(name, type).optional() }, { error }),
+    { error },
+  );
+  const json = z.string().transform((text, context): unknown => {
+    try {
+      return JSON.parse(text);
+    } catch {
+      context.addIssue({ code: 'custom', message: `expected ${expected}` });
+      return z.NEVER;
+    }
+  });
+  return z
+    .preprocess((value) => {
+      const parsed = typeof value === 'string' ? json.safeParse(value) : undefined;
+      return parsed?.success === true ? parsed.data : value;
+    }, tables.optional())
+    .optional()
+    .register(leaves, { expected, description, kind: 'string', defaultText: 'identity', example });
+}
+
 /** `a=b, c` as a mapping; what has no second part stands for itself. */
 function pairs() {
   return z.string().transform((list) =>

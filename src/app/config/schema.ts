@@ -24,6 +24,7 @@ import {
   optionalText,
   port,
   requiredText,
+  tableFormats,
   text,
   type LeafInfo,
 } from './leaf.js';
@@ -228,6 +229,14 @@ export const sections = {
       'By `poll`: tables, and the timestamp column that says when each of their rows was written last. Other tables are asked by xmin.',
       'public.orders=updated_at',
     ),
+    format: z
+      .strictObject({
+        tables: tableFormats(
+          'What the destination has in another form than the source (docs/format.md): by `schema.table`, its columns’ `types` there.',
+          '{"public.orders": {"types": {"id": "bigint"}}}',
+        ),
+      })
+      .optional(),
     copyRoles: flag('Create the source’s roles on the destination where they are missing.', SHADOW.copyRoles),
     chunkRows: count('Rows per chunk of the copy, at most.', SHADOW.chunkRows),
     chunkBytes: bytes('Bytes a chunk aims at; wide rows make chunks of fewer rows.', SHADOW.chunkBytes, {

@@ -3,6 +3,7 @@
  * each statement is built once per table and set of columns, so that the server can keep its plan.
  */
 import type { ApplyTable, Key, Row, Value } from './apply-table.js';
+import type { ColumnInfo } from './table.js';
 import { quoteIdent } from '../../core/postgres.js';
 import { UnderstudyError } from '../../core/errors.js';
 
@@ -68,9 +69,22 @@ function unnest(table: ApplyTable, columns: readonly number[]): string {
   return `unnest(${arrays.join(', ')}) AS u(${columns.map((column) => `c${column}`).join(', ')})`;
 }
 
-function cast(table: ApplyTable, column: number): string {
-  const { type } = columnAt(table, column);
-  return INTEGER_ARRAYS.has(type) ? `u.c${column}` : `u.c${column}::${type}`;
+function cast(table: ApplyTable, index: number): string {
+  const column = columnAt(table, index);
+  return INTEGER_ARRAYS.has(column.type) ? `u.c${index}` : written(column, `u.c${index}`);
+}
+
+/** A value of the column from `text`, the other side's output of it as text. */
+function written({ type, converted }: ColumnInfo, text: string): string {
+  if (converted === undefined) return `${text}::${type}`;
+  const { side, conversion } = converted;
+  return side === 'destination' ? conversion.toDestination(text) : conversion.toSource(text);
+}
+
+/** What the other side has for the column of `t`: its own value where both have the same type. */
+export function readFor({ name, converted }: ColumnInfo): string {
+  const column = `t.${quoteIdent(name)}`;
+  return converted?.side === 'source' ? converted.conversion.fromSource(column) : column;
 }
 
 export function columnAt(table: ApplyTable, index: number): ApplyTable['columns'][number] {
@@ -159,18 +173,18 @@ export interface SingleStatement {
  */
 export function moveSql(table: ApplyTable, from: Key, row: Row): SingleStatement {
   const values: string[] = [];
-  const parameter = (value: string, type: string): string => {
+  const parameter = (value: string, column: ColumnInfo): string => {
     values.push(value);
-    return `$${values.length}::pg_catalog.text::${type}`;
+    return written(column, `$${values.length}::pg_catalog.text`);
   };
   const key = keyIndexes(table);
   const found = keyEquals(table, 't', (column) =>
-    parameter(from[key.indexOf(column)] ?? '', columnAt(table, column).type),
+    parameter(from[key.indexOf(column)] ?? '', columnAt(table, column)),
   );
   const selected = table.columns.map((column, index) => {
     const value = row[index];
     if (value === undefined) return `o.${quoteIdent(column.name)}`;
-    return value === null ? `NULL::${column.type}` : parameter(value, column.type);
+    return value === null ? `NULL::${column.type}` : parameter(value, column);
   });
   return {
     text:
@@ -200,6 +214,9 @@ export function deleteOneSql(table: ApplyTable, old: Row): SingleStatement {
     if (value === null) return `pg_catalog.num_nulls(${name}) = 1`;
     values.push(value);
     const parameter = `$${values.length}::pg_catalog.text`;
+    if (column.converted?.conversion.sameText === false) {
+      return `pg_catalog.num_nulls(${name}) = 0 AND ${equalOnDestination(column, parameter)}`;
+    }
     const exact = `pg_catalog.num_nulls(${name}) = 0 AND pg_catalog.format('%s', ${name}) = ${parameter}`;
     return PREFILTERED_TYPES.test(column.type)
       ? `${name} = ${parameter}::${column.type} AND ${exact}`
@@ -210,6 +227,14 @@ export function deleteOneSql(table: ApplyTable, old: Row): SingleStatement {
     text: `DELETE FROM ONLY ${table.sql} WHERE ctid = (SELECT t.ctid FROM ONLY ${table.sql} AS t WHERE ${where} LIMIT 1)`,
     values,
   };
+}
+
+/** Whether the column of `t` and the other side's text are one value on the destination: its form knows no other. */
+function equalOnDestination(column: ColumnInfo, text: string): string {
+  const printed = (value: string): string => `pg_catalog.format('%s', ${value})`;
+  const { converted } = column;
+  if (converted?.side === 'source') return `${printed(readFor(column))} = ${text}`;
+  return `${printed(`t.${quoteIdent(column.name)}`)} = ${printed(written(column, text))}`;
 }
 
 /** `count` rows of a table that has no column to write. */

@@ -32,6 +32,13 @@ export interface ApplyTable {
    * IDENTITY: UPDATE may only reset it, so the row is replaced.
    */
   readonly updatable: boolean;
+  /** The table as the other side has it, where a format makes that another form: what is written to it goes by this. */
+  readonly target?: ApplyTable;
+}
+
+/** How the table is where its rows are written. Columns stand in the same order. */
+export function targetOf(table: ApplyTable): ApplyTable {
+  return table.target ?? table;
 }
 
 /**
@@ -111,6 +118,20 @@ export async function readApplyTables(
     result.set(tableKey(info), applyTable(info, operators));
   }
   return result;
+}
+
+/** Adds each table's form on the side that `tables`' rows are written to. Its key columns have built-in types. */
+export function withTargets(
+  tables: ReadonlyMap<string, ApplyTable>,
+  targets: ReadonlyMap<string, TableInfo>,
+): ReadonlyMap<string, ApplyTable> {
+  return new Map(
+    [...tables].map(([name, table]): [string, ApplyTable] => {
+      const info = targets.get(name);
+      if (info === undefined || info === table.info) return [name, table];
+      return [name, { ...table, target: applyTable(info, table.operatorSchemas) }];
+    }),
+  );
 }
 
 /** How a relation of the log maps onto a table: for each of the table's columns, its place in the log's tuples. */

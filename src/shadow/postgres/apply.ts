@@ -5,7 +5,7 @@
  * the source has checked and fired them already, and rows may arrive in any order.
  */
 import type pg from 'pg';
-import type { ApplyTable, Value } from './apply-table.js';
+import { targetOf, type ApplyTable, type Value } from './apply-table.js';
 import {
   arrayParameters,
   deleteOneSql,
@@ -75,7 +75,8 @@ export class Applier {
           for (const rows of step.tables) await this.#rows(rows, options.complete);
           break;
         case 'move': {
-          const moved = await this.#execute(moveSql(step.table, step.from, step.row), step.table);
+          const target = targetOf(step.table);
+          const moved = await this.#execute(moveSql(target, step.from, step.row), target);
           if (moved === 0) {
             const key = keyIndexes(step.table).map((index) => step.row[index] ?? '');
             orphans.push({ table: step.table, key });
@@ -83,7 +84,7 @@ export class Applier {
           break;
         }
         case 'truncate':
-          await this.#truncate(step.tables);
+          await this.#truncate(step.tables.map((table) => targetOf(table)));
           break;
       }
     }
@@ -92,10 +93,11 @@ export class Applier {
 
   /** Partial rows, laid over rows that were just written. */
   async overlay(table: ApplyTable, rows: readonly KeyedRow[]): Promise<void> {
-    await this.#partial(table, carriedRows(rows));
+    await this.#partial(targetOf(table), carriedRows(rows));
   }
 
-  async #rows({ table, keyed, keyless }: TableRows, complete: boolean): Promise<void> {
+  async #rows({ table: origin, keyed, keyless }: TableRows, complete: boolean): Promise<void> {
+    const table = targetOf(origin);
     if (keyed.size > 0) {
       const gone: Row[] = [];
       const full: Row[] = [];

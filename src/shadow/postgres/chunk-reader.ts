@@ -14,7 +14,7 @@ import {
   type ChunkRead,
   type CopyFormat,
 } from './chunk.js';
-import { columnAt, columnList, keyEquals, keyIndexes } from './apply-sql.js';
+import { columnAt, keyEquals, keyIndexes, readFor } from './apply-sql.js';
 import type { ApplyTable, Key } from './apply-table.js';
 import { openSession, run, textOf, type Session } from './statement.js';
 import { copyOut } from './raw-copy.js';
@@ -115,7 +115,8 @@ function anyOf(table: ApplyTable, keys: readonly Key[]): string {
 }
 
 function copyOutSql(table: ApplyTable, where: string, format: CopyFormat): string {
-  return `COPY (SELECT ${columnList(table)} FROM ONLY ${table.sql} AS t${where}) TO STDOUT ${copyOptions(format)}`;
+  const columns = table.columns.map((column) => readFor(column)).join(', ');
+  return `COPY (SELECT ${columns} FROM ONLY ${table.sql} AS t${where}) TO STDOUT ${copyOptions(format)}`;
 }
 
 /** Reads the whole table. */

@@ -1,5 +1,5 @@
 /** Writes a chunk into the destination, inside the apply transaction that ends at its `high` mark. */
-import type { ApplyTable, Key } from './apply-table.js';
+import { targetOf, type ApplyTable, type Key } from './apply-table.js';
 import type { Applier } from './apply.js';
 import { arrayParameters, columnList, conflictClause, keyEquals, keyIndexes } from './apply-sql.js';
 import { quoteIdent } from '../../core/postgres.js';
@@ -20,8 +20,9 @@ export class ChunkWriter {
     this.#applier = applier;
   }
 
-  /** `table` is the destination's form of the chunk's. Throws `destination-query-failed`. */
-  async write(table: ApplyTable, window: ClosedWindow): Promise<void> {
+  /** Throws `destination-query-failed`. */
+  async write(origin: ApplyTable, window: ClosedWindow): Promise<void> {
+    const table = targetOf(origin);
     const { read, dropped, overlays } = window;
     if (read.rows > 0) {
       const direct = dropped.length === 0 && !this.#overlapping.has(table);
@@ -34,7 +35,8 @@ export class ChunkWriter {
    * Puts the rows that were read in the place of those with these keys, but for keys that the stream has changed since,
    * and records both. Throws as {@link write}.
    */
-  async replace(table: ApplyTable, window: ClosedWindow, keys: readonly Key[]): Promise<void> {
+  async replace(origin: ApplyTable, window: ClosedWindow, keys: readonly Key[]): Promise<void> {
+    const table = targetOf(origin);
     const { read, dropped, overlays } = window;
     const replaced = dropped.length === 0 ? keys : await this.#without(table, keys, dropped);
     if (replaced.length === 0) return;

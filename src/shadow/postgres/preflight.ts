@@ -3,10 +3,11 @@
  * blockers. Reads only; no effect that a client could see.
  */
 import type pg from 'pg';
-import type { Finding, ShadowMethod, Side } from '../../core/ports.js';
+import type { Finding, Format, ShadowMethod, Side } from '../../core/ports.js';
 import { UnderstudyError } from '../../core/errors.js';
 import { readMethod } from '../follow/records.js';
 import { byMethod } from './preflight-method.js';
+import { inspectFormat } from '../format/preflight.js';
 import { inspectObjects } from './preflight-objects.js';
 import { inspectDifferences } from './preflight-pair.js';
 import { inspectServer, type FindingOf, type InspectedServer } from './preflight-server.js';
@@ -20,6 +21,8 @@ export interface PreflightSettings {
   readonly connectionReserve?: number;
   /** How the shadow is to learn of changes. Default `log`. */
   readonly method?: ShadowMethod | 'auto';
+  /** The format that the destination is to have. */
+  readonly format?: Format | undefined;
 }
 
 const CONNECTION_RESERVE = 5;
@@ -73,6 +76,7 @@ export async function inspectSource(
   return sorted([
     ...onSide('source', await attempt('the source’s server', () => inspectServer(server))),
     ...onSide('source', await attempt('the source’s objects', () => inspectObjects(server))),
+    ...(await inspectFormat(source, settings)),
   ]);
 }
 

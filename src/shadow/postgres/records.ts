@@ -8,13 +8,16 @@
 import type {
   CatalogFingerprint,
   Direction,
+  Format,
   ShadowPhase,
   Side,
   StuckChange,
   TableName,
 } from '../../core/ports.js';
 import { quoteLiteral } from '../../core/postgres.js';
+import { UnderstudyError } from '../../core/errors.js';
 import { formatLsn, parseLsn } from '../../core/position.js';
+import { isIdentity } from '../format/forms.js';
 import { inTransaction, run, textOf, type Session, type TextRow } from './statement.js';
 import type { AddedColumn, BuiltPlan } from './schema/evolve.js';
 import type { Authority } from './transactions.js';
@@ -84,6 +87,9 @@ CREATE TABLE IF NOT EXISTS understudy.repaired_row (
   key text[] NOT NULL,
   before jsonb,
   after jsonb
+);
+CREATE TABLE IF NOT EXISTS understudy.format (
+  one boolean PRIMARY KEY DEFAULT true CHECK (one), format text NOT NULL
 );
 CREATE TABLE IF NOT EXISTS understudy.source_plan (
   one boolean PRIMARY KEY DEFAULT true CHECK (one),
@@ -504,6 +510,47 @@ export async function readSourcePlan(session: Session): Promise<BuiltPlan | null
     what: 'reading the recorded schema',
   });
   return rows[0] === undefined ? null : (JSON.parse(textOf(rows[0], 'statements')) as BuiltPlan);
+}
+
+/** The format that the destination is built in. */
+export async function writeFormat(session: Session, format: Format | undefined): Promise<void> {
+  await run(
+    session,
+    {
+      text: `INSERT INTO understudy.format (format) VALUES ($1) ON CONFLICT (one) DO UPDATE SET format = EXCLUDED.format`,
+      values: [formatText(format)],
+    },
+    { what: 'recording the format' },
+  );
+}
+
+/** Throws `format-refused` where the destination was built in another format than `format`. */
+export async function assertFormat(session: Session, format: Format | undefined): Promise<void> {
+  const { rows } = await run(session, 'SELECT format FROM understudy.format', { what: 'reading the format' });
+  // One built before formats were recorded has none.
+  if ((rows[0]?.['format'] ?? formatText(undefined)) === formatText(format)) return;
+  throw new UnderstudyError(
+    'format-refused',
+    'the destination was built in another format than shadow.format',
+    {
+      advice:
+        'Put shadow.format back as it was; or run `understudy remove`, empty the destination, and start again.',
+    },
+  );
+}
+
+/** One text for one format, whatever the order in which it was written. */
+function formatText(format: Format | undefined): string {
+  const ordered = (value: unknown): unknown =>
+    typeof value === 'object' && value !== null
+      ? Object.fromEntries(
+          Object.entries(value)
+            .filter(([, child]) => child !== undefined)
+            .sort(([a], [b]) => (a < b ? -1 : 1))
+            .map(([name, child]) => [name, ordered(child)]),
+        )
+      : value;
+  return JSON.stringify(ordered(isIdentity(format) ? {} : format));
 }
 
 /** `column.table` and `column.column` are quoted; the table must have the column. */

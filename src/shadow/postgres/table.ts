@@ -1,5 +1,6 @@
 /** What the shadow knows of a table: the part of the catalogs that copying, applying and comparing need. */
-import type { TableName } from '../../core/ports.js';
+import type { Side, TableName } from '../../core/ports.js';
+import type { ColumnConversion } from '../format/conversion.js';
 
 export interface ColumnInfo {
   readonly name: string;
@@ -13,6 +14,14 @@ export interface ColumnInfo {
   readonly identity: 'always' | 'by-default' | null;
   /** Whether the type compares by a collation, which may differ between servers. */
   readonly collatable: boolean;
+  /** Where the two sides have it as different types; only in the forms that a format makes of a table. */
+  readonly converted?: ConvertedColumn;
+}
+
+export interface ConvertedColumn {
+  /** Whose form of the column this is. */
+  readonly side: Side;
+  readonly conversion: ColumnConversion;
 }
 
 export type TableKind = 'ordinary' | 'partitioned' | 'partition';
@@ -28,6 +37,8 @@ export interface TableInfo extends TableName {
   readonly unlogged: boolean;
   readonly rowsEstimated: number;
   readonly bytes: number;
+  /** `schema.name` of the partition root or the inheritance parents right above it. */
+  readonly parents?: readonly string[];
 }
 
 /** `schema.name`, for messages, metrics and map keys; not quoted, so not for SQL. */

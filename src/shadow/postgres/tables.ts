@@ -14,6 +14,7 @@ interface TableRow {
   readonly bytes: string;
   readonly columns: string;
   readonly key: string | null;
+  readonly parents: string | null;
 }
 
 /**
@@ -63,7 +64,12 @@ SELECT r.nspname AS schema, r.relname AS name, r.relkind, r.relispartition AS is
     ) i
     CROSS JOIN LATERAL pg_catalog.unnest(i.indkey) WITH ORDINALITY AS k(attnum, ordinality)
     JOIN pg_catalog.pg_attribute a ON a.attrelid = r.oid AND a.attnum = k.attnum
-    WHERE k.ordinality <= i.indnkeyatts) AS key
+    WHERE k.ordinality <= i.indnkeyatts) AS key,
+  (SELECT pg_catalog.json_agg(n.nspname || '.' || c.relname ORDER BY h.inhseqno)
+    FROM pg_catalog.pg_inherits h
+    JOIN pg_catalog.pg_class c ON c.oid = h.inhparent
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE h.inhrelid = r.oid) AS parents
 FROM relation r
 ORDER BY r.nspname, r.relname`;
 
@@ -90,6 +96,7 @@ export async function readTables(client: pg.Client): Promise<readonly TableInfo[
       unlogged: row.relpersistence === 'u',
       rowsEstimated: Number(row.rows_estimated),
       bytes: Number(row.bytes),
+      ...(row.parents === null ? {} : { parents: JSON.parse(row.parents) as string[] }),
     }));
   } catch (error) {
     throw asUnderstudyError(error, 'source-query-failed', 'reading the tables from the catalogs');

@@ -75,12 +75,12 @@ export function rangeAccess(comparison: Comparison): KeyAccess | null {
 }
 
 function onBoth(
-  comparison: Comparison,
-  statement: Statement,
+  { table, authoritative, follower, signal }: Comparison,
+  statement: (form: TableInfo) => Statement,
 ): Promise<[readonly TextRow[], readonly TextRow[]]> {
   return Promise.all([
-    comparison.authoritative.query(statement, comparison.signal),
-    comparison.follower.query(statement, comparison.signal),
+    authoritative.query(statement(authoritative.form(table)), signal),
+    follower.query(statement(follower.form(table)), signal),
   ]);
 }
 
@@ -90,7 +90,7 @@ async function* scanRanges(
 ): AsyncGenerator<ScanStep, void, undefined> {
   const { table, hash, bucketRows, authoritative, signal } = comparison;
   const borderAfter = async (after: readonly string[] | null): Promise<readonly string[] | null> => {
-    const statement = rangeBoundarySql(table, access, { after, upTo: null }, bucketRows);
+    const statement = rangeBoundarySql(authoritative.form(table), access, { after, upTo: null }, bucketRows);
     return keyOf((await authoritative.query(statement, signal))[0]);
   };
   let after: readonly string[] | null = null;
@@ -100,7 +100,7 @@ async function* scanRanges(
     // The next border is asked for while the follower is still hashing this range.
     const [digests, next]: [[readonly TextRow[], readonly TextRow[]], readonly string[] | null] =
       await Promise.all([
-        onBoth(comparison, rangeDigestSql(table, access, range, hash)),
+        onBoth(comparison, (form) => rangeDigestSql(form, access, range, hash)),
         upTo === null ? null : borderAfter(upTo),
       ]);
     const compared = compareDigests(...digests);
@@ -130,9 +130,13 @@ async function* lookIntoRange(
     const border: readonly string[] | null =
       remaining <= FETCHED_ROWS_MAX
         ? null
-        : keyOf((await follower.query(rangeBoundarySql(table, access, rest, bucketRows), signal))[0]);
+        : keyOf(
+            (
+              await follower.query(rangeBoundarySql(follower.form(table), access, rest, bucketRows), signal)
+            )[0],
+          );
     const piece: KeyRange = { after, upTo: border ?? range.upTo };
-    const fetched = await onBoth(comparison, rangeRowsSql(table, access, piece, parts, hash));
+    const fetched = await onBoth(comparison, (form) => rangeRowsSql(form, access, piece, parts, hash));
     yield { rows, suspects: suspectsOf(...fetched) };
     rows = 0;
     if (border === null) return;
@@ -185,7 +189,7 @@ function compareDigests(authoritative: readonly TextRow[], follower: readonly Te
 async function* scanBuckets(comparison: Comparison): AsyncGenerator<ScanStep, void, undefined> {
   const { table, hash } = comparison;
   const pass = async (count: number): Promise<ComparedDigests> =>
-    compareDigests(...(await onBoth(comparison, bucketDigestsSql(table, count, hash))));
+    compareDigests(...(await onBoth(comparison, (form) => bucketDigestsSql(form, count, hash))));
   let buckets = bucketsFor(table.rowsEstimated);
   let digests = await pass(buckets);
   const finer = bucketsFor(digests.rows);
@@ -204,7 +208,7 @@ async function* scanBuckets(comparison: Comparison): AsyncGenerator<ScanStep, vo
     if (!shrunk) break;
   }
   for (const group of grouped(differing)) {
-    const fetched = await onBoth(comparison, bucketRowsSql(table, buckets, group, hash));
+    const fetched = await onBoth(comparison, (form) => bucketRowsSql(form, buckets, group, hash));
     yield { rows: 0, suspects: suspectsOf(...fetched) };
   }
 }

@@ -14,6 +14,9 @@ import {
   type Statement,
 } from './verify-sql.js';
 
+/** The form of one of the source's tables on a side. */
+export type TableForm = (table: TableInfo, side: Side) => TableInfo;
+
 export type TextRow = readonly (string | null)[];
 
 /** How each table's key is reached, per connection; only indexes found are kept, so that a later one is noticed. */
@@ -23,9 +26,17 @@ export class VerifySide {
   readonly #client: pg.Client;
   readonly #side: Side;
 
-  constructor(client: pg.Client, side: Side) {
+  readonly #form: TableForm;
+
+  constructor(client: pg.Client, side: Side, form: TableForm = (table) => table) {
     this.#client = client;
     this.#side = side;
+    this.#form = form;
+  }
+
+  /** The table as this side has it. */
+  form(table: TableInfo): TableInfo {
+    return this.#form(table, this.#side);
   }
 
   /**

@@ -27,13 +27,20 @@ export interface HashOptions {
   readonly toUtf8: boolean;
 }
 
-function formatted(columns: readonly string[]): string {
+/** The column's value as the destination has it, so that both sides print the same. */
+function compared({ name, converted }: ColumnInfo): string {
+  const column = `t.${quoteIdent(name)}`;
+  if (converted?.side !== 'source' || converted.conversion.sameText) return column;
+  return converted.conversion.fromSource(column);
+}
+
+function formatted(columns: readonly ColumnInfo[]): string {
   if (columns.length === 0) return `''`;
   const groups: string[] = [];
   for (let start = 0; start < columns.length; start += FORMAT_ARGUMENTS_MAX) {
     const group = columns.slice(start, start + FORMAT_ARGUMENTS_MAX);
     const pattern = group.map(() => '%L').join(',');
-    groups.push(`format('${pattern}', ${group.map((column) => `t.${quoteIdent(column)}`).join(', ')})`);
+    groups.push(`format('${pattern}', ${group.map((column) => compared(column)).join(', ')})`);
   }
   return groups.join(` || ',' || `);
 }
@@ -44,7 +51,7 @@ function md5(text: string, options: HashOptions): string {
 
 /** md5 of the whole row `t`, 32 hexadecimal digits. */
 export function rowHash(table: TableInfo, options: HashOptions): string {
-  return md5(formatted(table.columns.map((column) => column.name)), options);
+  return md5(formatted(table.columns), options);
 }
 
 /** The first 64 bits of an md5 as bigint, so that a sum of them (numeric) does not depend on the order. */
@@ -161,7 +168,8 @@ function keyTexts(columns: readonly string[]): string {
  */
 function hashedRows(table: TableInfo, options: HashOptions): string {
   const key = table.key ?? [];
-  const spread = table.key === null ? `''` : md5(formatted(key), options);
+  const spread =
+    table.key === null ? `''` : md5(formatted(key.map((name) => columnNamed(table, name))), options);
   const texts = key.map((name, index) => `, t.${quoteIdent(name)}::text AS k${index}`).join('');
   return `(SELECT ${rowHash(table, options)} AS hash, ${spread} AS spread${texts}
     FROM ONLY ${quoteTable(table)} AS t OFFSET 0)`;

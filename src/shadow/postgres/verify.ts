@@ -19,7 +19,7 @@ import {
   type UnitId,
 } from './verify-recheck.js';
 import { scan, type Comparison } from './verify-scan.js';
-import { VerifySide, abortable } from './verify-side.js';
+import { VerifySide, abortable, type TableForm } from './verify-side.js';
 import {
   columnNamed,
   copiesByHashSql,
@@ -48,6 +48,8 @@ export interface VerifyTablesOptions {
   readonly onConfirmed?: (table: TableInfo, ids: readonly UnitId[]) => void;
   /** Rows hashed by one statement where the key can be cut into ranges. Default 10,000. */
   readonly bucketRows?: number;
+  /** How a side has a table, where not as the source does. */
+  readonly form?: TableForm;
   /** How often a differing row is looked at again before it counts as still changing. Default 12. */
   readonly recheckRoundsMax?: number;
 }
@@ -91,8 +93,8 @@ export async function verifyTables(
 ): Promise<VerifyTablesResult> {
   const { signal } = options;
   const authoritativeSide = options.authoritativeSide ?? 'source';
-  const authoritative = new VerifySide(sides.authoritative, authoritativeSide);
-  const follower = new VerifySide(sides.follower, otherSide(authoritativeSide));
+  const authoritative = new VerifySide(sides.authoritative, authoritativeSide, options.form);
+  const follower = new VerifySide(sides.follower, otherSide(authoritativeSide), options.form);
   await Promise.all([authoritative.restrain(signal), follower.restrain(signal)]);
   const hash = await hashOptions(authoritative, follower, sides, signal);
   let position = '';
@@ -157,9 +159,10 @@ export async function verifyKeys(
   sides: VerifySides,
   lookups: readonly KeyLookup[],
   authoritativeSide: Side = 'source',
+  form?: TableForm,
 ): Promise<readonly { readonly table: string; readonly key: string }[]> {
-  const authoritative = new VerifySide(sides.authoritative, authoritativeSide);
-  const follower = new VerifySide(sides.follower, otherSide(authoritativeSide));
+  const authoritative = new VerifySide(sides.authoritative, authoritativeSide, form);
+  const follower = new VerifySide(sides.follower, otherSide(authoritativeSide), form);
   const hash = await hashOptions(authoritative, follower, sides);
   const [ours, theirs] = await Promise.all(
     [authoritative, follower].map((side) => readKeys(side, lookups, hash)),
@@ -185,7 +188,7 @@ async function readKeys(
     // Without an index each statement is a scan of the table: then one must do for all.
     const perStatement = access === null ? keys.length : KEYS_PER_STATEMENT;
     for (let start = 0; start < keys.length; start += perStatement) {
-      const sql = rowsByKeyScript(table, access, keys.slice(start, start + perStatement), hash);
+      const sql = rowsByKeyScript(side.form(table), access, keys.slice(start, start + perStatement), hash);
       parts.push({ lookup, start, keys: Math.min(perStatement, keys.length - start), sql });
     }
   }
@@ -346,7 +349,7 @@ function readByKey(
     const perStatement = access === null ? ids.length : KEYS_PER_STATEMENT;
     for (let start = 0; start < ids.length; start += perStatement) {
       const batch = ids.slice(start, start + perStatement);
-      const found = await side.query(rowsByKeySql(table, access, batch, hash), signal);
+      const found = await side.query(rowsByKeySql(side.form(table), access, batch, hash), signal);
       for (const [number, value] of found) hashes[start + Number(number) - 1] = value ?? undefined;
     }
     return hashes;
@@ -362,7 +365,7 @@ function sampleByKey(
 ): SampleUnits {
   return async (ids) => {
     const seen = ids.map(() => new Set<string | undefined>());
-    const script = sampleScript(table, access, ids, hash, SAMPLES_PER_BURST);
+    const script = sampleScript(side.form(table), access, ids, hash, SAMPLES_PER_BURST);
     for (const rows of await side.script(script, signal)) {
       const found = new Map(rows.map(([number, value]) => [Number(number), value ?? undefined]));
       seen.forEach((values, index) => values.add(found.get(index + 1)));
@@ -375,7 +378,7 @@ function readCopies(side: VerifySide, table: TableInfo, hash: HashOptions, signa
   return async (ids) => {
     const wanted = ids.map((id) => id[0] ?? '');
     const found = new Map(
-      (await side.query(copiesByHashSql(table, wanted, hash), signal)).map(([value, copies]) => [
+      (await side.query(copiesByHashSql(side.form(table), wanted, hash), signal)).map(([value, copies]) => [
         value,
         copies ?? undefined,
       ]),

@@ -7,7 +7,7 @@
  * source.
  */
 import { parseLsn } from '../../core/position.js';
-import type { ApplyTable } from './apply-table.js';
+import { targetOf, type ApplyTable } from './apply-table.js';
 import { columnList, insertEmptySql } from './apply-sql.js';
 import { copyFormat, copyOptions } from './chunk.js';
 import { beginRead, copyWholeSql } from './chunk-reader.js';
@@ -53,7 +53,7 @@ export async function copyWhole(
       { what },
     );
     const until = parseLsn(textOf(positions[0], 'position'));
-    await run(destination, `TRUNCATE ONLY ${table.sql}`, { what });
+    await run(destination, `TRUNCATE ONLY ${targetOf(table).sql}`, { what });
     const rows = await pipe(source, destination, table, what);
     return { snapshot: at, snapshotText: text, until, rows };
   } finally {
@@ -65,11 +65,12 @@ async function pipe(source: Session, destination: Session, table: ApplyTable, wh
   if (table.columns.length === 0) {
     const { rows } = await run(source, `SELECT pg_catalog.count(*) AS n FROM ONLY ${table.sql}`, { what });
     const count = Number(textOf(rows[0], 'n'));
-    if (count > 0) await run(destination, insertEmptySql(table, count), { what });
+    if (count > 0) await run(destination, insertEmptySql(targetOf(table), count), { what });
     return count;
   }
+  const target = targetOf(table);
   const options = copyOptions(copyFormat(table));
-  const into = `COPY ${table.sql} (${columnList(table)}) FROM STDIN ${options}`;
+  const into = `COPY ${target.sql} (${columnList(target)}) FROM STDIN ${options}`;
   return await copyAcross(
     { session: source, sql: copyWholeSql(table) },
     { session: destination, sql: into },

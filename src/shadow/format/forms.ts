@@ -1,0 +1,180 @@
+/**
+ * The forms that a format gives to the source's tables: what each table looks like on either side.
+ *
+ * Both forms of a table have the same columns in the same order; a column whose type differs says in both how its values
+ * are converted. A table that the format leaves as it is has one form for both sides: the very object that was given.
+ */
+import type { ColumnTypeFormat, Finding, Format, Side, TableFormat } from '../../core/ports.js';
+import { UnderstudyError } from '../../core/errors.js';
+import type { ColumnInfo, TableInfo } from '../postgres/table.js';
+import { tableKey } from '../postgres/table.js';
+import { readApplyTables, withTargets, type ApplyTable } from '../postgres/apply-table.js';
+import type { Session } from '../postgres/statement.js';
+import { conversionOf } from './conversion.js';
+
+export type TableForms = Readonly<Record<Side, TableInfo>>;
+
+/** By `schema.name` on the source. */
+export type Forms = ReadonlyMap<string, TableForms>;
+
+export interface FormatOutcome {
+  readonly forms: Forms;
+  /** What the format asks for and can't be had; a table they are about has its source's form. */
+  readonly findings: readonly Finding[];
+}
+
+/** Nothing is mapped. */
+export function isIdentity(format: Format | undefined): boolean {
+  return Object.values(format?.tables ?? {}).every((table) => Object.keys(table.types ?? {}).length === 0);
+}
+
+/** `tables` are the source's. */
+export function formsOf(format: Format | undefined, tables: readonly TableInfo[]): FormatOutcome {
+  const byName = new Map(tables.map((table) => [tableKey(table), table]));
+  const findings: Finding[] = [];
+  for (const [name, wanted] of Object.entries(format?.tables ?? {})) {
+    const table = byName.get(name);
+    if (table === undefined) {
+      findings.push(
+        finding(
+          name,
+          `shadow.format names ${name}, which is no table of the source`,
+          'Name tables as schema.table.',
+        ),
+      );
+      continue;
+    }
+    for (const column of Object.keys(wanted.types ?? {})) {
+      if (table.columns.some((each) => each.name === column)) continue;
+      findings.push(
+        finding(
+          `${name}.${column}`,
+          `shadow.format names ${name}.${column}, which is no column of it`,
+          `Its columns are ${table.columns.map((each) => each.name).join(', ')}.`,
+        ),
+      );
+    }
+  }
+  const forms = new Map<string, TableForms>();
+  for (const table of tables) {
+    const wanted = wantedOf(format, table, byName);
+    forms.set(tableKey(table), formsOfTable(table, wanted, findings));
+  }
+  return { forms, findings: [...new Map(findings.map((each) => [each.object, each])).values()] };
+}
+
+/** The last forms of a list of tables; asked for with every comparison. */
+const known = new WeakMap<
+  readonly TableInfo[],
+  { readonly format: Format | undefined; readonly forms: Forms }
+>();
+
+/** As {@link formsOf}; throws `format-refused` where something can't be had. */
+export function requiredForms(format: Format | undefined, tables: readonly TableInfo[]): Forms {
+  const last = known.get(tables);
+  if (last !== undefined && last.format === format) return last.forms;
+  const { forms, findings } = formsOf(format, tables);
+  const [first] = findings;
+  if (first === undefined) {
+    known.set(tables, { format, forms });
+    return forms;
+  }
+  throw new UnderstudyError('format-refused', first.message, {
+    advice: first.advice,
+    details: { findings: findings.slice(0, 20) },
+  });
+}
+
+/** The table's form on `side`; the table itself where the format does not know it. */
+export function formOn(forms: Forms, table: TableInfo, side: Side): TableInfo {
+  return forms.get(tableKey(table))?.[side] ?? table;
+}
+
+/** The tables of one side, as that side's lane reads them; the form on the other side is their target. */
+export async function readLaneTables(
+  origin: Session,
+  forms: Forms,
+  from: Side,
+  to: Side,
+): Promise<ReadonlyMap<string, ApplyTable>> {
+  const tables = await readApplyTables(
+    origin,
+    [...forms.values()].map((each) => each[from]),
+  );
+  return withTargets(tables, new Map([...forms.values()].map((each) => [tableKey(each[from]), each[to]])));
+}
+
+/** What is said of the table itself wins over what is said of those above it. */
+function wantedOf(
+  format: Format | undefined,
+  table: TableInfo,
+  byName: ReadonlyMap<string, TableInfo>,
+): TableFormat {
+  const types: Record<string, ColumnTypeFormat> = {};
+  const seen = new Set<string>();
+  const visit = (name: string): void => {
+    const at = byName.get(name);
+    if (at === undefined || seen.has(name)) return;
+    seen.add(name);
+    for (const parent of at.parents ?? []) visit(parent);
+    Object.assign(types, format?.tables?.[name]?.types);
+  };
+  visit(tableKey(table));
+  return { types };
+}
+
+function formsOfTable(table: TableInfo, { types = {} }: TableFormat, findings: Finding[]): TableForms {
+  const source: ColumnInfo[] = [];
+  const destination: ColumnInfo[] = [];
+  let mapped = false;
+  for (const column of table.columns) {
+    const wanted = types[column.name];
+    const forms = wanted === undefined ? null : columnForms(table, column, wanted, findings);
+    if (forms !== null) mapped = true;
+    source.push(forms?.source ?? column);
+    destination.push(forms?.destination ?? column);
+  }
+  if (!mapped) return { source: table, destination: table };
+  return { source: { ...table, columns: source }, destination: { ...table, columns: destination } };
+}
+
+function columnForms(
+  table: TableInfo,
+  column: ColumnInfo,
+  wanted: ColumnTypeFormat,
+  findings: Finding[],
+): Readonly<Record<Side, ColumnInfo>> | null {
+  const name = `${tableKey(table)}.${column.name}`;
+  const outcome = conversionOf(column.type, wanted);
+  if (outcome.kind === 'same') return null;
+  if (outcome.kind === 'refused') {
+    findings.push(finding(name, `${name}: ${outcome.reason}`, outcome.advice));
+    return null;
+  }
+  const { conversion } = outcome;
+  if (table.key?.includes(column.name) === true && !conversion.sameText) {
+    findings.push(
+      finding(
+        name,
+        `${name}: ${column.type} to ${conversion.destinationType} changes how a key is written, by which rows are found on either side`,
+        'Leave the columns of the primary key or replica identity as they are, or map them to a wider integer, text or varchar.',
+      ),
+    );
+    return null;
+  }
+  const form = (side: Side, type: string): ColumnInfo => ({
+    ...column,
+    type,
+    typeKind: 'b',
+    collatable: side === 'source' ? column.collatable : /^(text|character)/.test(type),
+    converted: { side, conversion },
+  });
+  return {
+    source: form('source', column.type),
+    destination: form('destination', conversion.destinationType),
+  };
+}
+
+function finding(object: string, message: string, advice: string): Finding {
+  return { severity: 'blocker', check: 'format-refused', side: 'source', object, message, advice };
+}

@@ -1,0 +1,134 @@
+/** What stands against the format that is asked for, and what it changes for the application. */
+import type pg from 'pg';
+import type { Finding } from '../../core/ports.js';
+import { rowsOf } from '../postgres/schema/catalog.js';
+import type { PreflightSettings } from '../postgres/preflight.js';
+import { tableKey } from '../postgres/table.js';
+import { readTables } from '../postgres/tables.js';
+import { formsOf, isIdentity } from './forms.js';
+
+const ZONES_SQL = 'SELECT name FROM pg_catalog.pg_timezone_names';
+
+interface ForeignKeyRow extends pg.QueryResultRow {
+  readonly name: string;
+  readonly table: string;
+  readonly column: string;
+  readonly other_table: string;
+  readonly other_column: string;
+}
+
+const FOREIGN_KEYS_SQL = `
+SELECT k.conname AS name, n.nspname || '.' || t.relname AS table, a.attname AS column,
+  fn.nspname || '.' || f.relname AS other_table, fa.attname AS other_column
+FROM pg_catalog.pg_constraint k
+CROSS JOIN LATERAL unnest(k.conkey, k.confkey) AS c(mine, theirs)
+JOIN pg_catalog.pg_class t ON t.oid = k.conrelid JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace
+JOIN pg_catalog.pg_class f ON f.oid = k.confrelid JOIN pg_catalog.pg_namespace fn ON fn.oid = f.relnamespace
+JOIN pg_catalog.pg_attribute a ON a.attrelid = t.oid AND a.attnum = c.mine
+JOIN pg_catalog.pg_attribute fa ON fa.attrelid = f.oid AND fa.attnum = c.theirs
+WHERE k.contype = 'f' AND k.conparentid = 0`;
+
+/** Findings about `settings.format`, for the source alone; none where nothing is mapped. */
+export async function inspectFormat(
+  source: pg.Client,
+  { format, method }: Pick<PreflightSettings, 'format' | 'method'>,
+): Promise<readonly Finding[]> {
+  if (isIdentity(format)) return [];
+  const { forms, findings } = formsOf(format, await readTables(source));
+  const result = [...findings];
+  const blocker = (object: string, message: string, advice: string): void =>
+    void result.push({
+      severity: 'blocker',
+      check: 'format-refused',
+      side: 'source',
+      object,
+      message,
+      advice,
+    });
+  if (method === 'mirror' || method === 'poll') {
+    blocker(
+      'shadow.format',
+      `A format is kept only by following the log, not by ${method}.`,
+      'Set shadow.method to log, or take shadow.format out.',
+    );
+  }
+  await inspectZones(source, format, blocker);
+  const changed = new Map<string, string>();
+  for (const { source: table, destination } of forms.values()) {
+    for (const [index, column] of table.columns.entries()) {
+      const type = destination.columns[index]?.type ?? column.type;
+      if (column.converted === undefined) continue;
+      changed.set(`${tableKey(table)}.${column.name}`, type);
+      result.push({
+        severity: 'info',
+        check: 'format-mapped',
+        side: 'destination',
+        object: `${tableKey(table)}.${column.name}`,
+        message: `${tableKey(table)}.${column.name} is ${column.type} on the source and will be ${type}: after a switch clients are told the new type, and drivers may hand out another kind of value.`,
+        advice: 'Look at what the application does with it; docs/format.md says what changes.',
+      });
+      const { zone } = column.converted.conversion;
+      if (zone !== undefined) result.push(zoneFinding(`${tableKey(table)}.${column.name}`, zone));
+    }
+  }
+  return [...result, ...(await inspectForeignKeys(source, changed))];
+}
+
+/** The application's texts name no zone: what the source took as it was is read by the session's clock there. */
+function zoneFinding(object: string, zone: string): Finding {
+  return {
+    severity: 'warning',
+    check: 'format-time-zone',
+    side: 'destination',
+    object,
+    message: `${object}: after a switch a time that is written without a zone is read by the clock of the session’s TimeZone, and shown by it. That is the same moment only where it is ${zone}.`,
+    advice: `Let every client’s sessions run with TimeZone ${zone}, e.g. by ALTER DATABASE … SET timezone = '${zone}'; on both sides.`,
+  };
+}
+
+async function inspectZones(
+  source: pg.Client,
+  format: PreflightSettings['format'],
+  blocker: (object: string, message: string, advice: string) => void,
+): Promise<void> {
+  const wanted = Object.entries(format?.tables ?? {}).flatMap(([table, { types }]) =>
+    Object.entries(types ?? {}).flatMap(([column, { zone }]) =>
+      zone === undefined ? [] : [{ object: `${table}.${column}`, zone }],
+    ),
+  );
+  if (wanted.length === 0) return;
+  const rows = await rowsOf<{ name: string }>(source, 'the time zones', ZONES_SQL);
+  const names = new Set(rows.map(({ name }) => name.toLowerCase()));
+  for (const { object, zone } of wanted) {
+    if (names.has(zone.toLowerCase())) continue;
+    blocker(
+      object,
+      `The source knows no time zone ${zone}.`,
+      'Take a name from pg_timezone_names, such as UTC.',
+    );
+  }
+}
+
+/** Both ends of a foreign key had one type; a join between two is slower, and a wider key can't be referred to. */
+async function inspectForeignKeys(
+  source: pg.Client,
+  changed: ReadonlyMap<string, string>,
+): Promise<readonly Finding[]> {
+  const rows = await rowsOf<ForeignKeyRow>(source, 'the foreign keys', FOREIGN_KEYS_SQL);
+  return rows.flatMap((row): readonly Finding[] => {
+    const mine = `${row.table}.${row.column}`;
+    const theirs = `${row.other_table}.${row.other_column}`;
+    if (changed.get(mine) === changed.get(theirs)) return [];
+    const [mapped, other] = changed.has(mine) ? [mine, theirs] : [theirs, mine];
+    return [
+      {
+        severity: 'warning',
+        check: 'format-foreign-key',
+        side: 'source',
+        object: `constraint ${row.name} on ${row.table}`,
+        message: `${mapped} will be ${changed.get(mapped) ?? ''}, and ${other}, at the other end of foreign key ${row.name}, keeps its type.`,
+        advice: `Map ${other} to ${changed.get(mapped) ?? ''} too.`,
+      },
+    ];
+  });
+}

@@ -1,0 +1,114 @@
+/** A cutover and the way back to a destination whose columns have other types, with writers across both. */
+import pg from 'pg';
+import { expect, test } from 'vitest';
+import type { VerifyReport } from '../../src/core/ports.js';
+import { databasePair, until } from '../support/servers.js';
+import { Stack } from '../support/stack.js';
+
+const FORMAT = `
+shadow:
+  format:
+    tables:
+      public.orders:
+        types:
+          id: bigint
+          status: text
+          document: jsonb
+          placed: { type: timestamptz, zone: UTC }
+      public.line: { types: { order_id: bigint } }
+`;
+
+interface Writer {
+  readonly written: number[];
+  readonly errors: Error[];
+  stop(): Promise<void>;
+}
+
+/** Inserts an order with a line, and changes an older one, without pause. */
+async function writer(stack: Stack): Promise<Writer> {
+  const client = new pg.Client({ connectionString: stack.url('postgres', 'understudy-local') });
+  const written: number[] = [];
+  const errors: Error[] = [];
+  client.on('error', (error) => errors.push(error));
+  await client.connect();
+  const stopped = new AbortController();
+  const running = (async () => {
+    while (!stopped.signal.aborted && errors.length === 0) {
+      try {
+        await client.query('BEGIN');
+        const { rows } = await client.query<{ id: string | number }>({
+          name: 'insert',
+          text: `INSERT INTO public.orders (status, document, placed) VALUES ($1, $2, $3) RETURNING id`,
+          values: ['new', { n: written.length }, '2024-02-29 12:00:00'],
+        });
+        const id = Number(rows[0]?.id);
+        await client.query({
+          name: 'line',
+          text: 'INSERT INTO public.line VALUES ($1, $2)',
+          values: [id, 1],
+        });
+        await client.query("UPDATE public.orders SET status = 'paid' WHERE id = $1", [written.at(-3) ?? id]);
+        await client.query('COMMIT');
+        written.push(id);
+      } catch (error) {
+        errors.push(error as Error);
+      }
+    }
+  })();
+  return {
+    written,
+    errors,
+    async stop() {
+      stopped.abort();
+      await running;
+      await client.end();
+    },
+  };
+}
+
+test('types change with a cutover and come back with a rollback, and no write is lost', async () => {
+  await using pair = await databasePair();
+  await pair.onSource.query(`
+    CREATE TABLE public.orders (id serial PRIMARY KEY, status varchar(10), document json, placed timestamp);
+    CREATE TABLE public.line (order_id integer REFERENCES public.orders, n integer, PRIMARY KEY (order_id, n));
+    INSERT INTO public.orders (status, document, placed) SELECT 'old', '{"a":  1}', now() FROM generate_series(1, 1000);
+    ALTER DATABASE ${pair.source.database} SET timezone = 'UTC'`);
+  await using stack = await Stack.start({ ...pair, yaml: FORMAT });
+  await stack.following();
+  const writing = await writer(stack);
+  const more = async (): Promise<void> => {
+    const before = writing.written.length;
+    await until(() => writing.written.length > before + 20 || writing.errors.length > 0, {
+      what: 'the writer',
+    });
+    expect(writing.errors).toEqual([]);
+  };
+  const expectEqual = async (): Promise<void> => {
+    const report = await stack.operate<VerifyReport>('verify');
+    expect(report.verdicts.filter(({ mismatches }) => mismatches > 0)).toEqual([]);
+  };
+  await more();
+  expect(await stack.operate('cutover')).toMatchObject({ outcome: 'done' });
+  await more();
+  const { rows: types } = await pair.onDestination.query(
+    `SELECT pg_typeof(id)::text AS id, pg_typeof(placed)::text AS placed FROM public.orders LIMIT 1`,
+  );
+  expect(types).toEqual([{ id: 'bigint', placed: 'timestamp with time zone' }]);
+  await expectEqual();
+  expect(await stack.operate('rollback')).toMatchObject({ outcome: 'done' });
+  await more();
+  await expectEqual();
+  expect(await stack.operate('cutover')).toMatchObject({ outcome: 'done' });
+  await more();
+  await writing.stop();
+  await expectEqual();
+  for (const client of [pair.onSource, pair.onDestination]) {
+    await until(async () => {
+      const { rows } = await client.query<{ n: string }>(
+        `SELECT count(*) AS n FROM public.orders o JOIN public.line ON order_id = id WHERE o.id = ANY ($1::integer[])`,
+        [`{${writing.written.join(',')}}`],
+      );
+      return Number(rows[0]?.n) === writing.written.length;
+    });
+  }
+}, 90_000);
