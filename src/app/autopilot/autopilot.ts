@@ -25,7 +25,6 @@ import { StateCell } from '../../core/state-machine.js';
 import { HOUR_MS } from '../../predict/series.js';
 import type { Planned } from '../plan/make.js';
 import { freshnessOf, liveShadow, logBudgetUsed, type LiveShadow } from '../plan/measurements.js';
-import type { PlanReport } from '../plan/plan-report.js';
 import { decide, type AutopilotLimits, type Verdict } from './decide.js';
 import type { Decisions } from './decisions.js';
 import type { AllowedHours } from './hours.js';
@@ -135,9 +134,9 @@ export class Autopilot {
     const nowMs = deps.clock.now().getTime();
     if (leader === 'source' && !finalized && this.#planIsOld(nowMs, status.phase))
       await this.#replan(status, nowMs);
-    const plan = this.#planAsOfNow(status, nowMs);
-    if (plan !== undefined && leader === 'source' && !finalized && !deps.operationRunning())
-      await deps.tuner?.round(plan, status, nowMs);
+    const planned = this.#asOfNow(status, nowMs);
+    if (planned !== undefined && leader === 'source' && !finalized && !deps.operationRunning())
+      await deps.tuner?.round(planned, status, nowMs);
     const past = await deps.decisions.past();
     const forward = status.streams.find(({ direction }) => direction === 'forward');
     const verdict = decide(
@@ -152,7 +151,7 @@ export class Autopilot {
           lagMs: forward?.lagMs ?? null,
           lagBytes: forward?.lagBytes ?? null,
         },
-        plan,
+        plan: planned?.plan,
         ...past,
       },
       deps.limits,
@@ -172,12 +171,11 @@ export class Autopilot {
   }
 
   /** The plan of this hour, with what its shadow lags at this moment. */
-  #planAsOfNow(status: ShadowStatus, nowMs: number): PlanReport | undefined {
+  #asOfNow(status: ShadowStatus, nowMs: number): Planned | undefined {
     if (this.#planned === undefined) return undefined;
-    const { plan, bases } = this.#planned;
     const live = liveShadow(status);
     const freshness = freshnessOf(live, this.#deps.limits.lagMsMax);
-    return retuned(plan, bases, freshness, logBudgetUsed(live, this.#deps.logBudgetBytes), nowMs);
+    return retuned(this.#planned, freshness, logBudgetUsed(live, this.#deps.logBudgetBytes), nowMs);
   }
 
   async #replan(status: ShadowStatus, nowMs: number): Promise<void> {

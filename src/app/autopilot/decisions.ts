@@ -32,10 +32,12 @@ const CONNECTION = {
   settings: { statement_timeout: '10000', lock_timeout: '5000' },
 } as const;
 
+export type SteeringCode = 'intensity' | 'copy-order';
+
 export interface Decision extends Omit<Verdict, 'kind' | 'code'> {
   readonly kind: DecisionKind;
   /** Of a verdict; or what was steered. */
-  readonly code: VerdictCode | 'intensity';
+  readonly code: VerdictCode | SteeringCode;
 }
 
 export interface DecisionRecord extends Decision {

@@ -15,6 +15,7 @@ import { divergenceScore } from '../../predict/divergence.js';
 import { intensity, loadAboveLeast, type IntensityInput } from '../../predict/priority.js';
 import { HOUR_MS } from '../../predict/series.js';
 import { staleShare, type Freshness } from '../../predict/staleness.js';
+import type { Planned } from '../plan/make.js';
 import type { PlanReport, SubsetReport } from '../plan/plan-report.js';
 import type { StaleBasis } from '../plan/subsets.js';
 
@@ -26,12 +27,11 @@ const INTENSITY_AT_START = 1;
 
 /** The plan's divergence and intensity as of this moment: lag and copied share are those of now. */
 export function retuned(
-  plan: PlanReport,
-  bases: ReadonlyMap<string, StaleBasis>,
+  { plan, bases }: Planned,
   freshness: Freshness,
   logBudgetUsed: number,
   nowMs: number,
-): PlanReport {
+): Planned {
   const of = (subset: SubsetReport): SubsetReport => {
     const basis = bases.get(subset.subset);
     if (basis === undefined) return subset;
@@ -39,7 +39,7 @@ export function retuned(
     const input = { divergence, ...situationOf(subset, nowMs), logBudgetUsed };
     return { ...subset, divergence, intensity: intensity(input) };
   };
-  return { ...plan, whole: of(plan.whole), subsets: plan.subsets.map(of) };
+  return { plan: { ...plan, whole: of(plan.whole), subsets: plan.subsets.map(of) }, bases };
 }
 
 /** Where no pattern is known, one hour is as good as another: none is near, and none has to be spared. */
@@ -149,6 +149,17 @@ export function copyOrder(plan: PlanReport, before: readonly string[]): readonly
     order.splice(at, 0, subset);
   }
   return order;
+}
+
+/** Tables of these subsets, the hottest of each first. */
+export function tablesInOrder(
+  order: readonly SubsetReport[],
+  bases: ReadonlyMap<string, StaleBasis>,
+): readonly string[] {
+  return order.flatMap(({ subset, tables }) => {
+    const weights = new Map(bases.get(subset)?.rows.map(({ table, weight }) => [table, weight]));
+    return [...tables].sort((a, b) => (weights.get(b) ?? 0) - (weights.get(a) ?? 0));
+  });
 }
 
 function outweighs(subset: SubsetReport, ahead: SubsetReport | undefined, bothKnown: boolean): boolean {

@@ -82,12 +82,11 @@ describe('how eager', () => {
     };
     const of = (lagMs: number | null, copied = 1): ReturnType<typeof judged> =>
       retuned(
-        plan(subset(), { subsets: [subset({ subset: 's' })] }),
-        new Map([['s', basis]]),
+        { plan: plan(subset(), { subsets: [subset({ subset: 's' })] }), bases: new Map([['s', basis]]) },
         { copied: new Map([['t', copied]]), lagMs, allowanceMs: 1000 },
         0,
         NOW_MS,
-      ).subsets[0]?.divergence as ReturnType<typeof judged>;
+      ).plan.subsets[0]?.divergence as ReturnType<typeof judged>;
     expect(of(900).terms['m']).toBe(0);
     expect(of(2000).terms['m']).toBeCloseTo((1 - Math.exp(-1)) / 2);
     expect(of(60_000).terms['m']).toBeCloseTo(0.5);
@@ -151,7 +150,7 @@ describe('steering', () => {
 
   test('is recorded before it is done', async () => {
     const { tuner: made, events } = tuner(() => Promise.resolve());
-    await made.round(quiet, status({}), NOW_MS);
+    await made.round({ plan: quiet, bases: new Map() }, status({}), NOW_MS);
     expect(events).toEqual([
       'record intensity 0.6',
       'steer {"action":"intensity","value":0.6}',
@@ -159,7 +158,7 @@ describe('steering', () => {
     ]);
     expect(made.status).toMatchObject({ intensity: 0.6, subset: 's' });
     await made.round(
-      quiet,
+      { plan: quiet, bases: new Map() },
       status({ steering: { paused: false, intensity: 0.6, flushIntervalMs: 492, stuck: [] } }),
       NOW_MS,
     );
@@ -170,21 +169,56 @@ describe('steering', () => {
     const { tuner: made, events } = tuner(() =>
       Promise.reject(new UnderstudyError('request-invalid', 'not now')),
     );
-    await made.round(quiet, status({}), NOW_MS);
-    await made.round(quiet, status({}), NOW_MS);
+    await made.round({ plan: quiet, bases: new Map() }, status({}), NOW_MS);
+    await made.round({ plan: quiet, bases: new Map() }, status({}), NOW_MS);
     expect(events.filter((event) => event.startsWith('settle'))).toEqual([
       'settle 7 refused request-invalid: not now',
     ]);
-    await made.round(quiet, status({}), NOW_MS + 11 * MINUTE_MS);
+    await made.round({ plan: quiet, bases: new Map() }, status({}), NOW_MS + 11 * MINUTE_MS);
     expect(events.filter((event) => event.startsWith('settle'))).toHaveLength(2);
     expect(made.status).toBeNull();
   });
 
+  test('what is left to copy comes in the order of priority, and an operator’s order stands', async () => {
+    const { tuner: made, events } = tuner(() => Promise.resolve());
+    const rows = (...tables: string[]): { changing: object; rows: object[] } => ({
+      changing: { rewritten: undefined, drift: undefined },
+      rows: tables.map((table, index) => ({ table, weight: index, writesPerHour: undefined })),
+    });
+    const hot = subset({ subset: 'hot', tables: ['a', 'b'], priority: judged(5) });
+    const cold = subset({ subset: 'cold', tables: ['c', 'd'], priority: judged(1) });
+    const planned = {
+      plan: plan(subset(), { subsets: [hot, cold] }),
+      bases: new Map([
+        ['hot', rows('a', 'b')],
+        ['cold', rows('c', 'd')],
+      ]) as never,
+    };
+    const copying = (first: readonly string[]): ShadowStatus =>
+      status({
+        phase: 'copying',
+        tables: ['c', 'a', 'b', 'd'].map((table) => ({
+          table,
+          rowsCopied: 0,
+          rowsEstimated: 1,
+          done: table === 'd',
+        })),
+        steering: { paused: false, intensity: 1, flushIntervalMs: 20, first, stuck: [] },
+      });
+    await made.round(planned, copying(['c']), NOW_MS);
+    expect(events).toEqual([]);
+    await made.round(planned, copying([]), NOW_MS);
+    expect(events).toContain('steer {"action":"prioritise","tables":["b","a","c"]}');
+    const { length } = events;
+    await made.round(planned, copying(['b', 'a', 'c']), NOW_MS);
+    expect(events).toHaveLength(length);
+  });
+
   test('is left out where there is no pace to set', async () => {
     const { tuner: made, events } = tuner(() => Promise.resolve());
-    await made.round(quiet, status({ phase: 'failed' }), NOW_MS);
+    await made.round({ plan: quiet, bases: new Map() }, status({ phase: 'failed' }), NOW_MS);
     const { steering: _, ...unsteered } = status({});
-    await made.round(quiet, unsteered, NOW_MS);
+    await made.round({ plan: quiet, bases: new Map() }, unsteered, NOW_MS);
     expect(events).toEqual([]);
   });
 });
