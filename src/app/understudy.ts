@@ -289,7 +289,6 @@ class Composition implements Understudy, AdminControl {
   }
 
   #onPhase(phase: ShadowPhase): void {
-    this.#log.info({ phase }, 'shadow');
     if (phase !== 'following') return;
     this.#shadow.tables().then(
       (tables) => this.#capture?.setTables(tables),

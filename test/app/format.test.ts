@@ -64,6 +64,30 @@ test('findings come by severity, each with what to do', () => {
   expect(lines.findIndex((line) => line.startsWith('Good to know'))).toBeGreaterThan(3);
 });
 
+test('what is found of many objects is said once, with all of them named', () => {
+  const keyless = (name: string) =>
+    ({
+      severity: 'warning',
+      side: 'source',
+      check: 'table-without-key',
+      object: `table ${name}`,
+      message: `table ${name} has no usable key.`,
+      advice: `Run ALTER TABLE ${name}.`,
+    }) as const;
+  const other = { ...keyless('c'), check: 'unlogged', message: 'table c is unlogged.' };
+  expect(findingLines([keyless('a'), other, keyless('b'), keyless('c')])).toEqual([
+    'Warnings (4)',
+    '  source table-without-key: table a',
+    '    table a has no usable key.',
+    '    → Run ALTER TABLE a.',
+    '    The same of 2 more: table b, table c',
+    '  source unlogged: table c',
+    '    table c is unlogged.',
+    '    → Run ALTER TABLE c.',
+    '',
+  ]);
+});
+
 test('an error says what happened, what was kept and what to do', () => {
   const error = new UnderstudyError('drain-timeout', 'three transactions were open', {
     advice: 'Try again.',

@@ -80,7 +80,7 @@ const SEVERITIES = [
   ['info', 'Good to know'],
 ] as const;
 
-/** Findings grouped by severity, each with what to do. */
+/** Findings grouped by severity, each with what to do; those that say the same of several objects are said once. */
 export function findingLines(
   findings: readonly Finding[],
   paint: (severity: Finding['severity'], text: string) => string = (_severity, text) => text,
@@ -90,11 +90,30 @@ export function findingLines(
     const group = findings.filter((finding) => finding.severity === severity);
     if (group.length === 0) continue;
     lines.push(paint(severity, `${title} (${group.length})`));
-    for (const finding of group) {
-      lines.push(`  ${finding.side} ${finding.check}: ${finding.object}`, `    ${finding.message}`);
-      if (finding.advice !== '') lines.push(`    → ${finding.advice}`);
+    for (const [first, ...others] of alike(group)) {
+      lines.push(`  ${first.side} ${first.check}: ${first.object}`, `    ${first.message}`);
+      if (first.advice !== '') lines.push(`    → ${first.advice}`);
+      if (others.length > 0)
+        lines.push(`    The same of ${others.length} more: ${others.map(({ object }) => object).join(', ')}`);
     }
     lines.push('');
   }
   return lines;
+}
+
+/** Findings that differ in their object alone, together, each at the place of the first. */
+function alike(findings: readonly Finding[]): readonly (readonly [Finding, ...Finding[]])[] {
+  const groups = new Map<string, [Finding, ...Finding[]]>();
+  for (const finding of findings) {
+    const key = JSON.stringify([
+      finding.side,
+      finding.check,
+      finding.message.replaceAll(finding.object, '…'),
+      finding.advice === '',
+    ]);
+    const group = groups.get(key);
+    if (group === undefined) groups.set(key, [finding]);
+    else group.push(finding);
+  }
+  return [...groups.values()];
 }

@@ -87,7 +87,7 @@ function inspectVersion({ side }: InspectedServer, row: ServerRow): readonly Fin
 
 function inspectLog({ side }: InspectedServer, row: ServerRow): readonly FindingOf[] {
   const findings: FindingOf[] = [];
-  const why = side === 'source' ? 'the shadow can’t follow' : 'there would be no way back';
+  const why = side === 'source' ? 'its log can’t be followed' : 'there would be no way back';
   if (row.wal_level !== 'logical') {
     findings.push({
       severity: 'blocker',
@@ -191,7 +191,7 @@ function missingPrivileges(side: Side, row: PrivilegeRow, versionNum: number): r
       severity: 'blocker',
       check: 'privilege-replication',
       object: account,
-      message: `${who} may not read the log: ${forward ? 'there would be no way back' : 'the shadow can’t follow'}.`,
+      message: `${who} may not read the log: ${forward ? 'there would be no way back' : 'its log can’t be followed'}.`,
       advice: `On the ${side}, run ALTER ROLE ${account} REPLICATION; as a superuser.`,
     });
   }
