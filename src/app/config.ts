@@ -275,8 +275,8 @@ function resolveParsed(
       return problem(path, `can’t read ${resolve(directory, name)}: ${reason}`);
     }
   };
-  const source = resolveEndpoint('source', parsed.source, problem, read);
-  const destination = resolveEndpoint('destination', parsed.destination, problem, read);
+  const source = resolveEndpoint('source', parsed.source, problem, read, directory);
+  const destination = resolveEndpoint('destination', parsed.destination, problem, read, directory);
   const listenTls = resolveListenTls(parsed.listen.tls, read);
   checkAutopilot(parsed, problem);
   checkExposure(parsed, problem);
@@ -392,6 +392,7 @@ function resolveEndpoint(
   section: ParsedConfig['source'],
   problem: (path: readonly string[], message: string) => undefined,
   read: (path: readonly string[], name: string) => string | undefined,
+  directory: string,
 ): DatabaseEndpoint | undefined {
   const url = parseDatabaseUrl(section.url);
   if (typeof url === 'string') return problem([side, 'url'], url);
@@ -400,9 +401,11 @@ function resolveEndpoint(
       ? undefined
       : read([side, 'passwordFile'], section.passwordFile)?.split(/\r?\n/, 1)[0];
   const password = section.password ?? fromFile ?? url.endpoint.password;
+  const files: { [K in 'tlsCa' | 'tlsCert' | 'tlsKey']?: string } = {};
   const pem = (key: 'tlsCa' | 'tlsCert' | 'tlsKey'): { readonly [K in typeof key]?: string } => {
     const name = section[key] ?? url[`${key}File`];
     if (name === undefined) return {};
+    files[key] = resolve(directory, name);
     return { [key]: read([side, section[key] === undefined ? 'url' : key], name) ?? '' };
   };
   const tls = section.tls ?? url.tls ?? (isLoopback(url.endpoint.host) ? 'disable' : 'verify-full');
@@ -420,6 +423,7 @@ function resolveEndpoint(
     ...(channelBinding === undefined ? {} : { channelBinding }),
     ...(password === undefined ? {} : { password }),
     ...pems,
+    ...(Object.keys(files).length === 0 ? {} : { tlsFiles: files }),
   };
 }
 

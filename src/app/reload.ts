@@ -5,7 +5,11 @@
  * start, and are named. A key is either taken over whole or not at all, and what can't be taken over is reported again
  * at the next reload, as long as it differs.
  */
+import type { DatabaseEndpoint, Side } from '../core/ports.js';
 import type { ResolvedConfig } from './config.js';
+
+const SIDES: readonly Side[] = ['source', 'destination'];
+const PEMS = ['tlsCa', 'tlsCert', 'tlsKey'] as const;
 
 export interface ReloadReport {
   /** Keys whose new values are in force. */
@@ -41,6 +45,11 @@ const CERTIFICATE: ReadonlySet<string> = new Set([
   'listen.tls.clientCa',
 ]);
 
+/** Read again from the same file. */
+const SERVER_CERTIFICATE: ReadonlySet<string> = new Set(
+  SIDES.flatMap((side) => PEMS.map((pem) => `${side}.${pem}`)),
+);
+
 /** What differs, and the configuration that results: `running` with the reloadable keys of `wanted`. */
 export function takeOver(
   running: ResolvedConfig,
@@ -51,7 +60,12 @@ export function takeOver(
   const names = new Set([...before.keys(), ...after.keys()]);
   const changed = [...names].filter((name) => before.get(name) !== after.get(name)).sort();
   const exchanged = running.listen.tls !== undefined && wanted.listen.tls !== undefined;
-  const applied = changed.filter((name) => RELOADABLE.has(name) || (exchanged && CERTIFICATE.has(name)));
+  const applied = changed.filter(
+    (name) =>
+      RELOADABLE.has(name) ||
+      (exchanged && CERTIFICATE.has(name)) ||
+      (SERVER_CERTIFICATE.has(name) && !changed.includes(fileOf(name))),
+  );
   const limits: Record<string, unknown> = { ...running.limits };
   for (const [name, value] of Object.entries(wanted.limits)) {
     if (RELOADABLE.has(`limits.${name}`)) limits[name] = value;
@@ -59,12 +73,30 @@ export function takeOver(
   return {
     config: {
       ...running,
+      source: endpointOf('source', running, wanted, applied),
+      destination: endpointOf('destination', running, wanted, applied),
       limits: limits as ResolvedConfig['limits'],
       log: wanted.log,
       listen: listenOf(running, wanted),
     },
     report: { applied, needRestart: changed.filter((name) => !applied.includes(name)) },
   };
+}
+
+/** `source.tlsCa` → `source.tlsFiles.tlsCa`. */
+function fileOf(name: string): string {
+  return name.replace('.', '.tlsFiles.');
+}
+
+/** What runs has read the files itself; here they only stop being a difference. */
+function endpointOf(
+  side: Side,
+  running: ResolvedConfig,
+  wanted: ResolvedConfig,
+  applied: readonly string[],
+): DatabaseEndpoint {
+  const pems = PEMS.filter((pem) => applied.includes(`${side}.${pem}`));
+  return { ...running[side], ...Object.fromEntries(pems.map((pem) => [pem, wanted[side][pem]])) };
 }
 
 /** Certificates are exchanged; whether and how TLS is asked for hangs together with what else needs a restart. */

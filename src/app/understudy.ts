@@ -17,6 +17,7 @@ import { AdminServer } from '../admin/server.js';
 import { systemClock, type Clock } from '../core/clock.js';
 import { UnderstudyError, asUnderstudyError } from '../core/errors.js';
 import { createLog, type Log } from '../core/log.js';
+import { checkServerCertificates } from '../core/server-certificates.js';
 import {
   WHOLE_DATABASE,
   type Direction,
@@ -388,7 +389,8 @@ class Composition implements Understudy, AdminControl {
 
   reload(wanted: ResolvedConfig): ReloadReport {
     const { config, report } = takeOver(this.#config, wanted);
-    // The only one that can fail comes first: a certificate and a key that don't belong together.
+    // What can fail comes first: a certificate and a key that don't belong together.
+    for (const side of ['source', 'destination'] as const) checkServerCertificates(side, wanted[side]);
     this.#proxyParts.reloadTls(config.listen);
     this.#config = config;
     this.#proxy.reconfigure(reloadableSettings(config.limits));

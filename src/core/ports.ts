@@ -28,6 +28,8 @@ export interface ServerAddress {
   /** PEM of the certificate, with its chain, and of its key, that are shown to a server which asks for one. */
   readonly tlsCert?: string;
   readonly tlsKey?: string;
+  /** Files they came from, which are looked at again before each connection. */
+  readonly tlsFiles?: { readonly tlsCa?: string; readonly tlsCert?: string; readonly tlsKey?: string };
   /** As libpq's sslnegotiation. `direct` begins with TLS at once, which servers from 17 on understand. */
   readonly tlsNegotiation?: TlsNegotiation;
   /** As libpq's channel_binding; `prefer` where absent. */

@@ -11,6 +11,7 @@ import net from 'node:net';
 import tls from 'node:tls';
 import { UnderstudyError } from './errors.js';
 import type { ServerAddress, Side } from './ports.js';
+import { secureContextOf } from './server-certificates.js';
 
 /** How one attempt goes about encryption. tls-if-offered: plain where the server answers that it has none. */
 export type Way = 'plain' | 'tls' | 'tls-if-offered';
@@ -162,23 +163,6 @@ async function firstAnswer(socket: net.Socket): Promise<string> {
   }
 }
 
-/** Contexts hold the parsed certificates, which is too slow to do for each connection. */
-const contexts = new WeakMap<ServerAddress, tls.SecureContext>();
-
-function contextOf(address: ServerAddress): tls.SecureContext {
-  const known = contexts.get(address);
-  if (known !== undefined) return known;
-  const { tlsCa, tlsCert, tlsKey } = address;
-  const context = tls.createSecureContext({
-    minVersion: 'TLSv1.2',
-    ...(tlsCa === undefined ? {} : { ca: tlsCa }),
-    ...(tlsCert === undefined ? {} : { cert: tlsCert }),
-    ...(tlsKey === undefined ? {} : { key: tlsKey }),
-  });
-  contexts.set(address, context);
-  return context;
-}
-
 /** PostgreSQL's name in ALPN; a direct TLS connection that does not agree on it is not one to a PostgreSQL server. */
 export const ALPN_POSTGRESQL = 'postgresql';
 
@@ -194,7 +178,7 @@ async function encrypted(socket: net.Socket, address: ServerAddress): Promise<tl
     // Names only: RFC 6066 forbids addresses here, and the host above is what the certificate is checked against.
     servername: net.isIP(address.host) === 0 ? address.host : '',
     ALPNProtocols: [ALPN_POSTGRESQL],
-    secureContext: contextOf(address),
+    secureContext: await secureContextOf(address),
     rejectUnauthorized: checksChain,
     ...(address.tls === 'verify-full' ? {} : { checkServerIdentity: () => undefined }),
   });

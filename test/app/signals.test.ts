@@ -29,10 +29,14 @@ function urlOf(endpoint: DatabaseEndpoint, port = endpoint.port): string {
 }
 
 /** `where`: a folder whose log nobody else has written to. */
-function start(where = folder, listen: UnderstudyConfig['listen'] = {}): Promise<UnderstudyProcess> {
+function start(
+  where = folder,
+  listen: UnderstudyConfig['listen'] = {},
+  sourceParameters = '',
+): Promise<UnderstudyProcess> {
   return UnderstudyProcess.start({
     folder: where,
-    sourceUrl: urlOf(pair.source),
+    sourceUrl: `${urlOf(pair.source)}${sourceParameters}`,
     destinationUrl: urlOf(pair.destination),
     config: { listen, shadow: { enabled: false }, limits: { stopTimeoutMs: 60_000 } },
     program: PROGRAM,
@@ -123,7 +127,10 @@ test.skipIf(opensslMissing)(
     if (first === undefined || second === undefined) throw new Error('no certificates');
     await write(first, first);
     const tls = { cert: join(folder, 'shown.crt'), key: join(folder, 'shown.key') };
-    await using running = await start(await mkdtemp(join(folder, 'tls-')), { tls });
+    const authorityFile = join(folder, 'source-ca.pem');
+    await writeFile(authorityFile, old.certPem);
+    const where = await mkdtemp(join(folder, 'tls-'));
+    await using running = await start(where, { tls }, `?sslrootcert=${authorityFile}`);
     const signedBy = async (authority: Authority): Promise<boolean> => {
       const ssl = { ca: authority.certPem, servername: 'localhost' };
       const client = new pg.Client({ connectionString: urlOf(pair.source, running.port), ssl });
@@ -144,6 +151,16 @@ test.skipIf(opensslMissing)(
     hangUp(running);
     expect((await answers(running, 2)).at(-1)?.['applied']).toEqual(['listen.tls.cert', 'listen.tls.key']);
     expect([await signedBy(old), await signedBy(renewed)]).toEqual([false, true]);
+
+    // Towards the servers.
+    await writeFile(authorityFile, 'not a certificate');
+    hangUp(running);
+    expect((await answers(running, 3)).at(-1)?.msg).toBe('SIGHUP: refused, everything stays as it is');
+    await writeFile(authorityFile, renewed.certPem);
+    hangUp(running);
+    expect((await answers(running, 4)).at(-1)?.['applied']).toEqual(['source.tlsCa']);
+    hangUp(running);
+    expect((await answers(running, 5)).at(-1)?.['applied']).toEqual([]);
   },
 );
 

@@ -1,12 +1,16 @@
 /** Towards servers: every setting holds alike for connections in clients' names and for Understudy's own. */
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { TLSSocket } from 'node:tls';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { asUnderstudyError } from '../../src/core/errors.js';
 import type { DatabaseEndpoint } from '../../src/core/ports.js';
 import { connectControl } from '../../src/core/postgres.js';
+import { openServerSocket } from '../../src/core/server-socket.js';
 import { openBackend, sendCancel } from '../../src/proxy/backend.js';
 import type { BackendCredentials } from '../../src/proxy/credentials.js';
-import { opensslMissing } from '../support/certificates.js';
+import { opensslMissing, type Pem } from '../support/certificates.js';
 import { sharedEndpoint } from '../support/servers.js';
 import { PASSWORD, startTlsServer, type TlsServer } from './tls-server.js';
 
@@ -109,6 +113,54 @@ describe.skipIf(opensslMissing)('modes', () => {
     expect(await outcomeOf(cert)).toBe('encrypted');
     expect(await outcomeOf({ user: 'cert_user', tls: 'require' })).toBe('refused');
     expect(await outcomeOf({ ...cert, user: 'alice' })).toBe('encrypted');
+  });
+
+  test('files that were renewed count from the next connection on; broken ones change nothing', async () => {
+    const folder = await mkdtemp(join(tmpdir(), 'understudy-renewed-'));
+    const [tlsCa, tlsCert, tlsKey] = ['ca', 'cert', 'key'].map((name) => join(folder, name)) as [
+      string,
+      string,
+      string,
+    ];
+    const { authority, stranger, clientCertificate } = world;
+    const foreign = stranger.issue('cert_user');
+    const show = async (ca: string, { certPem, keyPem }: Pem): Promise<void> => {
+      await Promise.all([writeFile(tlsCa, ca), writeFile(tlsCert, certPem), writeFile(tlsKey, keyPem)]);
+    };
+    await show(stranger.certPem, foreign);
+    // One object, as a running proxy keeps it.
+    const {
+      user: _user,
+      password: _password,
+      ...address
+    } = endpointOf({
+      tls: 'verify-ca',
+      tlsCa: stranger.certPem,
+      tlsCert: foreign.certPem,
+      tlsKey: foreign.keyPem,
+      tlsFiles: { tlsCa, tlsCert, tlsKey },
+    });
+    const reached = (): Promise<boolean> =>
+      openServerSocket('source', address, 'tls', AbortSignal.timeout(10_000)).then(
+        (socket) => {
+          socket.destroy();
+          return true;
+        },
+        () => false,
+      );
+    try {
+      expect(await reached()).toBe(false);
+      await show(authority.certPem, clientCertificate);
+      expect(await reached()).toBe(true);
+      await writeFile(tlsKey, foreign.keyPem);
+      expect(await reached()).toBe(true);
+      await rm(tlsCa);
+      expect(await reached()).toBe(true);
+      await show(stranger.certPem, foreign);
+      expect(await reached()).toBe(false);
+    } finally {
+      await rm(folder, { recursive: true });
+    }
   });
 
   test('replication connections obey too', async () => {
