@@ -3,8 +3,8 @@
  *
  * Which proof is asked for follows the role's stored secret, as PostgreSQL does for `scram-sha-256` and `md5` lines:
  * SCRAM for a SCRAM verifier, MD5 for an MD5 hash; a secret kept as plain text is asked for by SCRAM too. An unknown
- * role, or one without a password, goes through a whole SCRAM exchange that can't be won, with a salt that stays the
- * same for its name, and meets the same error: nobody learns from outside which roles exist.
+ * role, or one without a password, goes through a whole exchange that can't be won (SCRAM with a salt that stays the same
+ * for its name, or MD5 where the server stores passwords that way), and meets the same error: nobody learns from outside which roles exist.
  */
 import { createHmac, randomBytes } from 'node:crypto';
 import { UnderstudyError, unreachable } from '../core/errors.js';
@@ -133,6 +133,7 @@ function withoutProof(secret: StoredSecret | null): BackendCredentials {
     case 'md5':
       return { kind: 'md5', hash: secret.hash };
     case 'scram':
+    case 'none-by-md5':
     case undefined:
       return { kind: 'none' };
     default:
@@ -158,8 +159,9 @@ async function byVerifier(
       await byScram(channel, user, await verifierOf(secret, user, deps.mockSecret));
       return { kind: 'password', password: secret.password };
     }
+    case 'none-by-md5':
     case undefined:
-      return await byNothing(channel, user, deps);
+      return await byNothing(channel, user, secret, deps);
     default:
       return unreachable(secret);
   }
@@ -195,12 +197,14 @@ function verifierOf(
 async function byNothing(
   channel: AuthenticationChannel,
   user: string,
+  secret: { readonly kind: 'none-by-md5' } | null,
   deps: AuthenticationDeps,
 ): Promise<never> {
   deps.log.info(
     { user, advice: 'Give the role a password (ALTER ROLE … PASSWORD), or add it to the users file.' },
     'no password is stored for the role a client wants to be',
   );
+  if (secret !== null) await byMd5(channel, user, md5Secret(user, randomBytes(32)));
   await byScram(channel, user, {
     iterations: SCRAM_ITERATIONS_DEFAULT,
     salt: mockSalt(user, deps.mockSecret),
@@ -301,6 +305,7 @@ async function isPassword(
       return sameSecret(Buffer.from(md5Secret(user, password)), Buffer.from(secret.hash));
     case 'plain':
       return sameSecret(Buffer.from(secret.password), password);
+    case 'none-by-md5':
     case undefined:
       // The work of a real check, so that time does not tell which roles exist.
       await deriveScramKeys(password, mockSalt(user, mockSecret), SCRAM_ITERATIONS_DEFAULT);

@@ -157,7 +157,7 @@ class ClientHandshake implements AuthenticationChannel {
     this.#reader = this.#listenTo(socket);
   }
 
-  /** A peer that has said its last word within a message is still told what was wrong with it. */
+  /** A peer that has said its last word is still answered. */
   #listenTo(socket: net.Socket): SocketReader {
     socket.allowHalfOpen = true;
     return new SocketReader(socket);
@@ -286,9 +286,9 @@ class ClientHandshake implements AuthenticationChannel {
       return await this.#firstPacket();
     }
     this.#begun = true;
-    const length = Buffer.concat([first, await this.#rest(3, 1)]).readUInt32BE(0);
-    if (!isStartupLength(length)) throw refused('08P01', 'invalid length of startup packet');
-    return parseFirstPacket(await this.#rest(length - 4, 4));
+    const length = Buffer.concat([first, await this.#reader.read(3)]).readUInt32BE(0);
+    if (!isStartupLength(length)) throw new NotAStartup();
+    return parseFirstPacket(await this.#reader.read(length - 4));
   }
 
   /** True where the connection is encrypted now. */
@@ -306,7 +306,7 @@ class ClientHandshake implements AuthenticationChannel {
 
   /** The client begins with TLS at once (libpq's sslnegotiation=direct); `first` is of its handshake. */
   async #beginTls(first: Buffer, context: ClientTls): Promise<void> {
-    if (this.#local) throw refused('08P01', 'invalid length of startup packet');
+    if (this.#local) throw new NotAStartup();
     this.#socket.unshift(first);
     await this.#encrypt(context);
     if ((this.#socket as TLSSocket).alpnProtocol !== ALPN_POSTGRESQL) {
@@ -385,7 +385,7 @@ class ClientHandshake implements AuthenticationChannel {
   // AuthenticationChannel
 
   send(frame: Buffer): void {
-    if (this.#state.is('closed')) throw new PeerGone('the handshake is over', 0);
+    if (this.#state.is('closed')) throw new PeerGone('the handshake is over');
     this.#socket.write(frame);
     this.#flush();
   }
@@ -412,16 +412,7 @@ class ClientHandshake implements AuthenticationChannel {
     if (bytes < 1 || bytes > (this.#deps.authMessageBytesMax ?? AUTH_MESSAGE_BYTES_MAX)) {
       throw refused('08P01', 'invalid message length');
     }
-    return await this.#rest(bytes, FRAME_HEADER_BYTES);
-  }
-
-  /** What follows a header of `before` bytes; a peer that leaves now has left within a message. */
-  async #rest(bytes: number, before: number): Promise<Buffer> {
-    try {
-      return await this.#reader.read(bytes);
-    } catch (error) {
-      throw error instanceof PeerGone ? error.within(before) : error;
-    }
+    return await this.#reader.read(bytes);
   }
 
   // -------------------------------------------------------------------------------------------------------------
@@ -446,6 +437,13 @@ class ClientHandshake implements AuthenticationChannel {
   }
 }
 
+/** What came first can't be a packet of this protocol. */
+class NotAStartup extends UnderstudyError {
+  constructor() {
+    super('protocol-violation', 'invalid length of startup packet');
+  }
+}
+
 function refused(sqlState: string, message: string): ClientRefused {
   return new ClientRefused('protocol-violation', { sqlState, message });
 }
@@ -467,14 +465,8 @@ function answerTo(error: unknown, state: HandshakeState): ErrorResponseFields | 
     message,
     ...(hint === undefined ? {} : { hint }),
   });
-  if (error instanceof PeerGone) {
-    // A probe that connects and leaves, or a client that has no password to give, said nothing wrong.
-    if (error.partialBytes === 0) return null;
-    return fatal(
-      '08P01',
-      state === 'startup' ? 'incomplete startup packet' : 'incomplete message from client',
-    );
-  }
+  // As PostgreSQL has it: whoever is gone, or speaks something else, is told nothing.
+  if (error instanceof PeerGone || error instanceof NotAStartup) return null;
   if (state === 'tls') return fatal('08P01', 'TLS handshake failed');
   if (!(error instanceof UnderstudyError)) return fatal('XX000', 'internal error in the proxy');
   switch (error.code) {

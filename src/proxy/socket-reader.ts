@@ -21,17 +21,8 @@ const ignore = (): void => undefined;
 
 /** The peer went away, as opposed to having said something wrong. */
 export class PeerGone extends UnderstudyError {
-  /** Bytes of the interrupted read that had come; 0 means that the peer left between messages. */
-  readonly partialBytes: number;
-
-  constructor(reason: string, partialBytes: number, cause?: Error) {
+  constructor(reason: string, cause?: Error) {
     super('protocol-violation', reason, cause === undefined ? {} : { cause });
-    this.partialBytes = partialBytes;
-  }
-
-  /** The same, seen from a message of which `bytes` had been read before. */
-  within(bytes: number): PeerGone {
-    return new PeerGone(this.message, this.partialBytes + bytes);
   }
 }
 
@@ -41,9 +32,9 @@ export class SocketReader {
   #failure: Error | undefined;
 
   readonly #onReadable = (): void => this.#serve();
-  readonly #onEnd = (): void => this.fail(new PeerGone('the connection was closed', 0));
-  readonly #onError = (error: Error): void => this.fail(new PeerGone(error.message, 0, error));
-  readonly #onClose = (): void => this.fail(new PeerGone('the connection was closed', 0));
+  readonly #onEnd = (): void => this.fail(new PeerGone('the connection was closed'));
+  readonly #onError = (error: Error): void => this.fail(new PeerGone(error.message, error));
+  readonly #onClose = (): void => this.fail(new PeerGone('the connection was closed'));
 
   constructor(socket: net.Socket) {
     this.#socket = socket;
@@ -87,7 +78,7 @@ export class SocketReader {
       return;
     }
     // Short only where the stream has ended: `read` gives what is left.
-    if (bytes !== null) this.#failure = new PeerGone('the connection was closed', bytes.length);
+    if (bytes !== null) this.#failure = new PeerGone('the connection was closed');
     if (this.#failure !== undefined) {
       this.#pending = undefined;
       pending.reject(this.#failure);

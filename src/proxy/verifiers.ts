@@ -24,7 +24,9 @@ export type StoredSecret =
       readonly text: string;
     }
   | { readonly kind: 'md5'; readonly hash: string }
-  | { readonly kind: 'plain'; readonly password: string };
+  | { readonly kind: 'plain'; readonly password: string }
+  /** There is none, and the server asks for MD5 where it does not know the role; otherwise there is just null. */
+  | { readonly kind: 'none-by-md5' };
 
 export interface VerifierSource {
   /** The role's secret; null where the role is unknown, has no password, or its password has expired.
@@ -48,9 +50,14 @@ export function readStoredSecret(text: string): StoredSecret | null {
 const LOOKUP_SQL = `
   SELECT rolname, rolpassword FROM pg_catalog.pg_authid
   WHERE rolname = ANY($1::pg_catalog.name[]) AND rolpassword IS NOT NULL
-    AND (rolvaliduntil IS NULL OR rolvaliduntil > pg_catalog.now())`;
+    AND (rolvaliduntil IS NULL OR rolvaliduntil > pg_catalog.now())
+  UNION ALL SELECT '', pg_catalog.current_setting('password_encryption')`;
+/** No role's. */
+const ENCRYPTION = '';
 
 const INSUFFICIENT_PRIVILEGE = '42501';
+
+const NONE_BY_MD5: StoredSecret = { kind: 'none-by-md5' };
 
 export interface QueryVerifiersOptions {
   /** Where to read now: the side that may be written. Asked before each query. May throw an `UnderstudyError`. */
@@ -120,9 +127,11 @@ export class QueryVerifiers implements VerifierSource {
       this.#waitingCount = 0;
       try {
         const secrets = await this.#read([...batch.keys()]);
+        // As the server picks the exchange that nobody can win: by how it would store a password.
+        const none = secrets.get(ENCRYPTION) === 'md5' ? NONE_BY_MD5 : null;
         for (const [user, waiting] of batch) {
           const text = secrets.get(user);
-          for (const { resolve } of waiting) resolve(text === undefined ? null : readStoredSecret(text));
+          for (const { resolve } of waiting) resolve(text === undefined ? none : readStoredSecret(text));
         }
       } catch (error) {
         for (const waiting of batch.values()) for (const { reject } of waiting) reject(error);

@@ -1,7 +1,9 @@
 /** Real clients through the handshakes to real servers, PostgreSQL 14 and 18, one role per way to authenticate. */
 import { execFile } from 'node:child_process';
+import { once } from 'node:events';
 import { chownSync, existsSync, statSync, writeFileSync } from 'node:fs';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import net from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
@@ -22,6 +24,7 @@ import type { BackendCredentials } from '../../src/proxy/credentials.js';
 import { clientTls } from '../../src/proxy/tls.js';
 import { QueryVerifiers, UsersFileVerifiers } from '../../src/proxy/verifiers.js';
 import { encodeQuery, parseErrorFields } from '../../src/wire/postgres/messages.js';
+import { encodeStartup, parseAuthentication } from '../../src/wire/postgres/startup.js';
 import { FAST_SETTINGS } from '../support/global-setup.js';
 import { until } from '../support/servers.js';
 import {
@@ -475,7 +478,25 @@ test('lookups that come together share a query, and survive the loss of their co
   expect(others).toEqual([]);
   await control.query('SELECT pg_terminate_backend($1::int)', [first]);
   expect(await kinds()).toEqual(['scram', 'md5', null, 'scram']);
-  expect(await connections()).not.toContain(first);
+  const [second = ''] = await connections();
+  expect(second).not.toBe(first);
+
+  // A server that stores MD5 asks for MD5 whom it does not know.
+  await control.query("ALTER ROLE CURRENT_USER SET password_encryption = 'md5'");
+  try {
+    await control.query('SELECT pg_terminate_backend($1::int)', [second]);
+    expect(await kinds()).toEqual(['scram', 'md5', 'none-by-md5', 'scram']);
+    await using listener = await proxy('source');
+    const client = net.connect(listener.port, '127.0.0.1');
+    client.write(encodeStartup('nobody', 'shop', []));
+    const [greeting] = (await once(client, 'data')) as [Buffer];
+    expect(greeting.toString('latin1', 0, 1)).toBe('R');
+    expect(parseAuthentication(greeting.subarray(5))).toMatchObject({ kind: 'md5' });
+    client.destroy();
+    expect(await failing(listener.port, { user: 'nobody' })).toMatchObject({ code: '28P01' });
+  } finally {
+    await control.query('ALTER ROLE CURRENT_USER RESET password_encryption');
+  }
 });
 
 test('lookups follow the writable side, and are bounded', async () => {
