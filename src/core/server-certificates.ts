@@ -8,7 +8,7 @@
 import { X509Certificate } from 'node:crypto';
 import { readFile, stat } from 'node:fs/promises';
 import tls from 'node:tls';
-import { UnderstudyError } from './errors.js';
+import { UnderstudyError, invariant } from './errors.js';
 import type { ServerAddress } from './ports.js';
 
 interface Known {
@@ -67,7 +67,9 @@ function contextWith({ tlsCa, tlsCert, tlsKey }: Pems): tls.SecureContext {
 
 /** An authority that is none is no error to OpenSSL: it would only find every server untrusted. */
 function checkAuthority({ tlsCa }: Pems): void {
-  if (tlsCa !== undefined) new X509Certificate(tlsCa);
+  if (tlsCa === undefined) return;
+  const { raw } = new X509Certificate(tlsCa);
+  invariant(raw.length > 0, 'a certificate has bytes');
 }
 
 async function versionOf(file: string | undefined): Promise<string> {
