@@ -27,9 +27,10 @@ export class HeldInput {
     return this.#sinceMs === null ? null : this.#deps.nowMs() - this.#sinceMs;
   }
 
+  /** Keeps a copy. */
   keep(chunk: Buffer): void {
     this.#sinceMs ??= this.#deps.nowMs();
-    this.#bytes.append(chunk);
+    this.#bytes.append(Buffer.from(chunk));
     if (this.#bytes.length > this.#deps.bytesMax()) this.#deps.pauseClient(HELD_FULL);
   }
 

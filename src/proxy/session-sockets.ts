@@ -7,6 +7,7 @@
 import type net from 'node:net';
 import { encodeTerminate } from '../wire/postgres/messages.js';
 import type { Backend } from './backend.js';
+import { feedFrom, type SocketFeed } from './socket-feed.js';
 import { closeWith } from './socket-reader.js';
 
 /** Why the client's socket is not being read. */
@@ -17,6 +18,7 @@ export const HELD_FULL = 2;
 export const TOO_DEEP = 4;
 
 export interface SessionSocketsDeps {
+  /** Chunks are valid during the call only; what is sent on by the calls below may alias them. */
   readonly onClientData: (chunk: Buffer) => void;
   readonly onClientGone: () => void;
   /** It sends nothing more, and may still read. */
@@ -37,6 +39,8 @@ export class SessionSockets {
   #backendPaused = false;
   #closed = false;
   #corked = false;
+  #clientFeed: SocketFeed | null = null;
+  #backendFeed: SocketFeed | null = null;
   bytesFromClient = 0;
   bytesToClient = 0;
 
@@ -53,7 +57,6 @@ export class SessionSockets {
   /** Begins to listen on both; the client is greeted first. Both sockets are paused until then. */
   start(greeting: Buffer, leftover: Buffer): void {
     const client = this.#client;
-    client.on('data', this.#onClientData);
     client.on('drain', this.#onClientDrain);
     client.on('error', ignore);
     client.on('close', this.#deps.onClientGone);
@@ -67,7 +70,10 @@ export class SessionSockets {
       return;
     }
     if (leftover.length > 0) this.#onClientData(leftover);
-    if (this.#clientPaused === 0) client.resume();
+    if (this.#closed) return;
+    this.#clientFeed = feedFrom(client, this.#onClientData);
+    if (this.#closed) this.#clientFeed.stop();
+    else if (this.#clientPaused === 0) client.resume();
   }
 
   toServer(bytes: Buffer): void {
@@ -82,15 +88,25 @@ export class SessionSockets {
 
   /** After `exchange`: goes out with what follows, or after a moment. */
   queueToServer(bytes: Buffer): void {
-    if (!this.#backend.socket.write(bytes)) this.pauseClient(BACKEND_FULL);
+    const { socket } = this.#backend;
+    if (!socket.write(bytes)) this.pauseClient(BACKEND_FULL);
+    if (socket.writableLength > 0) this.#keepChunks();
   }
 
   /** As `queueToServer`. */
   queueToClient(bytes: Buffer): void {
     this.bytesToClient += bytes.length;
-    if (this.#client.write(bytes) || this.#backendPaused) return;
+    const full = !this.#client.write(bytes);
+    if (this.#client.writableLength > 0) this.#keepChunks();
+    if (!full || this.#backendPaused) return;
     this.#backendPaused = true;
     this.#backend.socket.pause();
+  }
+
+  /** What was written has not gone out yet, and may alias the chunk at hand. */
+  #keepChunks(): void {
+    this.#clientFeed?.keep();
+    this.#backendFeed?.keep();
   }
 
   /** Tells the server that nothing more comes: it answers what it was sent, and closes. */
@@ -151,7 +167,7 @@ export class SessionSockets {
     this.uncork();
     this.#detach();
     closeWith(this.#backend.socket, state.idle ? encodeTerminate() : undefined, LEAVE_TIMEOUT_MS);
-    this.#client.off('data', this.#onClientData);
+    this.#clientFeed?.stop();
     this.#client.off('drain', this.#onClientDrain);
     if (state.cut) this.#client.destroy();
     else closeWith(this.#client, last ?? undefined);
@@ -159,7 +175,6 @@ export class SessionSockets {
 
   #attach(): void {
     const { socket, leftover } = this.#backend;
-    socket.on('data', this.#deps.onBackendData);
     socket.on('drain', this.#onBackendDrain);
     socket.on('error', ignore);
     socket.on('close', this.#deps.onBackendGone);
@@ -169,12 +184,16 @@ export class SessionSockets {
       return;
     }
     if (leftover.length > 0) this.#deps.onBackendData(leftover);
-    if (!this.#backendPaused) socket.resume();
+    if (this.#closed) return;
+    this.#backendFeed = feedFrom(socket, this.#deps.onBackendData);
+    if (this.#closed) this.#backendFeed.stop();
+    else if (!this.#backendPaused) socket.resume();
   }
 
   #detach(): void {
     const { socket } = this.#backend;
-    socket.off('data', this.#deps.onBackendData);
+    this.#backendFeed?.stop();
+    this.#backendFeed = null;
     socket.off('drain', this.#onBackendDrain);
     socket.off('close', this.#deps.onBackendGone);
     this.resumeClient(BACKEND_FULL);

@@ -257,7 +257,7 @@ export class Session {
       case 'serving':
       case 'draining':
         if (this.#held.length > 0) this.#held.keep(chunk);
-        else this.#walkClient(chunk);
+        else this.#walkClient(chunk, true);
         break;
       case 'held':
         this.#held.keep(chunk);
@@ -273,8 +273,11 @@ export class Session {
     this.#settle();
   }
 
-  /** Returns false where it stopped in front of a frame that must wait; the rest is at the head of what is held. */
-  #walkClient(chunk: Buffer): boolean {
+  /**
+   * Returns false where it stopped in front of a frame that must wait; the rest is at the head of what is held.
+   * `borrowed`: the chunk is valid during the call only.
+   */
+  #walkClient(chunk: Buffer, borrowed: boolean): boolean {
     const { walker } = this.clientStream;
     let used: number;
     try {
@@ -284,7 +287,8 @@ export class Session {
       return false;
     }
     if (used === chunk.length) return true;
-    this.#held.putBack(chunk.subarray(used));
+    const rest = chunk.subarray(used);
+    this.#held.putBack(borrowed ? Buffer.from(rest) : rest);
     this.#held.putBack(walker.takePartialHeader());
     return false;
   }
@@ -292,7 +296,7 @@ export class Session {
   /** Sends on what was held, as far as it may go. */
   #pump(): void {
     for (let chunk = this.#held.shift(); chunk !== undefined; chunk = this.#held.shift()) {
-      if (!this.#walkClient(chunk)) break;
+      if (!this.#walkClient(chunk, false)) break;
     }
     if (this.#phase.is('closed')) return;
     this.#held.taken();

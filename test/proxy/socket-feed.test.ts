@@ -1,0 +1,191 @@
+import { createHash } from 'node:crypto';
+import { once } from 'node:events';
+import net from 'node:net';
+import { afterEach, expect, test } from 'vitest';
+import { feedFrom, type SocketFeed } from '../../src/proxy/socket-feed.js';
+import type { Backend } from '../../src/proxy/backend.js';
+import { SessionSockets } from '../../src/proxy/session-sockets.js';
+import { until } from '../support/servers.js';
+
+const open: { destroy(): void }[] = [];
+
+/** Two ends of one connection; `near` is paused, as a handshake leaves it. */
+async function connection(): Promise<{ readonly near: net.Socket; readonly far: net.Socket }> {
+  const server = net.createServer({ pauseOnConnect: true, allowHalfOpen: true }).listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const address = server.address() as net.AddressInfo;
+  const far = net.connect({ port: address.port, host: address.address, noDelay: true });
+  const [near] = (await once(server, 'connection')) as [net.Socket];
+  server.close();
+  open.push(near, far);
+  return { near, far };
+}
+
+afterEach(() => {
+  for (const socket of open.splice(0)) socket.destroy();
+});
+
+test('what is read again and again lies in the same memory', async () => {
+  const { near, far } = await connection();
+  const seen: { readonly text: string; readonly memory: ArrayBufferLike; readonly at: number }[] = [];
+  feedFrom(near, (chunk) => {
+    seen.push({ text: chunk.toString(), memory: chunk.buffer, at: chunk.byteOffset });
+  });
+  near.resume();
+  for (const text of ['one', 'two', 'three']) {
+    far.write(text);
+    await until(() => seen.at(-1)?.text === text);
+  }
+  expect(seen).toHaveLength(3);
+  expect(new Set(seen.map(({ memory }) => memory)).size).toBe(1);
+  expect(new Set(seen.map(({ at }) => at)).size).toBe(1);
+});
+
+test('every byte is handed on once and in order, in reads of any size, and what is kept stays as it was', async () => {
+  const { near, far } = await connection();
+  const sent = createHash('sha256');
+  const received = createHash('sha256');
+  const kept = createHash('sha256');
+  let bytes = 0;
+  const chunks: Buffer[] = [];
+  const feed: SocketFeed = feedFrom(near, (chunk) => {
+    received.update(chunk);
+    bytes += chunk.length;
+    chunks.push(chunk.length % 3 === 0 ? Buffer.from(chunk) : chunk);
+    if (chunk.length % 3 !== 0) feed.keep();
+  });
+  near.resume();
+  let total = 0;
+  let seed = 7;
+  for (let round = 0; round < 300; round++) {
+    seed = (seed * 48_271) % 2_147_483_647;
+    // Runs of small messages, and now and then one that fills every buffer.
+    const piece = Buffer.alloc(round % 40 < 4 ? 1 + (seed % 400_000) : 1 + (seed % 900), seed % 251);
+    sent.update(piece);
+    total += piece.length;
+    if (!far.write(piece)) await once(far, 'drain');
+    if (seed % 2 === 0) await until(() => bytes === total);
+  }
+  await until(() => bytes === total);
+  for (const chunk of chunks) kept.update(chunk);
+  const expected = sent.digest('hex');
+  expect(received.digest('hex')).toBe(expected);
+  expect(kept.digest('hex')).toBe(expected);
+});
+
+test('what had been read before comes first, and a paused socket hands on nothing else', async () => {
+  const { near, far } = await connection();
+  const seen: string[] = [];
+  near.on('readable', () => undefined);
+  far.write('early ');
+  await until(() => near.readableLength === 6);
+  near.removeAllListeners('readable');
+  await new Promise((resolve) => setImmediate(resolve));
+  near.pause();
+  feedFrom(near, (chunk) => seen.push(chunk.toString()));
+  expect(seen).toEqual(['early ']);
+  far.write('late');
+  await new Promise((resolve) => far.write('r', resolve));
+  await new Promise((resolve) => setImmediate(resolve));
+  expect(seen).toEqual(['early ']);
+  near.resume();
+  await until(() => seen.join('') === 'early later');
+});
+
+test('it can be paused while it hands on, and its end is told', async () => {
+  const { near, far } = await connection();
+  let bytes = 0;
+  let ended = false;
+  near.allowHalfOpen = true;
+  near.on('end', () => {
+    ended = true;
+  });
+  feedFrom(near, (chunk) => {
+    bytes += chunk.length;
+    near.pause();
+    setImmediate(() => near.resume());
+  });
+  near.resume();
+  far.end(Buffer.alloc(500_000, 1));
+  await until(() => ended);
+  expect(bytes).toBe(500_000);
+  // The other direction is open still.
+  far.resume();
+  near.end('bye');
+  await once(far, 'close');
+});
+
+test('a later feed takes over from an earlier one; a stopped one hears nothing', async () => {
+  const { near, far } = await connection();
+  const first: string[] = [];
+  const second: string[] = [];
+  const feed = feedFrom(near, (chunk) => first.push(chunk.toString()));
+  near.resume();
+  far.write('a');
+  await until(() => first.length === 1);
+  const later = feedFrom(near, (chunk) => second.push(chunk.toString()));
+  feed.stop();
+  far.write('b');
+  await until(() => second.length === 1);
+  later.stop();
+  const read = near.bytesRead;
+  far.write('c');
+  await until(() => near.bytesRead === read + 1);
+  expect([first, second]).toEqual([['a'], ['b']]);
+});
+
+test('a socket that can’t be read so is heard as a stream', async () => {
+  class Other extends net.Socket {}
+  const server = net.createServer((socket) => socket.end('hello')).listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const socket = new Other();
+  open.push(socket, { destroy: () => server.close() });
+  socket.connect((server.address() as net.AddressInfo).port, '127.0.0.1').pause();
+  let text = '';
+  const feed = feedFrom(socket, (chunk) => {
+    text += chunk.toString();
+    feed.keep();
+  });
+  socket.resume();
+  await once(socket, 'end');
+  expect(text).toBe('hello');
+  feed.stop();
+  expect(socket.listenerCount('data')).toBe(0);
+});
+
+test('what a slow client has not taken yet is not overwritten by what comes next', async () => {
+  const client = await connection();
+  const server = await connection();
+  const sockets: SessionSockets = new SessionSockets(
+    client.near,
+    { socket: server.near, leftover: Buffer.alloc(0) } as Backend,
+    {
+      onClientData: (chunk) => sockets.toServer(chunk),
+      onClientGone: () => undefined,
+      onClientEnd: () => undefined,
+      onBackendData: (chunk) => sockets.toClient(chunk),
+      onBackendGone: () => undefined,
+    },
+  );
+  sockets.start(Buffer.from('>'), Buffer.alloc(0));
+  client.far.pause();
+  const sent = createHash('sha256').update('>');
+  let total = 1;
+  // Pieces so small that some fit in front of the mark at which a socket counts as full, until it does.
+  for (let round = 0; !client.near.writableNeedDrain; round++) {
+    const piece = Buffer.alloc(7000, round % 251);
+    server.far.write(piece);
+    sent.update(piece);
+    total += piece.length;
+    await until(() => sockets.bytesToClient === total);
+  }
+  const received = createHash('sha256');
+  let bytes = 0;
+  client.far.on('data', (chunk: Buffer) => {
+    received.update(chunk);
+    bytes += chunk.length;
+  });
+  client.far.resume();
+  await until(() => bytes === total);
+  expect(received.digest('hex')).toBe(sent.digest('hex'));
+});
