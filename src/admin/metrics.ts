@@ -425,5 +425,39 @@ function shadowMetrics(make: SourcedMetrics): readonly Collector[] {
       [],
       ({ shadow }) => [[shadow.copy.rows]],
     ),
+    make.gauge(
+      'understudy_shadow_intensity',
+      'How eagerly the shadow is kept fresh, 0 to 1.',
+      [],
+      ({ shadow }) => (shadow.steering === undefined ? [] : [[shadow.steering.intensity]]),
+    ),
+    ...throttleMetrics(make),
+  ];
+}
+
+/** Absent while nothing is copied. */
+function throttleMetrics(make: SourcedMetrics): readonly Collector[] {
+  type Throttled = NonNullable<NonNullable<ShadowStatus['steering']>['throttle']>;
+  const of = (pick: (throttle: Throttled) => readonly Sample[]) => (source: MetricsSource) => {
+    const throttle = source.shadow.steering?.throttle;
+    return throttle == null ? [] : pick(throttle);
+  };
+  return [
+    make.gauge(
+      'understudy_shadow_copy_share',
+      'Share of its time in which the copy may read, by the throttle; absent while nothing is copied.',
+      [],
+      of(({ share }) => [[share]]),
+    ),
+    make.gauge(
+      'understudy_shadow_copy_latency_seconds',
+      'The application’s 99th percentile, measured, to be kept, and without a copy; absent while unknown.',
+      ['kind'],
+      of(({ latencyP99Ms, latencyTargetMs, baselineP99Ms }) =>
+        Object.entries({ measured: latencyP99Ms, target: latencyTargetMs, baseline: baselineP99Ms }).flatMap(
+          ([kind, ms]): readonly Sample[] => (ms === null ? [] : [[ms / 1000, { kind }]]),
+        ),
+      ),
+    ),
   ];
 }

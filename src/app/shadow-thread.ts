@@ -2,7 +2,7 @@
 import type { Clock } from '../core/clock.js';
 import { UnderstudyError } from '../core/errors.js';
 import type { Log } from '../core/log.js';
-import type { ShadowControl, ShadowPhase, TableName, TouchedRows } from '../core/ports.js';
+import type { LatencyWindow, ShadowControl, ShadowPhase, TableName, TouchedRows } from '../core/ports.js';
 import { SHADOW_WORKER, ShadowClient } from '../shadow/client.js';
 import type { ShadowWorkerData } from '../shadow/worker.js';
 import type { ResolvedConfig } from './config.js';
@@ -60,6 +60,11 @@ export class ShadowThread implements ShadowHolder {
     const client = this.#thread.current;
     if (client === undefined) throw new UnderstudyError('shadow-not-ready', 'the shadow is not running');
     await client.touched(rows);
+  }
+
+  /** Lost where there is no thread: nothing is copied then. */
+  latency(window: LatencyWindow): void {
+    this.#thread.current?.latency(window).catch(() => undefined);
   }
 
   get lastError(): UnderstudyError | undefined {

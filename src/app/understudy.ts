@@ -33,6 +33,7 @@ import type { Autopilot } from './autopilot/autopilot.js';
 import { makeAutopilot } from './autopilot/make-autopilot.js';
 import { CaptureThread } from './capture-thread.js';
 import { resolveConfig, type ResolvedConfig } from './config.js';
+import { CopyLatency } from './copy-latency.js';
 import { endpointText } from './config/endpoint.js';
 import type { UnderstudyConfig } from './config/schema.js';
 import { inspectForCutover, sessionHints } from './control-side.js';
@@ -113,6 +114,7 @@ class Composition implements Understudy, AdminControl {
   readonly #mirror: MirrorThread | undefined;
   readonly #proxyParts: ProxyParts;
   readonly #proxy: ProxyControl;
+  readonly #copyLatency: CopyLatency;
   readonly #shadowThread: ShadowThread;
   readonly #shadow: ThreadShadow;
   readonly #coordinator: CutoverCoordinator;
@@ -142,11 +144,19 @@ class Composition implements Understudy, AdminControl {
     const { workers } = config.proxy;
     this.#mirror = mirrorOf(parts, (rows) => this.#shadowThread.touched(rows));
     const capture = this.#capture;
-    const captured = hooks.recorder?.tap(capture?.tap ?? null) ?? capture?.tap ?? null;
+    const probe = new CopyLatency(config, clock, (window) => this.#shadowThread.latency(window));
+    this.#copyLatency = probe;
+    const captured = probe.tap(hooks.recorder?.tap(capture?.tap ?? null) ?? capture?.tap ?? null);
     this.#proxyParts = (workers > 1 ? makeFleet : makeProxy)({
       ...parts,
       tap: this.#mirror === undefined ? captured : this.#mirror.tap(captured, config.capture.keys),
-      onCapture: capture === undefined ? undefined : (batch) => capture.receive(batch),
+      onCapture:
+        capture === undefined
+          ? undefined
+          : (batch) => {
+              probe.receive(batch);
+              capture.receive(batch);
+            },
       recorder: hooks.recorder,
       recording: hooks.recorder?.shared,
       onRecorded: (status) => hooks.recorder?.add(status),
@@ -240,7 +250,10 @@ class Composition implements Understudy, AdminControl {
   async #whenRouted(): Promise<void> {
     const { finalized } = await this.#route.known();
     if (this.#stopping.signal.aborted) return;
-    if (!finalized && this.#config.shadow.enabled) this.#shadowThread.start();
+    if (!finalized && this.#config.shadow.enabled) {
+      this.#copyLatency.start();
+      this.#shadowThread.start();
+    }
     void this.#refreshHints();
     if (!finalized) void this.#joinJournal();
     if (!finalized && this.#config.shadow.enabled && this.#config.capture.series) this.#autopilot.start();
@@ -290,6 +303,7 @@ class Composition implements Understudy, AdminControl {
   }
 
   #onPhase(phase: ShadowPhase): void {
+    this.#copyLatency.onPhase(phase);
     if (phase !== 'following') return;
     this.#shadow.tables().then(
       (tables) => this.#capture?.setTables(tables),
@@ -411,6 +425,7 @@ class Composition implements Understudy, AdminControl {
     await ended;
     await this.#proxy.stop({ drainTimeoutMs: this.#config.limits.stopTimeoutMs });
     await this.#proxyParts.closeVerifiers();
+    this.#copyLatency.stop();
     await this.#shadowThread.stop();
     await this.#mirror?.stop();
     await this.#capture?.stop();

@@ -5,11 +5,11 @@ const STEPS = 8;
 const STEP_BITS = 3;
 /** Up to 2³² µs, 71 minutes; longer counts as that. */
 const MICROS_MAX = 2 ** 32 - 1;
-const BUCKETS = (32 - STEP_BITS + 1) * STEPS;
+export const LATENCY_BUCKETS = (32 - STEP_BITS + 1) * STEPS;
 
 /** Counts of durations in logarithmic buckets: fixed memory, percentiles to within 12.5 %, the maximum exact. */
 export class LatencyHistogram {
-  readonly #counts = new Float64Array(BUCKETS);
+  readonly #counts = new Float64Array(LATENCY_BUCKETS);
   #count = 0;
   #maxMicros = 0;
 

@@ -25,7 +25,7 @@ export interface TapRelayOptions {
 
 const INTERVAL_MS = 20;
 const BATCH_BYTES = 256 * 1024;
-const LENGTH_BYTES = 4;
+export const LENGTH_BYTES = 4;
 
 export class TapRelay {
   readonly tap: StatementTap;

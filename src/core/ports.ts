@@ -255,8 +255,25 @@ export interface ShadowSteering {
   /** Tables that are copied before all others, in this order. */
   readonly first?: readonly string[];
   readonly stuck: readonly StuckChange[];
+  /** null or absent while nothing is copied. */
+  readonly throttle?: ThrottleStatus | null;
   /** What `skip` left out. */
   readonly skipped?: StuckChange;
+}
+/** How many of the application's statements took how long, over a short while: by upper bounds, without empty ones. */
+export type LatencyWindow = readonly { readonly upToMicros: number; readonly count: number }[];
+
+/** What holds the first copy back, and by how much. */
+export interface ThrottleStatus {
+  /** 0…1, the share of its time in which the copy may read, of what the intensity leaves it. */
+  readonly share: number;
+  /** What decides at present; null where nothing does. `baseline`: the copy waits for the latency without it. */
+  readonly by: 'latency' | 'active' | 'standby-lag' | 'shadow-lag' | 'baseline' | null;
+  /** The application's 99th percentile as the proxy sees it, what it is to be kept below, and what it is without a copy;
+   *  null where unknown. */
+  readonly latencyP99Ms: number | null;
+  readonly latencyTargetMs: number | null;
+  readonly baselineP99Ms: number | null;
 }
 export interface ShadowWarning {
   readonly code: string;

@@ -3,6 +3,7 @@ import type { MessagePort, Worker } from 'node:worker_threads';
 import type {
   CatalogFingerprint,
   Direction,
+  LatencyWindow,
   RecentVerifyReport,
   ResumeOptions,
   ShadowCommand,
@@ -64,6 +65,11 @@ export class ShadowClient implements ShadowControl {
   /** What passed the proxy, for a shadow that follows by it. Rejects with `shadow-not-ready` before it does. */
   touched(rows: TouchedRows): Promise<void> {
     return this.#caller.call('touched', rows);
+  }
+
+  /** How long the application's statements took since the last time. */
+  latency(window: LatencyWindow): Promise<void> {
+    return this.#caller.call('latency', window);
   }
 
   tables(): Promise<readonly TableName[]> {

@@ -288,11 +288,11 @@ export class Copier {
   #firstRows(table: ApplyTable): number {
     const { bytes, rowsEstimated } = table.info;
     const width = rowsEstimated > 0 ? Math.max(1, bytes / rowsEstimated) : 200;
-    return this.#clampRows(this.#settings.chunkBytes / width);
+    return this.#clampRows((this.#settings.chunkBytes / width) * this.#pace.chunkShare);
   }
 
   #nextRows(bytes: number, rows: number): number {
-    return this.#clampRows(this.#settings.chunkBytes / Math.max(1, bytes / rows));
+    return this.#clampRows((this.#settings.chunkBytes / Math.max(1, bytes / rows)) * this.#pace.chunkShare);
   }
 
   #clampRows(rows: number): number {

@@ -18,6 +18,7 @@ import type { Log } from '../core/log.js';
 import type {
   CatalogFingerprint,
   Direction,
+  LatencyWindow,
   RecentVerifyReport,
   ShadowCommand,
   ResumeOptions,
@@ -50,6 +51,7 @@ import {
   type StageContext,
 } from './schema-stage.js';
 import { Steering } from './steering.js';
+import { Throttle } from './throttle/throttle.js';
 import { SHADOW_DEFAULTS, type ShadowOptions, type ShadowSettings } from './settings.js';
 import { Verification } from './verification.js';
 import { analyzeAll, analyzeStale, refreshMaterializedViews } from './postgres/analyze.js';
@@ -105,6 +107,7 @@ export class ShadowEngine implements ShadowControl {
   readonly #reverse: Lane;
   readonly #schema: SchemaFollower;
   readonly #pace = new Pace();
+  readonly #throttle: Throttle;
   readonly #steering: Steering;
   readonly #condition: Condition;
   readonly #built = new Map<Side, CatalogFingerprint>();
@@ -171,8 +174,16 @@ export class ShadowEngine implements ShadowControl {
       onSpent: (spent) => this.#logSpent(spent),
     });
     this.#pace.hurried = () => this.#budget.tight;
+    this.#throttle = new Throttle(this.#settings.throttle, {
+      source,
+      pace: this.#pace,
+      clock: context.clock,
+      log: this.#log,
+      shadowLagMs: () => this.#forward.status().lagMs,
+    });
     this.#steering = new Steering({
       pace: this.#pace,
+      throttle: this.#throttle,
       log: this.#log,
       eagerMs: this.#settings.flushIntervalMs,
       lanes: [this.#forward, this.#reverse],
@@ -345,7 +356,9 @@ export class ShadowEngine implements ShadowControl {
 
   async #copy(stage: StageContext): Promise<void> {
     await this.#condition.begin('copying', stage.destination, stage.signal);
-    await this.#condition.copying(stage.destination, async () => this.#copier?.run(stage.signal));
+    await this.#condition.copying(stage.destination, () =>
+      this.#throttle.during(async () => this.#copier?.run(stage.signal)),
+    );
     this.#forward.state.copying = false;
     this.#forward.state.delivered.clear();
   }
@@ -554,6 +567,11 @@ export class ShadowEngine implements ShadowControl {
   async steer(command: ShadowCommand): Promise<ShadowSteering> {
     if (this.#condition.failure !== undefined) throw this.#condition.failure;
     return await this.#steering.steer(command);
+  }
+
+  /** How long the application's statements took, for the copy to be held back by. */
+  latency(window: LatencyWindow): void {
+    this.#throttle.hear(window);
   }
 
   async analyze(side: Side, signal: AbortSignal): Promise<void> {

@@ -5,6 +5,8 @@
 import { UnderstudyError } from '../core/errors.js';
 import { applyRestMs, copyRestMs, flushIntervalMs } from './intensity.js';
 
+const CHUNK_SHARE_MIN = 1 / 16;
+
 export class Pace {
   /** The first copy reads nothing while this is true. */
   paused = false;
@@ -12,6 +14,8 @@ export class Pace {
   #intensity = 1;
   /** 0…1, what the throttle leaves of it for the copy. */
   throttle = 1;
+  /** The throttle listens to the application alone: the copy waits meanwhile. */
+  held = false;
   /** The servers keep too much log for the shadow: what catches up goes at full speed, the copy waits. */
   hurried: () => boolean = () => false;
   #ranks: ReadonlyMap<string, number> = new Map();
@@ -25,7 +29,12 @@ export class Pace {
   }
 
   get copyWaits(): boolean {
-    return this.paused || this.hurried();
+    return this.paused || this.held || this.hurried();
+  }
+
+  /** The share of its usual size that a chunk has: a copy that is held back works in small pieces. */
+  get chunkShare(): number {
+    return Math.max(CHUNK_SHARE_MIN, Math.min(1, 2 * this.copyShare));
   }
 
   /** The share of the time in which the copy reads. */

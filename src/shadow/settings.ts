@@ -1,5 +1,6 @@
 /** What the shadow can be told; every wait, size and queue has its bound here. */
 import type { DatabaseEndpoint, Format, ShadowMethod } from '../core/ports.js';
+import { THROTTLE_DEFAULTS, type ThrottleSettings } from './throttle/settings.js';
 
 export interface ShadowSettings {
   readonly source: DatabaseEndpoint;
@@ -14,6 +15,8 @@ export interface ShadowSettings {
   readonly chunkBytes: number;
   /** Tables read side by side. */
   readonly copyConcurrency: number;
+  /** What the first copy must not do to others. */
+  readonly throttle: ThrottleSettings;
   /** A change waits at most that long for others to be written with it. */
   readonly flushIntervalMs: number;
   /** Changes written in one transaction, unless the source's own is larger. */
@@ -57,6 +60,7 @@ export const SHADOW_DEFAULTS: Omit<ShadowSettings, 'source' | 'destination' | 'm
   chunkRows: 100_000,
   chunkBytes: 8 * 1024 * 1024,
   copyConcurrency: 2,
+  throttle: THROTTLE_DEFAULTS,
   flushIntervalMs: 20,
   flushChangesMax: 20_000,
   streamBytesMax: 32 * 1024 * 1024,

@@ -8,6 +8,7 @@ import type { Log } from '../core/log.js';
 import type {
   CatalogFingerprint,
   Direction,
+  LatencyWindow,
   RecentVerifyReport,
   ResumeOptions,
   ShadowCommand,
@@ -155,6 +156,11 @@ export class Shadow implements ShadowControl {
   touched(rows: TouchedRows): void {
     const engine = this.#required();
     if (engine instanceof FollowEngine) engine.touched(rows);
+  }
+
+  /** How long the application's statements took lately; of no use before it is known how the shadow follows. */
+  latency(window: LatencyWindow): void {
+    this.#engine?.latency(window);
   }
 
   async tables(): Promise<readonly TableName[]> {

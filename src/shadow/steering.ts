@@ -4,9 +4,11 @@ import type { Log } from '../core/log.js';
 import type { ShadowCommand, ShadowSteering, StuckChange } from '../core/ports.js';
 import type { Lane } from './lane.js';
 import type { Pace } from './pace.js';
+import type { Throttle } from './throttle/throttle.js';
 
 export interface SteeringContext {
   readonly pace: Pace;
+  readonly throttle: Throttle;
   readonly log: Log;
   /** A change waits that long at intensity 1. */
   readonly eagerMs: number;
@@ -55,12 +57,13 @@ export class Steering {
   }
 
   status(): ShadowSteering {
-    const { pace, eagerMs, lanes } = this.#context;
+    const { pace, eagerMs, lanes, throttle } = this.#context;
     return {
       paused: pace.paused,
       intensity: pace.intensity,
       flushIntervalMs: pace.intervalMs(eagerMs),
       first: pace.first,
+      throttle: throttle.status(),
       stuck: lanes.flatMap(({ state: { stuck } }) => (stuck === null ? [] : [stuck])),
     };
   }

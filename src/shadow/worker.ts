@@ -11,6 +11,7 @@ import { UnderstudyError } from '../core/errors.js';
 import { createLog, type LogLevel } from '../core/log.js';
 import type {
   Direction,
+  LatencyWindow,
   ResumeOptions,
   ShadowCommand,
   Side,
@@ -33,6 +34,7 @@ function engineHandlers(engine: Shadow): Readonly<Record<string, ThreadHandler>>
     status: () => engine.status(),
     tables: () => engine.tables(),
     touched: (rows: TouchedRows) => engine.touched(rows),
+    latency: (window: LatencyWindow) => engine.latency(window),
     waitForMark: (argument: { direction: Direction; markId: string }, { signal }) =>
       engine.waitForMark(argument.direction, argument.markId, signal),
     verify: (options: VerifyOptions, { signal, progress }) => engine.verify(options, signal, progress),

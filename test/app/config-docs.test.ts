@@ -24,7 +24,7 @@ test('the example is a valid configuration, live and with every key uncommented'
   expect(live.source.host).toBe('source.example.com');
   const names = new Set(configKeys().flatMap((key) => key.path));
   const uncommented = (await readFile(EXAMPLE, 'utf8')).replace(
-    /^( *)# ( *)([A-Za-z]+):/gm,
+    /^( *)# ( *)([A-Za-z0-9]+):/gm,
     (whole, outer: string, inner: string, name: string) =>
       names.has(name) ? `${outer}${inner}${name}:` : whole,
   );

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { StatusReport } from '../../admin/control.js';
-import type { Route, ShadowStatus, StreamStatus, TableProgress } from '../../core/ports.js';
+import type { Route, ShadowStatus, StreamStatus, TableProgress, ThrottleStatus } from '../../core/ports.js';
 import type { CutoverStatus } from '../../cutover/settings.js';
 import type { AdminClient } from '../admin-client.js';
 import { EXIT, type ExitCode } from './exit-codes.js';
@@ -85,7 +85,7 @@ function shadowLines({ shadow, route }: StatusReport): readonly string[] {
     lines.push(`             ${warning.code}: ${warning.message}`);
   const hidden = (shadow.warnings ?? []).length - WARNINGS_SHOWN;
   if (hidden > 0) lines.push(`             and ${hidden} more warnings: see --json`);
-  if (shadow.phase === 'copying') lines.push(...copyLines(shadow.tables));
+  if (shadow.phase === 'copying') lines.push(...copyLines(shadow.tables), ...paceLines(shadow.steering));
   lines.push(...methodLines(shadow.method));
   for (const stream of shadow.streams)
     lines.push(`  ${stream.direction.padEnd(11)}${streamText(stream, route)}`);
@@ -136,6 +136,33 @@ function copyLines(tables: readonly TableProgress[]): readonly string[] {
     }),
   ];
 }
+
+/** What holds the copy back, if anything does. */
+function paceLines(steering: ShadowStatus['steering']): readonly string[] {
+  if (steering === undefined) return [];
+  const { paused, intensity, throttle, first = [] } = steering;
+  const lines: string[] = [];
+  if (paused) lines.push('  paused: `understudy shadow resume` lets it go on');
+  if (intensity < 1) lines.push(`  intensity ${intensity}`);
+  if (first.length > 0) lines.push(`  first      ${first.join(', ')}`);
+  if (throttle == null || throttle.by === null) return lines;
+  const { by, share, latencyP99Ms, latencyTargetMs } = throttle;
+  const known = latencyP99Ms !== null && latencyTargetMs !== null;
+  const why =
+    by === 'latency' && known
+      ? `the application’s p99, ${formatMs(latencyP99Ms)} of at most ${formatMs(latencyTargetMs)}`
+      : HELD_BY[by];
+  lines.push(`  held back to ${Math.round(share * 100)} % by ${why}`);
+  return lines;
+}
+
+const HELD_BY: Readonly<Record<NonNullable<ThrottleStatus['by']>, string>> = {
+  latency: 'the application’s p99',
+  active: 'the sessions at work on the source',
+  'standby-lag': 'the lag of the source’s standbys',
+  'shadow-lag': 'the shadow’s own lag',
+  baseline: 'listening to the application without a copy',
+};
 
 function cutoverLines(cutover: CutoverStatus | null): readonly string[] {
   if (cutover === null) return [];

@@ -64,6 +64,31 @@ export const bytes = (description: string, fallback: number, range: { min?: numb
 export const port = (description: string, fallback: number) =>
   wholeNumber(description, { min: 0, max: 65_535, fallback });
 
+/** Milliseconds, or one of some words. */
+export function millisecondsOr<const T extends string>(
+  description: string,
+  words: readonly T[],
+  fallback: number | T,
+) {
+  const expected = `${words.join(' or ')}, or a number of milliseconds above 0`;
+  const error = `expected ${expected}`;
+  return z
+    .union([z.enum(words), z.number().positive()], { error })
+    .default(fallback as never)
+    .register(leaves, { expected, description, kind: 'number' });
+}
+
+export function factor(description: string, fallback: number) {
+  const expected = 'a number from 1 to 100';
+  const error = `expected ${expected}`;
+  return z
+    .number({ error })
+    .min(1, { error })
+    .max(100, { error })
+    .default(fallback)
+    .register(leaves, { expected, description, kind: 'number' });
+}
+
 export function fraction(description: string, fallback: number) {
   const expected = 'a number from 0 to 1';
   const error = `expected ${expected}`;

@@ -13,10 +13,12 @@ import {
   choice,
   choiceMap,
   count,
+  factor,
   flag,
   fraction,
   leaves,
   milliseconds,
+  millisecondsOr,
   nameMap,
   octal,
   optionalChoice,
@@ -243,6 +245,39 @@ export const sections = {
       max: 1_073_741_824,
     }),
     copyConcurrency: count('Tables read side by side.', SHADOW.copyConcurrency, { max: 64 }),
+    throttle: z
+      .strictObject({
+        latencyP99Ms: millisecondsOr(
+          'The first copy is held back so that the application’s 99th percentile, as the proxy sees it, stays below that. `auto` is relative to what it is without a copy.',
+          ['auto', 'off'],
+          SHADOW.throttle.latencyP99Ms,
+        ),
+        latencyFactor: factor(
+          'By `auto`: as a factor of what it is without a copy.',
+          SHADOW.throttle.latencyFactor,
+        ),
+        latencyFloorMs: milliseconds(
+          'By `auto`: a percentile below that is good in any case.',
+          SHADOW.throttle.latencyFloorMs,
+          { min: 0 },
+        ),
+        standbyLagMs: milliseconds(
+          'The same for the lag of the source’s own standbys, where the account may see them; 0 is no bound.',
+          SHADOW.throttle.standbyLagMs,
+          { min: 0 },
+        ),
+        shadowLagMs: milliseconds(
+          'The same for the lag of the shadow itself while it copies; 0 is no bound.',
+          SHADOW.throttle.shadowLagMs,
+          { min: 0 },
+        ),
+        activeMax: count(
+          'The same for the number of client sessions that run a statement on the source; 0 is no bound.',
+          SHADOW.throttle.activeMax,
+          { min: 0, max: 100_000 },
+        ),
+      })
+      .prefault({}),
     flushIntervalMs: milliseconds(
       'A change waits at most that long for others to be written with it.',
       SHADOW.flushIntervalMs,
@@ -600,7 +635,8 @@ function collectKeys(schema: z.ZodType, path: readonly string[]): readonly Confi
     const absent = schema.safeParse(undefined);
     return [{ ...info, path, default: absent.success ? absent.data : undefined, required: !absent.success }];
   }
-  const inner = schema instanceof z.ZodOptional ? (schema.unwrap() as z.ZodType) : schema;
+  const wrapped = schema instanceof z.ZodOptional || schema instanceof z.ZodPrefault;
+  const inner = wrapped ? (schema.unwrap() as z.ZodType) : schema;
   if (!(inner instanceof z.ZodObject)) return [];
   return Object.entries(inner.shape as Readonly<Record<string, z.ZodType>>).flatMap(([name, child]) =>
     collectKeys(child, [...path, name]),

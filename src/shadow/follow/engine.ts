@@ -18,6 +18,7 @@ import type { Log } from '../../core/log.js';
 import type {
   CatalogFingerprint,
   Direction,
+  LatencyWindow,
   Finding,
   RecentVerifyReport,
   ShadowCommand,
@@ -55,6 +56,7 @@ import { RecentKeys } from '../recent-keys.js';
 import { buildAfterCopy, buildBeforeCopy, type StageContext } from '../schema-stage.js';
 import type { ShadowSettings } from '../settings.js';
 import { Steering } from '../steering.js';
+import { Throttle } from '../throttle/throttle.js';
 import { Verification } from '../verification.js';
 import { closeFollowSessions, openFollowSessions } from './follow-sessions.js';
 import { Follower } from './follower.js';
@@ -81,6 +83,7 @@ export class FollowEngine implements ShadowControl {
   readonly #wayBack: WayBack;
   readonly #condition: Condition;
   readonly #pace = new Pace();
+  readonly #throttle: Throttle;
   readonly #steering: Steering;
   #tables: readonly TableInfo[] = [];
   #copy: InitialCopy | undefined;
@@ -113,8 +116,17 @@ export class FollowEngine implements ShadowControl {
       onTrouble: (error) => this.#condition.trouble('reverse', error),
       onFailed: (error) => this.#condition.trouble('reverse', error),
     });
+    this.#throttle = new Throttle(settings.throttle, {
+      source: settings.source,
+      pace: this.#pace,
+      clock: context.clock,
+      log: this.#log,
+      // Nothing is followed while the first copy is made.
+      shadowLagMs: () => null,
+    });
     this.#steering = new Steering({
       pace: this.#pace,
+      throttle: this.#throttle,
       log: this.#log,
       eagerMs: settings.pollIntervalMs,
       lanes: [this.#wayBack.lane],
@@ -252,7 +264,8 @@ export class FollowEngine implements ShadowControl {
     await this.#condition.copying(stage.destination, async () => {
       const sessions = await openFollowSessions(this.#settings, stage.signal);
       try {
-        await this.#copy?.run({ source: sessions.read, destination: sessions.write }, hints, stage.signal);
+        const pair = { source: sessions.read, destination: sessions.write };
+        await this.#throttle.during(async () => this.#copy?.run(pair, hints, stage.signal));
       } finally {
         await closeFollowSessions(sessions);
       }
@@ -408,6 +421,10 @@ export class FollowEngine implements ShadowControl {
         advice: 'Make the same change on both sides, or build the shadow anew.',
       }),
     );
+  }
+
+  latency(window: LatencyWindow): void {
+    this.#throttle.hear(window);
   }
 
   async analyze(side: Side, signal: AbortSignal): Promise<void> {
