@@ -2,7 +2,7 @@
 import type { Clock } from '../core/clock.js';
 import { UnderstudyError } from '../core/errors.js';
 import type { Log } from '../core/log.js';
-import type { LatencyWindow, ShadowControl, ShadowPhase, TableName, TouchedRows } from '../core/ports.js';
+import type { LatencyWindow, ShadowControl, ShadowPhase, ShadowTable, TouchedRows } from '../core/ports.js';
 import { SHADOW_WORKER, ShadowClient } from '../shadow/client.js';
 import type { ShadowWorkerData } from '../shadow/worker.js';
 import type { ResolvedConfig } from './config.js';
@@ -13,7 +13,7 @@ export interface ShadowThreadOptions {
   readonly config: ResolvedConfig;
   readonly log: Log;
   readonly clock: Clock;
-  readonly afterSchemaBuilt: (tables: readonly TableName[]) => Promise<void>;
+  readonly afterSchemaBuilt: (tables: readonly ShadowTable[]) => Promise<void>;
   readonly onPhase: (phase: ShadowPhase) => void;
 }
 

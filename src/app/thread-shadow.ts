@@ -13,7 +13,7 @@ import type {
   ShadowStatus,
   ShadowSteering,
   Side,
-  TableName,
+  ShadowTable,
   VerifyOptions,
   VerifyProgress,
   VerifyReport,
@@ -115,7 +115,7 @@ export class ThreadShadow implements ShadowControl {
     };
   }
 
-  async tables(): Promise<readonly TableName[]> {
+  async tables(): Promise<readonly ShadowTable[]> {
     return this.#require().tables();
   }
 

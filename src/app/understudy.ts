@@ -23,7 +23,7 @@ import {
   type Direction,
   type OperationKind,
   type ShadowPhase,
-  type TableName,
+  type ShadowTable,
 } from '../core/ports.js';
 import { CutoverCoordinator } from '../cutover/coordinator.js';
 import type { CutoverStatus, StepPoint } from '../cutover/settings.js';
@@ -287,7 +287,7 @@ class Composition implements Understudy, AdminControl {
   }
 
   /** The destination has its tables and not one row yet: its guard goes up before the first. */
-  async #afterSchemaBuilt(tables: readonly TableName[]): Promise<void> {
+  async #afterSchemaBuilt(tables: readonly ShadowTable[]): Promise<void> {
     await this.#reachJournal();
     await this.#coordinator.installBarriers(tables);
   }

@@ -16,6 +16,11 @@ export interface TableName {
   readonly name: string;
 }
 
+/** A table by its name on the source, and on the destination where a format gives it another one there. */
+export interface ShadowTable extends TableName {
+  readonly destination?: TableName;
+}
+
 /** Where one server listens, and how a connection to it is protected. Keep the object: what TLS needs is cached by its
  *  identity. */
 export interface ServerAddress {
@@ -348,7 +353,7 @@ export interface TouchedRows {
 export interface ShadowControl {
   status(): Promise<ShadowStatus>;
   /** The tables of the subset as they exist on both sides: ordinary tables, partition roots, leaves and children. */
-  tables(): Promise<readonly TableName[]>;
+  tables(): Promise<readonly ShadowTable[]>;
   /** Resolves with the mark's position once the side the stream leads to has durably committed everything up to it.
    *  The mark is a transactional logical message, prefix `understudy`, content {@link markContent}. */
   waitForMark(direction: Direction, markId: string, signal: AbortSignal): Promise<Position>;
@@ -418,11 +423,19 @@ export type LogMessage =
  * directions: what can't be turned back is refused (docs/format.md).
  */
 export interface Format {
+  /** By the source's schema: where its tables are on the destination. */
+  readonly schemas?: Readonly<Record<string, string>> | undefined;
+  /** `views`, the default: a table under another name has a view under its old one, by which old statements work. */
+  readonly compatibility?: 'views' | 'none' | undefined;
   /** By `schema.table` on the source. What is said of a parent or partition root holds for its children too. */
   readonly tables?: Readonly<Record<string, TableFormat>> | undefined;
 }
 
 export interface TableFormat {
+  /** `schema.table`, or `table` alone, on the destination. */
+  readonly name?: string | undefined;
+  /** By the source's column name: the destination's. */
+  readonly columns?: Readonly<Record<string, string>> | undefined;
   /** By the source's column name: the column's type on the destination. */
   readonly types?: Readonly<Record<string, ColumnTypeFormat>> | undefined;
 }

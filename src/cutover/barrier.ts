@@ -20,7 +20,7 @@
  * deadlock_timeout is shorter still: it makes our side notice a cycle first, and makes autovacuum, which yields only
  * once a waiter's deadlock_timeout has passed, yield to us.
  */
-import type { Side, SubsetId, TableName } from '../core/ports.js';
+import type { ShadowTable, Side, SubsetId, TableName } from '../core/ports.js';
 import type { Clock } from '../core/clock.js';
 import { UnderstudyError, asUnderstudyError } from '../core/errors.js';
 import { FENCE_SQLSTATE, GUARD_SQLSTATE, quoteIdent, quoteLiteral, quoteTable } from '../core/postgres.js';
@@ -159,6 +159,13 @@ export function barrierTables(triggers: readonly BarrierTrigger[]): readonly Tab
   return triggers
     .filter((each) => each.trigger === BARRIER_TRIGGER && truncate.has(quoteTable(each)))
     .map(({ schema, name }) => ({ schema, name }));
+}
+
+/** The tables by their names on `side`. */
+export function tablesOn(side: Side, tables: readonly ShadowTable[]): readonly TableName[] {
+  return tables.map(({ destination, schema, name }) =>
+    side === 'destination' && destination !== undefined ? destination : { schema, name },
+  );
 }
 
 /** Those of `tables` that lack a trigger of the barrier. */

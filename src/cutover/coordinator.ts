@@ -6,9 +6,9 @@
  *   exclude one another, so that a route read by a recovery is never older than a switch.
  * - What the journal is owed (an abort or an end that could not be written) is paid before anything else is begun.
  */
-import type { OperationKind, OperationReport, Side, TableName } from '../core/ports.js';
+import type { OperationKind, OperationReport, ShadowTable, Side } from '../core/ports.js';
 import { UnderstudyError } from '../core/errors.js';
-import { createBarrierObjects, installBarrier, planBarrier } from './barrier.js';
+import { createBarrierObjects, installBarrier, planBarrier, tablesOn } from './barrier.js';
 import { abandonDestination, readEpoch } from './fence.js';
 import { finalize } from './finalize.js';
 import { remove } from './remove.js';
@@ -166,7 +166,7 @@ export class CutoverCoordinator {
    * `recover` and `ensureJournal`; on the destination before any row is copied. Idempotent; needs no quiet moment.
    * Throws `fence-timeout` where a table is locked for `installTimeoutMs`.
    */
-  installBarriers(tables: readonly TableName[]): Promise<void> {
+  installBarriers(tables: readonly ShadowTable[]): Promise<void> {
     return this.#exclusively(async () => {
       const { subset, settings, clock, traffic } = this.#deps;
       const limits = {
@@ -179,7 +179,7 @@ export class CutoverCoordinator {
         const session = await this.#connections.open(side, 'install');
         try {
           await createBarrierObjects(session, subset);
-          await installBarrier(session, tables, traffic.route(subset).side !== side, limits);
+          await installBarrier(session, tablesOn(side, tables), traffic.route(subset).side !== side, limits);
         } finally {
           await session.end();
         }

@@ -6,7 +6,7 @@ import type {
   OperationKind,
   Side,
   StallReport,
-  TableName,
+  ShadowTable,
 } from '../core/ports.js';
 import { UnderstudyError, asUnderstudyError } from '../core/errors.js';
 import type { BarrierLimits, BarrierPlan } from './barrier.js';
@@ -51,7 +51,7 @@ export interface Operation {
     sessions?: OperationSessions;
     leadingPlan?: BarrierPlan;
     followingPlan?: BarrierPlan;
-    tables?: readonly TableName[];
+    tables?: readonly ShadowTable[];
     sequences?: SequenceSample;
     /** Of both sides, as of preflight: a change since would show in the catalogs that are compared behind the gate. */
     sequenceDefinitions?: Readonly<Record<'leading' | 'following', readonly SequenceDefinition[]>>;

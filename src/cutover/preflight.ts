@@ -20,6 +20,7 @@ import {
   planBarrier,
   readBarrier,
   readLockHolders,
+  tablesOn,
   withoutBarrier,
   type BarrierPlan,
   type LockHolder,
@@ -257,14 +258,16 @@ async function barrierFindings(
   session: Session,
 ): Promise<readonly Finding[]> {
   const triggers = await readBarrier(session);
-  const findings: Finding[] = withoutBarrier(found(operation, 'tables'), triggers).map((table) => ({
-    severity: 'blocker',
-    check: 'barrier-missing',
-    side,
-    object: `${table.schema}.${table.name}`,
-    message: 'has no barrier, so writes to it could not be refused',
-    advice: 'Restart Understudy: it installs the barrier on every table it follows.',
-  }));
+  const findings: Finding[] = withoutBarrier(tablesOn(side, found(operation, 'tables')), triggers).map(
+    (table) => ({
+      severity: 'blocker',
+      check: 'barrier-missing',
+      side,
+      object: `${table.schema}.${table.name}`,
+      message: 'has no barrier, so writes to it could not be refused',
+      advice: 'Restart Understudy: it installs the barrier on every table it follows.',
+    }),
+  );
   const wanted = side === operation.from ? 'lowered' : 'raised';
   const state = barrierState(triggers);
   if (state !== wanted && findings.length === 0) {
@@ -365,7 +368,9 @@ async function planBoth(operation: Operation, sessions: OperationSessions): Prom
   operation.found.followingPlan = followingPlan;
   operation.found.sequences = sample(deps.clock.monotonicMs(), sequences);
   const planned = new Set(leadingPlan.tables.map((table) => quoteTable(table)));
-  const missing = found(operation, 'tables').find((table) => !planned.has(quoteTable(table)));
+  const missing = tablesOn(operation.from, found(operation, 'tables')).find(
+    (table) => !planned.has(quoteTable(table)),
+  );
   if (missing !== undefined)
     throw new UnderstudyError('internal', `no barrier planned for ${quoteTable(missing)}`);
 }

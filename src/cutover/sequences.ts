@@ -107,7 +107,8 @@ function upcoming(state: { lastValue: bigint; isCalled: boolean }, increment: bi
  * @param margin number of values to skip, at least.
  */
 export function carrySequence(from: SequenceState, to: SequenceState, margin: bigint): SequencePlan {
-  const { schema, name, increment } = from;
+  const { increment } = from;
+  const { schema, name } = to;
   const exact = { schema, name, lastValue: from.lastValue, isCalled: from.isCalled };
   if (from.cycle) return { ...exact, note: 'cycles, so it is carried exactly' };
   const ahead = (a: bigint, b: bigint): boolean => (increment > 0n ? a > b : a < b);
@@ -127,15 +128,23 @@ export function carrySequence(from: SequenceState, to: SequenceState, margin: bi
   return { ...base, lastValue: moved };
 }
 
-/** Plans for all of `from`. Throws `catalog-changed` where the new side lacks one. */
+/**
+ * Plans for all of `from`. A sequence that goes with its column has the schema of its table, which a format may have
+ * changed: one of its name that no other is the twin of is then its twin. Throws `catalog-changed` where the new side lacks one.
+ */
 export function carrySequences(
   from: readonly SequenceState[],
   to: readonly SequenceState[],
   marginOf: (sequence: SequenceState) => bigint,
 ): readonly SequencePlan[] {
   const there = new Map(to.map((state) => [keyOf(state), state]));
+  const here = new Set(from.map((state) => keyOf(state)));
+  const moved = (name: string): SequenceState | undefined => {
+    const [twin, second] = to.filter((state) => state.name === name && !here.has(keyOf(state)));
+    return second === undefined ? twin : undefined;
+  };
   return from.map((state) => {
-    const other = there.get(keyOf(state));
+    const other = there.get(keyOf(state)) ?? moved(state.name);
     if (other === undefined) {
       throw new UnderstudyError('catalog-changed', `sequence ${keyOf(state)} exists on one side only`, {
         advice: 'Create it on the other side too, or rebuild the shadow.',

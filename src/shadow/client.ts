@@ -12,7 +12,7 @@ import type {
   ShadowStatus,
   ShadowSteering,
   Side,
-  TableName,
+  ShadowTable,
   TouchedRows,
   VerifyOptions,
   VerifyProgress,
@@ -27,7 +27,7 @@ export const SHADOW_WORKER = new URL('worker.js', import.meta.url);
 export interface ShadowHooks {
   /** The destination's tables are there and still empty: the write guard goes up now, before any row is copied. May be
    *  called again after a restart, as long as no row was copied. */
-  readonly afterSchemaBuilt: (tables: readonly TableName[]) => Promise<void>;
+  readonly afterSchemaBuilt: (tables: readonly ShadowTable[]) => Promise<void>;
   readonly onPhase?: (phase: ShadowPhase) => void;
 }
 
@@ -38,7 +38,7 @@ export class ShadowClient implements ShadowControl {
   constructor(port: Worker | MessagePort, hooks: ShadowHooks) {
     this.#caller = new ThreadCaller(port);
     serveThreadCalls(port, {
-      afterSchemaBuilt: (tables: readonly TableName[]) => hooks.afterSchemaBuilt(tables),
+      afterSchemaBuilt: (tables: readonly ShadowTable[]) => hooks.afterSchemaBuilt(tables),
       onPhase: (phase: ShadowPhase) => hooks.onPhase?.(phase),
     });
   }
@@ -72,7 +72,7 @@ export class ShadowClient implements ShadowControl {
     return this.#caller.call('latency', window);
   }
 
-  tables(): Promise<readonly TableName[]> {
+  tables(): Promise<readonly ShadowTable[]> {
     return this.#caller.call('tables', null);
   }
 

@@ -28,7 +28,7 @@ import type {
   ShadowSteering,
   ShadowWarning,
   Side,
-  TableName,
+  ShadowTable,
   VerifyOptions,
   VerifyProgress,
   VerifyReport,
@@ -36,7 +36,9 @@ import type {
 import type { Position } from '../core/position.js';
 import { asUnderstudyError, UnderstudyError } from '../core/errors.js';
 import { Condition, isBefore, notReady } from './condition.js';
-import { formOn, readLaneTables, requiredForms } from './format/forms.js';
+import { formOn, readLaneTables, requiredForms, type Forms } from './format/forms.js';
+import { hasNames } from './format/names.js';
+import { giveNames, readNamed } from './format/naming.js';
 import { Copier } from './copier.js';
 import { Lane } from './lane.js';
 import { LogBudget } from './log-budget.js';
@@ -81,7 +83,7 @@ export interface ShadowEngineContext {
   /** 0 ≤ x < 1, for jitter. */
   readonly random?: () => number;
   /** The destination's tables are there and still empty: the write guard goes up now, before any row is copied. */
-  readonly afterSchemaBuilt: (tables: readonly TableName[]) => Promise<void>;
+  readonly afterSchemaBuilt: (tables: readonly ShadowTable[]) => Promise<void>;
   readonly onPhase?: (phase: ShadowPhase) => void;
 }
 
@@ -123,6 +125,8 @@ export class ShadowEngine implements ShadowControl {
   #attempt = new AbortController();
   /** Tables were added or their columns changed since the whole was built. */
   #grown = false;
+  /** Whether the destination has the names that the format gives, and not the source's. */
+  #named = false;
 
   constructor(options: ShadowOptions, context: ShadowEngineContext) {
     this.#settings = { ...SHADOW_DEFAULTS, ...options };
@@ -199,7 +203,7 @@ export class ShadowEngine implements ShadowControl {
       clock: context.clock,
       log: this.#log,
       tables: () => this.#tables,
-      form: (table, side) => formOn(requiredForms(this.#settings.format, this.#tables), table, side),
+      form: (table, side) => formOn(this.#forms(), table, side),
       repair: (table, keys, signal) => this.#repair(table, keys, signal),
       waitForMark: (direction, mark, signal) => this.waitForMark(direction, mark, signal),
     });
@@ -286,6 +290,7 @@ export class ShadowEngine implements ShadowControl {
     if (recorded === null) await dropLeftovers(stage);
     if (isBefore(recorded, 'copying')) await this.#buildSchema(stage);
     else this.#tables = await readTables(source.client);
+    this.#named = await readNamed(destination);
     reached();
     if (!isBefore(recorded, 'copying')) await this.#barrierAgain();
     this.#forward.state.copying = isBefore(recorded, 'indexing');
@@ -303,13 +308,13 @@ export class ShadowEngine implements ShadowControl {
     await this.#condition.begin('building-schema', stage.destination, stage.signal);
     this.#tables = await buildBeforeCopy(stage);
     await ensureStream('forward', this.#settings.migrationId, stage.source, stage.destination, this.#tables);
-    await this.#context.afterSchemaBuilt(this.#tables.map(({ schema, name }) => ({ schema, name })));
+    await this.#context.afterSchemaBuilt(this.#names());
   }
 
   /** Somebody may have dropped a trigger of the barrier meanwhile: no cutover would begin without it. */
   async #barrierAgain(): Promise<void> {
     try {
-      await this.#context.afterSchemaBuilt(this.#tables.map(({ schema, name }) => ({ schema, name })));
+      await this.#context.afterSchemaBuilt(this.#names());
     } catch (error) {
       const { code, message } = asUnderstudyError(error, 'internal', 'the barrier');
       this.#log.warn(
@@ -324,11 +329,12 @@ export class ShadowEngine implements ShadowControl {
   /** The tables are others now: whoever remembers them forgets. The guard is up before the first row. */
   async #adopt(tables: readonly TableInfo[]): Promise<void> {
     this.#tables = tables;
+    this.#named = false;
     this.#grown = true;
     this.#built.clear();
     this.#forward.state.forgetTables();
     this.#verification.forget();
-    await this.#context.afterSchemaBuilt(tables.map(({ schema, name }) => ({ schema, name })));
+    await this.#context.afterSchemaBuilt(this.#names());
   }
 
   async resume({ recopy }: ResumeOptions, signal: AbortSignal): Promise<void> {
@@ -338,8 +344,7 @@ export class ShadowEngine implements ShadowControl {
 
   async #prepareCopier(source: Session): Promise<void> {
     const { settings, context } = { settings: this.#settings, context: this.#context };
-    const forms = requiredForms(settings.format, this.#tables);
-    const tables = await readLaneTables(source, forms, 'source', 'destination');
+    const tables = await readLaneTables(source, this.#forms(), 'source', 'destination');
     this.#forward.state.tables ??= tables;
     this.#copier = new Copier(
       this.#forward.state,
@@ -370,13 +375,44 @@ export class ShadowEngine implements ShadowControl {
 
   async #analyze(stage: StageContext): Promise<void> {
     await this.#condition.begin('analyzing', stage.destination, stage.signal);
+    await this.#name(stage.destination);
     const analyze = this.#grown ? analyzeStale : analyzeAll;
-    await analyze(stage.destination, this.#tables, stage.signal);
+    await analyze(stage.destination, this.#tablesOn('destination'), stage.signal);
     // What the destination looks like when it is complete: the way back's identities are part of it.
     const tables = await readTables(stage.destination.client);
     await ensureIdentities(stage.destination, tables, stage);
     if (this.#grown && this.#reverseStarted) await this.#growReverse(stage.destination, tables);
     await writeFingerprint(stage.destination, 'destination', await readFingerprint(stage.destination.client));
+  }
+
+  /** The destination's tables get the names that the format gives them, while nothing is applied. */
+  async #name(destination: Session): Promise<void> {
+    const { format } = this.#settings;
+    if (!hasNames(format) || this.#named) return;
+    await this.#forward.stop();
+    await giveNames(destination, format, this.#tables);
+    this.#named = true;
+    this.#forward.state.forgetTables();
+    this.#forward.start();
+  }
+
+  #forms(): Forms {
+    return requiredForms(this.#settings.format, this.#tables, this.#named);
+  }
+
+  #tablesOn(side: Side): readonly TableInfo[] {
+    return this.#tables.map((table) => formOn(this.#forms(), table, side));
+  }
+
+  #names(): readonly ShadowTable[] {
+    return this.#tables.map((table) => {
+      const { schema, name } = table;
+      const there = formOn(this.#forms(), table, 'destination');
+      const same = there.schema === schema && there.name === name;
+      return same
+        ? { schema, name }
+        : { schema, name, destination: { schema: there.schema, name: there.name } };
+    });
   }
 
   /** The way back learns of the new tables while nothing comes by it yet. */
@@ -489,13 +525,13 @@ export class ShadowEngine implements ShadowControl {
   }
 
   /** Throws `shadow-not-ready` until the schema is built. */
-  async tables(): Promise<readonly TableName[]> {
+  async tables(): Promise<readonly ShadowTable[]> {
     if (this.#tables.length === 0) {
       await withSession('source', this.#settings.source, 'tables', async (session) => {
         this.#tables = await readTables(session.client);
       });
     }
-    return this.#tables.map(({ schema, name }) => ({ schema, name }));
+    return this.#names();
   }
 
   waitForMark(direction: Direction, markId: string, signal: AbortSignal): Promise<Position> {
@@ -577,7 +613,7 @@ export class ShadowEngine implements ShadowControl {
   async analyze(side: Side, signal: AbortSignal): Promise<void> {
     await withSession(side, this.#settings[side], 'analyze', async (session) => {
       endOnAbort(session, signal, 0);
-      await analyzeStale(session, this.#tables, signal);
+      await analyzeStale(session, this.#tablesOn(side), signal);
       const failed = await refreshMaterializedViews(session, signal);
       const code = 'materialized-view-not-refreshed';
       const [first] = failed;

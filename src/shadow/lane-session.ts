@@ -18,6 +18,7 @@
 import type { DatabaseEndpoint, Format } from '../core/ports.js';
 import { parseLsn } from '../core/position.js';
 import { isIdentity, readLaneTables, requiredForms } from './format/forms.js';
+import { readNamed } from './format/naming.js';
 import { asUnderstudyError, UnderstudyError } from '../core/errors.js';
 import { FlushWriter, isWritable, type ChunkEnd, type Flush } from './flush-writer.js';
 import type { LaneState, LaneTask } from './lane-state.js';
@@ -178,7 +179,9 @@ export class LaneSession {
       this.#state.direction === 'forward'
         ? ([origin, 'source', 'destination'] as const)
         : ([apply, 'destination', 'source'] as const);
-    return await readLaneTables(origin, requiredForms(format, await readTables(source.client)), from, to);
+    const named = await readNamed(source === origin ? apply : origin);
+    const forms = requiredForms(format, await readTables(source.client), named);
+    return await readLaneTables(origin, forms, from, to);
   }
 
   /**

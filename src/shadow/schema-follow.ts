@@ -21,6 +21,7 @@ import { UnderstudyError } from '../core/errors.js';
 import { emitMessageSql, quoteTable } from '../core/postgres.js';
 import { WHOLE_DATABASE } from '../core/ports.js';
 import { formOn, requiredForms } from './format/forms.js';
+import { takeNames } from './format/naming.js';
 import { diffFingerprints, readFingerprint, type FingerprintDifference } from './postgres/fingerprint.js';
 import {
   forgetTableCopy,
@@ -164,6 +165,7 @@ async function carry(
       inTransaction(destination, 'carrying the schema over', async () => {
         const tag = emitMessageSql({ t: 'apply', lane: WHOLE_DATABASE, epoch: 0 });
         await run(destination, tag, { what: 'tagging a transaction' });
+        await takeNames(destination, settings.format, read.tables);
         for (const statement of evolution.statements.filter(runnable)) await runOne(destination, statement);
         await recordSteps(destination, evolution, read.plan);
         for (const column of evolution.addedColumns) await recordAddedColumn(destination, column);
@@ -252,9 +254,10 @@ export async function acceptSchema(
   try {
     for (const statement of evolution.first) await runOne(destination, statement);
     await inTransaction(destination, 'taking both schemas as they are', async () => {
+      await takeNames(destination, settings.format, read.tables);
       for (const statement of evolution.statements) await runUnlessDone(destination, statement);
       const theirs = new Map((await readTables(destination.client)).map((table) => [tableKey(table), table]));
-      const forms = requiredForms(settings.format, read.tables);
+      const forms = requiredForms(settings.format, read.tables, false);
       for (const table of read.tables) {
         const form = formOn(forms, table, 'destination');
         assertTwin(form, theirs.get(tableKey(form)));

@@ -121,7 +121,7 @@ async function readPlan(
   let before = await readFingerprint(source.client);
   for (let attempt = 1; ; attempt++) {
     const tables = await readTables(source.client);
-    const forms = requiredForms(context.settings.format, tables);
+    const forms = requiredForms(context.settings.format, tables, false);
     const plan = formattedPlan(
       await readSchema(source.client, { destinationVersionNum: Number(version) }),
       forms,

@@ -16,7 +16,7 @@ import type {
   ShadowStatus,
   ShadowSteering,
   Side,
-  TableName,
+  ShadowTable,
   TouchedRows,
   VerifyOptions,
   VerifyProgress,
@@ -163,7 +163,7 @@ export class Shadow implements ShadowControl {
     this.#engine?.latency(window);
   }
 
-  async tables(): Promise<readonly TableName[]> {
+  async tables(): Promise<readonly ShadowTable[]> {
     return await this.#required().tables();
   }
 

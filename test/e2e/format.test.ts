@@ -1,4 +1,4 @@
-/** A cutover and the way back to a destination whose columns have other types, with writers across both. */
+/** A cutover to a destination with other types and names, and the way back, with writers of the old ones across both. */
 import pg from 'pg';
 import { expect, test } from 'vitest';
 import type { VerifyReport } from '../../src/core/ports.js';
@@ -10,12 +10,14 @@ shadow:
   format:
     tables:
       public.orders:
+        name: sales.purchase
+        columns: { status: state }
         types:
           id: bigint
           status: text
           document: jsonb
           placed: { type: timestamptz, zone: UTC }
-      public.line: { types: { order_id: bigint } }
+      public.line: { name: line_item, types: { order_id: bigint } }
 `;
 
 interface Writer {
@@ -66,7 +68,7 @@ async function writer(stack: Stack): Promise<Writer> {
   };
 }
 
-test('types change with a cutover and come back with a rollback, and no write is lost', async () => {
+test('types and names change with a cutover and come back with a rollback, and no write is lost', async () => {
   await using pair = await databasePair();
   await pair.onSource.query(`
     CREATE TABLE public.orders (id serial PRIMARY KEY, status varchar(10), document json, placed timestamp);
@@ -91,7 +93,7 @@ test('types change with a cutover and come back with a rollback, and no write is
   expect(await stack.operate('cutover')).toMatchObject({ outcome: 'done' });
   await more();
   const { rows: types } = await pair.onDestination.query(
-    `SELECT pg_typeof(id)::text AS id, pg_typeof(placed)::text AS placed FROM public.orders LIMIT 1`,
+    `SELECT pg_typeof(id)::text AS id, pg_typeof(placed)::text AS placed FROM sales.purchase WHERE state = 'paid' LIMIT 1`,
   );
   expect(types).toEqual([{ id: 'bigint', placed: 'timestamp with time zone' }]);
   await expectEqual();

@@ -2,7 +2,9 @@
 import { expect, test } from 'vitest';
 import type { Format } from '../../src/core/ports.js';
 import { conversionOf } from '../../src/shadow/format/conversion.js';
+import { formsOf } from '../../src/shadow/format/forms.js';
 import { inspectFormat } from '../../src/shadow/format/preflight.js';
+import type { TableInfo } from '../../src/shadow/postgres/table.js';
 import { databasePair, until } from '../support/servers.js';
 import { EngineHarness, emitRoute, sql } from './engine-harness.js';
 
@@ -160,6 +162,160 @@ test('a destination with wider types is built, copied, followed both ways, compa
     await harness.caughtUp('reverse');
   }
 }, 60_000);
+
+test('a destination with other names is built, followed both ways, compared, repaired, and follows the schema', async () => {
+  await using pair = await databasePair();
+  await sql(
+    pair.onSource,
+    `
+    CREATE SCHEMA app;
+    CREATE TABLE customer (id serial PRIMARY KEY, "e mail" text UNIQUE, gross int, tax int GENERATED ALWAYS AS (gross / 5) STORED);
+    CREATE TABLE app."Order" (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, cust int REFERENCES customer, placed timestamp);
+    CREATE TABLE app.event (id int, day date, note text, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
+    CREATE TABLE app.event_1 PARTITION OF app.event FOR VALUES FROM ('2020-01-01') TO ('2021-01-01');
+    CREATE TABLE app.heap (line text);
+    CREATE VIEW spending AS SELECT c."e mail", count(*) FROM customer c JOIN app."Order" o ON o.cust = c.id GROUP BY 1;
+    INSERT INTO customer ("e mail", gross) SELECT 'm' || n, n FROM generate_series(1, 50) n;
+    INSERT INTO app."Order" (cust, placed) SELECT n, now() FROM generate_series(1, 50) n;
+    INSERT INTO app.event SELECT n, '2020-05-05', 'x' FROM generate_series(1, 50) n; INSERT INTO app.heap VALUES ('a'), ('a')`,
+  );
+  const format: Format = {
+    schemas: { app: 'sales' },
+    tables: {
+      'public.customer': {
+        name: 'sales.party',
+        columns: { 'e mail': 'email' },
+        types: { id: { type: 'bigint' } },
+      },
+      'app.Order': {
+        columns: { cust: 'party_id', id: 'order_id' },
+        types: { cust: { type: 'bigint' }, placed: { type: 'timestamptz', zone: 'UTC' } },
+      },
+      'app.event': { name: 'happening', columns: { day: 'on_day' } },
+    },
+  };
+  await using harness = new EngineHarness(pair, { chunkRows: 20, format });
+  await harness.start().reach('following');
+  const verify = async (direction: 'forward' | 'reverse'): Promise<unknown> => {
+    await harness.caughtUp(direction);
+    const report = await harness.engine.verify({ direction }, AbortSignal.timeout(20_000));
+    expect(report.tables).toBe(4);
+    return report.verdicts.filter(({ mismatches }) => mismatches > 0);
+  };
+  expect(await harness.engine.tables()).toContainEqual({
+    schema: 'app',
+    name: 'event_1',
+    destination: { schema: 'sales', name: 'event_1' },
+  });
+  await sql(
+    pair.onSource,
+    `UPDATE customer SET "e mail" = 'new' WHERE id = 7; DELETE FROM app."Order" WHERE id = 7; UPDATE app.event SET id = 1000 WHERE id = 9;
+     DELETE FROM app.heap WHERE ctid = '(0,1)'; INSERT INTO app."Order" (cust) VALUES (3)`,
+  );
+  expect(await verify('forward')).toEqual([]);
+  const { rows } = await pair.onDestination.query(
+    'SELECT "e mail" AS email, count FROM public.spending WHERE "e mail" IN (SELECT email FROM sales.party WHERE id = 3)',
+  );
+  expect(rows).toEqual([{ email: 'm3', count: '2' }]);
+  await sql(
+    pair.onDestination,
+    `SET session_replication_role = replica; UPDATE sales.party SET email = 'wrong' WHERE id = 3;
+     RESET session_replication_role`,
+  );
+  expect(
+    await harness.engine.verify({ direction: 'forward', repair: true }, AbortSignal.timeout(20_000)),
+  ).toMatchObject({ mismatches: 1, repair: { rows: 1, remaining: 0 } });
+
+  // A changed schema is carried over under the old names, and the new ones are given again.
+  await sql(
+    pair.onSource,
+    `ALTER TABLE customer ADD COLUMN born date; CREATE TABLE app.later (id int PRIMARY KEY, n int)`,
+  );
+  await sql(
+    pair.onSource,
+    `INSERT INTO app.later VALUES (1, 1); UPDATE customer SET born = '2000-01-01' WHERE id = 1`,
+  );
+  await until(
+    async () => {
+      const { rows: found } = await pair.onDestination.query(
+        `SELECT FROM information_schema.columns WHERE table_schema = 'sales' AND (table_name = 'later' OR column_name = 'born')`,
+      );
+      return found.length === 3 && (await harness.engine.status()).phase === 'following';
+    },
+    { what: 'the schema to be carried over' },
+  );
+  await harness.caughtUp();
+
+  await harness.engine.prepareReverse(AbortSignal.timeout(20_000));
+  await emitRoute(pair.onSource, 'destination', 1);
+  await emitRoute(pair.onDestination, 'destination', 1);
+  // What an application says that knows the old names alone.
+  await sql(
+    pair.onDestination,
+    `INSERT INTO customer (id, "e mail", gross) VALUES (500, 'x', 10), (501, 'y', 20)
+       ON CONFLICT (id) DO UPDATE SET "e mail" = 'z' RETURNING tax;
+     UPDATE app."Order" SET cust = 500, placed = '2024-01-01 10:00:00' WHERE id = 3; DELETE FROM app.event WHERE id BETWEEN 10 AND 20;
+     INSERT INTO app.event VALUES (7000, '2020-02-02', 'old'); INSERT INTO sales.happening VALUES (7001, '2020-02-02', 'new');
+     UPDATE app.heap SET line = 'b'; UPDATE app.later SET n = 2; UPDATE sales.party SET born = '1999-01-01' WHERE id = 2`,
+  );
+  await harness.caughtUp('reverse');
+  const report = await harness.engine.verify({ direction: 'reverse' }, AbortSignal.timeout(20_000));
+  expect(report.verdicts.filter(({ mismatches }) => mismatches > 0)).toEqual([]);
+  const back = await pair.onSource.query(
+    `SELECT o.placed, c."e mail" AS mail FROM app."Order" o JOIN public.customer c ON c.id = o.cust WHERE o.id = 3`,
+  );
+  expect(back.rows).toEqual([{ placed: '2024-01-01 10:00:00', mail: 'x' }]);
+  expect(await harness.engine.verifyRecent('reverse', AbortSignal.timeout(20_000))).toMatchObject({
+    mismatches: 0,
+  });
+}, 60_000);
+
+test('names that can’t be had are refused', () => {
+  const table = (schema: string, name: string, parents?: string[]): TableInfo => ({
+    schema,
+    name,
+    ...(parents === undefined ? {} : { parents }),
+    kind: 'ordinary',
+    columns: [
+      {
+        name: 'id',
+        type: 'integer',
+        typeKind: 'b',
+        notNull: true,
+        generated: false,
+        identity: null,
+        collatable: false,
+      },
+      {
+        name: 'n',
+        type: 'integer',
+        typeKind: 'b',
+        notNull: false,
+        generated: false,
+        identity: null,
+        collatable: false,
+      },
+    ],
+    key: ['id'],
+    replicaIdentity: 'd',
+    unlogged: false,
+    rowsEstimated: 0,
+    bytes: 0,
+  });
+  const tables = [table('public', 'a'), table('public', 'b'), table('public', 'c', ['public.a'])];
+  const refused = (format: Format): readonly string[] =>
+    formsOf(format, tables, true).findings.map(({ message }) => message);
+  expect(refused({ schemas: { lost: 'x' } })).toHaveLength(1);
+  expect(refused({ schemas: { public: 'x' } })).toEqual([]);
+  expect(refused({ tables: { 'public.a': { name: 'b' } } })).toHaveLength(1);
+  expect(refused({ tables: { 'public.a': { name: 'x' }, 'public.b': { name: 'x' } } })).toHaveLength(1);
+  expect(refused({ tables: { 'public.a': { name: 'understudy.x' } } })).toHaveLength(1);
+  expect(refused({ tables: { 'public.a': { columns: { n: 'm' } } } })).toHaveLength(1);
+  expect(refused({ compatibility: 'none', tables: { 'public.a': { columns: { n: 'm' } } } })).toEqual([]);
+  expect(refused({ tables: { 'public.a': { name: 'x', columns: { n: 'id' } } } })).toHaveLength(1);
+  expect(refused({ tables: { 'public.c': { name: 'x', columns: { n: 'm' } } } })).toHaveLength(1);
+  expect(refused({ tables: { 'public.a': { name: 'x'.repeat(64) } } })).toHaveLength(1);
+});
 
 test('the sequences of widened columns go as far as these', async () => {
   await using pair = await databasePair();

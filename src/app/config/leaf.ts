@@ -192,7 +192,7 @@ export function choiceMap<const T extends string>(
 
 /** The destination's form of the source's tables; a mapping in the file, JSON elsewhere. */
 export function tableFormats(description: string, example: string) {
-  const expected = 'a mapping of tables to `types`, see docs/format.md';
+  const expected = 'a mapping of tables to `name`, `columns` and `types`, see docs/format.md';
   const error = (issue: { code: string; keys?: readonly string[] }): string =>
     issue.code === 'unrecognized_keys'
       ? `unknown key ${JSON.stringify(issue.keys?.[0])}: expected ${expected}`
@@ -211,7 +211,14 @@ export function tableFormats(description: string, example: string) {
   );
   const tables = z.record(
     name.refine((key) => key.includes('.'), { error: 'expected schema.table' }),
-    z.strictObject({ types: z.record(name, type).optional() }, { error }),
+    z.strictObject(
+      {
+        name: name.optional(),
+        columns: z.record(name, name).optional(),
+        types: z.record(name, type).optional(),
+      },
+      { error },
+    ),
     { error },
   );
   const json = z.string().transform((text, context): unknown => {

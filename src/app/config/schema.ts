@@ -233,8 +233,17 @@ export const sections = {
     ),
     format: z
       .strictObject({
+        schemas: nameMap(
+          'Schemas whose tables are in another schema on the destination (docs/format.md).',
+          'public=sales',
+        ),
+        compatibility: choice(
+          'Whether a table under another name has a view under its old one, by which the application’s statements go on working.',
+          ['views', 'none'],
+          'views',
+        ),
         tables: tableFormats(
-          'What the destination has in another form than the source (docs/format.md): by `schema.table`, its columns’ `types` there.',
+          'What the destination has in another form than the source: by `schema.table`, its `name`, its `columns`’ names and their `types` there.',
           '{"public.orders": {"types": {"id": "bigint"}}}',
         ),
       })

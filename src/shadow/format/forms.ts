@@ -4,13 +4,14 @@
  * Both forms of a table have the same columns in the same order; a column whose type differs says in both how its values
  * are converted. A table that the format leaves as it is has one form for both sides: the very object that was given.
  */
-import type { ColumnTypeFormat, Finding, Format, Side, TableFormat } from '../../core/ports.js';
+import type { ColumnTypeFormat, Finding, Format, Side, TableFormat, TableName } from '../../core/ports.js';
 import { UnderstudyError } from '../../core/errors.js';
 import type { ColumnInfo, TableInfo } from '../postgres/table.js';
 import { tableKey } from '../postgres/table.js';
 import { readApplyTables, withTargets, type ApplyTable } from '../postgres/apply-table.js';
 import type { Session } from '../postgres/statement.js';
 import { conversionOf } from './conversion.js';
+import { nameFindings, nameOn } from './names.js';
 
 export type TableForms = Readonly<Record<Side, TableInfo>>;
 
@@ -25,11 +26,21 @@ export interface FormatOutcome {
 
 /** Nothing is mapped. */
 export function isIdentity(format: Format | undefined): boolean {
-  return Object.values(format?.tables ?? {}).every((table) => Object.keys(table.types ?? {}).length === 0);
+  const empty = (map: object | undefined): boolean => Object.keys(map ?? {}).length === 0;
+  return (
+    empty(format?.schemas) &&
+    Object.values(format?.tables ?? {}).every(
+      ({ name, columns, types }) => name === undefined && empty(columns) && empty(types),
+    )
+  );
 }
 
-/** `tables` are the source's. */
-export function formsOf(format: Format | undefined, tables: readonly TableInfo[]): FormatOutcome {
+/** `tables` are the source's. Without `named` the destination still has the source's names. */
+export function formsOf(
+  format: Format | undefined,
+  tables: readonly TableInfo[],
+  named: boolean,
+): FormatOutcome {
   const byName = new Map(tables.map((table) => [tableKey(table), table]));
   const findings: Finding[] = [];
   for (const [name, wanted] of Object.entries(format?.tables ?? {})) {
@@ -44,7 +55,7 @@ export function formsOf(format: Format | undefined, tables: readonly TableInfo[]
       );
       continue;
     }
-    for (const column of Object.keys(wanted.types ?? {})) {
+    for (const column of Object.keys({ ...wanted.types, ...wanted.columns })) {
       if (table.columns.some((each) => each.name === column)) continue;
       findings.push(
         finding(
@@ -58,25 +69,31 @@ export function formsOf(format: Format | undefined, tables: readonly TableInfo[]
   const forms = new Map<string, TableForms>();
   for (const table of tables) {
     const wanted = wantedOf(format, table, byName);
-    forms.set(tableKey(table), formsOfTable(table, wanted, findings));
+    const typed = formsOfTable(table, wanted, findings);
+    forms.set(tableKey(table), named ? withNames(typed, wanted, nameOn(format, table)) : typed);
   }
+  findings.push(...nameFindings(format, tables));
   return { forms, findings: [...new Map(findings.map((each) => [each.object, each])).values()] };
 }
 
 /** The last forms of a list of tables; asked for with every comparison. */
 const known = new WeakMap<
   readonly TableInfo[],
-  { readonly format: Format | undefined; readonly forms: Forms }
+  { readonly format: Format | undefined; readonly named: boolean; readonly forms: Forms }
 >();
 
 /** As {@link formsOf}; throws `format-refused` where something can't be had. */
-export function requiredForms(format: Format | undefined, tables: readonly TableInfo[]): Forms {
+export function requiredForms(
+  format: Format | undefined,
+  tables: readonly TableInfo[],
+  named: boolean,
+): Forms {
   const last = known.get(tables);
-  if (last !== undefined && last.format === format) return last.forms;
-  const { forms, findings } = formsOf(format, tables);
+  if (last !== undefined && last.format === format && last.named === named) return last.forms;
+  const { forms, findings } = formsOf(format, tables, named);
   const [first] = findings;
   if (first === undefined) {
-    known.set(tables, { format, forms });
+    known.set(tables, { format, named, forms });
     return forms;
   }
   throw new UnderstudyError('format-refused', first.message, {
@@ -90,7 +107,10 @@ export function formOn(forms: Forms, table: TableInfo, side: Side): TableInfo {
   return forms.get(tableKey(table))?.[side] ?? table;
 }
 
-/** The tables of one side, as that side's lane reads them; the form on the other side is their target. */
+/**
+ * The tables of one side, as that side's lane reads them, by that side's names; the form on the other side is their
+ * target. Whichever the side, a table calls itself by the source's name.
+ */
 export async function readLaneTables(
   origin: Session,
   forms: Forms,
@@ -101,7 +121,12 @@ export async function readLaneTables(
     origin,
     [...forms.values()].map((each) => each[from]),
   );
-  return withTargets(tables, new Map([...forms.values()].map((each) => [tableKey(each[from]), each[to]])));
+  const targets = withTargets(
+    tables,
+    new Map([...forms.values()].map((each) => [tableKey(each[from]), each[to]])),
+  );
+  const names = new Map([...forms].map(([name, each]) => [tableKey(each[from]), name]));
+  return new Map([...targets].map(([key, table]) => [key, { ...table, name: names.get(key) ?? table.name }]));
 }
 
 /** What is said of the table itself wins over what is said of those above it. */
@@ -111,6 +136,7 @@ function wantedOf(
   byName: ReadonlyMap<string, TableInfo>,
 ): TableFormat {
   const types: Record<string, ColumnTypeFormat> = {};
+  const columns: Record<string, string> = {};
   const seen = new Set<string>();
   const visit = (name: string): void => {
     const at = byName.get(name);
@@ -118,9 +144,29 @@ function wantedOf(
     seen.add(name);
     for (const parent of at.parents ?? []) visit(parent);
     Object.assign(types, format?.tables?.[name]?.types);
+    Object.assign(columns, format?.tables?.[name]?.columns);
   };
   visit(tableKey(table));
-  return { types };
+  return { types, columns };
+}
+
+/** The destination's form by its own names. The key's columns keep their order. */
+function withNames({ source, destination }: TableForms, wanted: TableFormat, name: TableName): TableForms {
+  const renamed = (column: string): string => wanted.columns?.[column] ?? column;
+  const same =
+    name.schema === source.schema &&
+    name.name === source.name &&
+    source.columns.every((column) => renamed(column.name) === column.name);
+  if (same) return { source, destination };
+  return {
+    source,
+    destination: {
+      ...destination,
+      ...name,
+      columns: destination.columns.map((column) => ({ ...column, name: renamed(column.name) })),
+      key: destination.key?.map((column) => renamed(column)) ?? null,
+    },
+  };
 }
 
 function formsOfTable(table: TableInfo, { types = {} }: TableFormat, findings: Finding[]): TableForms {

@@ -1,11 +1,13 @@
 /** What stands against the format that is asked for, and what it changes for the application. */
 import type pg from 'pg';
 import type { Finding } from '../../core/ports.js';
-import { rowsOf } from '../postgres/schema/catalog.js';
+import { readVersionNum, rowsOf, userSchema } from '../postgres/schema/catalog.js';
 import type { PreflightSettings } from '../postgres/preflight.js';
 import { tableKey } from '../postgres/table.js';
 import { readTables } from '../postgres/tables.js';
 import { formsOf, isIdentity } from './forms.js';
+import { hasNames, nameOn } from './names.js';
+import { readNamed, VIEWS_SINCE } from './naming.js';
 
 const ZONES_SQL = 'SELECT name FROM pg_catalog.pg_timezone_names';
 
@@ -34,7 +36,7 @@ export async function inspectFormat(
   { format, method }: Pick<PreflightSettings, 'format' | 'method'>,
 ): Promise<readonly Finding[]> {
   if (isIdentity(format)) return [];
-  const { forms, findings } = formsOf(format, await readTables(source));
+  const { forms, findings } = formsOf(format, await readTables(source), true);
   const result = [...findings];
   const blocker = (object: string, message: string, advice: string): void =>
     void result.push({
@@ -72,6 +74,49 @@ export async function inspectFormat(
     }
   }
   return [...result, ...(await inspectForeignKeys(source, changed))];
+}
+
+/** What the destination has that stands against the names. */
+export async function inspectNames(
+  source: pg.Client,
+  destination: pg.Client,
+  format: PreflightSettings['format'],
+): Promise<readonly Finding[]> {
+  if (!hasNames(format) || (await readNamed({ side: 'destination', client: destination }))) return [];
+  const findings: Finding[] = [];
+  const blocker = (object: string, message: string, advice: string): void =>
+    void findings.push({
+      severity: 'blocker',
+      check: 'format-refused',
+      side: 'destination',
+      object,
+      message,
+      advice,
+    });
+  if (format?.compatibility !== 'none' && (await readVersionNum(destination)) < VIEWS_SINCE) {
+    blocker(
+      'shadow.format.compatibility',
+      'Views under the old names that ask the privileges of whoever uses them want a destination of PostgreSQL 15.',
+      'Take a later destination, or say `compatibility: none` where the application knows the new names.',
+    );
+  }
+  const rows = await rowsOf<{ name: string }>(
+    destination,
+    'the relations',
+    `SELECT n.nspname || '.' || c.relname AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+     WHERE ${userSchema('n')}`,
+  );
+  const there = new Set(rows.map(({ name }) => name));
+  for (const table of await readTables(source)) {
+    const name = tableKey(nameOn(format, table));
+    if (name === tableKey(table) || !there.has(name)) continue;
+    blocker(
+      name,
+      `${tableKey(table)} is to be ${name}, which the destination has already.`,
+      `Drop ${name} there, or take another name.`,
+    );
+  }
+  return findings;
 }
 
 /** The application's texts name no zone: what the source took as it was is read by the session's clock there. */

@@ -7,7 +7,7 @@ import type { Finding, Format, ShadowMethod, Side } from '../../core/ports.js';
 import { UnderstudyError } from '../../core/errors.js';
 import { readMethod } from '../follow/records.js';
 import { byMethod } from './preflight-method.js';
-import { inspectFormat } from '../format/preflight.js';
+import { inspectFormat, inspectNames } from '../format/preflight.js';
 import { inspectObjects } from './preflight-objects.js';
 import { inspectDifferences } from './preflight-pair.js';
 import { inspectServer, type FindingOf, type InspectedServer } from './preflight-server.js';
@@ -112,6 +112,7 @@ export async function inspectPair(
   return sorted([
     ...ofSource,
     ...(await inspectDestination(destination, settings)),
+    ...(await inspectNames(source, destination, settings.format)),
     ...onSide(
       'destination',
       await attempt('the differences between both sides', () => inspectDifferences(pair)),

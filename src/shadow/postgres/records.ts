@@ -89,7 +89,9 @@ CREATE TABLE IF NOT EXISTS understudy.repaired_row (
   after jsonb
 );
 CREATE TABLE IF NOT EXISTS understudy.format (
-  one boolean PRIMARY KEY DEFAULT true CHECK (one), format text NOT NULL
+  one boolean PRIMARY KEY DEFAULT true CHECK (one),
+  format text NOT NULL,
+  named boolean NOT NULL DEFAULT false
 );
 CREATE TABLE IF NOT EXISTS understudy.source_plan (
   one boolean PRIMARY KEY DEFAULT true CHECK (one),

@@ -76,11 +76,11 @@ export function rangeAccess(comparison: Comparison): KeyAccess | null {
 
 function onBoth(
   { table, authoritative, follower, signal }: Comparison,
-  statement: (form: TableInfo) => Statement,
+  statement: (form: TableInfo, side: VerifySide) => Statement,
 ): Promise<[readonly TextRow[], readonly TextRow[]]> {
   return Promise.all([
-    authoritative.query(statement(authoritative.form(table)), signal),
-    follower.query(statement(follower.form(table)), signal),
+    authoritative.query(statement(authoritative.form(table), authoritative), signal),
+    follower.query(statement(follower.form(table), follower), signal),
   ]);
 }
 
@@ -90,7 +90,12 @@ async function* scanRanges(
 ): AsyncGenerator<ScanStep, void, undefined> {
   const { table, hash, bucketRows, authoritative, signal } = comparison;
   const borderAfter = async (after: readonly string[] | null): Promise<readonly string[] | null> => {
-    const statement = rangeBoundarySql(authoritative.form(table), access, { after, upTo: null }, bucketRows);
+    const statement = rangeBoundarySql(
+      authoritative.form(table),
+      authoritative.access(table, access),
+      { after, upTo: null },
+      bucketRows,
+    );
     return keyOf((await authoritative.query(statement, signal))[0]);
   };
   let after: readonly string[] | null = null;
@@ -100,7 +105,7 @@ async function* scanRanges(
     // The next border is asked for while the follower is still hashing this range.
     const [digests, next]: [[readonly TextRow[], readonly TextRow[]], readonly string[] | null] =
       await Promise.all([
-        onBoth(comparison, (form) => rangeDigestSql(form, access, range, hash)),
+        onBoth(comparison, (form, side) => rangeDigestSql(form, side.access(table, access), range, hash)),
         upTo === null ? null : borderAfter(upTo),
       ]);
     const compared = compareDigests(...digests);
@@ -132,11 +137,16 @@ async function* lookIntoRange(
         ? null
         : keyOf(
             (
-              await follower.query(rangeBoundarySql(follower.form(table), access, rest, bucketRows), signal)
+              await follower.query(
+                rangeBoundarySql(follower.form(table), follower.access(table, access), rest, bucketRows),
+                signal,
+              )
             )[0],
           );
     const piece: KeyRange = { after, upTo: border ?? range.upTo };
-    const fetched = await onBoth(comparison, (form) => rangeRowsSql(form, access, piece, parts, hash));
+    const fetched = await onBoth(comparison, (form, side) =>
+      rangeRowsSql(form, side.access(table, access), piece, parts, hash),
+    );
     yield { rows, suspects: suspectsOf(...fetched) };
     rows = 0;
     if (border === null) return;

@@ -39,6 +39,14 @@ export class VerifySide {
     return this.#form(table, this.#side);
   }
 
+  /** An access by the names of `table`, which is the source's, as one by the names of this side's form of it. */
+  access<T extends KeyAccess | null>(table: TableInfo, access: T): T {
+    const form = this.form(table);
+    if (access === null || form === table) return access;
+    const columns = access.columns.map((name) => renamed(table, form, name));
+    return { ...access, columns };
+  }
+
   /**
    * Runs one statement; values come as text. Throws `…-query-failed` where the server refused it, `…-unreachable`
    * where the connection was lost, and the signal's reason at once when it fires: the statement then still runs, so
@@ -92,17 +100,22 @@ export class VerifySide {
     return encoding ?? '';
   }
 
-  /** The unique indexes whose columns are exactly the table's key, in the order the server lists them. */
+  /** The unique indexes whose columns are exactly the table's key, in the order the server lists them; by its names. */
   async keyAccess(table: TableInfo, signal?: AbortSignal): Promise<readonly KeyAccess[]> {
     const { key } = table;
     if (key === null) return [];
     const cache = keyAccessCache.get(this.#client) ?? new Map<string, readonly KeyAccess[]>();
     keyAccessCache.set(this.#client, cache);
-    const name = quoteTable(table);
+    const form = this.form(table);
+    const name = quoteTable(form);
     const known = cache.get(name);
     if (known !== undefined) return known;
     const rows = await this.query({ text: UNIQUE_INDEXES_SQL, values: [name] }, signal);
-    const found = groupByIndex(rows).filter(
+    const indexes = groupByIndex(rows).map((access) => ({
+      ...access,
+      columns: access.columns.map((column) => renamed(form, table, column)),
+    }));
+    const found = indexes.filter(
       (access) =>
         access.columns.length === key.length && key.every((column) => access.columns.includes(column)),
     );
@@ -123,6 +136,11 @@ export class VerifySide {
       },
     );
   }
+}
+
+/** The name in `to` of the column that `from` calls `name`: forms have the same columns in the same order. */
+function renamed(from: TableInfo, to: TableInfo, name: string): string {
+  return to.columns[from.columns.findIndex((column) => column.name === name)]?.name ?? name;
 }
 
 function hasSqlState(error: unknown): error is Error & { readonly code: string } {

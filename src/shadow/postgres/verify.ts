@@ -188,7 +188,12 @@ async function readKeys(
     // Without an index each statement is a scan of the table: then one must do for all.
     const perStatement = access === null ? keys.length : KEYS_PER_STATEMENT;
     for (let start = 0; start < keys.length; start += perStatement) {
-      const sql = rowsByKeyScript(side.form(table), access, keys.slice(start, start + perStatement), hash);
+      const sql = rowsByKeyScript(
+        side.form(table),
+        side.access(table, access),
+        keys.slice(start, start + perStatement),
+        hash,
+      );
       parts.push({ lookup, start, keys: Math.min(perStatement, keys.length - start), sql });
     }
   }
@@ -349,7 +354,10 @@ function readByKey(
     const perStatement = access === null ? ids.length : KEYS_PER_STATEMENT;
     for (let start = 0; start < ids.length; start += perStatement) {
       const batch = ids.slice(start, start + perStatement);
-      const found = await side.query(rowsByKeySql(side.form(table), access, batch, hash), signal);
+      const found = await side.query(
+        rowsByKeySql(side.form(table), side.access(table, access), batch, hash),
+        signal,
+      );
       for (const [number, value] of found) hashes[start + Number(number) - 1] = value ?? undefined;
     }
     return hashes;
@@ -365,7 +373,7 @@ function sampleByKey(
 ): SampleUnits {
   return async (ids) => {
     const seen = ids.map(() => new Set<string | undefined>());
-    const script = sampleScript(side.form(table), access, ids, hash, SAMPLES_PER_BURST);
+    const script = sampleScript(side.form(table), side.access(table, access), ids, hash, SAMPLES_PER_BURST);
     for (const rows of await side.script(script, signal)) {
       const found = new Map(rows.map(([number, value]) => [Number(number), value ?? undefined]));
       seen.forEach((values, index) => values.add(found.get(index + 1)));
