@@ -105,6 +105,7 @@ const NOTHING_HARMFUL: CatalogFacts = {
   harmlessFunctions: new Set(),
   otherFunctions: new Set(),
   unsafeWords: new Set(),
+  unsafeRowTypes: new Set(),
   unsafeOperators: [],
   obstacle: null,
 };

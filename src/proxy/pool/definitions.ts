@@ -22,6 +22,8 @@ export interface Definition {
   readonly text: Buffer;
   /** Length of the text in `body`. */
   readonly textBytes: number;
+  /** Its client has declared a parameter to be of a type of the database's own. */
+  readonly declaresOwnTypes: boolean;
   readonly decision: Decision;
 }
 
@@ -50,6 +52,7 @@ export class Definitions {
       body: copy,
       text: copy.subarray(0, textBytes),
       textBytes,
+      declaresOwnTypes: declaresOwnTypes(copy, textBytes + 1, copy.length),
       decision,
     };
     this.#bytes += body.length;
@@ -91,6 +94,20 @@ export class Definitions {
   #name(): Buffer {
     return Buffer.from(`${SERVER_NAME_PREFIX}${this.#nextName++}\0`, 'latin1');
   }
+}
+
+/** The first OID that PostgreSQL's own types don't have. */
+const OWN_OID_MIN = 16_384;
+
+/**
+ * Whether the parameter types at the end of a Parse, `bytes[start, end)`, hold one of the database's own: reading its
+ * values may run anything.
+ */
+export function declaresOwnTypes(bytes: Buffer, start: number, end: number): boolean {
+  for (let at = start + 2; at + 4 <= end; at += 4) {
+    if (bytes.readUInt32BE(at) >= OWN_OID_MIN) return true;
+  }
+  return false;
 }
 
 interface Held {

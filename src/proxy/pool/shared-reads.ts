@@ -15,7 +15,7 @@ import {
 } from '../../wire/postgres/messages.js';
 import { frameOf } from './client-messages.js';
 import type { Decision } from './decisions.js';
-import type { Definition } from './definitions.js';
+import { declaresOwnTypes, type Definition } from './definitions.js';
 import type { PooledClient } from './pooled-client.js';
 import type { PoolContext } from './pool-context.js';
 import type { SharedLine } from './shared-line.js';
@@ -172,7 +172,7 @@ export class SharedReads {
     if (parse !== -1) {
       const decision = this.#decision(bytes, textStart, textEnd);
       const line = this.#lineFor(decision);
-      if (line === null) return 0;
+      if (line === null || declaresOwnTypes(bytes, textEnd + 1, batch.bind)) return 0;
       messages.unnamed = bytes.subarray(parse + FRAME_HEADER_BYTES, batch.bind);
       messages.unnamedDecision = decision;
       const definition = this.#repeated(bytes, decision);
@@ -184,7 +184,7 @@ export class SharedReads {
       return end - from;
     }
     const definition = statement === '' ? undefined : messages.names.get(statement);
-    if (definition === undefined) return 0;
+    if (definition === undefined || definition.declaresOwnTypes) return 0;
     const line = this.#lineFor(definition.decision);
     if (line === null) return 0;
     this.#sendNamed(line, bytes, from, definition);

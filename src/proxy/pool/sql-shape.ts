@@ -18,6 +18,8 @@ export interface StatementShape {
   /** Keywords in front of a parenthesis, some of which could also name a function of this database. */
   readonly keywordCalls: ReadonlySet<string>;
   readonly operators: ReadonlySet<string>;
+  /** Words that may name the type that something is made into. */
+  readonly typeWords: ReadonlySet<string>;
   /** The text with literals replaced, so that texts that differ by them alone are judged once. */
   readonly skeleton: string;
 }
@@ -55,6 +57,13 @@ const PRIVATE_SETTING = /read_only|plan_cache|^all$|^transaction|^session/i;
 const END_OF_ARGUMENT = /^\s*(?:::\s*(?:pg_catalog\s*\.\s*)?text\s*)?[,)]/i;
 const LITERAL_SETTING = /^[a-z_][a-z0-9_.]*$/i;
 
+/** Expressions that name a type as an ordinary word. */
+const TYPE_NAMING: readonly string[] = ['cast', 'treat', 'returning', 'xmltable', 'json_table', 'columns'];
+/** The second colon, and what qualifies a name. */
+const CONTINUES_TYPE = ':.';
+const NAME_BYTES_MAX = 63;
+const PRINTABLE = /^[\x20-\x7e]*$/;
+
 /** Stands for a literal; no text with it in it has a shape. */
 const PLACE = '\u0001';
 const OPERATOR_CHARS = '+-*/<>=~!@#%^&|`?';
@@ -72,6 +81,9 @@ class Scan {
   readonly #calls = new Set<string>();
   readonly #keywordCalls = new Set<string>();
   readonly #operators = new Set<string>();
+  readonly #typeWords = new Set<string>();
+  /** Behind `::`, up to what can't belong to a type's name. */
+  #typeNext = false;
   #at = 0;
   #skeleton = '';
   /** Start of what is not in the skeleton yet. */
@@ -100,8 +112,14 @@ class Scan {
       calls: this.#calls,
       keywordCalls: this.#keywordCalls,
       operators: this.#operators,
+      typeWords: this.#namesTypes() ? this.#words : this.#typeWords,
       skeleton: this.#exact ? this.#text : this.#skeleton + rest,
     };
+  }
+
+  /** A type may stand where it can't be told from other names. */
+  #namesTypes(): boolean {
+    return TYPE_NAMING.some((word) => this.#words.has(word));
   }
 
   run(): boolean {
@@ -188,6 +206,8 @@ class Scan {
   }
 
   #punctuation(): void {
+    if (this.#text.startsWith('::', this.#at)) this.#typeNext = true;
+    else if (!CONTINUES_TYPE.includes(this.#text.charAt(this.#at))) this.#typeNext = false;
     this.#at += 1;
     this.#wordBefore = '';
     this.#word = '';
@@ -208,6 +228,9 @@ class Scan {
   #took(word: string, quoted: boolean): boolean {
     if (this.#first === '') this.#first = word;
     this.#quoted = quoted;
+    // The server cuts it, to what may be the name of something else.
+    if (word.length > NAME_BYTES_MAX) return false;
+    if (this.#typeNext) this.#typeWords.add(word);
     if (FORBIDDEN.has(word)) return false;
     if (this.#word === 'for' && LOCKING.has(word)) return false;
     this.#words.add(word);
@@ -225,10 +248,10 @@ class Scan {
       if (text[at + 1] !== '"') break;
       at += 2;
     }
-    const name = text
-      .slice(this.#at + 1, at)
-      .replaceAll('""', '"')
-      .toLowerCase();
+    const inside = text.slice(this.#at + 1, at);
+    // Other letters come here in the client's encoding, and the catalogs in ours.
+    if (!PRINTABLE.test(inside)) return false;
+    const name = inside.replaceAll('""', '"').toLowerCase();
     this.#at = at + 1;
     return this.#first !== '' && this.#took(name, true);
   }
@@ -259,6 +282,8 @@ class Scan {
       at += 2;
     }
     this.#at = at + 1;
+    // `type 'literal'`.
+    if (this.#word !== '') this.#typeWords.add(this.#word);
     if (this.#settingNext) {
       const name = text.slice(start + 1, at);
       if (!LITERAL_SETTING.test(name) || PRIVATE_SETTING.test(name)) return false;
