@@ -278,7 +278,7 @@ function controlVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> {
     )
     .command(
       'remove',
-      'Give the shadow up while the source leads: take everything of Understudy off both servers',
+      'Take everything of Understudy off the servers: the shadow is given up, or the cutover finalized',
       (argv) =>
         argv
           .option('yes', { type: 'boolean', default: false, describe: 'Do not ask' })

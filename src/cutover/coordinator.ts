@@ -358,7 +358,7 @@ export class CutoverCoordinator {
   }
 
   /**
-   * Takes Understudy off both servers while the source leads. From then on this process only passes traffic through; a
+   * Takes Understudy off both servers while the source leads, or off the destination after `finalize`. From then on this process only passes traffic through; a
    * restart begins anew. Repeatable. Throws `already-cut-over`, `busy`, `other-proxy-alive`, `fence-timeout`,
    * `…-unreachable`.
    */

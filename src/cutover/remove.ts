@@ -1,5 +1,6 @@
 /**
- * Takes Understudy away again while the source leads: the migration is given up, or begun anew.
+ * Takes Understudy away: while the source leads, because the migration is given up or begun anew; or after `finalize`,
+ * because it is over.
  *
  * Order, each part repeatable, so that a call that was interrupted is simply made again:
  *   1. nothing is under way: no fence stands on the source; on a destination that can be asked, no operation is open and
@@ -9,6 +10,9 @@
  *   4. on the destination, unless it is gone: the same, and the journal
  * Kept: the tables and rows on the destination, which its guard no longer protects; and on a source that was switched
  * before, its epoch, so that a journal of an older switch, should it come back, is not believed.
+ *
+ * After `finalize` only the destination is left to clean, of the journal and the series that were kept. The retired
+ * source is not even asked: it may be gone. Its tombstone stays, and tells a restart who leads.
  */
 import { UnderstudyError } from '../core/errors.js';
 import { removeBarrier, type BarrierLimits } from './barrier.js';
@@ -43,10 +47,23 @@ export async function remove(
     timeoutMs: settings.installTimeoutMs,
   };
   const cleanup: Cleanup = { limits, removed: [] };
+  const report = (): RemoveReport => ({
+    removed: cleanup.removed,
+    seconds: (clock.monotonicMs() - startedMs) / 1000,
+  });
+  if (options.destinationLost !== true && (await journalSaysFinalized(deps, connections, proxyId))) {
+    await clearDestination(connections, options, cleanup);
+    return report();
+  }
   const source = await connections.open('source', 'remove');
   const sessions: Session[] = [source];
   try {
     const epoch = await readEpoch(source, subset);
+    if (epoch?.retired === true) {
+      // Finalized, and the journal is gone already.
+      if (options.destinationLost !== true) await clearDestination(connections, options, cleanup);
+      return report();
+    }
     if (epoch?.fenced === true) {
       throw new UnderstudyError('already-cut-over', 'the source’s fence stands: the destination leads', {
         advice: 'Roll back first, or end the migration with `understudy finalize`.',
@@ -68,9 +85,40 @@ export async function remove(
       const switchedBefore = session === source && (epoch?.epoch ?? 0) > 0;
       await dropOwnTables(cleanup, session, (table) => switchedBefore && table === 'epoch');
     }
-    return { removed: cleanup.removed, seconds: (clock.monotonicMs() - startedMs) / 1000 };
+    return report();
   } finally {
     await Promise.all(sessions.map((session) => session.end()));
+  }
+}
+
+/** Throws `other-proxy-alive` where it does, and another process still uses it. */
+async function journalSaysFinalized(
+  deps: CutoverDeps,
+  connections: Connections,
+  proxyId: string,
+): Promise<boolean> {
+  const destination = await connections.open('destination', 'remove');
+  try {
+    const finalized = (await readRoute(destination, deps.subset))?.finalized === true;
+    if (finalized) await refuseOthers(destination, proxyId);
+    return finalized;
+  } finally {
+    await destination.end();
+  }
+}
+
+/** What is left on the destination after `finalize`. */
+async function clearDestination(
+  connections: Connections,
+  options: RemoveOptions,
+  cleanup: Cleanup,
+): Promise<void> {
+  const destination = await connections.open('destination', 'remove');
+  try {
+    await options.stopWriters();
+    await dropOwnTables(cleanup, destination, () => false);
+  } finally {
+    await destination.end();
   }
 }
 
@@ -88,12 +136,15 @@ async function refuseWhileUsed(destination: Session, subset: string, proxyId: st
       advice: 'Wait for its end, or restart Understudy, which settles what a former process left.',
     });
   }
+  await refuseOthers(destination, proxyId);
+}
+
+async function refuseOthers(destination: Session, proxyId: string): Promise<void> {
   const [other] = await readOtherProxies(destination, proxyId);
-  if (other !== undefined) {
-    throw new UnderstudyError(
-      'other-proxy-alive',
-      `process ${other.process} on ${other.host} is using this migration`,
-      { advice: 'Stop every other Understudy process, then try again.' },
-    );
-  }
+  if (other === undefined) return;
+  throw new UnderstudyError(
+    'other-proxy-alive',
+    `process ${other.process} on ${other.host} is using this migration`,
+    { advice: 'Stop every other Understudy process, then try again.' },
+  );
 }

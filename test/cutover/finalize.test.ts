@@ -4,6 +4,7 @@ import { Stage, TABLES_SQL } from './stage.js';
 
 let stage: Stage;
 let stopped = 0;
+const NEVER = new AbortController().signal;
 
 beforeAll(async () => {
   stage = await Stage.open(
@@ -24,7 +25,7 @@ function finalize(options: { removeFence?: boolean; sourceLost?: boolean } = {})
       stopped++;
       return Promise.resolve();
     },
-    signal: new AbortController().signal,
+    signal: NEVER,
   });
 }
 
@@ -120,5 +121,19 @@ test('removing the fence leaves the tombstone', async () => {
     removed: ['source: fence'],
   });
   expect(await stage.writable()).toEqual(['source', 'destination']);
+  expect(await stage.restart()).toMatchObject({ route: { side: 'destination' }, finalized: true });
+});
+
+test('remove takes the journal off the destination; the tombstone goes on telling who leads', async () => {
+  const options = { destinationLost: false, stopWriters: () => Promise.resolve(), signal: NEVER };
+  const left = async (side: 'onSource' | 'onDestination'): Promise<unknown> =>
+    (await stage.pair[side].query(`SELECT tablename FROM pg_tables WHERE schemaname = 'understudy'`)).rows;
+  expect((await stage.coordinator.remove(options)).removed).toEqual([
+    expect.stringMatching(/^destination: \d+ tables of schema understudy$/),
+  ]);
+  expect(await left('onDestination')).toEqual([]);
+  expect(await left('onSource')).toEqual([{ tablename: 'epoch' }]);
+  expect((await stage.coordinator.remove(options)).removed).toEqual([]);
+  expect(await left('onSource')).toEqual([{ tablename: 'epoch' }]);
   expect(await stage.restart()).toMatchObject({ route: { side: 'destination' }, finalized: true });
 });

@@ -201,25 +201,31 @@ export async function runFinalize(
   return EXIT.ok;
 }
 
-/** The migration is given up, or to be begun anew; the source leads. */
+/** The migration is given up or to be begun anew, while the source leads; or it is over, after `finalize`. */
 export async function runRemove(
   terminal: Terminal,
   admin: AdminClient,
   options: { readonly yes: boolean; readonly destinationLost: boolean },
 ): Promise<ExitCode> {
-  const { source, destination } = await admin.status();
+  const { source, destination, cutover } = await admin.status();
+  const over = cutover?.finalized === true;
   if (!options.yes)
     await confirm(
       terminal,
-      `remove gives the shadow up: the copy in ${destination} is no longer followed nor guarded. Type yes to go on: `,
+      over
+        ? `remove takes the journal and the kept series off ${destination}. Type yes to go on: `
+        : `remove gives the shadow up: the copy in ${destination} is no longer followed nor guarded. Type yes to go on: `,
     );
   const report = (await operate(terminal, admin, 'remove', {
     destinationLost: options.destinationLost,
   })) as RemoveReport;
   for (const what of report.removed) terminal.line(`  removed ${what}`);
-  terminal.line(terminal.paint('green', `removed; clients go on through the proxy to ${source}`));
+  const leader = over ? destination : source;
+  terminal.line(terminal.paint('green', `removed; clients go on through the proxy to ${leader}`));
   terminal.line(
-    `  → To begin anew: drop and create the database of ${destination}, then restart Understudy. To give it up: point the applications at the source.`,
+    over
+      ? `  → Point the applications straight at ${destination}, then stop Understudy.`
+      : `  → To begin anew: drop and create the database of ${destination}, then restart Understudy. To give it up: point the applications at the source.`,
   );
   terminal.result(report);
   return EXIT.ok;
