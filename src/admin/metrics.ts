@@ -35,6 +35,7 @@ const SHADOW_PHASES: readonly ShadowPhase[] = [
   'copying',
   'indexing',
   'analyzing',
+  'repairing',
   'following',
   'paused',
   'failed',

@@ -154,6 +154,8 @@ export type ShadowPhase =
   | 'copying'
   | 'indexing'
   | 'analyzing'
+  /** The log was lost for a while: every table is compared with the source and mended, while its changes stream. */
+  | 'repairing'
   | 'following'
   /** The source’s schema changed in a way that a person has to decide on; nothing is applied meanwhile. */
   | 'paused'

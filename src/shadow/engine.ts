@@ -42,6 +42,7 @@ import { giveNames, readNamed } from './format/naming.js';
 import { Copier } from './copier.js';
 import { Lane } from './lane.js';
 import { LogBudget } from './log-budget.js';
+import { readUnmended, recordMended, renewForward, renewReverse } from './lost-slot.js';
 import { Pace } from './pace.js';
 import { repairTable } from './repair.js';
 import { RecentKeys } from './recent-keys.js';
@@ -92,6 +93,7 @@ const COPY_PHASES: ReadonlySet<ShadowPhase> = new Set(['copying', 'indexing', 'a
 
 /** While a lane is further behind, its changed keys are not compared: both servers have better things to do. */
 const TRIM_LAG_MAX_MS = 1000;
+const REPAIRING = 'slot-renewed';
 const LOG_TIGHT: ShadowWarning = {
   code: 'log-tight',
   message:
@@ -123,6 +125,8 @@ export class ShadowEngine implements ShadowControl {
   #running: Promise<void> | undefined;
   /** Ends the attempt at hand, for another that looks at the source's schema first. */
   #attempt = new AbortController();
+  /** Lanes that could not read from their slot, and rest. */
+  readonly #slotLost = new Set<Direction>();
   /** Tables were added or their columns changed since the whole was built. */
   #grown = false;
   /** Whether the destination has the names that the format gives, and not the source's. */
@@ -238,7 +242,8 @@ export class ShadowEngine implements ShadowControl {
         this.#attempt = new AbortController();
         return this.#pipeline(AbortSignal.any([signal, this.#attempt.signal]), sessions, reached);
       },
-      () => this.#attempt.signal.aborted,
+      // A slot that is lost again and again is not made anew without a pause.
+      () => this.#attempt.signal.aborted && this.#slotLost.size === 0,
     );
     if (this.#condition.failure !== undefined) await this.#stopLanes();
   }
@@ -282,7 +287,7 @@ export class ShadowEngine implements ShadowControl {
       this.#log.info({}, 'no event trigger may be made on the source: its catalogs are compared instead');
     let state = await readState(destination, settings.migrationId);
     if (!isBefore(state?.phase ?? null, 'copying')) await assertFormat(destination, settings.format);
-    if (state?.reversePrepared === true) this.#startReverse();
+    if (state?.reversePrepared === true) await this.#resumeReverse(stage);
     if (!isBefore(state?.phase ?? null, 'copying') && (await this.#schema.follow(stage)))
       state = await readState(destination, settings.migrationId);
     const recorded = state?.phase ?? null;
@@ -295,13 +300,52 @@ export class ShadowEngine implements ShadowControl {
     if (!isBefore(recorded, 'copying')) await this.#barrierAgain();
     this.#forward.state.copying = isBefore(recorded, 'indexing');
     await this.#prepareCopier(source);
+    await this.#renew(stage);
     await ensureStream('forward', settings.migrationId, source, destination, this.#tables);
     this.#forward.start();
 
     if (isBefore(recorded, 'indexing')) await this.#copy(stage);
+    await this.#mend(stage);
     if (isBefore(recorded, 'analyzing')) await this.#index(stage);
     if (isBefore(recorded, 'following')) await this.#analyze(stage);
     await this.#follow(stage);
+  }
+
+  /** Another slot in place of a lost one. */
+  async #renew(stage: StageContext): Promise<void> {
+    const lost = this.#slotLost.has('forward');
+    if (lost) await this.#forward.stop();
+    if (this.#forward.running) return;
+    const context = { ...stage, migrationId: this.#settings.migrationId, tables: this.#tables };
+    if (await renewForward(context, lost)) {
+      this.#condition.enter('connecting');
+      this.#verification.forget();
+    }
+    this.#slotLost.delete('forward');
+  }
+
+  /** The way back, which runs from its preparation on. */
+  async #resumeReverse(stage: StageContext): Promise<void> {
+    if (this.#slotLost.has('reverse')) await this.#reverse.stop();
+    if (this.#reverse.running) return;
+    await renewReverse({ ...stage, migrationId: this.#settings.migrationId });
+    this.#slotLost.delete('reverse');
+    this.#startReverse();
+  }
+
+  /** What a lost slot has not told, found by comparing; see lost-slot.ts. */
+  async #mend(stage: StageContext): Promise<void> {
+    const left = await readUnmended(stage.destination);
+    if (left.length === 0) return;
+    this.#condition.enter('repairing');
+    const tables = this.#tables.filter((table) => left.includes(tableKey(table)));
+    for (const [done, table] of tables.entries()) {
+      const message = `the slot was lost: ${done} of ${tables.length} tables are compared with the source and mended`;
+      this.#condition.warn(REPAIRING, { code: REPAIRING, message });
+      await this.#verification.mend(table, stage.signal);
+      await recordMended(stage.destination, table);
+    }
+    this.#condition.warn(REPAIRING, null);
   }
 
   async #buildSchema(stage: StageContext): Promise<void> {
@@ -490,9 +534,16 @@ export class ShadowEngine implements ShadowControl {
         retryFirstMs: settings.retryFirstMs,
         retryMaxMs: settings.retryMaxMs,
         onTrouble: (error) => this.#condition.trouble(direction, error),
+        onSlotLost: (error) => this.#onSlotLost(direction, error),
         onFailed: (error) => this.#condition.fail(error),
       },
     );
+  }
+
+  #onSlotLost(direction: Direction, error: UnderstudyError): boolean {
+    this.#slotLost.add(direction);
+    this.#attempt.abort(new UnderstudyError(error.code, error.message, { retryable: true, cause: error }));
+    return true;
   }
 
   #startReverse(): void {
@@ -550,7 +601,7 @@ export class ShadowEngine implements ShadowControl {
 
   async #repair(info: TableInfo, keys: readonly Key[], signal: AbortSignal): Promise<void> {
     const table = this.#forward.state.tables?.get(tableKey(info));
-    this.#condition.require('following', 'shadow');
+    if (this.#condition.phase !== 'repairing') this.#condition.require('following', 'shadow');
     if (table === undefined) throw notReady('shadow');
     const context = {
       lane: this.#forward.state,

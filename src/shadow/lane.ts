@@ -47,6 +47,8 @@ export interface LaneContext {
   readonly retryMaxMs: number;
   /** A retryable error ended a session; undefined once a new one is connected. */
   readonly onTrouble: (error: UnderstudyError | undefined) => void;
+  /** Its slot is lost, and the lane at rest. Returns whether somebody makes another and starts it again. */
+  readonly onSlotLost?: ((error: UnderstudyError) => boolean) | undefined;
   /** The lane will not go on. */
   readonly onFailed: (error: UnderstudyError) => void;
 }
@@ -75,6 +77,11 @@ export class Lane {
     if (this.#running !== undefined) return;
     this.#stopping = new AbortController();
     this.#running = this.#run(this.#stopping.signal);
+  }
+
+  /** Between `start` and `stop`, also where it rests. */
+  get running(): boolean {
+    return this.#running !== undefined;
   }
 
   /** Ends after the flush at hand. Idempotent. */
@@ -141,6 +148,7 @@ export class Lane {
           await this.#waitUnstuck(stuck, error, signal);
           continue;
         }
+        if (error.code === 'slot-lost' && this.#context.onSlotLost?.(error) === true) return;
         if (!error.retryable) {
           this.state.log.error({ code: error.code, reason: error.message }, 'the lane failed');
           this.state.fail(error);

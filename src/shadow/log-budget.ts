@@ -121,7 +121,7 @@ export class LogBudget {
         {
           details: { side, retainedBytes, budgetBytes },
           advice:
-            'Find out what held its stream up, give shadow.logBudgetBytes what the disk can bear, then `understudy remove`, empty the destination, and start again.',
+            'Find out what held its stream up, give shadow.logBudgetBytes what the disk can bear, and restart Understudy: the slot is made anew, and every table is compared and mended.',
         },
       ),
     );

@@ -32,7 +32,7 @@ export interface RepairContext {
 }
 
 /** Rows replaced by one flush: few, as they are looked up one by one and the flush holds their locks. */
-export const REPAIR_KEYS_MAX = 50;
+export const REPAIR_KEYS_MAX = 500;
 const ATTEMPTS_MAX = 50;
 const PAUSE_MS = 50;
 

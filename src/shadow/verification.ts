@@ -61,7 +61,8 @@ const TRIM_KEYS_MIN = 100;
 const WARM_KEYS_PER_TABLE = 20;
 const DIFFERING_KEYS_MAX = 100;
 /** Rows of one table repaired by one call: a table that differs in more is better copied anew. */
-const REPAIRED_MAX = 10_000;
+const REPAIRED_MAX = 100_000;
+const MEND_ROUNDS_MAX = 100;
 
 export class Verification {
   readonly #context: VerificationContext;
@@ -153,6 +154,21 @@ export class Verification {
 
   #form(): { readonly form?: TableForm } {
     return this.#context.form === undefined ? {} : { form: this.#context.form };
+  }
+
+  /** Compares one table with the source and mends it until both are equal. Throws as `verify`, and `repair-failed`. */
+  async mend(table: TableInfo, signal: AbortSignal): Promise<void> {
+    for (let round = 1; round <= MEND_ROUNDS_MAX; round++) {
+      const report = await this.verify(
+        { direction: 'forward', tables: [tableKey(table)], repair: true },
+        signal,
+      );
+      if ((report.repair?.remaining ?? report.mismatches) === 0) return;
+    }
+    throw new UnderstudyError('repair-failed', `${tableKey(table)}: it still differs from the source`, {
+      retryable: true,
+      advice: 'It is tried again.',
+    });
   }
 
   /** Mends what was found, then compares those tables again. */

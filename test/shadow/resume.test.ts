@@ -132,25 +132,98 @@ test('a server that crashes and comes back costs nothing but time', async () => 
   await Promise.all([onSource.end(), onDestination.end()]);
 });
 
-test('a slot that is gone fails the shadow, by name', async () => {
+test('a slot that is lost is made anew, and what it has missed is mended, not copied', async () => {
   await using pair = await databasePair();
-  await sql(pair.onSource, 'CREATE TABLE t (id int PRIMARY KEY)');
+  const { onSource, onDestination } = pair;
+  await sql(
+    onSource,
+    `CREATE TABLE t (id int PRIMARY KEY, v text, n int UNIQUE);
+     INSERT INTO t SELECT n, 'first', n FROM generate_series(1, 2000) n;
+     CREATE TABLE keyless (v text); INSERT INTO keyless SELECT 'same' FROM generate_series(1, 20);
+     CREATE TABLE still (id int PRIMARY KEY); INSERT INTO still SELECT generate_series(1, 100)`,
+  );
+  const settled = async (harness: EngineHarness): Promise<void> => {
+    await harness.reach('following');
+    await harness.caughtUp();
+    await harness.expectSame();
+    const { error, warnings } = await harness.engine.status();
+    expect({ error, warnings }).toEqual({ error: null, warnings: [] });
+  };
   {
     await using first = await new EngineHarness(pair).start().reach('following');
+    await first.engine.prepareReverse(AbortSignal.timeout(10_000));
     await first.caughtUp();
   }
-  await until(async () => {
-    const { rows } = await pair.onSource.query<{ active: string }>(
-      `SELECT active FROM pg_replication_slots WHERE database = current_database()`,
-    );
-    return rows[0]?.active === 'f';
-  });
-  await pair.onSource.query(
-    `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()`,
+  await until(async () => (await onSource.query(`SELECT ${SLOTS} AND active`)).rowCount === 0);
+
+  // While nobody runs: two rows swap a unique value, one moves, one goes, one comes.
+  await onSource.query(`SELECT pg_drop_replication_slot(slot_name) ${SLOTS}`);
+  await sql(
+    onSource,
+    `BEGIN; UPDATE t SET n = -1 WHERE id = 1; UPDATE t SET n = 1 WHERE id = 2; UPDATE t SET n = 2 WHERE id = 1; COMMIT;
+     UPDATE t SET id = 9000 WHERE id = 3; DELETE FROM t WHERE id = 4; INSERT INTO t VALUES (9001, 'new', 9001);
+     DELETE FROM keyless WHERE ctid IN (SELECT ctid FROM keyless LIMIT 3)`,
   );
-  await using second = await new EngineHarness(pair).start().reach('failed');
-  expect((await second.engine.status()).error?.code).toBe('slot-lost');
-  await expect(second.engine.waitForMark('forward', 'x', AbortSignal.timeout(1000))).rejects.toMatchObject({
-    code: 'slot-lost',
-  });
+  {
+    await using second = new EngineHarness(pair).start();
+    await settled(second);
+    expect(second.phases).toContain('repairing');
+    expect(second.phases).not.toContain('copying');
+    const { rows } = await onDestination.query('SELECT DISTINCT table_name FROM understudy.repaired_row');
+    expect(rows).toEqual([{ table_name: 't' }]);
+
+    // While it runs, on either side, and while the source is written to.
+    const writing = new AbortController();
+    const writer = (async () => {
+      for (let n = 0; !writing.signal.aborted; n++) {
+        await onSource.query('UPDATE public.t SET v = $1 WHERE id % 50 = $2', [`live ${n}`, n % 50]);
+      }
+    })();
+    try {
+      const before = second.phases.length;
+      const other = await connectControl('source', pair.source, { purpose: 'test' });
+      try {
+        await dropWhileUsed(other);
+      } finally {
+        await other.end();
+      }
+      await until(() => second.phases.slice(before).includes('repairing'), { what: 'the repair' });
+      await second.reach('following');
+      await dropWhileUsed(onDestination);
+      await until(async () => (await onDestination.query(`SELECT ${SLOTS} AND active`)).rowCount === 1, {
+        what: 'the way back to have a slot again',
+      });
+    } finally {
+      writing.abort();
+      await writer;
+    }
+    await settled(second);
+    await second.caughtUp('reverse');
+  }
+
+  // A process that was killed after it had made the slot, and before it had recorded where it begins.
+  await until(async () => (await onSource.query(`SELECT ${SLOTS} AND active`)).rowCount === 0);
+  await sql(onSource, 'UPDATE t SET v = $$missed$$ WHERE id < 20');
+  await onSource.query(
+    `SELECT pg_catalog.pg_replication_slot_advance(slot_name, pg_catalog.pg_current_wal_lsn()) ${SLOTS}`,
+  );
+  await onDestination.query(`INSERT INTO understudy.unmended VALUES ('', '')`);
+  await using third = new EngineHarness(pair).start();
+  await settled(third);
+  expect(third.phases).not.toContain('copying');
+  expect((await onDestination.query('SELECT FROM understudy.unmended')).rowCount).toBe(0);
 });
+
+const SLOTS = 'FROM pg_catalog.pg_replication_slots WHERE database = pg_catalog.current_database()';
+
+/** Takes the slot away from the stream that reads from it. */
+async function dropWhileUsed(client: pg.Client): Promise<void> {
+  const dropped = async (): Promise<boolean> => {
+    await client.query(`SELECT pg_catalog.pg_terminate_backend(active_pid) ${SLOTS} AND active`);
+    const { rowCount } = await client.query(
+      `SELECT pg_catalog.pg_drop_replication_slot(slot_name) ${SLOTS} AND NOT active`,
+    );
+    return rowCount === 1;
+  };
+  await until(() => dropped().catch(() => false), { what: 'the slot to be dropped' });
+}

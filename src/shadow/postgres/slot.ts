@@ -142,15 +142,21 @@ export async function readSlot(session: Session, slot: string): Promise<SlotStat
   return { confirmed: parseLsn(row['confirmed_flush_lsn']), active: row['active'] === 't' };
 }
 
+/** From there on a standby can take a slot over; see `sync_replication_slots`. */
+const FAILOVER_SLOTS_FROM = 170000;
+
 /** Creates the slot; returns where its stream begins. Waits for the transactions that are running. */
 export async function createSlot(session: Session, slot: string): Promise<bigint> {
+  const what = `creating slot ${slot} on the ${session.side}`;
+  const version = await run(session, 'SHOW server_version_num', { what });
+  const failover = Number(textOf(version.rows[0], 'server_version_num')) >= FAILOVER_SLOTS_FROM;
   const { rows } = await run(
     session,
     {
-      text: `SELECT lsn FROM pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput')`,
+      text: `SELECT lsn FROM pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput'${failover ? ', failover => true' : ''})`,
       values: [slot],
     },
-    { what: `creating slot ${slot} on the ${session.side}` },
+    { what },
   );
   return parseLsn(textOf(rows[0], 'lsn'));
 }

@@ -1,0 +1,179 @@
+/**
+ * A stream whose slot is gone, or has lost its log: it begins anew, and what it has missed is mended table by table.
+ *
+ * In this order, so that a process killed between any two goes on there:
+ *   1. on the destination it is recorded that the stream begins anew and that no table is to be trusted;
+ *   2. the slot is made;
+ *   3. the stream's progress becomes the slot's position, and the record of 1 says only which tables are left;
+ *   4. while the stream runs, each table is compared with the source and mended under watermarks, as `verify --repair`
+ *      does; one that is equal is left alone from then on.
+ * From the slot's position on every change streams, and everything before it is visible to the comparison, which begins
+ * later: nothing falls in between. Until 4 is done the shadow is `repairing`, and no cutover begins.
+ *
+ * Where the destination leads, the source has written nothing since it was fenced: there is nothing to mend. The way back
+ * begins anew only while the source leads; while the destination does, what its log held is lost to the source, and that is
+ * for a person to know: `slot-lost` is thrown.
+ */
+import type { Clock } from '../core/clock.js';
+import { UnderstudyError } from '../core/errors.js';
+import type { Log } from '../core/log.js';
+import { WHOLE_DATABASE } from '../core/ports.js';
+import { forgetProgress, initialiseProgress, readProgress } from './postgres/records.js';
+import { createSlot, dropSlot, ensurePublication, readSlot, streamNames } from './postgres/slot.js';
+import { inTransaction, run, textOf, type Session } from './postgres/statement.js';
+import type { TableInfo } from './postgres/table.js';
+
+export interface LostSlotContext {
+  readonly migrationId: string;
+  readonly source: Session;
+  readonly destination: Session;
+  readonly tables: readonly TableInfo[];
+  readonly clock: Clock;
+  readonly log: Log;
+}
+
+const CREATE_SQL = `CREATE TABLE IF NOT EXISTS understudy.unmended (
+  schema_name text NOT NULL, table_name text NOT NULL, PRIMARY KEY (schema_name, table_name))`;
+/** Stands for the stream itself, until it has begun anew. */
+const STREAM = '';
+
+/** Tables, as `schema.name`, that are still to be compared with the source and mended. */
+export async function readUnmended(destination: Session): Promise<readonly string[]> {
+  return (await readRecords(destination)).filter((name) => name !== STREAM);
+}
+
+async function readRecords(destination: Session): Promise<readonly string[]> {
+  const what = 'reading which tables are to be mended';
+  const { rows: found } = await run(
+    destination,
+    `SELECT pg_catalog.to_regclass('understudy.unmended') IS NOT NULL AS found`,
+    { what },
+  );
+  if (found[0]?.['found'] !== 't') return [];
+  const { rows } = await run(
+    destination,
+    'SELECT schema_name, table_name FROM understudy.unmended ORDER BY 1, 2',
+    { what },
+  );
+  return rows.map((row) => {
+    const schema = textOf(row, 'schema_name');
+    return schema === STREAM ? STREAM : `${schema}.${textOf(row, 'table_name')}`;
+  });
+}
+
+/** The table equals the source's, as of a position behind the stream's new start. */
+export async function recordMended(destination: Session, table: TableInfo): Promise<void> {
+  await run(
+    destination,
+    {
+      text: 'DELETE FROM understudy.unmended WHERE schema_name = $1 AND table_name = $2',
+      values: [table.schema, table.name],
+    },
+    { what: 'recording a table as mended' },
+  );
+}
+
+/**
+ * Lets the forward stream begin anew where its slot is lost, or where `lost` says that it could not be read from. Returns
+ * whether it does. Nothing where the stream has not begun yet. Only while the lane is stopped.
+ */
+export async function renewForward(context: LostSlotContext, lost: boolean): Promise<boolean> {
+  const { source, destination, tables, migrationId, clock, log } = context;
+  const progress = await readProgress(destination, 'forward');
+  if (progress === null) return false;
+  const { slot, publication } = streamNames(migrationId, 'forward');
+  const begun = (await readRecords(destination)).includes(STREAM);
+  if (!lost && !begun && (await isUsable(source, slot))) return false;
+  log.warn({ slot }, 'the slot is lost: another is made, and every table is compared and mended');
+  const { leads, epoch } = await readLead(source);
+  const what = 'recording that the stream begins anew';
+  await inTransaction(destination, what, async () => {
+    await run(destination, CREATE_SQL, { what });
+    const names = [STREAM, ...(leads ? tables.filter(({ kind }) => kind !== 'partitioned') : [])];
+    for (const table of names) {
+      const values = typeof table === 'string' ? [table, table] : [table.schema, table.name];
+      const text = 'INSERT INTO understudy.unmended VALUES ($1, $2) ON CONFLICT DO NOTHING';
+      await run(destination, { text, values }, { what });
+    }
+  });
+  await dropSlot(source, slot, clock);
+  await ensurePublication(source, publication, tables);
+  const position = await createSlot(source, slot);
+  await inTransaction(destination, what, async () => {
+    await forgetProgress(destination, 'forward');
+    await initialiseProgress(destination, 'forward', {
+      position,
+      authoritative: leads,
+      epoch: Math.max(epoch ?? 0, progress.epoch),
+    });
+    await run(destination, `DELETE FROM understudy.unmended WHERE schema_name = ''`, { what });
+  });
+  return true;
+}
+
+/**
+ * Lets the way back begin anew where its slot is lost and the source leads: it has carried nothing. Only while the lane is
+ * stopped. Throws `slot-lost` where the destination leads.
+ */
+export async function renewReverse(context: Omit<LostSlotContext, 'tables'>): Promise<boolean> {
+  const { source, destination, migrationId, clock, log } = context;
+  const { slot } = streamNames(migrationId, 'reverse');
+  const progress = await readProgress(source, 'reverse');
+  if (progress === null || (await isUsable(destination, slot))) return false;
+  const { leads, epoch } = await readLead(source);
+  if (!leads || progress.authoritative) {
+    throw new UnderstudyError('slot-lost', `slot ${slot} on the destination is lost while it leads`, {
+      advice:
+        'The source can’t be brought up to date any more: there is no way back without loss. Stay with the destination (`understudy finalize`), or restore the source from it.',
+    });
+  }
+  log.warn({ slot }, 'the way back’s slot is lost: another is made');
+  await dropSlot(destination, slot, clock);
+  const position = await createSlot(destination, slot);
+  await inTransaction(source, 'recording that the way back begins anew', async () => {
+    await forgetProgress(source, 'reverse');
+    await initialiseProgress(source, 'reverse', {
+      position,
+      authoritative: false,
+      epoch: Math.max(epoch ?? 0, progress.epoch),
+    });
+  });
+  return true;
+}
+
+/** Throws `slot-lost` for one of another database alone. */
+async function isUsable(origin: Session, slot: string): Promise<boolean> {
+  const { rows } = await run(
+    origin,
+    {
+      text: `SELECT wal_status, confirmed_flush_lsn FROM pg_catalog.pg_replication_slots
+        WHERE slot_name = $1 AND database = pg_catalog.current_database()`,
+      values: [slot],
+    },
+    { what: `reading slot ${slot} on the ${origin.side}` },
+  );
+  const [row] = rows;
+  if (row === undefined) return (await readSlot(origin, slot)) !== null;
+  return row['wal_status'] !== 'lost' && row['confirmed_flush_lsn'] != null;
+}
+
+/** By the source's own record; a shadow without a fence is led by the source. */
+async function readLead(
+  source: Session,
+): Promise<{ readonly leads: boolean; readonly epoch: number | null }> {
+  const what = 'asking whether the source is fenced';
+  const { rows: found } = await run(
+    source,
+    `SELECT pg_catalog.to_regclass('understudy.epoch') IS NOT NULL AS found`,
+    { what },
+  );
+  if (found[0]?.['found'] !== 't') return { leads: true, epoch: null };
+  const { rows } = await run(
+    source,
+    { text: 'SELECT fenced, epoch FROM understudy.epoch WHERE subset = $1', values: [WHOLE_DATABASE] },
+    { what },
+  );
+  const [row] = rows;
+  if (row === undefined) return { leads: true, epoch: null };
+  return { leads: row['fenced'] !== 't', epoch: Number(textOf(row, 'epoch')) };
+}
