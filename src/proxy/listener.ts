@@ -14,19 +14,7 @@ import { dirname, join } from 'node:path';
 import { asUnderstudyError, UnderstudyError } from '../core/errors.js';
 import type { Log } from '../core/log.js';
 import { socketPath } from '../core/server-socket.js';
-import type { Door } from './proxy-interface.js';
-
-export interface ListenAddress {
-  readonly host: string;
-  /** 0 takes a free one. */
-  readonly port: number;
-  /** Lets another process listen on the same port, for a hand-over. The unix socket is not shared. */
-  readonly reusePort?: boolean;
-  /** Absent: no unix socket. */
-  readonly socketDir?: string;
-  /** Permissions of the socket, as chmod takes them. */
-  readonly socketMode: number;
-}
+import type { Door, ListenAddress } from './proxy-interface.js';
 
 /** SO_REUSEPORT came to `listen` with Node 22.12 and 23.1; older ones ignore the option without a word. */
 export function canReusePort(version: string = process.versions.node): boolean {

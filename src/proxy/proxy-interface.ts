@@ -7,7 +7,6 @@ import type { Route, Side, SubsetId, TrafficControl, StallReport } from '../core
 import type { BackendEndpoint } from './backend.js';
 import type { Places } from './client-places.js';
 import type { GateState } from './gate.js';
-import type { ListenAddress } from './listener.js';
 import type { PoolStatus } from './pool/pool-settings.js';
 import type { SessionInfo } from './session-context.js';
 import type { ReloadableSettings } from './settings.js';
@@ -19,6 +18,18 @@ import type { VerifierSource } from './verifiers.js';
 export interface ProxyTarget {
   readonly endpoint: BackendEndpoint;
   readonly database: string;
+}
+
+export interface ListenAddress {
+  readonly host: string;
+  /** 0 takes a free one. */
+  readonly port: number;
+  /** Lets another process listen on the same port, for a hand-over. The unix socket is not shared. */
+  readonly reusePort?: boolean;
+  /** Absent: no unix socket. */
+  readonly socketDir?: string;
+  /** Permissions of the socket, as chmod takes them. */
+  readonly socketMode: number;
 }
 
 /** How clients come in. */

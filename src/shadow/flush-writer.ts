@@ -8,12 +8,12 @@
 import { UnderstudyError } from '../core/errors.js';
 import { WHOLE_DATABASE } from '../core/ports.js';
 import { emitMessageSql } from '../core/postgres.js';
+import type { ChunkEnd, Flush, PassedMark } from './flush.js';
 import type { LaneState } from './lane-state.js';
 import { Applier } from './postgres/apply.js';
 import type { ApplyTable, Binding } from './postgres/apply-table.js';
 import { ChunkWriter } from './postgres/chunk-writer.js';
 import type { ClosedWindow } from './postgres/chunk-windows.js';
-import type { Chunk, ChunkOutcome } from './postgres/chunk.js';
 import { FlushPlanner, type Step } from './postgres/flush-plan.js';
 import {
   addPendingKey,
@@ -24,27 +24,11 @@ import {
 } from './postgres/records.js';
 import { run, sqlStateOf, TRANSIENT_SQLSTATES, type Session } from './postgres/statement.js';
 import { isRefusal, stuckAt } from './stuck-change.js';
-import type { Change, TransactionPart } from './postgres/transactions.js';
 import type { RelationMessage } from '../wire/postgres/pgoutput.js';
 
 /** How often a flush that lost a deadlock is tried again before the session gives up. */
 const TRANSIENT_ATTEMPTS_MAX = 6;
 const TRANSIENT_PAUSE_MS = 10;
-
-/** What becomes of the chunk whose `high` ends a flush. */
-export type ChunkEnd = ClosedWindow | { readonly chunk: Chunk; readonly outcome: ChunkOutcome };
-
-export interface Flush {
-  readonly parts: readonly TransactionPart[];
-  readonly changes: readonly Change[];
-  readonly last: TransactionPart;
-  readonly chunkEnd: ChunkEnd | null;
-}
-
-export interface PassedMark {
-  readonly id: string;
-  readonly at: bigint;
-}
 
 export class FlushWriter {
   readonly #state: LaneState;

@@ -4,7 +4,7 @@ import type { Direction, StuckChange } from '../core/ports.js';
 import { formatLsn } from '../core/position.js';
 import { UnderstudyError } from '../core/errors.js';
 import type { RelationMessage } from '../wire/postgres/pgoutput.js';
-import type { Flush } from './flush-writer.js';
+import type { Flush } from './flush.js';
 import { bindRow, type Binding } from './postgres/apply-table.js';
 import { sqlStateOf } from './postgres/statement.js';
 import type { Change } from './postgres/transactions.js';
