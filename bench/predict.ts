@@ -5,10 +5,12 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
+import { RunOwner } from '../src/app/demo/run-owner.js';
 import { table } from '../src/app/cli/format.js';
 import { AIMS, benchTaxi, HORIZONS, type TaxiResult } from './predict/taxi.js';
 import { benchKeys, KEYS_AIM, type KeysResult } from './predict/keys.js';
 import { benchGenerated, type GeneratedResult } from './predict/generated.js';
+import { benchLive, LIVE_FIGURES, type LiveResult } from './predict/live.js';
 import { benchLowWindow, type LowWindowResult } from './predict/low-window.js';
 import { benchRefit, REFIT_AIM_SECONDS, type RefitResult } from './predict/refit.js';
 import { readSeries } from './predict/series-files.js';
@@ -126,11 +128,13 @@ async function main(): Promise<void> {
   const { values } = parseArgs({
     options: {
       data: { type: 'string' },
+      live: { type: 'string' },
       quick: { type: 'boolean', default: false },
       json: { type: 'boolean', default: false },
     },
   });
   const output = new Output(values.json);
+  if (values.live !== undefined) return await live(Number(values.live), output);
   if (values.data === undefined || !existsSync(join(values.data, 'series'))) {
     output.line(
       `No data: give the folder that holds series/ with --data DIR${values.data === undefined ? '' : ` (there is none in ${values.data})`}. ` +
@@ -162,6 +166,34 @@ async function main(): Promise<void> {
     refit,
     taxi: { ...taxi, result: { ...taxi.result, scores: Object.fromEntries(taxi.result.scores) } },
   });
+}
+
+function showLive(output: Output, { figures }: LiveResult): void {
+  const rows = LIVE_FIGURES.map((figure) => {
+    const { samples, medianError, covered } = figures[figure];
+    return [figure, String(samples), percent(medianError), percent(covered)];
+  });
+  rows.push(['aim', '', '≤ 20 %', '85–95 %']);
+  output.line();
+  for (const line of table(['predicted', 'migrations>', 'median error>', 'within 90 % interval>'], rows))
+    output.line(line);
+}
+
+/** `--live N`: N real migrations, which take a few seconds each, and no data but what they make. */
+async function live(runs: number, output: Output): Promise<void> {
+  const machine = describeMachine();
+  const owner = new RunOwner('understudy-bench-', (signal) => output.line(`${signal}: stopping`));
+  try {
+    for (const line of machineLines(machine)) output.line(line);
+    output.line(
+      'predicted from the migrations before it, with the 90 % interval; then as measured (s, s, ms)',
+    );
+    const result = await benchLive(runs, owner, (line) => output.line(line));
+    showLive(output, result);
+    await output.result('predict-live', { machine, ...result });
+  } finally {
+    await owner.close();
+  }
 }
 
 await main();

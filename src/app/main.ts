@@ -331,7 +331,11 @@ function importVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> {
         .option('since', { type: 'string', requiresArg: true, describe: 'From then on: 2026-03-02, 24h' })
         .option('until', { type: 'string', requiresArg: true, describe: 'Up to then' })
         .option('database', { type: 'string', requiresArg: true, describe: 'Of this database only' })
-        .option('out', { type: 'string', requiresArg: true, describe: 'Write the series to this file' })
+        .option('out', {
+          type: 'string',
+          requiresArg: true,
+          describe: 'Write the series to this file [understudy.series, where there is no configuration]',
+        })
         .option('pg-stat-statements', {
           type: 'string',
           array: true,
@@ -422,7 +426,8 @@ function planVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> {
           type: 'string',
           array: true,
           nargs: 1,
-          describe: 'From this file of `import-log --out`, repeatable [the series kept in the destination]',
+          describe:
+            'From this file of `import-log`, repeatable [the series kept in the destination; understudy.series]',
         })
         .option('explain', {
           type: 'string',
@@ -441,7 +446,7 @@ function planVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> {
           default: 70,
           describe: 'Days of the kept series that are looked at',
         })
-        .example('$0 import-log *.log --out week.series && $0 plan --series week.series', 'from logs alone')
+        .example('$0 import-log *.log && $0 plan', 'from logs alone')
         .example('$0 plan --explain public.orders', ''),
     (args) =>
       runVerb(args, async (terminal) =>

@@ -24,6 +24,9 @@ export interface SeriesFileHeader {
   readonly origin: string;
 }
 
+/** Where `import-log` keeps series, and `plan` looks for them, if neither a file nor a configuration is named. */
+export const SERIES_FILE = 'understudy.series';
+
 export class SeriesFileWriter {
   readonly #path: string;
   readonly #handle: FileHandle;

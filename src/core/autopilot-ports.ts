@@ -41,6 +41,13 @@ export interface AutopilotStatus {
     readonly reason: string;
     readonly at: string;
   } | null;
+  /** What the lane was seen to write while it had a backlog; null: it had none. */
+  readonly applyChangesPerSecond: {
+    readonly value: number;
+    readonly low: number;
+    readonly high: number;
+    readonly samples: number;
+  } | null;
   /** Why the last round failed. */
   readonly problem: { readonly code: ErrorCode; readonly message: string } | null;
 }

@@ -215,7 +215,12 @@ export interface StreamStatus {
 export interface ShadowStatus {
   readonly phase: ShadowPhase;
   readonly tables: readonly TableProgress[];
-  readonly copy: { readonly rows: number; readonly seconds: number };
+  readonly copy: {
+    readonly rows: number;
+    readonly seconds: number;
+    /** From the schema's first statement until it followed, where this process did all of it at a stretch. */
+    readonly readySeconds?: number;
+  };
   readonly streams: readonly StreamStatus[];
   readonly lastVerify: VerifyReport | null;
   /** null or absent where the way is not known yet. */

@@ -28,6 +28,17 @@ export function growthCurve(points: readonly Point[]): Curve {
   });
 }
 
+/** The Theil–Sen line through points as a function; undefined where they have fewer than three different x. */
+export function linear(points: readonly Point[]): ((x: number) => number) | undefined {
+  if (new Set(points.map(({ x }) => x)).size < 3) return undefined;
+  const scale = Math.max(...points.map(({ x }) => Math.abs(x))) || 1;
+  const line = new TheilSenRegression(
+    points.map(({ x }) => x / scale),
+    points.map(({ y }) => y),
+  );
+  return (x) => line.predict(x / scale);
+}
+
 /**
  * Latency by rate (ms by statements per second): a parabola where enough was seen, never below the least latency seen and
  * never falling beyond the busiest time seen.

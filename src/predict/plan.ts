@@ -8,11 +8,18 @@ import { knowledgeOf, type Knowledge } from './cold-start.js';
 import { divergenceScore, type DivergenceInput } from './divergence.js';
 import type { Ensemble, Fan } from './ensemble.js';
 import { fitAll, FIT_ALL_DEFAULTS, type FitProgress } from './fit-all.js';
+import { pastTimes, type PastCopy } from './experience.js';
 import type { Confidence, Judgement } from './judgement.js';
 import { localIndex, slotOfWeek, toLocal, zoneOffset, type LocalSeries } from './local-time.js';
 import { intensity, loadAboveLeast, priority } from './priority.js';
 import { HOUR_MS, type Series } from './series.js';
-import { predictStall, TransactionDurations, type DurationSample, type StallInput } from './stall.js';
+import {
+  drainFactor,
+  predictStall,
+  TransactionDurations,
+  type DurationSample,
+  type StallInput,
+} from './stall.js';
 import { timeline, type Rate, type Timeline } from './timeline.js';
 import { Track } from './track.js';
 import { rankWindows, type WindowChoice } from './window.js';
@@ -47,7 +54,15 @@ export interface PlanContext {
   readonly copyBytesPerSecond: Rate;
   readonly applyChangesPerSecond: Rate;
   readonly applyShareWhileCopying: number;
-  readonly stall: Pick<StallInput, 'lagMs' | 'verifyRowsPerSecond' | 'fixedMs' | 'drainTimeoutMs' | 'spread'>;
+  /** Copies to this destination that were done, the oldest first. */
+  readonly past?: readonly PastCopy[];
+  readonly stall: Pick<
+    StallInput,
+    'lagMs' | 'verifyRowsPerSecond' | 'fixedMs' | 'drainTimeoutMs' | 'spread'
+  > & {
+    /** Of past switches. */
+    readonly drainsMs?: readonly number[];
+  };
   /** Retained log in relation to its budget, 0…1. */
   readonly logBudgetUsed: number;
   /** Durations (ms) of transactions begun in that hour of the week (UTC, Monday 00:00 is 0), where enough were seen. */
@@ -162,6 +177,8 @@ function planRow(
           applyShareWhileCopying: context.applyShareWhileCopying,
           backlog: 0,
           limitSeconds: context.hoursAhead * 3600,
+          // What this very copy is measured to do says more than those before it.
+          ...(context.copyBytesPerSecond.samples > 0 ? {} : pastTimes(context.past ?? [], subset.bytes)),
         });
   const divergence = divergenceScore(subset.divergence);
   const { windows, earliest } = windowsOf(subset, context, fan, starts, ready, { changes, statements });
@@ -257,14 +274,18 @@ function windowsOf(
   const byHour = new Map<number, TransactionDurations>();
   for (const [hour, sample] of context.durationsByHour ?? [])
     byHour.set(hour, new TransactionDurations(sample));
+  const perSecond = (heat: number): number =>
+    (heat * perHeat.statements * (context.transactionsPerStatement ?? 1)) / 3600;
+  const usual = fan.reduce((sum, { median }) => sum + median, 0) / Math.max(1, fan.length);
+  const factor = drainFactor(context.stall.drainsMs ?? [], always, perSecond(usual));
   const candidates = starts.map(({ startMs }, hour) => {
     const heat = fan[hour] ?? { median: 0, low: 0, high: 0 };
     const writesPerSecond = (heat.median * perHeat.changes) / 3600;
     const stall = predictStall({
       ...context.stall,
       durations: byHour.get(slotOfWeek(startMs, HOUR_MS)) ?? always,
-      transactionsPerSecond:
-        (heat.median * perHeat.statements * (context.transactionsPerStatement ?? 1)) / 3600,
+      drainFactor: factor,
+      transactionsPerSecond: perSecond(heat.median),
       writesPerSecond,
       applyChangesPerSecond: context.applyChangesPerSecond.value,
       // What changed since the last clean verify: a minute's writes.

@@ -1,5 +1,6 @@
 /** How long clients will wait at a switch: drain + final apply + verify + switch. */
 import { confidenceOf, type Judgement } from './judgement.js';
+import { clamp, medianOf } from './numeric.js';
 
 /** A duration that stands for `weight` transactions. */
 export interface WeightedDuration {
@@ -79,6 +80,24 @@ export function drainMissProbability(durations: TransactionDurations, perSecond:
   return 1 - Math.exp((-perSecond / 1000) * durations.excess(ms));
 }
 
+/** Drains are believed to differ from the model by that much at the most. */
+const DRAIN_FACTOR_MAX = 10;
+const DRAINS_MIN = 3;
+
+/**
+ * How long drains took in relation to what is modelled of one at the usual rate; 1 where fewer than three were measured.
+ * `drainsMs`: of past switches.
+ */
+export function drainFactor(
+  drainsMs: readonly number[],
+  durations: TransactionDurations,
+  transactionsPerSecond: number,
+): number {
+  const modelled = drainQuantile(durations, transactionsPerSecond, 0.5);
+  if (drainsMs.length < DRAINS_MIN || modelled <= 0) return 1;
+  return clamp(medianOf(drainsMs) / modelled, 1 / DRAIN_FACTOR_MAX, DRAIN_FACTOR_MAX);
+}
+
 export interface StallInput {
   readonly durations: TransactionDurations;
   /** Predicted transactions per second at the time of the switch. */
@@ -93,17 +112,22 @@ export interface StallInput {
   /** Measured medians of the fixed parts: fence and mark, verify's own, commit and switch. */
   readonly fixedMs: { readonly fence: number; readonly verify: number; readonly switch: number };
   readonly drainTimeoutMs: number;
+  /** What drains were measured to take, in relation to what was modelled of them; 1 where absent. */
+  readonly drainFactor?: number;
   /** Factor between what is not the drain and its 5 % and 95 % quantiles; 1 where absent. */
   readonly spread?: number;
 }
 
 /**
  * `stall = drain + final apply + verify + switch`, ms. value, low and high take the 50 %, 5 % and 95 % quantile of the
- * drain, and of the rest by `spread`. Terms in ms, and the probability that the drain deadline aborts the switch.
+ * drain, and of the rest by `spread`; what either adds to the ends is added as of independent parts, by squares. Terms in ms, and the probability that the drain deadline aborts the switch.
  */
 export function predictStall(input: StallInput): Judgement {
   const drain = (q: number): number =>
-    Math.min(input.drainTimeoutMs, drainQuantile(input.durations, input.transactionsPerSecond, q));
+    Math.min(
+      input.drainTimeoutMs,
+      drainQuantile(input.durations, input.transactionsPerSecond, q) * (input.drainFactor ?? 1),
+    );
   const waiting = input.writesPerSecond * (input.lagMs / 1000);
   const apply = input.fixedMs.fence + (1000 * waiting) / Math.max(1e-9, input.applyChangesPerSecond);
   const verify = input.fixedMs.verify + (1000 * input.verifyRows) / Math.max(1e-9, input.verifyRowsPerSecond);
@@ -112,8 +136,8 @@ export function predictStall(input: StallInput): Judgement {
   const drainMs = drain(0.5);
   return {
     value: drainMs + rest,
-    low: drain(0.05) + rest / (input.spread ?? 1),
-    high: drain(0.95) + rest * (input.spread ?? 1),
+    low: drainMs + rest - Math.hypot(drainMs - drain(0.05), rest - rest / (input.spread ?? 1)),
+    high: drainMs + rest + Math.hypot(drain(0.95) - drainMs, rest * (input.spread ?? 1) - rest),
     terms: {
       drainMs,
       applyMs: apply,

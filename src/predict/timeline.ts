@@ -21,6 +21,11 @@ export interface TimelineInput {
   readonly applyShareWhileCopying: number;
   /** Changes already waiting. */
   readonly backlog: number;
+  /** What past copies of that size took, in place of `bytes / rate`; undefined: there were none. */
+  readonly measuredCopy?: Judgement | undefined;
+  /** From the last row until it follows closely, beside catching up: indexes, statistics. 0 where absent. */
+  readonly finishSeconds?:
+    { readonly value: number; readonly low: number; readonly high: number } | undefined;
   /** How far ahead to look. */
   readonly limitSeconds: number;
 }
@@ -42,7 +47,7 @@ export function timeline(input: TimelineInput): Timeline {
   const { bytes, copyBytesPerSecond: copy, applyChangesPerSecond: apply } = input;
   const seconds = (rate: number): number =>
     bytes <= 0 ? 0 : rate > 0 ? bytes / rate : Number.POSITIVE_INFINITY;
-  const copySeconds: Judgement = {
+  const copySeconds: Judgement = input.measuredCopy ?? {
     value: seconds(copy.value),
     low: seconds(copy.high),
     high: seconds(copy.low),
@@ -50,9 +55,10 @@ export function timeline(input: TimelineInput): Timeline {
     confidence: confidenceOf(copy.samples),
     reason: `${bytes} bytes at ${Math.round(copy.value)} bytes/s${copy.samples === 0 ? ', a guess: none was measured' : ''}.`,
   };
-  const value = simulate(input, copySeconds.value, apply.value, 'median');
-  const low = simulate(input, copySeconds.low, apply.high, 'low');
-  const high = simulate(input, copySeconds.high, apply.low, 'high');
+  const finish = input.finishSeconds ?? { value: 0, low: 0, high: 0 };
+  const value = simulate(input, copySeconds.value + finish.value, apply.value, 'median');
+  const low = simulate(input, copySeconds.low + finish.low, apply.high, 'low');
+  const high = simulate(input, copySeconds.high + finish.high, apply.low, 'high');
   const converges = Number.isFinite(value);
   const after = writesAt(input, copySeconds.value, 'median');
   return {
@@ -67,7 +73,7 @@ export function timeline(input: TimelineInput): Timeline {
         catchUpSeconds: converges ? value - copySeconds.value : Number.POSITIVE_INFINITY,
         headroom: apply.value - after,
       },
-      confidence: confidenceOf(Math.min(copy.samples, apply.samples)),
+      confidence: input.measuredCopy?.confidence ?? confidenceOf(Math.min(copy.samples, apply.samples)),
       reason: converges
         ? `Copied after ${copySeconds.value.toFixed(0)} s, caught up ${(value - copySeconds.value).toFixed(0)} s later.`
         : `Does not converge within ${(input.limitSeconds / 3600).toFixed(1)} h: ${after.toFixed(0)} changes/s come, ${apply.value.toFixed(0)} are applied.`,

@@ -50,6 +50,9 @@ export class Condition {
   /** Of earlier attempts and processes. */
   #copySeconds = 0;
   #copyStartedMs: number | undefined;
+  /** When this process began to build the shadow from nothing; undefined: it did not. */
+  #builtFromMs: number | undefined;
+  #readySeconds: number | undefined;
 
   constructor(settings: ConditionSettings, context: ConditionContext) {
     this.#settings = settings;
@@ -67,8 +70,20 @@ export class Condition {
   enter(phase: ShadowPhase): void {
     if (this.#phase === phase) return;
     this.#phase = phase;
+    this.#measure(phase);
     this.#context.log.info({ phase }, 'phase');
     this.#context.onPhase?.(phase);
+  }
+
+  /** How long the whole of it took; not where an earlier process, or a person's pause, has part in it. */
+  #measure(phase: ShadowPhase): void {
+    const nowMs = this.#context.clock.monotonicMs();
+    if (phase === 'building-schema') this.#builtFromMs = nowMs;
+    else if (phase === 'paused' || phase === 'connecting') this.#builtFromMs = undefined;
+    else if (phase === 'following' && this.#builtFromMs !== undefined) {
+      this.#readySeconds = (nowMs - this.#builtFromMs) / 1000;
+      this.#builtFromMs = undefined;
+    }
   }
 
   /** Enters a phase that is recorded. Throws the signal's reason, and what the destination does. */
@@ -150,6 +165,7 @@ export class Condition {
       copy: {
         rows: tables.reduce((sum, table) => sum + table.rowsCopied, 0),
         seconds: this.#copySeconds + this.#runningSeconds(),
+        ...(this.#readySeconds === undefined ? {} : { readySeconds: this.#readySeconds }),
       },
       error: error === undefined ? null : described(error),
       warnings: [...this.#warnings.values(), ...more],

@@ -58,7 +58,11 @@ async function run(
   verb: Partial<ImportVerb>,
   config: Parameters<typeof runImportLog>[2] = null,
 ): Promise<object> {
-  await runImportLog(new Terminal({ json: true, verbose: false }), { ...VERB, ...verb }, config);
+  await runImportLog(
+    new Terminal({ json: true, verbose: false }),
+    { ...VERB, dryRun: config === null && verb.out === undefined, ...verb },
+    config,
+  );
   const result = JSON.parse(out.trim().split('\n').at(-1) ?? '') as object;
   out = '';
   return result;

@@ -25,6 +25,7 @@ import { StateCell } from '../../core/state-machine.js';
 import { HOUR_MS } from '../../predict/series.js';
 import type { Planned } from '../plan/make.js';
 import { freshnessOf, liveShadow, logBudgetUsed, type LiveShadow } from '../plan/measurements.js';
+import { ApplyMeter } from './apply-meter.js';
 import { decide, type AutopilotLimits, type Verdict } from './decide.js';
 import type { Decisions } from './decisions.js';
 import type { AllowedHours } from './hours.js';
@@ -35,7 +36,7 @@ export interface AutopilotDeps {
   readonly limits: AutopilotLimits;
   readonly checkIntervalMs: number;
   readonly hours: AllowedHours;
-  readonly decisions: Pick<Decisions, 'record' | 'settle' | 'past'>;
+  readonly decisions: Pick<Decisions, 'record' | 'settle' | 'past' | 'recordCopy'>;
   /** Throws where series or destination can't be reached. */
   readonly plan: (live: LiveShadow, nowMs: number, signal: AbortSignal) => Promise<Planned>;
   /** undefined: the shadow is not steered by the plan. */
@@ -71,6 +72,8 @@ export class Autopilot {
   #phase: ShadowStatus['phase'] | undefined;
   #verdict: (Verdict & { readonly at: string }) | undefined;
   #problem: AutopilotStatus['problem'] = null;
+  readonly #apply = new ApplyMeter();
+  #copyRecorded = false;
 
   constructor(deps: AutopilotDeps) {
     this.#deps = deps;
@@ -100,6 +103,7 @@ export class Autopilot {
           ? null
           : { asOf: plan.asOf, subsets: plan.subsets.length, windows: plan.whole.windows },
       tuning: this.#deps.tuner?.status ?? null,
+      applyChangesPerSecond: this.#apply.rate,
       problem: this.#problem,
     };
   }
@@ -134,6 +138,8 @@ export class Autopilot {
     const nowMs = deps.clock.now().getTime();
     if (leader === 'source' && !finalized && this.#planIsOld(nowMs, status.phase))
       await this.#replan(status, nowMs);
+    this.#apply.look(status, nowMs);
+    await this.#recordCopy(status);
     const planned = this.#asOfNow(status, nowMs);
     if (planned !== undefined && leader === 'source' && !finalized && !deps.operationRunning())
       await deps.tuner?.round(planned, status, nowMs);
@@ -178,9 +184,17 @@ export class Autopilot {
     return retuned(this.#planned, freshness, logBudgetUsed(live, this.#deps.logBudgetBytes), nowMs);
   }
 
+  /** Once in a process's life: the next plan for this destination need not guess. */
+  async #recordCopy({ copy: { seconds, readySeconds } }: ShadowStatus): Promise<void> {
+    const bytes = this.#planned?.bytes ?? null;
+    if (readySeconds === undefined || bytes === null || bytes === 0 || this.#copyRecorded) return;
+    await this.#deps.decisions.recordCopy({ bytes, copySeconds: seconds, readySeconds });
+    this.#copyRecorded = true;
+  }
+
   async #replan(status: ShadowStatus, nowMs: number): Promise<void> {
     this.#state.move('planning');
-    this.#planned = await this.#deps.plan(liveShadow(status), nowMs, this.#stopping.signal);
+    this.#planned = await this.#deps.plan(liveShadow(status, this.#apply.rate), nowMs, this.#stopping.signal);
     this.#phase = status.phase;
     this.#state.move('watching');
   }

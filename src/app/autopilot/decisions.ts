@@ -7,6 +7,7 @@ import type pg from 'pg';
 import { asUnderstudyError } from '../../core/errors.js';
 import type { DatabaseEndpoint, OperationKind, OperationReport, OperationState } from '../../core/ports.js';
 import { connectControl } from '../../core/postgres.js';
+import type { PastCopy } from '../../predict/experience.js';
 import type { DecisionKind } from '../../core/autopilot-ports.js';
 import type { Attempt, Verdict, VerdictCode } from './decide.js';
 
@@ -25,6 +26,15 @@ const SCHEMA_SQL = [
      operation text,
      ended_at timestamptz)`,
 ];
+const PAST_COPY_SQL = [
+  'CREATE SCHEMA IF NOT EXISTS understudy',
+  `CREATE TABLE IF NOT EXISTS understudy.past_copy (
+     at timestamptz PRIMARY KEY DEFAULT pg_catalog.clock_timestamp(),
+     bytes bigint NOT NULL,
+     copy_seconds double precision NOT NULL,
+     ready_seconds double precision NOT NULL)`,
+];
+const PAST_COPIES = 40;
 const KEPT = 10_000;
 const CONNECTION = {
   purpose: 'decisions',
@@ -96,6 +106,32 @@ export class Decisions {
            ended_at = pg_catalog.clock_timestamp() WHERE number = $1`,
         [number, outcome, reason, operation],
       );
+    });
+  }
+
+  /** A copy that this process has done from its beginning to its end. */
+  recordCopy({ bytes, copySeconds, readySeconds }: PastCopy): Promise<void> {
+    return this.#with(async (client) => {
+      for (const sql of PAST_COPY_SQL) await client.query(sql);
+      await client.query(
+        'INSERT INTO understudy.past_copy (bytes, copy_seconds, ready_seconds) VALUES ($1, $2, $3)',
+        [bytes, copySeconds, readySeconds],
+      );
+    });
+  }
+
+  /** The oldest first. */
+  pastCopies(): Promise<readonly PastCopy[]> {
+    return this.#with(async (client) => {
+      if (!(await has(client, 'past_copy'))) return [];
+      const found = await client.query<Row>(
+        `SELECT bytes, copy_seconds, ready_seconds FROM understudy.past_copy ORDER BY at DESC LIMIT ${PAST_COPIES}`,
+      );
+      return found.rows.toReversed().map((row) => ({
+        bytes: Number(row['bytes']),
+        copySeconds: Number(row['copy_seconds']),
+        readySeconds: Number(row['ready_seconds']),
+      }));
     });
   }
 

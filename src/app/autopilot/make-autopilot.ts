@@ -46,13 +46,15 @@ export function makeAutopilot({ config, log, clock, shadow, operations, route }:
       const data = await keptSeries(config, nowMs, PLAN_DAYS);
       const closure = await closureOf(config);
       const { operations: past } = await decisions.list(PAST_SWITCHES);
-      const fixedMs = measuredSwitch(past.map(({ report }) => report));
+      const copies = await decisions.pastCopies();
+      const switches = measuredSwitch(past.map(({ report }) => report));
       return makePlanReport(
         {
-          ...(fixedMs === undefined ? {} : { fixedMs }),
+          ...(switches === undefined ? {} : { measuredSwitch: switches }),
           data,
           closure: typeof closure === 'string' ? null : closure,
           live,
+          past: copies,
           staleAllowanceMs: cutover.lagMsMax,
           nowMs,
           zone: autopilot.timezone,

@@ -27,7 +27,7 @@ const INTENSITY_AT_START = 1;
 
 /** The plan's divergence and intensity as of this moment: lag and copied share are those of now. */
 export function retuned(
-  { plan, bases }: Planned,
+  { plan, bases, bytes }: Planned,
   freshness: Freshness,
   logBudgetUsed: number,
   nowMs: number,
@@ -39,7 +39,7 @@ export function retuned(
     const input = { divergence, ...situationOf(subset, nowMs), logBudgetUsed };
     return { ...subset, divergence, intensity: intensity(input) };
   };
-  return { plan: { ...plan, whole: of(plan.whole), subsets: plan.subsets.map(of) }, bases };
+  return { plan: { ...plan, whole: of(plan.whole), subsets: plan.subsets.map(of) }, bases, bytes };
 }
 
 /** Where no pattern is known, one hour is as good as another: none is near, and none has to be spared. */

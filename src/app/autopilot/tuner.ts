@@ -58,7 +58,11 @@ export class Tuner {
   }
 
   /** `planned`: with divergence and intensities as of now. */
-  async round({ plan, bases }: Planned, status: ShadowStatus, nowMs: number): Promise<void> {
+  async round(
+    { plan, bases }: Pick<Planned, 'plan' | 'bases'>,
+    status: ShadowStatus,
+    nowMs: number,
+  ): Promise<void> {
     const { phase, steering } = status;
     if (steering === undefined || !STEERED.includes(phase) || nowMs < this.#pausedUntilMs) return;
     await this.#intensity(plan, phase, steering, nowMs);
@@ -91,7 +95,7 @@ export class Tuner {
 
   /** What is left to copy, the hottest first. An order that a person asked for stands. */
   async #copyOrder(
-    { plan, bases }: Planned,
+    { plan, bases }: Pick<Planned, 'plan' | 'bases'>,
     { tables }: ShadowStatus,
     { first = [] }: ShadowSteering,
     nowMs: number,

@@ -12,7 +12,7 @@ import { catalogOf, installationSecret, openStore } from '../import-log/destinat
 import { ImportRun, type SeriesTarget } from '../import-log/import-run.js';
 import type { HeatSummary } from '../import-log/heat.js';
 import { readSnapshots, type SnapshotImport } from '../import-log/snapshots.js';
-import { SeriesFileWriter } from '../series-file.js';
+import { SERIES_FILE, SeriesFileWriter } from '../series-file.js';
 import { EXIT, type ExitCode } from './exit-codes.js';
 import { bar, formatBytes, formatCount, formatDuration, formatMs, table } from './format.js';
 import type { Terminal } from './terminal.js';
@@ -75,10 +75,10 @@ export async function runImportLog(
     await target?.finish();
     const seconds = (performance.now() - startedMs) / 1000;
     print(terminal, report, snapshots, heat, seconds);
-    if (target !== null) terminal.line(`kept in ${target.name}`);
-    else if (totals) terminal.line('totals are not kept: give a second snapshot');
-    else if (!verb.dryRun)
-      terminal.line('nothing is kept: --out FILE writes it to a file, a configuration to its destination');
+    if (target !== null) {
+      const plan = target.name === SERIES_FILE || config !== null ? '' : ` --series ${target.name}`;
+      terminal.line(`kept in ${target.name}; \`understudy plan${plan}\` says what it means`);
+    } else if (totals) terminal.line('totals are not kept: give a second snapshot');
     terminal.result(resultOf(verb, report, snapshots, heat, seconds, run.shed, target?.name ?? null));
     return EXIT.ok;
   } catch (error) {
@@ -215,13 +215,8 @@ async function secretFor(
   return installationSecret(config);
 }
 
-async function openTarget(
-  verb: ImportVerb,
-  writer: string,
-  config: ResolvedConfig | null,
-): Promise<Target | null> {
-  if (verb.out === undefined) {
-    if (config === null) return null;
+async function openTarget(verb: ImportVerb, writer: string, config: ResolvedConfig | null): Promise<Target> {
+  if (verb.out === undefined && config !== null) {
     const store = await openStore(config);
     return {
       name: store.name,
@@ -230,13 +225,14 @@ async function openTarget(
       abandon: () => store.close(),
     };
   }
-  const file = await SeriesFileWriter.create(verb.out, {
+  const path = verb.out ?? SERIES_FILE;
+  const file = await SeriesFileWriter.create(path, {
     writer,
     createdAt: new Date().toISOString(),
     origin: verb.files.length > 0 ? 'import-log' : 'pg-stat-statements',
   });
   return {
-    name: verb.out,
+    name: path,
     append: (batch) => file.append(batch),
     finish: () => file.finish(),
     abandon: () => file.abandon(),
@@ -303,7 +299,7 @@ function print(
   }
   if (heat.busiestMinute !== null)
     terminal.line(
-      `${formatCount(heat.minutes.count)} minutes with statements; the busiest, ${heat.busiestMinute.start}, had ${formatCount(heat.busiestMinute.statements)}`,
+      `${counted(heat.minutes.count, 'minute')} with statements; the busiest, ${heat.busiestMinute.start}, had ${formatCount(heat.busiestMinute.statements)}`,
     );
 }
 
@@ -318,7 +314,7 @@ function printLogs(terminal: Terminal, report: ImportReport, seconds: number): v
       ? ''
       : `, ${new Date(counts.firstMs).toISOString()} to ${new Date(counts.lastMs).toISOString()}`;
   terminal.line(
-    `${formatCount(counts.statements)} statements of ${formatCount(counts.sessions)} sessions${span}; ${formatCount(counts.failed)} failed`,
+    `${counted(counts.statements, 'statement')} of ${counted(counts.sessions, 'session')}${span}; ${formatCount(counts.failed)} failed`,
   );
   const asides: readonly (readonly [count: number, what: string])[] = [
     [counts.filtered, 'outside of the range or database asked for'],
@@ -384,4 +380,8 @@ function resultOf(
         }),
     ...heat,
   };
+}
+
+function counted(count: number, what: string): string {
+  return `${formatCount(count)} ${what}${count === 1 ? '' : 's'}`;
 }

@@ -1,18 +1,19 @@
 /** `understudy plan`: what is hot, what a shadow of it costs, and when to switch. */
+import { existsSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { UnderstudyError } from '../../core/errors.js';
 import type { SeriesBatch } from '../../core/capture-ports.js';
 import type { AdminClient } from '../admin-client.js';
 import { Decisions } from '../autopilot/decisions.js';
 import type { ResolvedConfig } from '../config.js';
-import { makePlanReport, PLAN_DEFAULTS } from '../plan/make.js';
+import { makePlanReport, PLAN_DEFAULTS, type PlanRequest } from '../plan/make.js';
 import { liveShadow, measuredSwitch, type LiveShadow } from '../plan/measurements.js';
 import type { PlanReport, SubsetReport } from '../plan/plan-report.js';
 import { planSvg } from '../plan/plan-svg.js';
 import { explainLines, planLines } from '../plan/plan-text.js';
 import { dataFromBatches, type PlanData } from '../plan/series-data.js';
 import { closureOf, keptSeries } from '../plan/sources.js';
-import { readSeriesFile } from '../series-file.js';
+import { readSeriesFile, SERIES_FILE } from '../series-file.js';
 import { EXIT, type ExitCode } from './exit-codes.js';
 import { bar } from './format.js';
 import type { Terminal } from './terminal.js';
@@ -39,15 +40,22 @@ export async function runPlan(
   config: ResolvedConfig | null,
   admin: () => AdminClient,
 ): Promise<ExitCode> {
-  if (config === null && verb.series.length === 0)
+  const lone = config === null && verb.series.length === 0;
+  if (lone && !existsSync(SERIES_FILE))
     throw new UnderstudyError('config-invalid', 'a plan needs series: --series FILE, or a configuration', {
-      advice: 'Make a file of series with `understudy import-log FILE… --out day.series`.',
+      advice: `Read logs first: \`understudy import-log FILE…\` keeps what they say in ${SERIES_FILE}.`,
     });
   const stop = new AbortController();
   const onSignal = (): void => stop.abort(new UnderstudyError('cancelled', 'planning was stopped'));
   process.on('SIGINT', onSignal);
   try {
-    const plan = await planOf(terminal, verb, config, admin, stop.signal);
+    const plan = await planOf(
+      terminal,
+      lone ? { ...verb, series: [SERIES_FILE] } : verb,
+      config,
+      admin,
+      stop.signal,
+    );
     if (verb.svg !== undefined) await writeSvg(verb.svg, plan);
     if (verb.explain === undefined) {
       for (const line of planLines(plan)) terminal.line(line);
@@ -82,10 +90,10 @@ async function planOf(
   if (typeof catalogs === 'string')
     terminal.line(terminal.paint('yellow', `the catalogs could not be read: ${catalogs}`));
   const closure = typeof catalogs === 'string' ? null : catalogs;
-  const fixedMs = config === null || fromFiles ? undefined : await pastSwitches(config);
+  const learned = config === null ? {} : await experience(config);
   const { plan } = await makePlanReport(
     {
-      ...(fixedMs === undefined ? {} : { fixedMs }),
+      ...learned,
       data,
       closure,
       live,
@@ -112,13 +120,18 @@ async function* batchesOf(paths: readonly string[]): AsyncGenerator<SeriesBatch>
   for (const path of paths) yield* readSeriesFile(path);
 }
 
-/** How long switches took; undefined: none was done, or nobody can be asked. */
-async function pastSwitches(config: ResolvedConfig): Promise<ReturnType<typeof measuredSwitch>> {
+/** How long copies and switches took here; nothing where none was done, or nobody can be asked. */
+async function experience(config: ResolvedConfig): Promise<Pick<PlanRequest, 'past' | 'measuredSwitch'>> {
   try {
-    const { operations } = await new Decisions(config.destination).list(PAST_SWITCHES);
-    return measuredSwitch(operations.map(({ report }) => report));
+    const decisions = new Decisions(config.destination);
+    const { operations } = await decisions.list(PAST_SWITCHES);
+    const switches = measuredSwitch(operations.map(({ report }) => report));
+    return {
+      past: await decisions.pastCopies(),
+      ...(switches === undefined ? {} : { measuredSwitch: switches }),
+    };
   } catch {
-    return undefined;
+    return {};
   }
 }
 
@@ -130,7 +143,8 @@ function kept(config: ResolvedConfig | null, nowMs: number, days: number): Promi
 /** undefined: no process is running, or it can't be asked. */
 async function runningShadow(admin: () => AdminClient): Promise<LiveShadow | undefined> {
   try {
-    return liveShadow((await admin().status()).shadow);
+    const { shadow, autopilot } = await admin().status();
+    return liveShadow(shadow, autopilot.applyChangesPerSecond);
   } catch {
     return undefined;
   }

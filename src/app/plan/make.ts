@@ -1,8 +1,16 @@
 /** From series, catalogs and live figures to a plan: the one way for the command line and for the loop. */
 import type { Closure } from '../../capture/closure.js';
 import type { FitProgress } from '../../predict/fit-all.js';
+import type { PastCopy } from '../../predict/experience.js';
 import type { PlanContext } from '../../predict/plan.js';
-import { freshnessOf, logBudgetUsed, ratesOf, stallSettings, type LiveShadow } from './measurements.js';
+import {
+  freshnessOf,
+  logBudgetUsed,
+  ratesOf,
+  stallSettings,
+  type MeasuredSwitch,
+  type LiveShadow,
+} from './measurements.js';
 import { planInThread } from './plan-thread.js';
 import { reportOf, type PlanReport } from './plan-report.js';
 import type { PlanData } from './series-data.js';
@@ -22,14 +30,17 @@ export interface PlanRequest {
   readonly logBudgetBytes: number;
   readonly hoursAhead: number;
   readonly windows: number;
-  /** Measured medians of a switch's fixed parts, where there are any. */
-  readonly fixedMs?: PlanContext['stall']['fixedMs'];
+  readonly past?: readonly PastCopy[];
+  /** What switches took, where there were any. */
+  readonly measuredSwitch?: MeasuredSwitch;
 }
 
 export const PLAN_DEFAULTS = { hoursAhead: 168, windows: 3 } as const;
 
 export interface Planned {
   readonly plan: PlanReport;
+  /** Of all tables with indexes, copied or not; null where no catalog told. */
+  readonly bytes: number | null;
   /** By subset: what its divergence can be judged anew on as the shadow's lag changes. */
   readonly bases: ReadonlyMap<string, StaleBasis>;
 }
@@ -51,7 +62,8 @@ export async function makePlanReport(
     nowMs: subsets.nowMs,
     zone: request.zone,
     ...ratesOf(live, sizes),
-    stall: stallSettings(live, request.drainTimeoutMs, request.fixedMs),
+    past: request.past ?? [],
+    stall: stallSettings(live, request.drainTimeoutMs, request.measuredSwitch),
     logBudgetUsed: logBudgetUsed(live, request.logBudgetBytes),
     durationsByHour: subsets.durationsByHour,
     transactionsPerStatement: subsets.transactionsPerStatement,
@@ -62,6 +74,7 @@ export async function makePlanReport(
   const rows = await planInThread({ subsets: inputs, context }, signal, onProgress);
   return {
     plan: reportOf(rows, subsets, context, data.origin, live?.phase ?? null),
+    bytes: sizes?.bytes ?? null,
     bases: new Map(
       [...subsets.subsets, subsets.whole].map(({ input, staleness }) => [input.subset, staleness]),
     ),

@@ -1,5 +1,6 @@
 /** What a plan takes from a running process, and what it assumes where nothing was measured. */
 import type { OperationReport, ShadowStatus, StreamStatus } from '../../core/ports.js';
+import { spreadFactor } from '../../predict/experience.js';
 import { medianOf } from '../../predict/numeric.js';
 import type { PlanContext } from '../../predict/plan.js';
 import type { Freshness } from '../../predict/staleness.js';
@@ -10,8 +11,7 @@ const COPY_GUESS: Rate = { value: 40e6, low: 8e6, high: 120e6, samples: 0 };
 const APPLY_GUESS: Rate = { value: 10_000, low: 2_000, high: 40_000, samples: 0 };
 /** Of switches measured by `npm run bench:cutover`: fence and mark, comparison, commit and switch. */
 const FIXED_GUESS_MS = { fence: 25, verify: 15, switch: 25 } as const;
-/** The fixed parts vary by so much between switches, and between machines as long as none was measured. */
-const SPREAD_MEASURED = 2;
+/** The fixed parts vary by so much between machines. */
 const SPREAD_GUESSED = 4;
 const LAG_GUESS_MS = 50;
 const VERIFY_ROWS_PER_SECOND = 20_000;
@@ -28,12 +28,14 @@ export interface LiveShadow {
   /** Rows copied in all, and the seconds it took. */
   readonly copy: { readonly rows: number; readonly seconds: number };
   readonly logBytes: number | null;
+  /** Changes a second that a lane with a backlog was seen to write; null: none had one. */
+  readonly apply: Rate | null;
 }
 
 /** Phases in which every row has been copied. */
 const COPIED_PHASES: readonly ShadowStatus['phase'][] = ['indexing', 'analyzing', 'following'];
 
-export function liveShadow(status: ShadowStatus): LiveShadow {
+export function liveShadow(status: ShadowStatus, apply: Rate | null = null): LiveShadow {
   const forward = status.streams.find(({ direction }: StreamStatus) => direction === 'forward');
   const whole = COPIED_PHASES.includes(status.phase);
   return {
@@ -47,6 +49,7 @@ export function liveShadow(status: ShadowStatus): LiveShadow {
     lagMs: forward?.lagMs ?? null,
     copy: status.copy,
     logBytes: forward?.logBytes ?? null,
+    apply,
   };
 }
 
@@ -72,7 +75,7 @@ export function ratesOf(
 ): Pick<PlanContext, 'copyBytesPerSecond' | 'applyChangesPerSecond' | 'applyShareWhileCopying'> {
   return {
     copyBytesPerSecond: measuredCopy(live, sizes) ?? COPY_GUESS,
-    applyChangesPerSecond: APPLY_GUESS,
+    applyChangesPerSecond: live?.apply ?? APPLY_GUESS,
     applyShareWhileCopying: APPLY_SHARE_WHILE_COPYING,
   };
 }
@@ -92,40 +95,63 @@ function measuredCopy(live: LiveShadow | undefined, sizes: MeasuredSizes | undef
 }
 
 /** Switches whose times are taken for the next one's. */
-const SWITCHES_MAX = 9;
+const SWITCHES_MAX = 20;
+const FENCE_STEPS = ['fence', 'catch-up'] as const;
+const SWITCH_STEPS = ['commit', 'open', 'switch', 'release'] as const;
+
+export interface MeasuredSwitch {
+  readonly fixedMs: PlanContext['stall']['fixedMs'];
+  /** Factor between their sum and either end of where the next one's lies. */
+  readonly spread: number;
+  readonly drainsMs: readonly number[];
+}
+
+type SwitchReport = Pick<OperationReport, 'outcome' | 'steps' | 'parts' | 'stall'>;
 
 /**
- * The fixed parts of a switch, as the median of those that were done lately; undefined where none was. The hold is left out:
- * how long open transactions take is predicted.
+ * What a client waits at a switch beside the drain, as the median of those that were done lately, the newest first; undefined
+ * where none was. How long open transactions take is predicted, and left out. Where clients were held, it is what the one that
+ * waited longest waited; else what the steps took.
  */
-export function measuredSwitch(
-  reports: readonly (Pick<OperationReport, 'outcome' | 'steps'> | null)[],
-): PlanContext['stall']['fixedMs'] | undefined {
-  const done = reports.flatMap((report) => (report?.outcome === 'done' ? [report.steps] : []));
+export function measuredSwitch(reports: readonly (SwitchReport | null)[]): MeasuredSwitch | undefined {
+  const done = reports
+    .flatMap((report) => (report?.outcome === 'done' ? [report] : []))
+    .slice(0, SWITCHES_MAX);
   if (done.length === 0) return undefined;
-  const median = (...names: readonly string[]): number =>
-    medianOf(
-      done
-        .slice(0, SWITCHES_MAX)
-        .map((steps) => names.reduce((sum, name) => sum + Math.max(0, steps[name] ?? 0), 0)),
-    );
+  const sum = ({ steps }: SwitchReport, names: readonly string[]): number =>
+    names.reduce((total, name) => total + Math.max(0, steps[name] ?? 0), 0);
+  const median = (names: readonly string[]): number => medianOf(done.map((report) => sum(report, names)));
+  const beside = done.map((report) =>
+    Math.max(
+      1,
+      report.stall.held > 0
+        ? report.stall.max - (report.parts['hold.drain'] ?? 0)
+        : sum(report, [...FENCE_STEPS, 'verify', ...SWITCH_STEPS]),
+    ),
+  );
+  const whole = medianOf(beside);
+  const [verify, switched] = [median(['verify']), median(SWITCH_STEPS)];
   return {
-    fence: median('fence', 'catch-up'),
-    verify: median('verify'),
-    switch: median('commit', 'open', 'switch', 'release'),
+    fixedMs: { fence: Math.max(0, whole - verify - switched), verify, switch: switched },
+    drainsMs: done.map(({ parts }) => parts['hold.drain'] ?? 0),
+    spread: spreadFactor(
+      beside.map((ms) => ms / whole),
+      1,
+    ),
   };
 }
 
 export function stallSettings(
   live: LiveShadow | undefined,
   drainTimeoutMs: number,
-  fixedMs?: PlanContext['stall']['fixedMs'],
+  measured?: MeasuredSwitch,
 ): PlanContext['stall'] {
   return {
     lagMs: live?.lagMs ?? LAG_GUESS_MS,
     verifyRowsPerSecond: VERIFY_ROWS_PER_SECOND,
-    fixedMs: fixedMs ?? FIXED_GUESS_MS,
-    spread: fixedMs === undefined ? SPREAD_GUESSED : SPREAD_MEASURED,
+    fixedMs: measured?.fixedMs ?? FIXED_GUESS_MS,
+    spread: measured?.spread ?? SPREAD_GUESSED,
+    drainsMs: measured?.drainsMs ?? [],
     drainTimeoutMs,
   };
 }

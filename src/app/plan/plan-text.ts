@@ -11,6 +11,7 @@ export function planLines(plan: PlanReport): readonly string[] {
     return [
       `Plan as of ${plan.asOf}, ${observedText(plan)}, from ${plan.origin}`,
       'No use of any table was seen: there is nothing to plan.',
+      'Logs hold statements where log_min_duration_statement is 0, or log_statement is all; a sample of them will do.',
       ...plan.notes,
       ...unknownLines(plan),
     ];
@@ -71,16 +72,23 @@ function schedule(subset: SubsetReport): readonly string[] {
   return [
     subset.subset,
     divergenceText(subset.divergence),
-    subset.intensity.value.toFixed(2),
+    subset.divergence.confidence === 'none' ? UNKNOWN : subset.intensity.value.toFixed(2),
     durationText(subset.copySeconds),
     durationText(subset.readySeconds),
     window === undefined
       ? subset.converges === false
         ? 'none: does not catch up'
         : 'none'
-      : windowText(window),
+      : alike(subset)
+        ? 'any hour: too little seen'
+        : windowText(window),
     window === undefined ? '' : stallText(window),
   ];
+}
+
+/** No hour can be told from another: one watched minute, or one watched hour, has no rhythm. */
+function alike({ heat: { nextDay } }: SubsetReport): boolean {
+  return nextDay.confidence === 'none' || nextDay.confidence === 'low';
 }
 
 function windowLines(whole: SubsetReport): readonly string[] {
@@ -89,6 +97,12 @@ function windowLines(whole: SubsetReport): readonly string[] {
       whole.converges === false
         ? 'No window: at these rates the shadow never catches up with what is written.'
         : 'No window within what is looked ahead.',
+    ];
+  const [first] = whole.windows;
+  if (alike(whole) && first !== undefined)
+    return [
+      `Too little was seen to tell one hour from another: in any, a cutover might make clients wait ${stallText(first)}.`,
+      'Windows show after a day or two of traffic, and habits of the week after two weeks.',
     ];
   return [
     'Best windows for the whole database, which is what a cutover moves',
@@ -139,6 +153,7 @@ function durationText(duration: Duration | null): string {
 }
 
 export function rate(perSecond: number): string {
+  if (perSecond > 0 && perSecond < 0.0005) return '<0.001';
   if (perSecond >= 1000) return formatCount(perSecond);
   return perSecond.toFixed(perSecond >= 100 ? 0 : perSecond >= 1 ? 1 : perSecond === 0 ? 0 : 3);
 }

@@ -106,6 +106,20 @@ test('a process that may switch by itself does so in its window, not against pre
     c: null,
   });
 
+  // What the copy took is kept for the plans to come.
+  await until(
+    async () => {
+      const kept = await pair.onDestination
+        .query<{
+          bytes: string;
+          ready: string;
+        }>(`SELECT bytes, ready_seconds >= copy_seconds AS ready FROM understudy.past_copy`)
+        .catch(() => ({ rows: [] }));
+      return kept.rows.length === 1 && kept.rows[0]?.ready === 't' && Number(kept.rows[0].bytes) > 0;
+    },
+    { what: 'the copy to be recorded' },
+  );
+
   await pinned.end();
   await decided(pair, `outcome = 'done' AND kind = 'cutover'`);
   expect((await stack.status()).route?.side).toBe('destination');

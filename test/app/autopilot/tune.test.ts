@@ -82,7 +82,11 @@ describe('how eager', () => {
     };
     const of = (lagMs: number | null, copied = 1): ReturnType<typeof judged> =>
       retuned(
-        { plan: plan(subset(), { subsets: [subset({ subset: 's' })] }), bases: new Map([['s', basis]]) },
+        {
+          plan: plan(subset(), { subsets: [subset({ subset: 's' })] }),
+          bases: new Map([['s', basis]]),
+          bytes: 0,
+        },
         { copied: new Map([['t', copied]]), lagMs, allowanceMs: 1000 },
         0,
         NOW_MS,

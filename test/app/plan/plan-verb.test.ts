@@ -1,6 +1,6 @@
 /** The verb as a user runs it, from files alone and beside a database. */
 import { execFile } from 'node:child_process';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
@@ -55,6 +55,19 @@ test('from files of series alone: table, picture, explanation, JSON', async () =
 test('without series or configuration it says what to do', async () => {
   const refused = await plan().catch((error: unknown) => error);
   expect(refused).toMatchObject({ code: 2, stderr: expect.stringContaining('import-log FILE') as string });
+
+  // A log in this folder, and nothing but: the two verbs find one another.
+  const at = (second: number): string => `2026-03-02 10:00:${String(second).padStart(2, '0')}.000 UTC`;
+  const lines = [0, 20, 40].map(
+    (second) => `${at(second)} [7] app@shop LOG:  duration: 2.000 ms  statement: SELECT * FROM orders\n`,
+  );
+  await writeFile(join(folder, 'day.log'), lines.join(''));
+  const imported = await run(process.execPath, [MAIN, 'import-log', 'day.log'], { cwd: folder });
+  expect(imported.stdout).toContain('kept in understudy.series');
+  const { stdout } = await plan();
+  expect(stdout).toContain('orders');
+  expect(stdout).toContain('Too little was seen to tell one hour from another');
+  await rm(join(folder, 'understudy.series'));
 });
 
 test('from what the destination keeps, with the source’s catalogs', async () => {

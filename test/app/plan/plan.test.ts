@@ -150,18 +150,22 @@ test('how long a switch takes is the median of those that were done', () => {
   const report = (
     outcome: 'done' | 'aborted',
     fence: number,
+    held = 0,
   ): Parameters<typeof measuredSwitch>[0][number] => ({
     outcome,
     steps: { hold: 999, fence, 'catch-up': 5, verify: 7, commit: 4, switch: 1, release: 2 },
+    parts: { 'hold.drain': 30 },
+    stall: { held, p50: 0, p99: 0, max: held === 0 ? 0 : 80, histogram: [] },
   });
   expect(measuredSwitch([null, report('aborted', 1000)])).toBeUndefined();
   expect(
     measuredSwitch([report('done', 10), report('aborted', 1000), report('done', 30), report('done', 20)]),
-  ).toEqual({
-    fence: 25,
-    verify: 7,
-    switch: 7,
-  });
+  ).toMatchObject({ fixedMs: { fence: 25, verify: 7, switch: 7 } });
+  // What clients waited says more than the steps, and the drain is predicted.
+  const held = measuredSwitch([report('done', 10, 3), report('done', 10, 3)]);
+  expect(held?.fixedMs).toEqual({ fence: 36, verify: 7, switch: 7 });
+  expect(held?.spread).toBeGreaterThan(1);
+  expect(held?.spread).toBeLessThan(2);
 });
 
 describe('strange series', () => {
