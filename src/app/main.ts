@@ -360,7 +360,10 @@ function importVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> {
         (await import('./cli/import-log.js')).runImportLog(
           terminal,
           { ...args, files: args.files ?? [], pgStatStatements: args.pgStatStatements ?? [] },
-          configIfAny(args),
+          configIfAny(
+            args,
+            args.out !== undefined || args.dryRun ? (reason) => terminal.line(reason) : undefined,
+          ),
         ),
       ),
   );
@@ -453,7 +456,7 @@ function planVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> {
         (await import('./cli/plan.js')).runPlan(
           terminal,
           { ...args, series: args.series ?? [] },
-          configIfAny(args),
+          configIfAny(args, args.series === undefined ? undefined : (reason) => terminal.line(reason)),
           () => adminOf(args),
         ),
       ),

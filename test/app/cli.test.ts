@@ -101,6 +101,23 @@ test('a bad configuration is named by line, without a stack, also as JSON', asyn
   expect(bad.json()).toMatchObject({ error: { code: 'config-invalid' } });
 });
 
+test('what needs no configuration leaves one out that was only begun', async () => {
+  const log = join(folder, 'pg.log');
+  await writeFile(
+    log,
+    '2026-03-02 10:00:00.000 UTC [1] app@shop LOG:  duration: 1.5 ms  statement: SELECT 1 FROM orders\n',
+  );
+  await writeFile(join(folder, 'understudy.yaml'), 'source: { url: "postgres://${NOT_SET}@h/d" }\n');
+  const imported = await cli(['import-log', log, '--out', 'usage.jsonl']);
+  expect(imported).toMatchObject({ code: 0 });
+  expect(imported.out).toContain('understudy.yaml is left out');
+  expect(await cli(['plan', '--series', 'usage.jsonl'])).toMatchObject({ code: 0 });
+  // Asked for by name, or needed, it must be right.
+  expect((await cli(['plan', '--series', 'usage.jsonl', '--config', 'understudy.yaml'])).code).toBe(2);
+  expect((await cli(['import-log', log])).code).toBe(2);
+  await rm(join(folder, 'understudy.yaml'));
+});
+
 test('no process: status and cutover say how to start one', async () => {
   const port = await freePort();
   for (const verb of ['status', 'cutover']) {

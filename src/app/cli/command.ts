@@ -8,6 +8,7 @@ import {
   type LoadOptions,
   type ResolvedConfig,
 } from '../config.js';
+import { asUnderstudyError } from '../../core/errors.js';
 import { configKeys } from '../config/schema.js';
 import { coerce, type Override } from '../config/layers.js';
 import { AdminClient } from '../admin-client.js';
@@ -100,9 +101,13 @@ export function configOf(args: GlobalArguments): ResolvedConfig {
 
 /**
  * The configuration where there is one: a file, or a source or destination named in the environment or by a flag; else
- * null. For verbs that work without. Throws `config-invalid`.
+ * null. For verbs that work without. Where what is asked for needs none (`leaveOut` is given), a file that merely lies in
+ * the working directory and can't be used is left out, and `leaveOut` told why. Throws `config-invalid`.
  */
-export function configIfAny(args: GlobalArguments): ResolvedConfig | null {
+export function configIfAny(
+  args: GlobalArguments,
+  leaveOut?: (reason: string) => void,
+): ResolvedConfig | null {
   const named =
     args.config !== undefined ||
     args['source-url'] !== undefined ||
@@ -110,7 +115,15 @@ export function configIfAny(args: GlobalArguments): ResolvedConfig | null {
     ['CONFIG', 'SOURCE_URL', 'DESTINATION_URL'].some(
       (name) => (process.env[`UNDERSTUDY_${name}`] ?? '') !== '',
     );
-  return named || existsSync(DEFAULT_CONFIG_FILE) ? configOf(args) : null;
+  if (named) return configOf(args);
+  if (!existsSync(DEFAULT_CONFIG_FILE)) return null;
+  try {
+    return configOf(args);
+  } catch (error) {
+    if (leaveOut === undefined) throw error;
+    leaveOut(`${DEFAULT_CONFIG_FILE} is left out: ${asUnderstudyError(error, 'config-invalid', '').message}`);
+    return null;
+  }
 }
 
 /** Throws `config-invalid`. */
