@@ -91,7 +91,11 @@ export class EngineHarness implements AsyncDisposable {
     const id = randomUUID();
     const client = direction === 'forward' ? this.#sides.onSource : this.#sides.onDestination;
     await client.query(emitMessageSql({ t: 'mark', id }));
-    await this.engine.waitForMark(direction, id, AbortSignal.timeout(20_000));
+    await this.engine
+      .waitForMark(direction, id, AbortSignal.timeout(20_000))
+      .catch(async (error: unknown) => {
+        throw new Error(`${String(error)}; ${JSON.stringify(await this.engine.status())}`);
+      });
   }
 
   /** Both sides hold the same rows in every table; returns how many. */
@@ -115,8 +119,13 @@ export async function contents(client: pg.Client): Promise<Record<string, readon
   for (const table of await readTables(client)) {
     if (table.kind === 'partitioned') continue;
     const columns = table.columns.map(({ name }) => `t.${quoteIdent(name)}`);
-    const row =
-      columns.length === 0 ? `''` : `format('${columns.map(() => '%L').join(',')}', ${columns.join(', ')})`;
+    // A function takes a hundred arguments at most.
+    const parts: string[] = [];
+    for (let at = 0; at < columns.length; at += 60) {
+      const some = columns.slice(at, at + 60);
+      parts.push(`format('${some.map(() => '%L').join(',')}', ${some.join(', ')})`);
+    }
+    const row = parts.length === 0 ? `''` : parts.join(` || ',' || `);
     const { rows } = await client.query<{ row: string }>(
       `SELECT ${row} AS row FROM ONLY ${quoteTable(table)} AS t ORDER BY 1`,
     );

@@ -12,6 +12,7 @@ export const FAST_SETTINGS = {
   max_connections: '500',
   max_wal_senders: '60',
   max_replication_slots: '60',
+  max_prepared_transactions: '10',
 };
 
 declare module 'vitest' {

@@ -37,9 +37,31 @@ export function textArray(values: readonly Value[], integers = false): string {
       return `{"${values.join('","')}"}`;
   }
   const elements = values.map((value) =>
-    value == null ? 'NULL' : `"${/["\\]/.test(value) ? value.replace(/["\\]/g, String.raw`\$&`) : value}"`,
+    value == null ? 'NULL' : `"${/["\\]/.test(value) ? escaped(value) : value}"`,
   );
   return `{${elements.join(',')}}`;
+}
+
+/**
+ * In pieces: V8 keeps a list of what it puts between the replaced, and one of a hundred million entries ends the process.
+ * Splitting takes half the time that replacing does, where there is much to replace.
+ */
+const ESCAPED_AT_ONCE = 100_000;
+
+function escaped(value: string): string {
+  if (value.length <= ESCAPED_AT_ONCE) return value.replace(/["\\]/g, String.raw`\$&`);
+  const pieces: string[] = [];
+  for (let at = 0; at < value.length; at += ESCAPED_AT_ONCE) {
+    const piece = value.slice(at, at + ESCAPED_AT_ONCE);
+    pieces.push(
+      piece
+        .split('\\')
+        .join(String.raw`\\`)
+        .split('"')
+        .join(String.raw`\"`),
+    );
+  }
+  return pieces.join('');
 }
 
 /** The values of `columns`, one array parameter each. */
@@ -76,6 +98,8 @@ function cast(table: ApplyTable, index: number): string {
 
 /** A value of the column from `text`, the other side's output of it as text. */
 function written({ type, converted }: ColumnInfo, text: string): string {
+  // Its cast from text looks a relation up, and knows neither `-` nor the number of one that is gone.
+  if (type === 'regclass') return `pg_catalog.regclassin(${text}::pg_catalog.cstring)`;
   if (converted === undefined) return `${text}::${type}`;
   const { side, conversion } = converted;
   return side === 'destination' ? conversion.toDestination(text) : conversion.toSource(text);

@@ -38,8 +38,12 @@ export interface Chunk {
   readonly settle: (outcome: ChunkOutcome) => void;
 }
 
-/** Types whose binary form is not the same bytes on both servers, or that have none. */
-const TEXT_ONLY_TYPES = /^(reg[a-z]+|aclitem|gtsvector|pg_snapshot|txid_snapshot|refcursor)(\[\])*$/;
+/**
+ * Types whose binary form is not the same bytes on both servers, or that have none; and those of which the server does
+ * not read what it has sent where the value is empty.
+ */
+const TEXT_ONLY_TYPES =
+  /^(reg[a-z]+|aclitem|gtsvector|pg_snapshot|txid_snapshot|refcursor|tsquery|int2vector|oidvector)(\[\])*$/;
 
 /**
  * Binary where every column's type is the server's own, or an enum, whose binary form is its label. Arrays,
