@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { FACTS_QUERY, readFacts } from '../../src/proxy/pool/catalog-facts.js';
 import { POOL_DEFAULTS, type PoolStatus } from '../../src/proxy/pool/pool-settings.js';
 import { databasePair, until, type DatabasePair } from '../support/servers.js';
-import { RawClient, frame, send, startProxy, type RunningProxy } from './proxy-support.js';
+import { RawClient, frame, send, sqlStates, startProxy, type RunningProxy } from './proxy-support.js';
 
 const LONG = `long_${'x'.repeat(58)}`;
 
@@ -209,4 +209,10 @@ test('functions that take a type’s name as a value are none of the harmless', 
     'json_to_recordset',
   ])
     expect(harmlessFunctions.has(name)).toBe(false);
+});
+
+test('a Sync or Flush that is malformed is refused by the server, though it asks for nothing', async () => {
+  await using client = await raw();
+  expect(sqlStates(await client.run([frame('S', 'x')]))).toEqual(['08P01']);
+  expect(sqlStates(await client.run([frame('H', 'x'), send.sync()]))).toEqual(['08P01']);
 });

@@ -134,7 +134,8 @@ export class ClientIntake {
     }
     if (!KNOWN.has(type)) throw invalidType(type);
     if (this.#host.gateClosed && !this.#mayPassGate(type, bytes, have)) return false;
-    if (type === FRONTEND.sync || type === FRONTEND.flush) {
+    // One with something in it is the server's to refuse.
+    if ((type === FRONTEND.sync || type === FRONTEND.flush) && have === FRAME_HEADER_BYTES) {
       this.#input.drop(have);
       if (type === FRONTEND.sync) this.#host.toClient(READY);
       return true;
