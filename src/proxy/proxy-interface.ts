@@ -51,6 +51,8 @@ export interface Fellowship {
   readonly firstSessionId: number;
   /** A cancel request whose key is not one of this proxy's. */
   readonly onForeignCancel: (processId: number, secret: Buffer) => void;
+  /** A client of this proxy has changed the catalogs; the others are to be told by `catalogsChanged`. */
+  readonly onCatalogsChanged: () => void;
 }
 
 export interface ProxyDeps {
@@ -167,6 +169,8 @@ export interface Proxy extends ProxyControl {
   release(subset: SubsetId): StallReport;
   /** For connections from now on, such as a renewed certificate. */
   setTls(tls: ClientTls | undefined): void;
+  /** A client of another proxy has changed the catalogs. */
+  catalogsChanged(): void;
   /** A cancel request that came in at another proxy. */
   cancel(processId: number, secret: Buffer): void;
 }

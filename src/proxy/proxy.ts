@@ -168,6 +168,7 @@ class PostgresProxy implements Proxy {
         definitions: new Definitions(),
         parameterSets: new ParameterSets(),
         customSettings: this.#deps.customSettings,
+        onCatalogsChanged: () => this.#deps.fellowship?.onCatalogsChanged(),
         onPinned: (client, backend, pin, leftover) =>
           this.#clients.pinned(client, backend, pin, leftover, this.#context),
       },
@@ -219,6 +220,10 @@ class PostgresProxy implements Proxy {
     await closed;
     this.#gate.discardWarm();
     this.#state.move('stopped');
+  }
+
+  catalogsChanged(): void {
+    this.#pools.catalogsChanged();
   }
 
   cancel(processId: number, secret: Buffer): void {

@@ -33,12 +33,13 @@ function start(
   where = folder,
   listen: UnderstudyConfig['listen'] = {},
   sourceParameters = '',
+  proxy: UnderstudyConfig['proxy'] = {},
 ): Promise<UnderstudyProcess> {
   return UnderstudyProcess.start({
     folder: where,
     sourceUrl: `${urlOf(pair.source)}${sourceParameters}`,
     destinationUrl: urlOf(pair.destination),
-    config: { listen, shadow: { enabled: false }, limits: { stopTimeoutMs: 60_000 } },
+    config: { listen, proxy, shadow: { enabled: false }, limits: { stopTimeoutMs: 60_000 } },
     program: PROGRAM,
   });
 }
@@ -163,6 +164,28 @@ test.skipIf(opensslMissing)(
     expect((await answers(running, 5)).at(-1)?.['applied']).toEqual([]);
   },
 );
+
+test('SIGHUP reaches every process that serves clients', async () => {
+  const where = await mkdtemp(join(folder, 'workers-'));
+  await using running = await start(where, {}, '', { workers: 2, poolMode: 'transaction' });
+  const clients = await Promise.all([connect(running), connect(running)]);
+  try {
+    const original = await readFile(running.configFile, 'utf8');
+    await writeFile(running.configFile, original.replace('limits:\n', 'limits:\n  queryTimeoutMs: 100\n'));
+    hangUp(running);
+    expect((await answers(running, 1)).at(-1)).toMatchObject({ applied: ['limits.queryTimeoutMs'] });
+    // One each.
+    const status = await running.admin.status();
+    expect(status.proxy.workers?.map(({ connections }) => connections)).toEqual([1, 1]);
+    await Promise.all(
+      clients.map((client) =>
+        expect(client.query('SELECT pg_sleep(30)')).rejects.toMatchObject({ code: '57014' }),
+      ),
+    );
+  } finally {
+    await Promise.all(clients.map((client) => client.end()));
+  }
+});
 
 test('SIGTERM lets a transaction end, is not ready meanwhile, and a second one ends it at once', async () => {
   await using running = await start();

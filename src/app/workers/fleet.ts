@@ -220,6 +220,11 @@ class Fleet implements ProxyControl {
           if (link !== from) this.#tell(link, 'cancel', event);
         }
         return;
+      case 'catalogs-changed':
+        for (const link of this.#links) {
+          if (link !== from) this.#tell(link, 'catalogsChanged', null);
+        }
+        return;
       case 'fence-met':
         onFenceMet();
         return;

@@ -42,6 +42,8 @@ export interface WorkerCalls {
   readonly setTls: ResolvedConfig['listen'];
   readonly setHints: SessionHints;
   readonly reconfigure: Partial<ReloadableSettings>;
+  /** By a client of another worker: what is known of them is forgotten, and read anew. */
+  readonly catalogsChanged: null;
   readonly cancel: CancelRequest;
   readonly status: null;
   /** Does nothing: whoever answers is alive. */
@@ -67,6 +69,7 @@ export type WorkerEvent =
   | { readonly kind: 'ended' }
   | ({ readonly kind: 'foreign-cancel' } & CancelRequest)
   | { readonly kind: 'fence-met' }
+  | { readonly kind: 'catalogs-changed' }
   | { readonly kind: 'client-errors'; readonly counts: readonly (readonly [string, number])[] }
   | { readonly kind: 'stalls'; readonly waitsMs: readonly number[] }
   | { readonly kind: 'capture'; readonly batch: CaptureBatch }

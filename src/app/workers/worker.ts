@@ -153,6 +153,7 @@ class Worker {
           free: (place) => tell({ kind: 'place-freed', ...placeOf(place) }),
         },
         firstSessionId: init.firstSessionId,
+        onCatalogsChanged: () => tell({ kind: 'catalogs-changed' }),
         onForeignCancel: (processId, secret) => tell({ kind: 'foreign-cancel', processId, secret }),
       },
     });
@@ -203,6 +204,7 @@ class Worker {
     setTls: (listen) => this.#parts.reloadTls(listen),
     setHints: (hints) => this.#parts.setHints(hints),
     reconfigure: (settings) => this.#parts.proxy.reconfigure(shareOfReloadable(settings, this.#init.workers)),
+    catalogsChanged: () => this.#parts.proxy.catalogsChanged(),
     cancel: ({ processId, secret }) => this.#parts.proxy.cancel(processId, Buffer.from(secret)),
     status: () => this.#parts.proxy.status(),
     ping: () => null,
@@ -278,6 +280,7 @@ const METHODS: readonly Exclude<keyof WorkerCalls, 'init'>[] = [
   'setTls',
   'setHints',
   'reconfigure',
+  'catalogsChanged',
   'cancel',
   'status',
   'ping',

@@ -42,6 +42,8 @@ export interface PoolContext {
   readonly onClosed: (client: PooledClient) => void;
   /** The client keeps `backend` from now on; `leftover` is what it has sent and was not worked off. */
   readonly onPinned: (client: PooledClient, backend: Backend, pin: PoolPin, leftover: Leftover) => void;
+  /** A client has changed the catalogs, or may have. */
+  readonly onCatalogsChanged: () => void;
   /** SQLSTATE of an error a client met. */
   readonly onError: (sqlState: string) => void;
 }

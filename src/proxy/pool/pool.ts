@@ -264,6 +264,7 @@ export class Pool {
     if (!backend.ranDdl) return;
     backend.ranDdl = false;
     this.#watch.changed();
+    this.#context.onCatalogsChanged();
   }
 
   /** A client keeps it: it is none of the pool's from now on. */

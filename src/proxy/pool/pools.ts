@@ -283,6 +283,11 @@ export class Pools implements GateParty {
     this.#watches[side].stop();
   }
 
+  /** Somebody has changed the catalogs: what is known of them is read anew. */
+  catalogsChanged(): void {
+    for (const watch of Object.values(this.#watches)) watch.changed();
+  }
+
   discardWarm(serving: Side | undefined): void {
     if (serving !== undefined) this.#retire(serving === 'source' ? 'destination' : 'source');
   }
