@@ -95,11 +95,11 @@ test('a switch there and back moves the pooled clients of all processes, and no 
   await kept?.query("SET application_name = 'kept'");
   const acknowledged: number[] = [];
   const failures: unknown[] = [];
-  let stopped = false;
+  const stop = new AbortController();
   let id = 0;
   const work = Promise.all(
     all.map(async (client) => {
-      while (!stopped) {
+      while (!stop.signal.aborted) {
         const mine = ++id;
         try {
           await client.query('INSERT INTO public.item VALUES ($1, $2)', [mine, 'x']);
@@ -122,7 +122,7 @@ test('a switch there and back moves the pooled clients of all processes, and no 
   expect((await stack.status()).proxy.bySide).toMatchObject({ source: 0 });
   expect(await stack.operate('rollback')).toMatchObject({ outcome: 'done', closed: 0 });
   await more();
-  stopped = true;
+  stop.abort();
   await work;
   expect(failures).toEqual([]);
   const { rows } = await pair.onSource.query<{ id: string }>('SELECT id FROM public.item ORDER BY id');
