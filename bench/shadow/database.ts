@@ -29,12 +29,12 @@ export async function withClient<T>(url: string, use: (client: pg.Client) => Pro
 export async function until(
   condition: () => Promise<boolean>,
   what: string,
-  timeoutMs = 300_000,
+  { timeoutMs = 300_000, pauseMs = 10 }: { readonly timeoutMs?: number; readonly pauseMs?: number } = {},
 ): Promise<void> {
   const deadline = performance.now() + timeoutMs;
   while (!(await condition())) {
     if (performance.now() > deadline) throw new Error(`timed out waiting for ${what}`);
-    await new Promise((resolve) => setTimeout(resolve, 10));
+    await new Promise((resolve) => setTimeout(resolve, pauseMs));
   }
 }
 
