@@ -1,9 +1,14 @@
 /** A cutover to a destination with other types and names, and the way back, with writers of the old ones across both. */
+import { execFile } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
 import pg from 'pg';
 import { expect, test } from 'vitest';
-import type { VerifyReport } from '../../src/core/ports.js';
+import type { Finding, VerifyReport } from '../../src/core/ports.js';
 import { databasePair, until } from '../support/servers.js';
 import { Stack } from '../support/stack.js';
+
+const MAIN = fileURLToPath(new URL('../../dist/app/main.js', import.meta.url));
 
 const FORMAT = `
 shadow:
@@ -76,6 +81,16 @@ test('types and names change with a cutover and come back with a rollback, and n
     INSERT INTO public.orders (status, document, placed) SELECT 'old', '{"a":  1}', now() FROM generate_series(1, 1000);
     ALTER DATABASE ${pair.source.database} SET timezone = 'UTC'`);
   await using stack = await Stack.start({ ...pair, yaml: FORMAT });
+  const { stdout } = await promisify(execFile)(process.execPath, [
+    MAIN,
+    'check',
+    '--json',
+    '--config',
+    stack.config,
+  ]);
+  const { blockers, findings } = JSON.parse(stdout) as { blockers: number; findings: Finding[] };
+  expect(blockers).toBe(0);
+  expect(findings.filter(({ check }) => check === 'format-mapped')).toHaveLength(5);
   await stack.following();
   const writing = await writer(stack);
   const more = async (): Promise<void> => {

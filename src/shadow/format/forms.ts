@@ -55,6 +55,16 @@ export function formsOf(
       );
       continue;
     }
+    const [parent] = table.parents ?? [];
+    if (parent !== undefined && Object.keys(wanted.types ?? {}).length > 0) {
+      findings.push(
+        finding(
+          name,
+          `${name} takes the types of its columns from ${parent}`,
+          'Say it of the topmost table.',
+        ),
+      );
+    }
     for (const column of Object.keys({ ...wanted.types, ...wanted.columns })) {
       if (table.columns.some((each) => each.name === column)) continue;
       findings.push(

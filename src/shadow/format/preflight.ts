@@ -61,14 +61,7 @@ export async function inspectFormat(
       const type = destination.columns[index]?.type ?? column.type;
       if (column.converted === undefined) continue;
       changed.set(`${tableKey(table)}.${column.name}`, type);
-      result.push({
-        severity: 'info',
-        check: 'format-mapped',
-        side: 'destination',
-        object: `${tableKey(table)}.${column.name}`,
-        message: `${tableKey(table)}.${column.name} is ${column.type} on the source and will be ${type}: after a switch clients are told the new type, and drivers may hand out another kind of value.`,
-        advice: 'Look at what the application does with it; docs/format.md says what changes.',
-      });
+      result.push(mappedFinding(`${tableKey(table)}.${column.name}`, column.type, type));
       const { zone } = column.converted.conversion;
       if (zone !== undefined) result.push(zoneFinding(`${tableKey(table)}.${column.name}`, zone));
     }
@@ -117,6 +110,32 @@ export async function inspectNames(
     );
   }
   return findings;
+}
+
+/** Types whose binary form is that of the type they came from. */
+const SAME_BINARY = /^(text|character varying|timestamp)/;
+
+function mappedFinding(object: string, from: string, to: string): Finding {
+  const seen = `${object} is ${from} on the source and will be ${to}: after a switch clients are told the new type, and drivers may hand out another kind of value.`;
+  if (SAME_BINARY.test(to)) {
+    return {
+      severity: 'info',
+      check: 'format-mapped',
+      side: 'destination',
+      object,
+      message: seen,
+      advice: 'Look at what the application does with it; docs/format.md says what changes.',
+    };
+  }
+  return {
+    severity: 'warning',
+    check: 'format-mapped',
+    side: 'destination',
+    object,
+    message: `${seen} A client that has prepared a statement before the switch and exchanges the column in PostgreSQL’s binary format still takes it for ${from}.`,
+    advice:
+      'Let clients that use the binary format connect anew right after the switch, or use the text format; docs/format.md says more.',
+  };
 }
 
 /** The application's texts name no zone: what the source took as it was is read by the session's clock there. */

@@ -4,6 +4,7 @@
  *
  * Pure: one message in, one object out. Nothing returned aliases the input, whose memory the caller may reuse.
  */
+import { constants } from 'node:buffer';
 import { UnderstudyError } from '../../core/errors.js';
 
 /**
@@ -230,6 +231,15 @@ class Reader {
 
   text(length: number): string {
     const at = this.#take(length);
+    if (length > constants.MAX_STRING_LENGTH) {
+      throw new UnderstudyError(
+        'apply-failed',
+        `a value of ${length} bytes in the log is too long to be read`,
+        {
+          advice: `A changed value may have ${constants.MAX_STRING_LENGTH} bytes as text, a bytea half of that. Build the shadow anew: the first copy carries it.`,
+        },
+      );
+    }
     return textAt(this.#bytes, at, length);
   }
 
