@@ -23,6 +23,7 @@ export const OPERATIONS = [
   'remove',
   'abort',
   'shadow',
+  'conflicts',
 ] as const;
 export type Operation = (typeof OPERATIONS)[number];
 
@@ -51,6 +52,8 @@ export interface OperationOptions {
   /** shadow: what to do, and the value of an intensity. */
   readonly action?: ShadowCommand['action'];
   readonly value?: number;
+  /** conflicts: at most so many, the newest first. */
+  readonly limit?: number;
 }
 
 /** One line of the NDJSON stream. The last line is `result` or `error`. */

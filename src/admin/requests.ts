@@ -31,6 +31,7 @@ const OPTIONS = {
   finalize: z.strictObject({ removeFence: bool, sourceLost: bool }),
   remove: z.strictObject({ destinationLost: bool }),
   abort: z.strictObject({}),
+  conflicts: z.strictObject({ limit: z.int().min(1).max(10_000).optional() }),
   shadow: z.strictObject({
     action: z.enum(['pause', 'resume', 'intensity', 'prioritise', 'skip']),
     tables: z.array(z.string().max(200)).max(10_000).optional(),

@@ -287,8 +287,16 @@ function resolveParsed(
   const { usersFile } = parsed.auth;
   const { socketDir } = parsed.listen;
   if (usersFile !== undefined) read(['auth', 'usersFile'], usersFile);
+  const { rule, module } = parsed.shadow.conflicts;
+  if (module !== undefined) read(['shadow', 'conflicts', 'module'], module);
+  else if (rule === 'module')
+    problem(['shadow', 'conflicts', 'rule'], 'shadow.conflicts.module names no module');
   return {
     ...parsed,
+    shadow: {
+      ...parsed.shadow,
+      conflicts: { rule, ...(module === undefined ? {} : { module: resolve(directory, module) }) },
+    },
     auth: {
       method: parsed.auth.method,
       ...(usersFile === undefined ? {} : { usersFile: resolve(directory, usersFile) }),

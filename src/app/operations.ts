@@ -26,6 +26,8 @@ export interface OperationDeps {
   readonly log: Log;
 }
 
+const CONFLICTS_SHOWN = 100;
+
 type Emit = (line: OperationLine) => void;
 
 interface Running {
@@ -49,6 +51,7 @@ export class Operations {
   /** Throws `busy`, and whatever the operation throws. */
   async operate(operation: Operation, options: OperationOptions, emit: Emit): Promise<unknown> {
     if (operation === 'abort') return this.#abort();
+    if (operation === 'conflicts') return await this.#deps.shadow.conflicts(options.limit ?? CONFLICTS_SHOWN);
     if (operation === 'shadow') return await this.#deps.shadow.steer(commandOf(options));
     if (this.#running !== undefined) {
       throw new UnderstudyError('busy', `${this.#running.operation} is running`, {
@@ -85,7 +88,7 @@ export class Operations {
   }
 
   async #carryOut(
-    operation: Exclude<Operation, 'abort' | 'shadow'>,
+    operation: Exclude<Operation, 'abort' | 'shadow' | 'conflicts'>,
     options: OperationOptions,
     emit: Emit,
     signal: AbortSignal,

@@ -4,6 +4,7 @@
  */
 import type {
   CatalogFingerprint,
+  ConflictRecord,
   Direction,
   RecentVerifyReport,
   ResumeOptions,
@@ -147,6 +148,10 @@ export class ThreadShadow implements ShadowControl {
 
   async steer(command: ShadowCommand): Promise<ShadowSteering> {
     return this.#require().steer(command);
+  }
+
+  async conflicts(limit: number): Promise<readonly ConflictRecord[]> {
+    return this.#require().conflicts(limit);
   }
 
   async analyze(side: Side, signal: AbortSignal): Promise<void> {

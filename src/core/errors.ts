@@ -60,6 +60,7 @@ export const ERROR_CODES = {
     'A slot kept more log than its budget, so the shadow was dropped before the disk filled.',
   ],
   'repair-failed': [true, 'Rows that differ could not be mended.'],
+  'conflict-undecided': [false, 'The user’s module did not say which of two rows wins.'],
   'slot-lost': [false, 'The replication slot is gone or its log was removed.'],
   'apply-failed': [false, 'A change could not be applied to the shadow.'],
   'copy-failed': [true, 'Copying a table failed.'],

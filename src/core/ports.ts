@@ -230,6 +230,8 @@ export interface ShadowStatus {
   /** What stopped the shadow, or what it is waiting to be over. */
   readonly error: { readonly code: string; readonly message: string; readonly advice?: string } | null;
   readonly steering?: ShadowSteering;
+  /** Absent by a way that does not see them. */
+  readonly conflicts?: ConflictCounts;
   /** What does not stop the shadow, but may stop a cutover. */
   readonly warnings?: readonly ShadowWarning[];
 }
@@ -290,6 +292,30 @@ export interface ThrottleStatus {
 export interface ShadowWarning {
   readonly code: string;
   readonly message: string;
+}
+
+/** A row of the destination that somebody wrote past its guard while the source led. Both rows are in the destination, in
+ *  `understudy.conflict`, under this id; no value but the key is told here. */
+export interface ConflictRecord {
+  readonly id: number;
+  readonly foundAt: string;
+  /** Of the destination's log. */
+  readonly position: string;
+  readonly table: string;
+  readonly kind: string;
+  /** Its columns joined by commas; null where the write names no row. */
+  readonly key: string | null;
+  /** unsettled: a person has to look. */
+  readonly state: 'open' | 'settled' | 'unsettled';
+  readonly rule: string | null;
+  /** null where nothing was decided, or both rows were the same. */
+  readonly winner: Side | null;
+  readonly reason: string | null;
+}
+export interface ConflictCounts {
+  readonly open: number;
+  readonly settled: number;
+  readonly unsettled: number;
 }
 
 export interface VerifyOptions {
@@ -377,6 +403,8 @@ export interface ShadowControl {
   prepareReverse(signal: AbortSignal): Promise<void>;
   /** Takes effect at once. Throws `request-invalid` where there is nothing to do it to. */
   steer(command: ShadowCommand): Promise<ShadowSteering>;
+  /** The newest conflicts first, at most `limit`. Throws `request-invalid` by a way that does not see them. */
+  conflicts(limit: number): Promise<readonly ConflictRecord[]>;
   /** Fresh planner statistics on `side` where they are missing or old; materialised views filled anew. */
   analyze(side: Side, signal: AbortSignal): Promise<void>;
   /**

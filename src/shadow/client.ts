@@ -2,6 +2,7 @@
 import type { MessagePort, Worker } from 'node:worker_threads';
 import type {
   CatalogFingerprint,
+  ConflictRecord,
   Direction,
   LatencyWindow,
   RecentVerifyReport,
@@ -107,6 +108,10 @@ export class ShadowClient implements ShadowControl {
 
   steer(command: ShadowCommand): Promise<ShadowSteering> {
     return this.#caller.call('steer', command);
+  }
+
+  conflicts(limit: number): Promise<readonly ConflictRecord[]> {
+    return this.#caller.call('conflicts', limit);
   }
 
   analyze(side: Side, signal: AbortSignal): Promise<void> {

@@ -17,6 +17,7 @@ import type { Clock } from '../core/clock.js';
 import type { Log } from '../core/log.js';
 import type {
   CatalogFingerprint,
+  ConflictRecord,
   Direction,
   LatencyWindow,
   RecentVerifyReport,
@@ -39,6 +40,7 @@ import { Condition, isBefore, notReady } from './condition.js';
 import { formOn, readLaneTables, requiredForms, type Forms } from './format/forms.js';
 import { hasNames } from './format/names.js';
 import { giveNames, readNamed } from './format/naming.js';
+import { Conflicts } from './conflicts/conflicts.js';
 import { Copier } from './copier.js';
 import { Lane } from './lane.js';
 import { LogBudget } from './log-budget.js';
@@ -111,6 +113,7 @@ export class ShadowEngine implements ShadowControl {
   readonly #reverse: Lane;
   readonly #schema: SchemaFollower;
   readonly #pace = new Pace();
+  readonly #conflicts: Conflicts;
   readonly #throttle: Throttle;
   readonly #steering: Steering;
   readonly #condition: Condition;
@@ -182,6 +185,16 @@ export class ShadowEngine implements ShadowControl {
       onSpent: (spent) => this.#logSpent(spent),
     });
     this.#pace.hurried = () => this.#budget.tight;
+    this.#conflicts = new Conflicts(this.#settings.conflicts, {
+      endpoints: { source, destination },
+      clock: context.clock,
+      log: this.#log,
+      table: (name) => this.#reverse.state.tables?.get(name),
+      versionColumns: this.#settings.versionColumns ?? {},
+      onSuspect: (table, key) => this.#recent.noteKeys(table, [key]),
+      repair: (table, key, signal) => this.#repair(table.info, [key], signal),
+    });
+    this.#reverse.state.onStrays = (strays) => this.#conflicts.note(strays);
     this.#throttle = new Throttle(this.#settings.throttle, {
       source,
       pace: this.#pace,
@@ -482,7 +495,10 @@ export class ShadowEngine implements ShadowControl {
       if (lagMs === null || lagMs > TRIM_LAG_MAX_MS) return null;
       return backwards ? 'reverse' : 'forward';
     };
-    const trimming = this.#verification.trim(leading, trimIntervalMs, signal);
+    const trimming = Promise.all([
+      this.#verification.trim(leading, trimIntervalMs, signal),
+      this.#conflicts.run(signal),
+    ]);
     try {
       for (;;) {
         const moved = await this.#checkFingerprints(stage).catch((error: unknown) => {
@@ -571,6 +587,7 @@ export class ShadowEngine implements ShadowControl {
       ],
       lastVerify: this.#verification.last,
       steering: this.#steering.status(),
+      conflicts: this.#conflicts.counts,
       ...(this.#verification.forgotten ? { unverified: true as const } : {}),
     });
   }
@@ -654,6 +671,10 @@ export class ShadowEngine implements ShadowControl {
   async steer(command: ShadowCommand): Promise<ShadowSteering> {
     if (this.#condition.failure !== undefined) throw this.#condition.failure;
     return await this.#steering.steer(command);
+  }
+
+  conflicts(limit: number): Promise<readonly ConflictRecord[]> {
+    return this.#conflicts.list(limit);
   }
 
   /** How long the application's statements took, for the copy to be held back by. */

@@ -9,6 +9,8 @@ import { UnderstudyError } from '../core/errors.js';
 import { WHOLE_DATABASE } from '../core/ports.js';
 import { emitMessageSql } from '../core/postgres.js';
 import type { ChunkEnd, Flush, PassedMark } from './flush.js';
+import { strayWrites } from './conflicts/strays.js';
+import { readAuthority } from './follow/authority.js';
 import type { LaneState } from './lane-state.js';
 import { Applier } from './postgres/apply.js';
 import type { ApplyTable, Binding } from './postgres/apply-table.js';
@@ -119,6 +121,11 @@ export class FlushWriter {
       { changes: flush.changes.length, epoch },
       'changes were written past the destination’s guard before the rollback: they are left out',
     );
+    await this.#state.onStrays?.(
+      flush.parts.flatMap((part) =>
+        strayWrites(part, part.changes, part.firstChange, false, this.#bindingOf),
+      ),
+    );
     return { ...flush, changes: [] };
   }
 
@@ -228,6 +235,8 @@ export class FlushWriter {
     const { chunk, read } = end;
     const table = this.#tables.get(chunk.table.name) ?? chunk.table;
     if (chunk.repairs !== null) {
+      // Held to the transaction's end: what leads now must not be overwritten by what led before.
+      if ((await readAuthority(this.#session, true)).kind !== 'leads') return false;
       await this.#chunks.replace(table, end, chunk.repairs);
       return true;
     }

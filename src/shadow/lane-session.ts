@@ -22,6 +22,7 @@ import { readNamed } from './format/naming.js';
 import { asUnderstudyError, UnderstudyError } from '../core/errors.js';
 import type { ChunkEnd, Flush } from './flush.js';
 import { FlushWriter, isWritable } from './flush-writer.js';
+import { strayWrites } from './conflicts/strays.js';
 import type { LaneState, LaneTask } from './lane-state.js';
 import { PartQueue } from './part-queue.js';
 import { APPLY_SETTINGS } from './postgres/apply.js';
@@ -138,6 +139,7 @@ export class LaneSession {
     this.#assembler = new TransactionAssembler(origin, {
       authority: this.#state.authority,
       wanted: (relation) => this.#wanted(relation),
+      notesStrays: this.#state.onStrays !== null,
       partBytesMax: Math.max(65_536, Math.floor(this.#settings.streamBytesMax / 4)),
     });
     if (this.#state.copying) await this.#state.noteHeldCommits(this.#origin);
@@ -267,7 +269,12 @@ export class LaneSession {
     const routeMoved =
       part.authority.authoritative !== authority.authoritative || part.authority.epoch !== authority.epoch;
     // Nothing of it has to be written: like a keepalive, it only says how far the stream has come.
-    const nothing = part.last && part.changes.length === 0 && part.messages.length === 0 && !routeMoved;
+    const nothing =
+      part.last &&
+      part.changes.length === 0 &&
+      part.messages.length === 0 &&
+      part.strays.length === 0 &&
+      !routeMoved;
     if (nothing && this.#queue.length === 0 && !this.#flushing && !this.#isOpen) {
       this.#queue.reach(part.endLsn);
       this.#idle();
@@ -445,6 +452,7 @@ export class LaneSession {
       isWritable(flush.chunkEnd);
     const { chunkEnd } = flush;
     try {
+      await this.#tellStrays(flush);
       if (writes) await this.#writer?.write(flush, marks);
     } catch (error) {
       chunkEnd?.chunk.settle('discarded');
@@ -462,6 +470,14 @@ export class LaneSession {
     if (chunkEnd === null) return;
     const written = this.#writer?.chunkWritten === true ? 'written' : 'discarded';
     chunkEnd.chunk.settle('outcome' in chunkEnd ? chunkEnd.outcome : written);
+  }
+
+  async #tellStrays({ parts }: Flush): Promise<void> {
+    const { onStrays } = this.#state;
+    if (onStrays === null || parts.every(({ strays }) => strays.length === 0)) return;
+    await onStrays(
+      parts.flatMap((part) => strayWrites(part, part.strays, 0, part.straysCut, this.#bindingOf)),
+    );
   }
 
   /** Whether a transaction of the target holds the first parts of one of the origin's. */

@@ -7,6 +7,7 @@ import type { Log } from '../core/log.js';
 import type { Clock } from '../core/clock.js';
 import { formatLsn, lsn, type Position } from '../core/position.js';
 import { LagMeter, UNKNOWN_LAG, type Lag } from './lag-meter.js';
+import type { StrayWrite } from './conflicts/records.js';
 import type { Pace } from './pace.js';
 import type { RecentKeys } from './recent-keys.js';
 import type { ApplyTable } from './postgres/apply-table.js';
@@ -80,6 +81,8 @@ export class LaneState {
   #failure: unknown;
   /** The origin's schema may have changed: a message said so, or the lane stopped at it. */
   onSchemaNotice: () => void = () => undefined;
+  /** Where set, told of writes that were made while the origin did not lead, before the position moves past them. */
+  onStrays: ((strays: readonly StrayWrite[]) => Promise<void>) | null = null;
   /** Set by the running session: something changed that it should look at. */
   wake: () => void = () => undefined;
 

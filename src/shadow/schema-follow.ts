@@ -226,6 +226,7 @@ async function recordSteps(destination: Session, evolution: Evolution, plan: Sch
 async function emptyForCopy(destination: Session, table: TableInfo): Promise<void> {
   const what = `emptying ${tableKey(table)}`;
   await run(destination, `SET LOCAL session_replication_role = replica`, { what });
+  await run(destination, emitMessageSql({ t: 'apply', lane: WHOLE_DATABASE, epoch: 0 }), { what });
   await run(destination, `DELETE FROM ONLY ${quoteTable(table)}`, { what });
   await forgetTableCopy(destination, table);
 }

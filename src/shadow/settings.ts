@@ -1,5 +1,6 @@
 /** What the shadow can be told; every wait, size and queue has its bound here. */
 import type { DatabaseEndpoint, Format, ShadowMethod } from '../core/ports.js';
+import { CONFLICT_DEFAULTS, type ConflictSettings } from './conflicts/rule.js';
 import { THROTTLE_DEFAULTS, type ThrottleSettings } from './throttle/settings.js';
 
 export interface ShadowSettings {
@@ -15,6 +16,8 @@ export interface ShadowSettings {
   readonly chunkBytes: number;
   /** Tables read side by side. */
   readonly copyConcurrency: number;
+  /** Which row stands where the destination was written to past its guard. */
+  readonly conflicts: ConflictSettings;
   /** What the first copy must not do to others. */
   readonly throttle: ThrottleSettings;
   /** A change waits at most that long for others to be written with it. */
@@ -60,6 +63,7 @@ export const SHADOW_DEFAULTS: Omit<ShadowSettings, 'source' | 'destination' | 'm
   chunkRows: 100_000,
   chunkBytes: 8 * 1024 * 1024,
   copyConcurrency: 2,
+  conflicts: CONFLICT_DEFAULTS,
   throttle: THROTTLE_DEFAULTS,
   flushIntervalMs: 20,
   flushChangesMax: 20_000,

@@ -7,6 +7,7 @@ import { asUnderstudyError, UnderstudyError } from '../core/errors.js';
 import type { Log } from '../core/log.js';
 import type {
   CatalogFingerprint,
+  ConflictRecord,
   Direction,
   LatencyWindow,
   RecentVerifyReport,
@@ -197,6 +198,10 @@ export class Shadow implements ShadowControl {
 
   async resume(options: ResumeOptions, signal: AbortSignal): Promise<void> {
     return this.#required().resume(options, signal);
+  }
+
+  async conflicts(limit: number): Promise<readonly ConflictRecord[]> {
+    return await this.#required().conflicts(limit);
   }
 
   async analyze(side: Side, signal: AbortSignal): Promise<void> {

@@ -42,6 +42,7 @@ function engineHandlers(engine: Shadow): Readonly<Record<string, ThreadHandler>>
     builtFingerprint: (side: Side) => engine.builtFingerprint(side),
     prepareReverse: (_: never, { signal }) => engine.prepareReverse(signal),
     steer: (command: ShadowCommand) => engine.steer(command),
+    conflicts: (limit: number) => engine.conflicts(limit),
     analyze: (side: Side, { signal }) => engine.analyze(side, signal),
     resume: (options: ResumeOptions, { signal }) => engine.resume(options, signal),
   };

@@ -183,6 +183,10 @@ export class ShadowDouble implements ShadowControl {
     return Promise.resolve();
   }
 
+  conflicts(): Promise<readonly []> {
+    return Promise.resolve([]);
+  }
+
   analyze(side: Side): Promise<void> {
     this.calls.push(`analyze ${side}`);
     return Promise.resolve();

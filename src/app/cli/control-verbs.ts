@@ -82,6 +82,26 @@ export function controlVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> 
         ),
     )
     .command(
+      'conflicts',
+      'Rows of the shadow that somebody wrote past its guard, and how each was settled',
+      (argv) =>
+        argv
+          .option('limit', {
+            type: 'number',
+            requiresArg: true,
+            describe: 'At most so many, the newest first; 100 unless given',
+          })
+          .example('$0 conflicts --json', 'both rows are in the destination, in understudy.conflict'),
+      (args) =>
+        runVerb(args, async (terminal) =>
+          (await import('./conflicts.js')).runConflicts(
+            terminal,
+            adminOf(args),
+            args.limit === undefined ? {} : { limit: args.limit },
+          ),
+        ),
+    )
+    .command(
       'resume',
       'Go on after a change of the source’s schema that needed a decision',
       (argv) =>

@@ -260,7 +260,7 @@ export async function confirm(terminal: Terminal, question: string): Promise<voi
   }
 }
 
-async function operate(
+export async function operate(
   terminal: Terminal,
   admin: AdminClient,
   operation: Operation,

@@ -89,6 +89,9 @@ function shadowLines({ shadow, route }: StatusReport): readonly string[] {
   lines.push(...methodLines(shadow.method));
   for (const stream of shadow.streams)
     lines.push(`  ${stream.direction.padEnd(11)}${streamText(stream, route)}`);
+  const { open = 0, unsettled = 0, settled = 0 } = shadow.conflicts ?? {};
+  if (open + unsettled + settled > 0)
+    lines.push(`conflicts    ${open} open, ${unsettled} unsettled, ${settled} settled: understudy conflicts`);
   const verify = shadow.lastVerify;
   if (verify !== null)
     lines.push(

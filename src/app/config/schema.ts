@@ -1,5 +1,6 @@
 /** Every key of the configuration, with its check, its default and its description. The reference is made from it. */
 import { z } from 'zod';
+import { CONFLICT_RULES } from '../../shadow/conflicts/rule.js';
 import { SHADOW_DEFAULTS as SHADOW } from '../../shadow/settings.js';
 import { CHANNEL_BINDINGS, SHADOW_METHODS, TLS_MODES, TLS_NEGOTIATIONS } from '../../core/ports.js';
 import { CLIENT_AUTHENTICATIONS } from '../../proxy/client-authentication.js';
@@ -254,6 +255,19 @@ export const sections = {
       max: 1_073_741_824,
     }),
     copyConcurrency: count('Tables read side by side.', SHADOW.copyConcurrency, { max: 64 }),
+    conflicts: z
+      .strictObject({
+        rule: choice(
+          'Which row stands where somebody wrote to the destination past its guard. `module`: a function of yours says.',
+          CONFLICT_RULES,
+          SHADOW.conflicts.rule,
+        ),
+        module: optionalFile(
+          'By `module`: a JavaScript module that exports `settle(conflict)`, see docs/shadow.md.',
+          '/etc/understudy/conflicts.mjs',
+        ),
+      })
+      .prefault({}),
     throttle: z
       .strictObject({
         latencyP99Ms: millisecondsOr(

@@ -17,6 +17,7 @@ import { asUnderstudyError, UnderstudyError } from '../../core/errors.js';
 import type { Log } from '../../core/log.js';
 import type {
   CatalogFingerprint,
+  ConflictRecord,
   Direction,
   LatencyWindow,
   Finding,
@@ -419,6 +420,15 @@ export class FollowEngine implements ShadowControl {
     return Promise.reject(
       new UnderstudyError('request-invalid', 'by this method the source’s schema is not followed', {
         advice: 'Make the same change on both sides, or build the shadow anew.',
+      }),
+    );
+  }
+
+  /** What is written past the guard is found by comparing, and mended as any other difference. */
+  conflicts(): Promise<readonly ConflictRecord[]> {
+    return Promise.reject(
+      new UnderstudyError('request-invalid', `conflicts are not told apart by ${this.#choice.method}`, {
+        advice: 'This method compares and mends all the time, the source’s rows winning.',
       }),
     );
   }

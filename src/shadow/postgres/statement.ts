@@ -27,13 +27,16 @@ export const UNIQUENESS_SQLSTATES: readonly string[] = ['23505', '23P01'];
 /** serialization_failure, deadlock_detected, lock_not_available: the same transaction may pass a moment later. */
 export const TRANSIENT_SQLSTATES: readonly string[] = ['40001', '40P01', '55P03'];
 
+const PASSING_SQLSTATES: readonly string[] = ['25P03', '25006', '55006'];
+
 /**
  * Whole classes: connection exceptions, insufficient resources, operator intervention (shutdown, cancel), system
- * errors. 25P03: an idle transaction was ended for us. 55006: the object, such as a slot, is still in use.
+ * errors. 25P03: an idle transaction was ended for us. 25006: the server takes no writes, as one that is still a standby.
+ * 55006: the object, such as a slot, is still in use.
  */
 export function isRetryable(sqlState: string): boolean {
   const inClass = ['08', '53', '57', '58'].includes(sqlState.slice(0, 2));
-  return inClass || TRANSIENT_SQLSTATES.includes(sqlState) || sqlState === '25P03' || sqlState === '55006';
+  return inClass || TRANSIENT_SQLSTATES.includes(sqlState) || PASSING_SQLSTATES.includes(sqlState);
 }
 
 /** The server's SQLSTATE behind an error of this module, or undefined. */

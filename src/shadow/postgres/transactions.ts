@@ -47,6 +47,12 @@ export interface TransactionPart {
   readonly endLsn: bigint;
   readonly last: boolean;
   readonly changes: readonly Change[];
+  /** When it was committed: microseconds since 2000-01-01. */
+  readonly commitMicros: bigint;
+  /** What was written while the origin did not lead, by nobody of Understudy's; in the last part, and bounded. */
+  readonly strays: readonly Change[];
+  /** There were more. */
+  readonly straysCut: boolean;
   /** Place of the first of them among the transaction's changes. */
   readonly firstChange: number;
   readonly bytes: number;
@@ -65,8 +71,14 @@ interface OpenTransaction {
   before: number;
   bytes: number;
   messages: LogMessage[];
+  strays: Change[];
+  straysCut: boolean;
 }
 
+type RowMessage = Extract<PgOutputMessage, { kind: 'insert' | 'update' | 'delete' | 'truncate' }>;
+
+/** Strays of one transaction that are told apart. */
+const STRAYS_MAX = 1000;
 /** What a change holds in memory beyond its size on the wire: its objects, and a header for each value. */
 const CHANGE_OVERHEAD_BYTES = 400;
 
@@ -87,6 +99,7 @@ export class TransactionAssembler {
   readonly #origin: Side;
   readonly #wanted: (relation: RelationMessage) => boolean;
   readonly #partBytesMax: number;
+  readonly #notesStrays: boolean;
   readonly #relations = new Map<number, { readonly relation: RelationMessage; readonly wanted: boolean }>();
   #open: OpenTransaction | null = null;
   #authority: Authority;
@@ -98,12 +111,15 @@ export class TransactionAssembler {
       /** Whether the table is one of the lane's. */
       readonly wanted: (relation: RelationMessage) => boolean;
       readonly partBytesMax: number;
+      /** Whether to tell of changes that were made while the origin did not lead. */
+      readonly notesStrays?: boolean;
     },
   ) {
     this.#origin = origin;
     this.#authority = options.authority;
     this.#wanted = options.wanted;
     this.#partBytesMax = options.partBytesMax;
+    this.#notesStrays = options.notesStrays ?? false;
   }
 
   /** Whether a transaction is being received: a keepalive's position then says nothing. */
@@ -124,6 +140,8 @@ export class TransactionAssembler {
           before: 0,
           bytes: 0,
           messages: [],
+          strays: [],
+          straysCut: false,
         };
         return null;
       case 'commit':
@@ -168,7 +186,11 @@ export class TransactionAssembler {
     const open = this.#open;
     if (open === null) throw broken('a change outside of a transaction');
     open.empty = false;
-    if (open.tagged || !this.#authority.authoritative) return null;
+    if (open.tagged) return null;
+    if (!this.#authority.authoritative) {
+      this.#stray(open, message);
+      return null;
+    }
     const change = this.#resolve(message);
     if (change === null) return null;
     open.changes.push(change);
@@ -176,9 +198,15 @@ export class TransactionAssembler {
     return open.bytes >= this.#partBytesMax ? this.#part(open, open.begin.commitLsn, false) : null;
   }
 
-  #resolve(
-    message: Extract<PgOutputMessage, { kind: 'insert' | 'update' | 'delete' | 'truncate' }>,
-  ): Change | null {
+  #stray(open: OpenTransaction, message: RowMessage): void {
+    if (!this.#notesStrays || open.straysCut) return;
+    const change = this.#resolve(message);
+    if (change === null) return;
+    if (open.strays.length < STRAYS_MAX) open.strays.push(change);
+    else open.straysCut = true;
+  }
+
+  #resolve(message: RowMessage): Change | null {
     if (message.kind === 'truncate') {
       const relations = message.relationIds.flatMap((id) => {
         const known = this.#relation(id);
@@ -216,13 +244,16 @@ export class TransactionAssembler {
   }
 
   #part(open: OpenTransaction, endLsn: bigint, last: boolean): TransactionPart {
-    const { xid, commitLsn } = open.begin;
+    const { xid, commitLsn, commitMicros } = open.begin;
     const part: TransactionPart = {
       xid,
       commitLsn,
       endLsn,
       last,
       changes: open.changes,
+      commitMicros,
+      strays: last ? open.strays : [],
+      straysCut: open.straysCut,
       firstChange: open.before,
       bytes: open.bytes,
       messages: last ? open.messages : [],
