@@ -1,11 +1,14 @@
 /** Rows arrive as they are: every type of the server's, both ways, copied in binary and in text; large ones; all kinds of commits. */
 import { expect, test } from 'vitest';
+import { systemClock } from '../../src/core/clock.js';
+import { silentLog } from '../../src/core/log.js';
 import { quoteIdent } from '../../src/core/postgres.js';
 import { copyFormat } from '../../src/shadow/postgres/chunk.js';
 import { applyTable } from '../../src/shadow/postgres/apply-table.js';
 import { readTables } from '../../src/shadow/postgres/tables.js';
-import { databasePair } from '../support/servers.js';
-import { EngineHarness, emitRoute, sql } from './engine-harness.js';
+import { Shadow } from '../../src/shadow/shadow.js';
+import { databasePair, until } from '../support/servers.js';
+import { contents, EngineHarness, emitRoute, sql } from './engine-harness.js';
 
 /** Values of each type of the server's at its corners, as literals. */
 const SAMPLES: Readonly<Record<string, readonly string[]>> = {
@@ -196,6 +199,40 @@ test('every type of the server’s arrives with every digit, both ways, in binar
   expect(await harness.expectSame()).toBe(3 * copied - 1);
   const report = await harness.engine.verify({ direction: 'reverse' }, AbortSignal.timeout(20_000));
   expect(report.mismatches).toBe(0);
+}, 60_000);
+
+test('every type of the server’s arrives by polling too', async () => {
+  await using pair = await databasePair();
+  const all = Object.keys(SAMPLES);
+  await sql(pair.onSource, createTable('t', all));
+  const shadow = new Shadow(
+    {
+      source: pair.source,
+      destination: pair.destination,
+      migrationId: pair.source.database.slice(0, 40),
+      copyRoles: false,
+      method: 'poll',
+      pollIntervalMs: 20,
+    },
+    { log: silentLog, clock: systemClock, afterSchemaBuilt: () => Promise.resolve() },
+  );
+  shadow.start();
+  try {
+    await until(async () => (await shadow.status()).phase === 'following', { timeoutMs: 45_000 });
+    await sql(pair.onSource, insertRows('t', all, 1).join(';\n'));
+    await until(
+      async () => {
+        const [ours, theirs] = await Promise.all([contents(pair.onSource), contents(pair.onDestination)]);
+        return JSON.stringify(ours) === JSON.stringify(theirs);
+      },
+      { what: 'both sides to be the same' },
+    ).catch(async (error: unknown) => {
+      expect(await contents(pair.onDestination)).toEqual(await contents(pair.onSource));
+      throw new Error(`${String(error)}; ${JSON.stringify(await shadow.status())}`);
+    });
+  } finally {
+    await shadow.stop();
+  }
 }, 60_000);
 
 test('every kind of commit arrives once, whole and in order', async () => {
