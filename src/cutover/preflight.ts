@@ -25,6 +25,7 @@ import {
   type BarrierPlan,
   type LockHolder,
 } from './barrier.js';
+import { binaryTypeFindings } from './binary-types.js';
 import { assertSameCatalog } from './catalog.js';
 import { armFence } from './fence.js';
 import { abortable, found, type Operation, type OperationSessions } from './operation.js';
@@ -394,6 +395,9 @@ export async function prepareSessions(operation: Operation): Promise<void> {
       (pinned.length === 0 || settings.onPinned === 'close');
     if (!last && !mayGo) continue;
     for (const blocker of report.blockers) operation.onFinding(sessionFinding(operation, blocker));
+    const { leading } = found(operation, 'sessions');
+    const types = await binaryTypeFindings(leading, operation.from, report.binaryTypes ?? []);
+    for (const finding of types) operation.onFinding(finding);
     if (mayGo) return;
     throw whyNot(operation, pinned, refused, report.stale, report.sessions);
   }

@@ -48,6 +48,7 @@ export class ClientRecording implements FrameVisitor {
       frameBytesMax,
       replyBytesMax: PEEK_BYTES_MAX,
       oids: null,
+      types: null,
       forward: () => undefined,
       onParameter: () => undefined,
       onError: () => undefined,

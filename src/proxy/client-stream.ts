@@ -26,6 +26,7 @@ import {
   endsPreparedTransaction,
   type StatementText,
 } from '../wire/postgres/statement-text.js';
+import type { SessionBinaryTypes } from './binary-types.js';
 import type { ResponseTracker } from './response-tracker.js';
 import type { Pin } from './session-state.js';
 import type { StatementLog } from './statement-log.js';
@@ -40,6 +41,8 @@ export interface ClientStreamDeps {
   readonly tracker: ResponseTracker;
   readonly log: StatementLog;
   readonly text: StatementText;
+  /** To be told which types and formats are used; null: nobody asks. */
+  readonly types: SessionBinaryTypes | null;
   readonly frameBytesMax: number;
   /** Bytes for the server. */
   forward(bytes: Buffer): void;
@@ -196,7 +199,9 @@ export class ClientStream implements FrameVisitor {
         const portal = portalEnd === start ? '' : bytes.toString('latin1', start, portalEnd);
         const statement =
           statementEnd === portalEnd + 1 ? '' : bytes.toString('latin1', portalEnd + 1, statementEnd);
-        this.#note(log.bind(portal, statement, bytes, Math.min(statementEnd + 1, end), end));
+        const rest = Math.min(statementEnd + 1, end);
+        this.#note(log.bind(portal, statement, bytes, rest, end));
+        this.#deps.types?.bound(bytes, rest, end, end - start === payloadBytes);
         if (statement === '') this.#unnamedLost = false;
         return;
       }
@@ -252,6 +257,7 @@ export class ClientStream implements FrameVisitor {
     // What a text pins or names counts as soon as it is seen; what it changes, once it is bound.
     this.#note(flags & ~(CHANGES_STATE | MAY_UNPIN));
     log.parse(name, bytes, textStart, textEnd, flags);
+    if (end - start === payloadBytes) this.#deps.types?.parameters(bytes, textEnd + 1, end);
     if (name !== '') {
       this.changes += 1;
       return;

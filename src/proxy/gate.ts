@@ -231,6 +231,7 @@ export class Gate {
       warm: present.filter((move) => move.warm).length + pooled.warm,
       stale: present.filter((move) => !move.warm && move.blockers.length === 0).length + pooled.stale,
       blockers: [...present.flatMap((move) => move.blockers), ...pooled.blockers],
+      binaryTypes: this.#deps.context.binaryTypes.of(to === 'source' ? 'destination' : 'source'),
     };
   }
 

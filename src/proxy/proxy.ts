@@ -21,6 +21,7 @@ import {
 import { FENCE_SQLSTATE, GUARD_SQLSTATE } from '../core/postgres.js';
 import { StateCell } from '../core/state-machine.js';
 import { StatementText } from '../wire/postgres/statement-text.js';
+import { BinaryTypes } from './binary-types.js';
 import { sendCancel, type Backend } from './backend.js';
 import { ClientEntry } from './client-entry.js';
 import { ClientPlaces } from './client-places.js';
@@ -132,6 +133,7 @@ class PostgresProxy implements Proxy {
       tap,
       recorder: recorder ?? null,
       text: new StatementText(),
+      binaryTypes: new BinaryTypes(),
       clock,
       log,
       mayPassHeld: () => this.#gate.mayPassHeld,

@@ -29,6 +29,7 @@ import {
 } from '../wire/postgres/messages.js';
 import { rewriteParameterDescription, rewriteRowDescription } from '../wire/postgres/oid-fields.js';
 import { parseRawRow } from '../wire/postgres/raw-text.js';
+import type { SessionBinaryTypes } from './binary-types.js';
 import type { OwnExchanges } from './own-exchanges.js';
 import type { ResponseTracker } from './response-tracker.js';
 import type { StatementLog } from './statement-log.js';
@@ -54,8 +55,11 @@ export const AS_IT_COMES = actionTable(
     [BACKEND.copyBothResponse, ASK],
   ]),
 );
-/** As it comes, for a session whose client knows other OIDs than its present server. */
-const REWRITTEN = actionTable(PASS, new Map([...AS_IT_COMES.entries(), [BACKEND.parameterDescription, ASK]]));
+/** Where descriptions of parameters are looked at too. */
+const WITH_PARAMETERS = actionTable(
+  PASS,
+  new Map([...AS_IT_COMES.entries(), [BACKEND.parameterDescription, ASK]]),
+);
 /** The visitor's own mark on frames that are relayed whole, by which they are known at their end. */
 const GATHERED = 64;
 const WHOLE = actionTable(PEEK | DROP | GATHERED);
@@ -85,6 +89,8 @@ export interface ServerStreamDeps {
   readonly replyBytesMax: number;
   /** What the server's OIDs are to the client; null where they are the same. */
   readonly oids: OidMaps | null;
+  /** To be told which types come; null: nobody asks. */
+  readonly types: SessionBinaryTypes | null;
   forward(bytes: Buffer): void;
   onParameter(name: string, value: string): void;
   /** SQLSTATE of an error met by the client. */
@@ -107,7 +113,7 @@ export class ServerStream implements FrameVisitor {
 
   constructor(deps: ServerStreamDeps) {
     this.#deps = deps;
-    this.#asItComes = deps.oids === null ? AS_IT_COMES : REWRITTEN;
+    this.#asItComes = deps.oids === null && deps.types === null ? AS_IT_COMES : WITH_PARAMETERS;
     this.walker = new FrameWalker(
       this,
       { frameBytesMax: deps.frameBytesMax, peekBytesMax: deps.replyBytesMax },
@@ -160,16 +166,21 @@ export class ServerStream implements FrameVisitor {
     return type === BACKEND.rowDescription ? this.#rewriting(payloadBytes) : PASS;
   }
 
-  /** A description that came whole is rewritten where it stands; one that is cut must be gathered first. */
+  /** A description is looked at, or rewritten: one that came whole where it stands; one that is cut must be gathered first. */
   #rewriting(payloadBytes: number): number {
-    if (this.#deps.oids === null) return PASS;
+    const { oids, types } = this.#deps;
+    if (oids === null) return types?.wanted === true && this.walker.frameWhole ? PEEK : PASS;
     if (this.walker.frameWhole) return PEEK;
     return payloadBytes <= this.#deps.replyBytesMax ? PEEK | DROP : PASS;
   }
 
   #rewrite(type: number, bytes: Buffer, start: number, end: number): void {
-    const { oids } = this.#deps;
-    if (oids === null) return;
+    const { oids, types } = this.#deps;
+    if (oids === null) {
+      if (type === BACKEND.rowDescription) types?.rows(bytes, start, end);
+      else types?.parameters(bytes, start, end);
+      return;
+    }
     if (type === BACKEND.rowDescription) rewriteRowDescription(bytes, start, end, oids.types, oids.relations);
     else rewriteParameterDescription(bytes, start, end, oids.types);
     if ((this.walker.frameAction & DROP) !== 0)

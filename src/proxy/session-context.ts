@@ -5,6 +5,7 @@ import type { StatementTap, TrafficRecorder } from '../core/capture-ports.js';
 import type { Side } from '../core/ports.js';
 import type { StatementText } from '../wire/postgres/statement-text.js';
 import type { Backend } from './backend.js';
+import type { BinaryTypes } from './binary-types.js';
 import type { ProxySettings } from './settings.js';
 import type { SessionPhase } from './session-phases.js';
 import type { Session } from './session.js';
@@ -16,6 +17,7 @@ export interface SessionContext {
   readonly tap: StatementTap | null;
   readonly recorder: TrafficRecorder | null;
   readonly text: StatementText;
+  readonly binaryTypes: BinaryTypes;
   readonly clock: Clock;
   readonly log: Log;
   /** Whether a held statement that ends a prepared transaction may still go to the present side. */

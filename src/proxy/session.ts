@@ -26,6 +26,7 @@ import type { Side } from '../core/ports.js';
 import { FRONTEND, encodeErrorResponse, encodeParameterStatus } from '../wire/postgres/messages.js';
 import type { Backend } from './backend.js';
 import type { AcceptedClient } from './client-handshake.js';
+import { SessionBinaryTypes } from './binary-types.js';
 import { recordedParameters } from './client-recording.js';
 import { CLASSIFY_BYTES_MAX, ClientStream } from './client-stream.js';
 import { HeldInput } from './held-input.js';
@@ -78,6 +79,7 @@ export class Session {
   /** The proxy is rolling the client's transaction back. */
   #rollingBack = false;
   #recordedBytes = 0;
+  readonly #types: SessionBinaryTypes;
   #gateClosed = false;
   #cancelWanted = false;
   /** What runs was cancelled for taking too long. */
@@ -104,6 +106,7 @@ export class Session {
     });
     this.replication = isReplication(accepted.parameters.get('replication'));
     const { settings } = context;
+    this.#types = new SessionBinaryTypes(context.binaryTypes, side);
     this.#own = new SessionOwn({
       tracker: this.#tracker,
       clientStream: () => this.clientStream,
@@ -136,6 +139,7 @@ export class Session {
       tracker: this.#tracker,
       log: this.#log,
       text: context.text,
+      types: this.#types,
       frameBytesMax: settings.frameBytesMax,
       forward: this.#forwarder(),
     });
@@ -342,6 +346,7 @@ export class Session {
       frameBytesMax: settings.frameBytesMax,
       replyBytesMax: settings.stateBytesMax,
       oids: this.#oids?.toClient ?? null,
+      types: this.#types,
       forward: (bytes) => this.#sockets.toClient(bytes),
       onParameter: (name, value) => this.#parameters.set(name, value),
       onError: this.#context.onError,

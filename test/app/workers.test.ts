@@ -1,6 +1,7 @@
 /** Clients served by several processes behind one port, with one gate across them. */
 import pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import type { OperationReport } from '../../src/core/ports.js';
 import { databasePair, until, type DatabasePair } from '../support/servers.js';
 import { Stack, type Status } from '../support/stack.js';
 
@@ -9,7 +10,9 @@ let stack: Stack;
 
 beforeAll(async () => {
   pair = await databasePair();
-  await pair.onSource.query('CREATE TABLE public.item (id int PRIMARY KEY, note text)');
+  await pair.onSource.query(
+    "CREATE TABLE public.item (id int PRIMARY KEY, note text); CREATE TYPE public.mood AS ENUM ('sad', 'happy')",
+  );
   stack = await Stack.start({
     source: pair.source,
     destination: pair.destination,
@@ -165,6 +168,22 @@ test('a switch there and back moves the clients of all processes, and no write f
   expect(writers.failures).toEqual([]);
   expect(await idsOn(pair.onSource)).toEqual(writers.acknowledged.toSorted((a, b) => a - b));
   expect(await Promise.all(all.map((client) => version(client)))).toEqual([14, 14, 14, 14, 14, 14]);
+  await ended(all);
+});
+
+test('a dry run names the types whose binary form would change, whichever process serves who uses them', async () => {
+  const all = await clients(2);
+  const named = async (): Promise<unknown> => {
+    const report = await stack.operate<OperationReport>('cutover', { dryRun: true });
+    expect(report).toMatchObject({ outcome: 'dry-run' });
+    return report.findings.filter(({ check }) => check === 'binary-own-type').map(({ object }) => object);
+  };
+  for (const client of all)
+    await client.query("SELECT 'sad'::public.mood AS one, ARRAY['sad']::public.mood[]");
+  expect(await named()).toEqual([]);
+  const query = { text: 'SELECT ARRAY[$1::public.mood] AS many', binary: true, values: ['sad'] };
+  await all[1]?.query(query).catch(() => undefined);
+  expect(await named()).toEqual(['public.mood[]']);
   await ended(all);
 });
 

@@ -6,6 +6,7 @@
  */
 import { expect, test } from 'vitest';
 import { UnderstudyError } from '../../src/core/errors.js';
+import { BinaryTypes, SessionBinaryTypes } from '../../src/proxy/binary-types.js';
 import { ClientStream } from '../../src/proxy/client-stream.js';
 import { OwnExchanges } from '../../src/proxy/own-exchanges.js';
 import { ResponseTracker } from '../../src/proxy/response-tracker.js';
@@ -49,8 +50,9 @@ const forward = (bytes: Buffer): void => {
 function makeStreams(): { readonly client: ClientStream; readonly server: ServerStream } {
   const tracker = new ResponseTracker();
   const log = new StatementLog(null, 1, 4096, () => 0);
+  const types = new SessionBinaryTypes(new BinaryTypes(), 'source');
   return {
-    client: new ClientStream({ tracker, log, text, frameBytesMax: FRAME_BYTES_MAX, forward }),
+    client: new ClientStream({ tracker, log, text, types, frameBytesMax: FRAME_BYTES_MAX, forward }),
     server: new ServerStream({
       tracker,
       log,
@@ -58,6 +60,7 @@ function makeStreams(): { readonly client: ClientStream; readonly server: Server
       frameBytesMax: FRAME_BYTES_MAX,
       replyBytesMax: 65_536,
       oids: null,
+      types,
       forward,
       onParameter: () => undefined,
       onError: () => undefined,

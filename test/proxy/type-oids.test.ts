@@ -2,11 +2,14 @@
 import pg from 'pg';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
 import { WHOLE_DATABASE, type Side } from '../../src/core/ports.js';
+import { binaryTypeFindings } from '../../src/cutover/binary-types.js';
+import { Session } from '../../src/cutover/session.js';
 import { readNamedOids } from '../../src/proxy/type-oids.js';
 import { databasePair, type DatabasePair } from '../support/servers.js';
 import {
   RawClient,
   firstColumn,
+  frame,
   send,
   sqlStates,
   startProxy,
@@ -187,4 +190,31 @@ test('pg: parsers registered by OID go on being used', async () => {
     }
   }
   await client.end();
+});
+
+test('types used in binary form are told by those who prepare a move, and of them those that carry OIDs', async () => {
+  await using binary = await RawClient.connect(running.port, running.database);
+  await using text = await RawClient.connect(running.port, running.database);
+  const used = async (): Promise<readonly number[]> => {
+    const { signal } = new AbortController();
+    return (await running.proxy.prepare(WHOLE_DATABASE, 'destination', signal)).binaryTypes ?? [];
+  };
+  const BINARY = [0, 1, 0, 1];
+  const sql = 'SELECT mood, moods, pair, positive FROM public.feeling';
+  await text.run([parse(sql), bind(), describeStatement(), execute(), sync]);
+  // Described first and bound often, as drivers do it.
+  await binary.run([parse(sql, 'read'), describeStatement('read'), sync]);
+  expect(await used()).toEqual([]);
+  await binary.run([frame('B', '\0read\0', [0, 0, 0, 0], BINARY), execute(), sync]);
+  const types = await used();
+  expect(types).toHaveLength(3);
+  // A parameter alone.
+  const declared = 'SELECT $1::public.mood[] IS NULL';
+  await binary.run([parse(declared, 'ask'), describeStatement('ask'), sync]);
+  expect(await used()).toEqual(types);
+
+  const session = new Session('source', pair.onSource, 0);
+  const findings = await binaryTypeFindings(session, 'source', types);
+  expect(findings.map(({ object }) => object)).toEqual(['public.mood[]', 'public.pair']);
+  expect(await binaryTypeFindings(session, 'source', [])).toEqual([]);
 });

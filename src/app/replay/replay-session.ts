@@ -118,6 +118,7 @@ export class ReplaySession {
       tracker,
       log,
       text: new StatementText(),
+      types: null,
       frameBytesMax: FRAME_BYTES_MAX,
       forward: (bytes) => void socket.write(bytes),
     });
@@ -128,6 +129,7 @@ export class ReplaySession {
       frameBytesMax: FRAME_BYTES_MAX,
       replyBytesMax: TEXT_BYTES_MAX,
       oids: null,
+      types: null,
       forward: () => undefined,
       onParameter: () => undefined,
       onError: () => undefined,

@@ -15,6 +15,7 @@ export function mergePrepare(reports: readonly PrepareReport[]): PrepareReport {
     warm: sum(reports, (report) => report.warm),
     stale: sum(reports, (report) => report.stale),
     blockers: reports.flatMap((report) => report.blockers),
+    binaryTypes: [...new Set(reports.flatMap((report) => report.binaryTypes ?? []))],
   };
 }
 
