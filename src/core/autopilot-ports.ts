@@ -5,8 +5,9 @@ import type { ErrorCode } from './errors.js';
 export const AUTOPILOT_MODES = ['off', 'suggest', 'on'] as const;
 export type AutopilotMode = (typeof AUTOPILOT_MODES)[number];
 
-/** rest: nothing is left to decide. wait: not yet. suggest: a person should switch now. cutover: it switches. */
-export type VerdictKind = 'rest' | 'wait' | 'suggest' | 'cutover';
+/** rest: nothing is left to decide. wait: not yet. suggest: a person should switch now. cutover: it switches. retire: it
+ *  ends the shadow behind a switch that has proven itself. */
+export type VerdictKind = 'rest' | 'wait' | 'suggest' | 'cutover' | 'retire';
 /** What is recorded. tune: the shadow is steered. */
 export type DecisionKind = VerdictKind | 'tune';
 

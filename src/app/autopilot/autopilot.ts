@@ -9,7 +9,8 @@
  *   4. a verdict that differs from the last is recorded in the destination with its figures
  *   5. a verdict to cut over is recorded *first*; one that can't be recorded is not acted on. Then preflight alone, and
  *      only if nothing stands in the way the cutover, which does its own preflight again
- *   6. how it ended is recorded; a failure is followed by a growing pause, over restarts too
+ *   6. after `retireAfterMs` on the destination its shadow is retired, if a person has set that time
+ *   7. how it ended is recorded; a failure is followed by a growing pause, over restarts too
  *
  * Failure cases: series, catalogs or destination out of reach: no plan or no record, so nothing is done, and it is tried again
  * at the next tick. The process dies while switching: recovery settles the operation, the decision stays without an outcome
@@ -203,12 +204,14 @@ export class Autopilot {
     const { decisions, limits, log } = this.#deps;
     const known = this.#verdict;
     const news = known === undefined || known.kind !== verdict.kind || known.code !== verdict.code;
-    if (news || verdict.kind === 'cutover') {
+    const acts = verdict.kind === 'cutover' || verdict.kind === 'retire';
+    if (news || acts) {
       const number = await decisions.record(limits.mode, verdict);
       const { kind, code, reason } = verdict;
-      if (kind === 'suggest' || kind === 'cutover') log.info({ kind, code, reason }, 'autopilot');
+      if (kind === 'suggest' || acts) log.info({ kind, code, reason }, 'autopilot');
       this.#verdict = { ...verdict, at: this.#deps.clock.now().toISOString() };
       if (kind === 'cutover') await this.#cutover(number);
+      if (kind === 'retire') await this.#retire(number);
       return;
     }
     this.#verdict = { ...verdict, at: known.at };
@@ -229,6 +232,23 @@ export class Autopilot {
       const { code, message } = asUnderstudyError(error, 'internal', 'preflight');
       return `${code}: ${message}`;
     }
+  }
+
+  /** Slots, publications and triggers go; the fence stays, so that nobody writes to a source that is not followed any more. */
+  async #retire(number: number): Promise<void> {
+    const { decisions, operate, log } = this.#deps;
+    this.#state.move('switching');
+    try {
+      await operate('finalize', {}, () => undefined);
+      log.info({}, 'autopilot: the shadow is retired');
+      // The decisions may be gone with all else that the migration kept.
+      await decisions.settle(number, 'done', null, null).catch(() => undefined);
+    } catch (error) {
+      const { code, message } = asUnderstudyError(error, 'internal', 'finalize');
+      log.warn({ code, error: message }, 'autopilot: the shadow could not be retired');
+      await decisions.settle(number, 'aborted', `${code}: ${message}`, null);
+    }
+    this.#state.move('watching');
   }
 
   /** Whatever happens, the decision gets its outcome, unless the destination can't be told. */

@@ -7,10 +7,12 @@
  *            the allowed hours, the stall too long, no reason to switch now
  *   suggest  a person should switch now
  *   cutover  the same with autopilot `on`
+ *   retire   the destination has led for so long that the way back may end (`suggest` where autopilot is not `on`)
  *
  * Invariants: `cutover` is never the verdict unless the source leads, the shadow follows with a known and small lag, no
- * operation runs, the hour is allowed, the stall's upper end is within its limit, and no back-off is running. What is not
- * known counts against it.
+ * operation runs, the hour is allowed, the stall's upper end is within its limit, and no back-off is running. `retire` never is
+ * unless the newest operation is a cutover that was done, and a person has set a time for it. What is not known counts against
+ * either.
  */
 import type { OperationKind, OperationState, ShadowPhase, Side } from '../../core/ports.js';
 import { HOUR_MS } from '../../predict/series.js';
@@ -29,6 +31,8 @@ export interface AutopilotLimits {
   readonly observedHoursMin: number;
   readonly retryFirstMs: number;
   readonly retryMaxMs: number;
+  /** After so long a time on the destination the shadow is retired; 0: never by itself. */
+  readonly retireAfterMs: number;
   readonly lagMsMax: number;
   readonly lagBytesMax: number;
 }
@@ -55,7 +59,12 @@ export interface Situation {
   /** The loop's own tries, the newest first. */
   readonly attempts: readonly Attempt[];
   /** The newest operation in the journal; null: none. */
-  readonly lastOperation: { readonly kind: OperationKind; readonly state: OperationState } | null;
+  readonly lastOperation: {
+    readonly kind: OperationKind;
+    readonly state: OperationState;
+    /** ISO 8601; null: it has not ended. */
+    readonly finishedAt: string | null;
+  } | null;
 }
 
 export type VerdictCode =
@@ -73,7 +82,8 @@ export type VerdictCode =
   | 'stall-too-long'
   | 'not-now'
   | 'window'
-  | 'divergence';
+  | 'divergence'
+  | 'proven';
 
 export interface Verdict {
   readonly kind: VerdictKind;
@@ -95,6 +105,8 @@ export function decide(situation: Situation, limits: AutopilotLimits): Verdict {
     reason,
     figures,
   });
+  const proven = provenReason(situation, limits);
+  if (proven !== undefined) return verdict(limits.mode === 'on' ? 'retire' : 'suggest', ...proven);
   const rest = restReason(situation);
   if (rest !== undefined) return verdict('rest', ...rest);
   const wait = waitReason(situation, limits);
@@ -106,9 +118,29 @@ export function decide(situation: Situation, limits: AutopilotLimits): Verdict {
 
 type Reason = readonly [VerdictCode, string];
 
+/** Why the shadow behind a switch may end, and the way back with it. */
+function provenReason(situation: Situation, limits: AutopilotLimits): Reason | undefined {
+  const { leader, finalized, lastOperation, nowMs, attempts } = situation;
+  if (leader !== 'destination' || finalized || limits.retireAfterMs === 0) return undefined;
+  if (lastOperation?.kind !== 'cutover' || lastOperation.state !== 'done') return undefined;
+  const sinceMs = Date.parse(lastOperation.finishedAt ?? '');
+  if (Number.isNaN(sinceMs) || nowMs - sinceMs < limits.retireAfterMs) return undefined;
+  if (situation.operationRunning || !situation.hourAllowed || nowMs < backOffUntilMs(attempts, limits))
+    return undefined;
+  return [
+    'proven',
+    `The destination has led since ${lastOperation.finishedAt}: its shadow, the way back, can be retired (\`understudy finalize\`).`,
+  ];
+}
+
 function restReason({ leader, finalized, lastOperation }: Situation): Reason | undefined {
   if (finalized || leader === 'destination')
-    return ['destination-leads', 'The destination leads: there is nothing to decide.'];
+    return [
+      'destination-leads',
+      finalized
+        ? 'The migration is over: there is nothing to decide.'
+        : 'The destination leads. Its shadow, the way back, is kept until `understudy finalize`.',
+    ];
   if (lastOperation?.state === 'in-doubt' || lastOperation?.state === 'failed')
     return ['attention', `The last ${lastOperation.kind} is ${lastOperation.state}: a person must look.`];
   if (lastOperation?.kind === 'rollback' && lastOperation.state === 'done')

@@ -144,7 +144,7 @@ export class Decisions {
       const attempts = (await has(client, 'decision'))
         ? await client.query<Row>(
             `SELECT (pg_catalog.date_part('epoch', COALESCE(ended_at, at)) * 1000)::bigint AS at_ms, outcome
-             FROM understudy.decision WHERE kind = 'cutover' ORDER BY number DESC LIMIT 40`,
+             FROM understudy.decision WHERE kind IN ('cutover', 'retire') ORDER BY number DESC LIMIT 40`,
           )
         : { rows: [] };
       const [last] = await readOperations(client, 1);

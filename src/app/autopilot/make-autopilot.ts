@@ -4,7 +4,7 @@ import type { Log } from '../../core/log.js';
 import type { ShadowControl, Side } from '../../core/ports.js';
 import type { ResolvedConfig } from '../config.js';
 import type { Operations } from '../operations.js';
-import { measuredSwitch } from '../plan/measurements.js';
+import { formatText, measuredSwitch } from '../plan/measurements.js';
 import { makePlanReport, PLAN_DEFAULTS } from '../plan/make.js';
 import { closureOf, keptSeries, PLAN_DAYS } from '../plan/sources.js';
 import { Autopilot } from './autopilot.js';
@@ -36,6 +36,7 @@ export function makeAutopilot({ config, log, clock, shadow, operations, route }:
       observedHoursMin: autopilot.observedHoursMin,
       retryFirstMs: autopilot.retryFirstMs,
       retryMaxMs: autopilot.retryMaxMs,
+      retireAfterMs: autopilot.retireAfterMs,
       lagMsMax: cutover.lagMsMax,
       lagBytesMax: cutover.lagBytesMax,
     },
@@ -55,6 +56,7 @@ export function makeAutopilot({ config, log, clock, shadow, operations, route }:
           closure: typeof closure === 'string' ? null : closure,
           live,
           past: copies,
+          format: formatText(config.shadow.format),
           staleAllowanceMs: cutover.lagMsMax,
           nowMs,
           zone: autopilot.timezone,

@@ -38,7 +38,7 @@ function decisionLines(decision: DecisionRecord): readonly string[] {
     value === null ? [] : [`${name} ${typeof value === 'number' ? Number(value.toPrecision(4)) : value}`],
   );
   if (kind !== 'rest' && kind !== 'wait') lines.push(`  on ${figures.join(', ')}`);
-  if (kind === 'cutover' || (kind === 'tune' && outcome !== 'done')) {
+  if (kind === 'cutover' || kind === 'retire' || (kind === 'tune' && outcome !== 'done')) {
     const which = operation === null ? '' : `, operation ${operation}`;
     lines.push(
       `  → ${outcome ?? 'no outcome was recorded'}${which}${outcomeReason === null ? '' : `: ${outcomeReason}`}`,

@@ -7,7 +7,7 @@ import type { AdminClient } from '../admin-client.js';
 import { Decisions } from '../autopilot/decisions.js';
 import type { ResolvedConfig } from '../config.js';
 import { makePlanReport, PLAN_DEFAULTS, type PlanRequest } from '../plan/make.js';
-import { liveShadow, measuredSwitch, type LiveShadow } from '../plan/measurements.js';
+import { formatText, liveShadow, measuredSwitch, type LiveShadow } from '../plan/measurements.js';
 import type { PlanReport, SubsetReport } from '../plan/plan-report.js';
 import { planSvg } from '../plan/plan-svg.js';
 import { explainLines, planLines } from '../plan/plan-text.js';
@@ -97,6 +97,7 @@ async function planOf(
       data,
       closure,
       live,
+      format: config === null ? null : formatText(config.shadow.format),
       staleAllowanceMs: config?.cutover.lagMsMax ?? STALE_ALLOWANCE_MS,
       // A log may be of a day long gone: the plan is then for the hours that followed it.
       nowMs: fromFiles ? undefined : nowMs,

@@ -468,6 +468,11 @@ export const sections = {
       },
     ),
     retryMaxMs: milliseconds('The longest such pause.', 86_400_000, { max: 31 * 86_400_000 }),
+    retireAfterMs: milliseconds(
+      'When the destination has led for so long, the shadow, which is the way back, is retired by itself (`on`), or that is suggested. 0: never.',
+      0,
+      { min: 0, max: 31 * 86_400_000 },
+    ),
   }),
   proxy: z.strictObject({
     workers: count(

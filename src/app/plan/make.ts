@@ -22,6 +22,8 @@ export interface PlanRequest {
   readonly live: LiveShadow | undefined;
   /** Older than that, a row of the shadow counts as stale. */
   readonly staleAllowanceMs: number;
+  /** {@link formatText}; null where no configuration says. */
+  readonly format: string | null;
   /** undefined: the data's end. */
   readonly nowMs: number | undefined;
   readonly zone: string;
@@ -73,7 +75,7 @@ export async function makePlanReport(
   const inputs = [...subsets.subsets, subsets.whole].map(({ input }) => input);
   const rows = await planInThread({ subsets: inputs, context }, signal, onProgress);
   return {
-    plan: reportOf(rows, subsets, context, data.origin, live?.phase ?? null),
+    plan: reportOf(rows, subsets, context, data.origin, live?.phase ?? null, request.format),
     bytes: sizes?.bytes ?? null,
     bases: new Map(
       [...subsets.subsets, subsets.whole].map(({ input, staleness }) => [input.subset, staleness]),

@@ -1,4 +1,5 @@
 /** What a plan takes from a running process, and what it assumes where nothing was measured. */
+import type { ResolvedConfig } from '../config.js';
 import type { OperationReport, ShadowStatus, StreamStatus } from '../../core/ports.js';
 import { spreadFactor } from '../../predict/experience.js';
 import { medianOf } from '../../predict/numeric.js';
@@ -154,4 +155,15 @@ export function stallSettings(
     drainsMs: measured?.drainsMs ?? [],
     drainTimeoutMs,
   };
+}
+
+/** The form in which the destination holds what the source holds (docs/format.md). */
+export function formatText(format: ResolvedConfig['shadow']['format']): string {
+  const named = (count: number, one: string): string => `${count} ${one}${count === 1 ? '' : 's'}`;
+  const [others, changed] = [Object.keys(format?.schemas ?? {}), Object.keys(format?.tables ?? {})];
+  if (others.length + changed.length === 0) return 'identity';
+  return [
+    ...(others.length > 0 ? [`${named(others.length, 'schema')} under another name`] : []),
+    ...(changed.length > 0 ? [`${named(changed.length, 'table')} in another form`] : []),
+  ].join(', ');
 }

@@ -78,6 +78,8 @@ export interface PlanReport {
   /** The database as one: what a cutover moves at present. */
   readonly whole: SubsetReport;
   readonly rates: Pick<PlanContext, 'copyBytesPerSecond' | 'applyChangesPerSecond'>;
+  /** Of the destination: `identity`, or what differs from the source; null where no configuration says. */
+  readonly format: string | null;
   /** The shadow's phase, where a process is running. */
   readonly shadow: string | null;
   readonly unknown: readonly string[];
@@ -93,6 +95,7 @@ export function reportOf(
   context: PlanContext,
   origin: string,
   shadow: string | null,
+  format: string | null,
 ): PlanReport {
   const planned = new Map([...subsets.subsets, subsets.whole].map((one) => [one.input.subset, one]));
   const reports = rows.flatMap((row) => {
@@ -117,6 +120,7 @@ export function reportOf(
       copyBytesPerSecond: context.copyBytesPerSecond,
       applyChangesPerSecond: context.applyChangesPerSecond,
     },
+    format,
     shadow,
     unknown: subsets.unknown,
     notes: subsets.notes,

@@ -20,6 +20,9 @@ export function planLines(plan: PlanReport): readonly string[] {
   return [
     `Plan as of ${plan.asOf}, ${observedText(plan)}, from ${plan.origin}`,
     ...(plan.shadow === null ? [] : [`The shadow is ${plan.shadow}`]),
+    ...(plan.format === null || plan.format === 'identity'
+      ? []
+      : [`The destination has a form of its own: ${plan.format}`]),
     '',
     'What to shadow first (heat in accesses a second, writes weighted 3; in brackets where it lies nine times of ten)',
     ...table(

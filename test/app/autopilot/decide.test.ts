@@ -17,6 +17,7 @@ const LIMITS: AutopilotLimits = {
   observedHoursMin: 48,
   retryFirstMs: 60_000,
   retryMaxMs: 600_000,
+  retireAfterMs: 0,
   lagMsMax: 1000,
   lagBytesMax: 1e6,
 };
@@ -63,8 +64,16 @@ test('outside of its window it waits, unless something diverges too far', () => 
 const NEVER: readonly (readonly [string, string, Partial<Situation>])[] = [
   ['the destination leads', 'destination-leads', { leader: 'destination' }],
   ['the source is retired', 'destination-leads', { finalized: true }],
-  ['a person rolled back', 'rolled-back', { lastOperation: { kind: 'rollback', state: 'done' } }],
-  ['an operation is in doubt', 'attention', { lastOperation: { kind: 'cutover', state: 'in-doubt' } }],
+  [
+    'a person rolled back',
+    'rolled-back',
+    { lastOperation: { kind: 'rollback', state: 'done', finishedAt: null } },
+  ],
+  [
+    'an operation is in doubt',
+    'attention',
+    { lastOperation: { kind: 'cutover', state: 'in-doubt', finishedAt: null } },
+  ],
   ['the route is unknown', 'route-unknown', { leader: undefined }],
   ['somebody is at it', 'busy', { operationRunning: true }],
   ['the shadow copies', 'not-ready', { shadow: { phase: 'copying', lagMs: 0, lagBytes: 0 } }],
@@ -122,4 +131,27 @@ test('pauses double with each failure in a row, up to their bound, and end with 
   expect(backOffUntilMs([...failed(1), { atMs: 0, outcome: 'done' }, ...failed(3)], LIMITS) - NOW_MS).toBe(
     60_000,
   );
+});
+
+test('what a switch left behind is retired when it has proven itself for as long as a person has set, and not before', () => {
+  const led = (minutes: number, over: Partial<Situation> = {}): Situation =>
+    situation({
+      leader: 'destination',
+      lastOperation: { kind: 'cutover', state: 'done', finishedAt: iso(NOW_MS - minutes * 60_000) },
+      ...over,
+    });
+  const limits = { ...LIMITS, retireAfterMs: 3_600_000 };
+  expect(decide(led(61), limits)).toMatchObject({ kind: 'retire', code: 'proven' });
+  expect(decide(led(61), { ...limits, mode: 'suggest' })).toMatchObject({ kind: 'suggest', code: 'proven' });
+  const rests: readonly (readonly [Situation, AutopilotLimits])[] = [
+    [led(59), limits],
+    [led(61), LIMITS],
+    [led(61, { finalized: true }), limits],
+    [led(61, { operationRunning: true }), limits],
+    [led(61, { hourAllowed: false }), limits],
+    [led(61, { attempts: [{ atMs: NOW_MS - 1000, outcome: 'aborted' }] }), limits],
+    [led(61, { lastOperation: { kind: 'rollback', state: 'done', finishedAt: iso(0) } }), limits],
+    [led(61, { lastOperation: { kind: 'cutover', state: 'done', finishedAt: null } }), limits],
+  ];
+  for (const [one, of] of rests) expect(decide(one, of).kind).toBe('rest');
 });

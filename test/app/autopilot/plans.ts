@@ -64,6 +64,7 @@ export function plan(whole: SubsetReport = subset(), over: Partial<PlanReport> =
     subsets: [],
     whole,
     rates: { copyBytesPerSecond: rate, applyChangesPerSecond: rate },
+    format: 'identity',
     shadow: 'following',
     unknown: [],
     notes: [],

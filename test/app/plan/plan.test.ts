@@ -37,7 +37,7 @@ function planOf(
     windows: 3,
   };
   const inputs = [...subsets.subsets, subsets.whole].map(({ input }) => input);
-  return reportOf(makePlan(inputs, context), subsets, context, data.origin, null);
+  return reportOf(makePlan(inputs, context), subsets, context, data.origin, null, null);
 }
 
 /** Paths of numbers that a plan must not hold; text is looked at too. */
