@@ -1,10 +1,13 @@
 /** A destination whose columns have other types: built, copied, followed, compared, and the way back. */
 import { expect, test } from 'vitest';
+import { systemClock } from '../../src/core/clock.js';
+import { silentLog } from '../../src/core/log.js';
 import type { Format } from '../../src/core/ports.js';
 import { conversionOf } from '../../src/shadow/format/conversion.js';
 import { formsOf } from '../../src/shadow/format/forms.js';
 import { inspectFormat } from '../../src/shadow/format/preflight.js';
 import type { TableInfo } from '../../src/shadow/postgres/table.js';
+import { Shadow } from '../../src/shadow/shadow.js';
 import { databasePair, until } from '../support/servers.js';
 import { EngineHarness, emitRoute, sql } from './engine-harness.js';
 
@@ -359,6 +362,30 @@ test('a destination stays in the format it was built in', async () => {
   });
   await harness.start().reach('failed');
   expect((await harness.engine.status()).error).toMatchObject({ code: 'format-refused' });
+});
+
+test('a shadow that would follow by another way than the log refuses a format, and changes nothing', async () => {
+  await using pair = await databasePair();
+  await sql(pair.onSource, 'CREATE TABLE a (id serial PRIMARY KEY)');
+  const shadow = new Shadow(
+    {
+      source: pair.source,
+      destination: pair.destination,
+      migrationId: 'refused',
+      method: 'poll',
+      format: { tables: { 'public.a': { types: { id: { type: 'bigint' } } } } },
+    },
+    { log: silentLog, clock: systemClock, afterSchemaBuilt: () => Promise.resolve() },
+  );
+  shadow.start();
+  try {
+    await until(async () => (await shadow.status()).phase === 'failed');
+    expect((await shadow.status()).error).toMatchObject({ code: 'format-refused' });
+    const { rows } = await pair.onDestination.query(`SELECT to_regnamespace('understudy') IS NULL AS clean`);
+    expect(rows).toEqual([{ clean: 't' }]);
+  } finally {
+    await shadow.stop();
+  }
 });
 
 test('check names what the format asks for in vain, and what it changes', async () => {

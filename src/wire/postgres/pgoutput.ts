@@ -173,6 +173,9 @@ function textAt(bytes: Buffer, at: number, length: number): string {
   return bytes.toString('utf8', at, at + length);
 }
 
+/** What a string of V8's may hold; one is at most as long as its bytes. */
+const TEXT_BYTES_MAX = constants.MAX_STRING_LENGTH;
+
 /** Walks one message; every read checks that it stays inside. */
 class Reader {
   readonly #bytes: Buffer;
@@ -231,12 +234,12 @@ class Reader {
 
   text(length: number): string {
     const at = this.#take(length);
-    if (length > constants.MAX_STRING_LENGTH) {
+    if (length > TEXT_BYTES_MAX) {
       throw new UnderstudyError(
         'apply-failed',
         `a value of ${length} bytes in the log is too long to be read`,
         {
-          advice: `A changed value may have ${constants.MAX_STRING_LENGTH} bytes as text, a bytea half of that. Build the shadow anew: the first copy carries it.`,
+          advice: `A changed value may have ${TEXT_BYTES_MAX} bytes as text, a bytea half of that. Build the shadow anew: the first copy carries it.`,
         },
       );
     }
