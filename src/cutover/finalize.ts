@@ -27,10 +27,10 @@ import { finalizeRoute } from './journal.js';
 import type { Connections, Session } from './session.js';
 import type { CutoverDeps, FinalizeOptions, FinalizeReport } from './settings.js';
 
-/** Understudy's tables that outlive `finalize`: what tells who leads, and how the database is used. */
+/** Understudy's tables that outlive `finalize`: what tells who leads, what was decided and why, and how the database is used. */
 const KEPT: Readonly<Record<Side, RegExp>> = {
   source: /^epoch$/,
-  destination: /^(route|operation|event|proxy|secret|series_.*)$/,
+  destination: /^(route|operation|event|proxy|secret|decision|past_copy|series_.*)$/,
 };
 
 /** Throws `not-cut-over`, `busy`, `fence-timeout`, `…-unreachable`. */

@@ -42,6 +42,7 @@ async function leaveTraces(): Promise<void> {
     await stage.pair.onDestination.query(
       'CREATE TABLE IF NOT EXISTS understudy.series_point (start timestamptz)',
     );
+    await stage.pair.onDestination.query('CREATE TABLE IF NOT EXISTS understudy.decision (number bigint)');
   }
   await stage.pair.onSource.query(`
     CREATE TABLE understudy.identity_change
@@ -74,6 +75,11 @@ test('removes everything but the source’s fence, the tombstone and the journal
   ]);
   expect(stopped).toBe(1);
   expect(await stage.writable()).toEqual(['destination']);
+  // Why it was switched is asked long after.
+  const decisions = await stage.pair.onDestination.query(
+    `SELECT FROM pg_class WHERE oid = to_regclass('understudy.decision')`,
+  );
+  expect(decisions.rowCount).toBe(1);
   const triggers = await stage.pair.onDestination.query(
     `SELECT FROM pg_trigger WHERE tgname LIKE 'understudy%'`,
   );
