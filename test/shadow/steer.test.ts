@@ -179,3 +179,36 @@ test('the copy pauses and resumes, and an intensity holds changes back until som
     async () => (await pair.onDestination.query('SELECT FROM public.doc WHERE id = 5001')).rowCount === 1,
   );
 });
+
+test('a destination that is full, or takes no writes for a while, is waited for and said to be', async () => {
+  await using pair = await databasePair();
+  const { onSource, onDestination } = pair;
+  await sql(
+    onSource,
+    `CREATE TABLE item (id int PRIMARY KEY); INSERT INTO item SELECT generate_series(1, 10)`,
+  );
+  await using harness = new EngineHarness(pair).start();
+  await harness.reach('following');
+  await harness.caughtUp();
+  // As a server answers whose disk is full, and one that is still a standby.
+  for (const [n, sqlState] of ['53100', '25006'].entries()) {
+    await sql(
+      onDestination,
+      `CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+         $$BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '${sqlState}'; END$$;
+       CREATE TRIGGER refuse BEFORE INSERT ON item EXECUTE FUNCTION refuse();
+       ALTER TABLE item ENABLE ALWAYS TRIGGER refuse`,
+    );
+    await sql(onSource, `INSERT INTO item VALUES (${100 + n}); DELETE FROM item WHERE id = ${n + 1}`);
+    await until(async () => (await harness.engine.status()).error?.code === 'destination-query-failed', {
+      what: 'the trouble to be told',
+    });
+    const { phase, error, steering } = await harness.engine.status();
+    expect({ phase, stuck: steering?.stuck }).toEqual({ phase: 'following', stuck: [] });
+    expect(error?.message).toContain(sqlState);
+    await sql(onDestination, 'DROP TRIGGER refuse ON item; DROP FUNCTION refuse()');
+    await harness.caughtUp();
+    expect((await harness.engine.status()).error).toBeNull();
+    await harness.expectSame();
+  }
+});
