@@ -36,6 +36,8 @@ export interface OperationOptions {
   readonly tables?: readonly string[];
   /** verify: mend what differs. */
   readonly repair?: boolean;
+  /** verify: go on where one that was interrupted had come to. */
+  readonly resume?: boolean;
   /** resume: tables, as `schema.table`, that are emptied on the destination and copied anew. */
   readonly recopy?: readonly string[];
   /** finalize: also take away the fence that keeps the source closed. */
@@ -49,7 +51,7 @@ export interface OperationOptions {
   readonly destinationLost?: boolean;
   /** Why, with `destinationLost` and `skip`; it is recorded. */
   readonly note?: string;
-  /** shadow: what to do, and the value of an intensity. */
+  /** shadow: what to do, and the value of an intensity; verify: the share of the time in which rows are compared. */
   readonly action?: ShadowCommand['action'];
   readonly value?: number;
   /** conflicts: at most so many, the newest first. */

@@ -24,6 +24,8 @@ const OPTIONS = {
     direction,
     tables: z.array(z.string().max(200)).max(10_000).optional(),
     repair: bool,
+    resume: bool,
+    value: z.number().min(0).max(1).optional(),
   }),
   resume: z.strictObject({ recopy: z.array(z.string().max(200)).max(10_000).optional() }),
   cutover: z.strictObject({ dryRun: bool }),

@@ -103,6 +103,8 @@ export class Operations {
             direction: options.direction ?? this.#deps.direction(),
             ...(options.tables === undefined ? {} : { tables: options.tables }),
             ...(options.repair === undefined ? {} : { repair: options.repair }),
+            ...(options.resume === undefined ? {} : { resume: options.resume }),
+            ...(options.value === undefined ? {} : { intensity: options.value }),
           },
           signal,
           (progress) => emit({ event: 'verify-progress', progress }),

@@ -326,6 +326,10 @@ export interface VerifyOptions {
   readonly tables?: readonly string[];
   /** Mend what differs, the authoritative side's rows winning. Only while the source leads. */
   readonly repair?: boolean;
+  /** 0…1, the share of the time in which rows are compared; all of it where absent. */
+  readonly intensity?: number;
+  /** Tables that an interrupted comparison of everything has found equal are not compared again. */
+  readonly resume?: boolean;
 }
 /** missing, extra: on the follower. still-changing: written too often to be caught at rest, so not proven equal. */
 export type RowDifference = 'missing' | 'extra' | 'different' | 'still-changing';

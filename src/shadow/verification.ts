@@ -12,6 +12,7 @@ import type {
   Direction,
   RecentVerifyReport,
   Side,
+  TableVerdict,
   VerifyOptions,
   VerifyProgress,
   VerifyReport,
@@ -19,6 +20,7 @@ import type {
 import { emitMessageSql } from '../core/postgres.js';
 import { formatLsn, type Position } from '../core/position.js';
 import { UnderstudyError } from '../core/errors.js';
+import { copyRestMs } from './intensity.js';
 import type { RecentBatch, RecentKeys, RecentSnapshot } from './recent-keys.js';
 import { closeSession, openSession, run, type Session } from './postgres/statement.js';
 import { tableKey, type TableInfo } from './postgres/table.js';
@@ -49,6 +51,15 @@ interface DifferingKey {
   readonly key: string;
 }
 
+/** A comparison of all tables that did not come to its end. */
+interface Interrupted {
+  readonly direction: Direction;
+  /** What was changed since it began is still to be compared behind a fence. */
+  readonly snapshot: RecentSnapshot;
+  /** Of tables that were equal. */
+  readonly verdicts: readonly TableVerdict[];
+}
+
 interface Pair {
   readonly authoritative: Session;
   readonly follower: Session;
@@ -69,6 +80,7 @@ export class Verification {
   /** Connections kept for the comparison behind a fence, by direction. */
   readonly #warm = new Map<Direction, Pair>();
   #last: VerifyReport | null = null;
+  #interrupted: Interrupted | null = null;
   #forgotten = false;
 
   constructor(context: VerificationContext) {
@@ -78,6 +90,7 @@ export class Verification {
   /** What was verified is not what is there now: the tables or their columns changed. */
   forget(): void {
     this.#last = null;
+    this.#interrupted = null;
     this.#forgotten = true;
   }
 
@@ -103,11 +116,17 @@ export class Verification {
         advice: 'Run `understudy verify` without --repair, and roll back first.',
       });
     }
-    const tables = this.#chosen(options.tables);
+    const whole = options.tables === undefined;
+    const before = whole && options.resume === true ? this.#resumable(direction) : null;
+    const equal = [...(before?.verdicts ?? [])];
+    const equalRows = equal.reduce((sum, { rows }) => sum + rows, 0);
+    const done = new Set(equal.map(({ table }) => table));
+    const tables = this.#chosen(options.tables).filter((table) => !done.has(tableKey(table)));
     const differing = new Map<TableInfo, UnitId[]>();
     const startedAt = clock.now().toISOString();
     const startedMs = clock.monotonicMs();
-    const snapshot = recent.snapshot();
+    const snapshot = before?.snapshot ?? recent.snapshot();
+    if (whole) this.#interrupted = { direction, snapshot, verdicts: equal };
     const pair = await this.#open(direction, 'verify');
     const marker = await this.#session(direction, 'verify marks');
     try {
@@ -123,6 +142,10 @@ export class Verification {
             const known = differing.get(table) ?? [];
             differing.set(table, [...known, ...ids].slice(0, REPAIRED_MAX));
           },
+          onVerdict: (verdict) => {
+            if (verdict.mismatches === 0) equal.push(verdict);
+          },
+          rest: this.#rests(options.intensity ?? 1, signal),
           ...(onProgress === undefined ? {} : { onProgress }),
         },
       );
@@ -134,10 +157,10 @@ export class Verification {
         startedAt,
         seconds: (clock.monotonicMs() - startedMs) / 1000,
         position: result.position,
-        tables: result.verdicts.length,
-        rows: result.rows,
+        tables: done.size + result.verdicts.length,
+        rows: result.rows + equalRows,
         mismatches: result.mismatches,
-        verdicts: result.verdicts,
+        verdicts: [...(before?.verdicts ?? []), ...result.verdicts],
         ...(repair === undefined ? {} : { repair }),
       };
       if (options.tables === undefined) {
@@ -145,11 +168,27 @@ export class Verification {
         this.#last = { ...report, mismatches };
         if (mismatches === 0) recent.settleAll(snapshot);
         this.#forgotten = false;
+        this.#interrupted = null;
       }
       return report;
     } finally {
       await Promise.all([closePair(pair), closeSession(marker)]);
     }
+  }
+
+  /** Undefined where there is no need to rest. */
+  #rests(intensity: number, signal: AbortSignal): (() => Promise<void>) | undefined {
+    if (intensity >= 1) return undefined;
+    const { clock } = this.#context;
+    let startedMs = clock.monotonicMs();
+    return async () => {
+      await clock.sleep(copyRestMs(intensity, clock.monotonicMs() - startedMs), signal);
+      startedMs = clock.monotonicMs();
+    };
+  }
+
+  #resumable(direction: Direction): Interrupted | null {
+    return this.#interrupted?.direction === direction ? this.#interrupted : null;
   }
 
   #form(): { readonly form?: TableForm } {

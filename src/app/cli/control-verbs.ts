@@ -38,12 +38,24 @@ export function controlVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> 
             default: false,
             describe: 'Mend what differs on the destination; both rows are recorded',
           })
+          .option('resume', {
+            type: 'boolean',
+            default: false,
+            describe: 'Leave out the tables that an interrupted comparison has found equal',
+          })
+          .option('intensity', {
+            type: 'number',
+            requiresArg: true,
+            describe: 'Share of the time in which rows are compared, 0 to 1 [1]',
+          })
           .example('$0 verify --table public.orders', '')
           .example('$0 verify --repair', ''),
       (args) =>
         runVerb(args, async (terminal) =>
           (await import('./operate.js')).runVerify(terminal, adminOf(args), {
             ...(args.repair ? { repair: true } : {}),
+            ...(args.resume ? { resume: true } : {}),
+            ...(args.intensity === undefined ? {} : { value: args.intensity }),
             ...(args.direction === undefined ? {} : { direction: args.direction }),
             ...(args.table === undefined ? {} : { tables: args.table }),
           }),

@@ -20,7 +20,7 @@ import type { Terminal } from './terminal.js';
 export async function runVerify(
   terminal: Terminal,
   admin: AdminClient,
-  options: Pick<OperationOptions, 'direction' | 'tables' | 'repair'>,
+  options: Pick<OperationOptions, 'direction' | 'tables' | 'repair' | 'resume' | 'value'>,
 ): Promise<ExitCode> {
   const report = (await operate(terminal, admin, 'verify', options)) as VerifyReport;
   const differing = report.verdicts.filter((verdict) => verdict.mismatches > 0);

@@ -46,6 +46,10 @@ export interface VerifyTablesOptions {
   readonly authoritativeSide?: Side;
   /** Told of confirmed differences, but for rows still changing, as they are found. */
   readonly onConfirmed?: (table: TableInfo, ids: readonly UnitId[]) => void;
+  /** A table is compared to its end. */
+  readonly onVerdict?: (verdict: TableVerdict) => void;
+  /** Called behind each part of a table; the comparison goes on once it resolves. */
+  readonly rest?: (() => Promise<void>) | undefined;
   /** Rows hashed by one statement where the key can be cut into ranges. Default 10,000. */
   readonly bucketRows?: number;
   /** How a side has a table, where not as the source does. */
@@ -130,7 +134,9 @@ export async function verifyTables(
       roundsMax,
       onRows,
       onConfirmed: (ids) => options.onConfirmed?.(table, ids),
+      rest: options.rest,
     });
+    options.onVerdict?.(verdict);
     rowsBefore += verdict.rows;
     verdicts.push(verdict);
   }
@@ -272,6 +278,7 @@ interface CompareOptions {
   readonly roundsMax: number;
   readonly onRows: (rows: number) => void;
   readonly onConfirmed: (ids: readonly UnitId[]) => void;
+  readonly rest: (() => Promise<void>) | undefined;
 }
 
 async function compareTable(comparison: Comparison, options: CompareOptions): Promise<TableVerdict> {
@@ -305,6 +312,7 @@ async function compareTable(comparison: Comparison, options: CompareOptions): Pr
     for (const suspect of step.suspects) suspects.push(suspect);
     while (suspects.length >= SUSPECTS_MAX) await decide();
     options.onRows(rows);
+    await options.rest?.();
   }
   if (suspects.length > 0) await decide();
   return { table: tableKey(table), rows, mismatches, differingKeys };
