@@ -10,6 +10,7 @@ import { byMethod } from './preflight-method.js';
 import { inspectFormat, inspectNames } from '../format/preflight.js';
 import { inspectObjects } from './preflight-objects.js';
 import { inspectDifferences } from './preflight-pair.js';
+import { inspectStatements } from './preflight-statements.js';
 import { inspectServer, type FindingOf, type InspectedServer } from './preflight-server.js';
 
 export interface PreflightSettings {
@@ -116,6 +117,10 @@ export async function inspectPair(
     ...onSide(
       'destination',
       await attempt('the differences between both sides', () => inspectDifferences(pair)),
+    ),
+    ...onSide(
+      'destination',
+      await attempt('the captured statements', () => inspectStatements(source, destination)),
     ),
   ]);
 }
