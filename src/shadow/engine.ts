@@ -192,6 +192,7 @@ export class ShadowEngine implements ShadowControl {
       table: (name) => this.#reverse.state.tables?.get(name),
       versionColumns: this.#settings.versionColumns ?? {},
       onSuspect: (table, key) => this.#recent.noteKeys(table, [key]),
+      onUnnamed: () => this.#verification.forget(),
       repair: (table, key, signal) => this.#repair(table.info, [key], signal),
     });
     this.#reverse.state.onStrays = (strays) => this.#conflicts.note(strays);

@@ -61,6 +61,8 @@ export interface ConflictsContext {
   readonly versionColumns: Readonly<Record<string, string>>;
   /** The row may differ: whoever compares what was changed lately is to look at it. */
   readonly onSuspect: (table: ApplyTable, key: Key) => void;
+  /** Rows may differ that can't be named: what was verified before says nothing any more. */
+  readonly onUnnamed: () => void;
   /** Replaces the destination's row by the source's. */
   readonly repair: (source: ApplyTable, key: Key, signal: AbortSignal) => Promise<void>;
 }
@@ -91,7 +93,7 @@ export class Conflicts {
 
   /** Records them durably. Throws `destination-…`. */
   async note(strays: readonly StrayWrite[]): Promise<void> {
-    const { log, table: tableOf, onSuspect } = this.#context;
+    const { log, table: tableOf, onSuspect, onUnnamed } = this.#context;
     await this.#onDestination(async (session) => {
       await recordStrays(session, strays);
       this.#counts = await countConflicts(session);
@@ -100,7 +102,8 @@ export class Conflicts {
     log.warn({ writes: strays.length, tables: [...tables] }, 'the destination was written to past its guard');
     for (const { table, key } of strays) {
       const known = tableOf(`${table.schema}.${table.name}`);
-      if (known !== undefined && key !== null) onSuspect(targetOf(known), key);
+      if (known === undefined || key === null) onUnnamed();
+      else onSuspect(targetOf(known), key);
     }
     this.#wake();
   }
