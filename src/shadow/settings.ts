@@ -67,7 +67,7 @@ export const SHADOW_DEFAULTS: Omit<ShadowSettings, 'source' | 'destination' | 'm
   throttle: THROTTLE_DEFAULTS,
   flushIntervalMs: 20,
   flushChangesMax: 20_000,
-  streamBytesMax: 32 * 1024 * 1024,
+  streamBytesMax: 8 * 1024 * 1024,
   statusIntervalMs: 1000,
   headPollIntervalMs: 250,
   fingerprintIntervalMs: 10_000,
