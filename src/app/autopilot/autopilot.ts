@@ -3,7 +3,7 @@
  *
  * States: stopped → watching ⇄ planning, watching ⇄ switching; from each back to stopped. Off is a loop that is never started.
  *
- *   1. every `checkIntervalMs`: the situation is gathered, and `decide` gives a verdict
+ *   1. every `checkIntervalMs`, and more often while the shadow is being built: the situation is gathered, and `decide` gives a verdict
  *   2. the plan is made anew when an hour has closed, in a thread of its own
  *   3. divergence is judged anew by the shadow's lag at this moment, and the shadow is steered by it (`tuner.ts`)
  *   4. a verdict that differs from the last is recorded in the destination with its figures
@@ -64,6 +64,10 @@ const TRANSITIONS = {
   switching: ['watching', 'stopped'],
 } as const;
 
+/** While a shadow is being built, what is to be copied first can't wait for long. */
+const BUILDING: readonly ShadowStatus['phase'][] = ['connecting', 'building-schema', 'copying'];
+const BUILDING_INTERVAL_MS = 3_000;
+
 export class Autopilot {
   readonly #deps: AutopilotDeps;
   readonly #state = new StateCell<State>('autopilot', TRANSITIONS, 'stopped');
@@ -75,6 +79,7 @@ export class Autopilot {
   #problem: AutopilotStatus['problem'] = null;
   readonly #apply = new ApplyMeter();
   #copyRecorded = false;
+  #building = true;
 
   constructor(deps: AutopilotDeps) {
     this.#deps = deps;
@@ -114,7 +119,10 @@ export class Autopilot {
     const { signal } = this.#stopping;
     for (;;) {
       try {
-        await clock.sleep(checkIntervalMs, signal);
+        await clock.sleep(
+          this.#building ? Math.min(checkIntervalMs, BUILDING_INTERVAL_MS) : checkIntervalMs,
+          signal,
+        );
       } catch {
         return;
       }
@@ -135,6 +143,7 @@ export class Autopilot {
   async round(): Promise<Verdict> {
     const deps = this.#deps;
     const status = await deps.shadow();
+    this.#building = BUILDING.includes(status.phase);
     const { leader, finalized } = deps.route();
     const nowMs = deps.clock.now().getTime();
     if (leader === 'source' && !finalized && this.#planIsOld(nowMs, status.phase))

@@ -225,17 +225,23 @@ class Grid {
     this.#roots = roots;
     const watched = [...data.intervals.values()].filter(({ observedMs }) => observedMs > 0);
     const enough = watched.some(({ observedMs }) => observedMs >= HALF_HOUR_MS) ? HALF_HOUR_MS : 1;
-    const counted = watched
-      .filter(
-        ({ startMs, observedMs }) =>
-          observedMs >= enough && (nowMs === undefined || startMs + HOUR_MS <= nowMs),
-      )
-      .sort((a, b) => a.startMs - b.startMs);
+    const inFull = watched.filter(
+      ({ startMs, observedMs }) =>
+        observedMs >= enough && (nowMs === undefined || startMs + HOUR_MS <= nowMs),
+    );
+    // In the first hour, what of it has passed says more than nothing.
+    const running = inFull.length === 0 ? watched.filter(({ startMs }) => startMs <= (nowMs ?? 0)) : [];
+    const counted = [...inFull, ...running].sort((a, b) => a.startMs - b.startMs);
     const kept = buildSeries(
       counted.map(({ startMs, observedMs }) => ({ atMs: startMs, value: observedMs })),
       { stepMs: HOUR_MS },
     );
-    this.notes = kept.notes;
+    this.notes = [
+      ...kept.notes,
+      ...(running.length > 0
+        ? ['No hour has been watched to its end: the running one counts, for what it is.']
+        : []),
+    ];
     const { series } = kept;
     const endMs = series.startMs + series.values.length * HOUR_MS;
     let observedMs = 0;

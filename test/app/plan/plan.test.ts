@@ -188,6 +188,28 @@ describe('strange series', () => {
     expectSound(plan);
   });
 
+  test('the first hour, before it has passed: what was seen of it', async () => {
+    const batch = lone({
+      points: [point('t', START_MS, 120, 0)],
+      intervals: [interval(START_MS, 120, 60_000)],
+    });
+    const plan = planOf(await dataOf(batch), { nowMs: START_MS + 90_000 });
+    expect(plan.subsets[0]?.heat.now.value).toBeCloseTo(2);
+    expect(plan.subsets[0]?.heat.now.confidence).toBe('low');
+    expect(plan.notes).toContain(
+      'No hour has been watched to its end: the running one counts, for what it is.',
+    );
+    // Once an hour has closed, the running one waits for its end.
+    const later = lone({
+      points: [point('t', START_MS, 3600, 0), point('t', START_MS + HOUR_MS, 7200, 0)],
+      intervals: [interval(START_MS, 3600), interval(START_MS + HOUR_MS, 7200, 60_000)],
+    });
+    const next = planOf(await dataOf(later), { nowMs: START_MS + HOUR_MS + 90_000 });
+    expect(next.subsets[0]?.heat.now.value).toBeCloseTo(1);
+    expect(next.notes).toEqual([]);
+    expectSound(plan);
+  });
+
   test('one minute: a rate, no pattern, little confidence', async () => {
     const plan = planOf(
       await dataOf(
