@@ -1,7 +1,7 @@
 /**
  * PostgreSQL's own regression tests, direct and through the proxy, and whether psql's output is the same.
  *
- *   npm run compare:regress -- --dir postgresql-15.18/src/test/regress [--version 14] [--only join,copy] [--keep DIR]
+ *   npm run compare:regress -- --dir postgresql-15.18/src/test/regress [--version 14] [--mode session] [--only join,copy] [--keep DIR]
  *
  * The tests are not part of this project: take them from PostgreSQL's source. Two fresh servers run the schedule side
  * by side, file by file; outputs are compared with each other, not with the expected ones, so that a test which fails
@@ -17,6 +17,7 @@ import { systemClock } from '../src/core/clock.js';
 import { silentLog } from '../src/core/log.js';
 import { WHOLE_DATABASE, type Side } from '../src/core/ports.js';
 import { connectControl } from '../src/core/postgres.js';
+import { POOL_MODES, type PoolMode } from '../src/proxy/pool/pool-settings.js';
 import type { Proxy } from '../src/proxy/proxy-interface.js';
 import { createProxy } from '../src/proxy/proxy.js';
 import { PROXY_DEFAULTS } from '../src/proxy/settings.js';
@@ -27,6 +28,7 @@ const FILE_TIMEOUT_MS = 300_000;
 interface Options {
   readonly folder: string;
   readonly version: 14 | 18;
+  readonly mode: PoolMode;
   readonly only: readonly string[] | null;
   /** Folder for the outputs. */
   readonly keep: string;
@@ -37,6 +39,7 @@ function readOptions(): Options {
     options: {
       dir: { type: 'string' },
       version: { type: 'string', default: '14' },
+      mode: { type: 'string', default: 'session' },
       only: { type: 'string' },
       keep: { type: 'string' },
     },
@@ -46,6 +49,7 @@ function readOptions(): Options {
   return {
     folder: resolve(values.dir),
     version: values.version === '18' ? 18 : 14,
+    mode: POOL_MODES.find((mode) => mode === values.mode) ?? 'session',
     only: values.only?.split(',') ?? null,
     keep: resolve(values.keep ?? 'build/regress'),
   };
@@ -81,14 +85,17 @@ async function startServer(version: 14 | 18): Promise<EmbeddedServer> {
   return server;
 }
 
-async function startProxy(server: EmbeddedServer): Promise<{ readonly proxy: Proxy; readonly port: number }> {
+async function startProxy(
+  server: EmbeddedServer,
+  poolMode: PoolMode,
+): Promise<{ readonly proxy: Proxy; readonly port: number }> {
   const target = (side: Side) =>
     ({
       endpoint: { side, host: server.host, port: server.port, tls: 'disable' },
       database: DATABASE,
     }) as const;
   const proxy = createProxy(
-    { ...PROXY_DEFAULTS, port: 0, authentication: 'trust' },
+    { ...PROXY_DEFAULTS, port: 0, authentication: 'trust', pool: { ...PROXY_DEFAULTS.pool, poolMode } },
     {
       source: target('source'),
       destination: target('destination'),
@@ -141,7 +148,7 @@ async function main(): Promise<void> {
   const names = (await schedule(options.folder)).filter((name) => options.only?.includes(name) ?? true);
   const direct = await startServer(options.version);
   const behind = await startServer(options.version);
-  const { proxy, port } = await startProxy(behind);
+  const { proxy, port } = await startProxy(behind, options.mode);
   const different: string[] = [];
   await mkdir(options.keep, { recursive: true });
   try {

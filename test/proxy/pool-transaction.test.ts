@@ -464,3 +464,26 @@ describe('session state', () => {
     await until(() => client.types.includes('A'));
   });
 });
+
+test('clients that each give themselves a name of their own leave few connections behind', async () => {
+  await start();
+  const left = async (): Promise<number> => {
+    const { rows } = await pair.onSource.query<{ n: string }>(
+      "SELECT count(*) AS n FROM pg_stat_activity WHERE application_name LIKE 'named-%'",
+    );
+    return Number(rows[0]?.n);
+  };
+  const connect = (n: number): Promise<RawClient> =>
+    RawClient.connect(running.port, running.database, { application_name: `named-${n}` });
+  await using stays = await connect(0);
+  expect(await stays.column('SELECT 1')).toEqual(['1']);
+  for (let n = 1; n <= 8; n++) {
+    await using client = await connect(n);
+    expect(await client.column('SELECT 1')).toEqual(['1']);
+  }
+  // Its own, and of the others as many as a pool may have.
+  await until(async () => (await left()) <= 4, { what: 'the connections nobody needs to be closed' });
+  await using again = await connect(8);
+  expect(await again.column('SHOW application_name')).toEqual(['named-8']);
+  expect(await stays.column('SELECT 2')).toEqual(['2']);
+});

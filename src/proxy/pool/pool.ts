@@ -61,6 +61,8 @@ export class Pool {
   readonly #watch: CatalogWatch;
   readonly #lines: SharedLines | null;
   #idle: PooledBackend[] = [];
+  /** When a client last came or left. */
+  usedAtMs = 0;
   readonly #active = new Set<PooledBackend>();
   #opening = 0;
   #first: Promise<void> | null = null;
@@ -118,6 +120,11 @@ export class Pool {
       this.#active.delete(backend);
       return backend;
     });
+  }
+
+  /** Server connections that wait for work. */
+  get spare(): number {
+    return this.#idle.length + (this.#lines?.count ?? 0);
   }
 
   get counts(): {
@@ -359,7 +366,8 @@ export class Pool {
   // ------------------------------------------------------------------------------------------------------ by time
 
   /** Call now and then. */
-  sweep(nowMs: number): void {
+  /** Call now and then. `idleMaxMs`: connections unused for that long are closed. */
+  sweep(nowMs: number, idleMaxMs: number): void {
     const { bounds } = this.#context;
     for (const { client, sinceMs } of this.#waiting) {
       if (nowMs - sinceMs < bounds.poolWaitTimeoutMs) break;
@@ -370,11 +378,10 @@ export class Pool {
       );
     }
     this.#openMore();
-    this.#lines?.sweep(nowMs);
+    this.#lines?.sweep(nowMs, idleMaxMs);
     this.#idle = this.#idle.filter((backend) => {
       const keep =
-        nowMs - backend.idleSinceMs < bounds.poolIdleTimeoutMs &&
-        nowMs - backend.openedAtMs < bounds.poolAgeMaxMs;
+        nowMs - backend.idleSinceMs < idleMaxMs && nowMs - backend.openedAtMs < bounds.poolAgeMaxMs;
       if (!keep) backend.close(true);
       return keep;
     });

@@ -87,6 +87,7 @@ export class Pools implements GateParty {
    */
   async poolFor(client: AcceptedClient, side: Side): Promise<Pool> {
     const pool = this.#pool(client, side);
+    pool.usedAtMs = this.#context.clock.monotonicMs();
     if (!pool.proves(client.credentials)) pool.giveBack(await pool.open(client.credentials));
     else if (pool.parameters === null) await pool.first(client.credentials);
     pool.use(client.credentials);
@@ -123,6 +124,7 @@ export class Pools implements GateParty {
   }
 
   #closed(client: PooledClient): void {
+    client.pool.usedAtMs = this.#context.clock.monotonicMs();
     this.#clients.delete(client);
     this.#deps.onClosed(client);
     this.#onProgress();
@@ -130,7 +132,33 @@ export class Pools implements GateParty {
 
   #sweep(): void {
     const nowMs = this.#context.clock.monotonicMs();
-    for (const pool of this.#all()) pool.sweep(nowMs);
+    const { poolIdleTimeoutMs } = this.#context.bounds;
+    const forsaken = this.#forsaken();
+    for (const pool of this.#all()) pool.sweep(nowMs, forsaken.has(pool) ? 0 : poolIdleTimeoutMs);
+  }
+
+  /**
+   * Pools that nobody uses and that must not keep connections for who may come again: there is one for each user and
+   * set of start-up parameters, and many a client gives itself a name of its own. All such pools of the side that
+   * serves keep `poolSizeMax` connections together, those used last.
+   */
+  #forsaken(): ReadonlySet<Pool> {
+    const forsaken = new Set<Pool>();
+    if (this.#pools.source.size + this.#pools.destination.size < 2) return forsaken;
+    const used = new Set<Pool>([...this.#clients].map((client) => client.pool));
+    if (this.#gateClosed || used.size === 0) return forsaken;
+    for (const side of ['source', 'destination'] as const) {
+      const pools = [...this.#pools[side].values()];
+      // Where nobody is yet, connections may have been made ready for a switch.
+      if (pools.length === 0 || !pools.some((pool) => used.has(pool))) continue;
+      let room = this.#context.bounds.poolSizeMax;
+      const unused = pools.filter((pool) => !used.has(pool)).toSorted((a, b) => b.usedAtMs - a.usedAtMs);
+      for (const pool of unused) {
+        room -= pool.spare;
+        if (room < 0) forsaken.add(pool);
+      }
+    }
+    return forsaken;
   }
 
   #all(): Pool[] {

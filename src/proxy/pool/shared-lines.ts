@@ -107,10 +107,10 @@ export class SharedLines {
   }
 
   /** Call now and then. */
-  sweep(nowMs: number): void {
-    const { poolIdleTimeoutMs, poolAgeMaxMs } = this.#context.bounds;
+  sweep(nowMs: number, idleMaxMs: number): void {
+    const { poolAgeMaxMs } = this.#context.bounds;
     for (const { line, openedAtMs, usedAtMs } of this.#held) {
-      if (nowMs - usedAtMs >= poolIdleTimeoutMs || nowMs - openedAtMs >= poolAgeMaxMs) line.close();
+      if (nowMs - usedAtMs >= idleMaxMs || nowMs - openedAtMs >= poolAgeMaxMs) line.close();
     }
   }
 
