@@ -46,7 +46,7 @@ const fed = new WeakMap<net.Socket, ReusedReads>();
 class ReusedReads {
   readonly #socket: net.Socket;
   #onChunk: (chunk: Buffer) => void = ignore;
-  #buffer: Buffer = Buffer.allocUnsafe(SIZES[0]);
+  #buffer: Buffer = bufferOf(SIZES[0]);
   #size = 0;
   #quiet = 0;
   #kept = false;
@@ -110,7 +110,7 @@ class ReusedReads {
     const size = SIZES[this.#size] ?? SIZES[0];
     if (!this.#kept && this.#buffer.length === size) return undefined;
     this.#kept = false;
-    this.#buffer = Buffer.allocUnsafe(size);
+    this.#buffer = bufferOf(size);
     return this.#buffer;
   }
 }
@@ -141,6 +141,11 @@ const FIELDS = ((): {
   if (buffer === undefined || callback === undefined || generator === undefined) return null;
   return { buffer, callback, generator };
 })();
+
+/** Memory of its own: a piece of Node's pool would hold the other seven kilobytes of it for as long as it lives. */
+function bufferOf(bytes: number): Buffer {
+  return Buffer.allocUnsafeSlow(bytes);
+}
 
 function ignore(): void {
   // Nobody is there to be told.

@@ -39,6 +39,8 @@ test('what is read again and again lies in the same memory', async () => {
   expect(seen).toHaveLength(3);
   expect(new Set(seen.map(({ memory }) => memory)).size).toBe(1);
   expect(new Set(seen.map(({ at }) => at)).size).toBe(1);
+  // An idle client holds no more than that: no slab of Node's pool.
+  expect(seen[0]?.memory.byteLength).toBe(1024);
 });
 
 test('every byte is handed on once and in order, in reads of any size, and what is kept stays as it was', async () => {
