@@ -226,9 +226,8 @@ describe.skipIf(opensslMissing)('direct TLS', () => {
     await using proxy = await proxyWith();
     const late = new RawClient(proxy.port).say(Buffer.from('0000000804d21630', 'hex'));
     expect((await late.take(1)).toString()).toBe('N');
-    expect(await late.say(Buffer.from('160301000100', 'hex')).farewell()).toMatchObject({
-      sqlState: '08P01',
-    });
+    // It is not answered, as by a server.
+    expect(await late.say(Buffer.from('160301000100', 'hex')).rest()).toHaveLength(0);
   });
 });
 
