@@ -5,7 +5,7 @@
  * stream's queue and schedules a tick to look for more: a third of what a bare pipe costs. `net.connect` can be given a
  * buffer of the caller's own (`onread`) and then does none of that; accepted sockets, and those whose handshake is to
  * be read first, can't. So the fields that `onread` sets are set here, on a socket that is already open
- * (docs/adr/0007-reads-into-one-buffer.md). Where the runtime lacks them, and over TLS, chunks come by `data`.
+ * (docs/adr/0009-reads-into-one-buffer.md). Where the runtime lacks them, and over TLS, chunks come by `data`.
  *
  * States of a socket: streaming → fed (once and for good; a later feed only changes who is told).
  *
