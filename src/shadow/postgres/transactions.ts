@@ -188,7 +188,7 @@ export class TransactionAssembler {
     open.empty = false;
     if (open.tagged) return null;
     if (!this.#authority.authoritative) {
-      this.#stray(open, message);
+      this.#stray(open, message, bytes);
       return null;
     }
     const change = this.#resolve(message);
@@ -198,12 +198,17 @@ export class TransactionAssembler {
     return open.bytes >= this.#partBytesMax ? this.#part(open, open.begin.commitLsn, false) : null;
   }
 
-  #stray(open: OpenTransaction, message: RowMessage): void {
+  /** They count as any change does for whoever bounds what waits. */
+  #stray(open: OpenTransaction, message: RowMessage, bytes: number): void {
     if (!this.#notesStrays || open.straysCut) return;
     const change = this.#resolve(message);
     if (change === null) return;
-    if (open.strays.length < STRAYS_MAX) open.strays.push(change);
-    else open.straysCut = true;
+    if (open.strays.length < STRAYS_MAX && open.bytes < this.#partBytesMax) {
+      open.strays.push(change);
+      open.bytes += bytes + CHANGE_OVERHEAD_BYTES;
+    } else {
+      open.straysCut = true;
+    }
   }
 
   #resolve(message: RowMessage): Change | null {
