@@ -190,6 +190,7 @@ export class ShadowEngine implements ShadowControl {
       clock: context.clock,
       log: this.#log,
       table: (name) => this.#reverse.state.tables?.get(name),
+      ready: () => this.#reverse.state.tables !== undefined,
       versionColumns: this.#settings.versionColumns ?? {},
       onSuspect: (table, key) => this.#recent.noteKeys(table, [key]),
       onUnnamed: () => this.#verification.forget(),

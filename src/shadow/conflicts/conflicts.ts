@@ -32,9 +32,11 @@ import { quoteIdent } from '../../core/postgres.js';
 import type { Step } from '../postgres/flush-plan.js';
 import {
   closeSession,
+  endOnAbort,
   inTransaction,
   openSession,
   run,
+  sqlStateOf,
   withSession,
   type Session,
 } from '../postgres/statement.js';
@@ -57,6 +59,8 @@ export interface ConflictsContext {
   readonly log: Log;
   /** By its name on the destination, as the destination has it; its target is the source's form. */
   readonly table: (name: string) => ApplyTable | undefined;
+  /** Whether the tables are known: not before the way back has connected, nor while it learns of new ones. */
+  readonly ready: () => boolean;
   /** `schema.table` of the source → the column that says when a row was written. */
   readonly versionColumns: Readonly<Record<string, string>>;
   /** The row may differ: whoever compares what was changed lately is to look at it. */
@@ -73,6 +77,11 @@ interface Sides {
 }
 
 const BATCH = 100;
+/**
+ * The application's row is waited for only so long: whoever waits holds the fence's record, and a wait that ends before
+ * deadlock_timeout never costs the application its transaction.
+ */
+const SOURCE_SETTINGS = { ...APPLY_SETTINGS, lock_timeout: '300ms' };
 const RETRY_MS = 2000;
 
 export class Conflicts {
@@ -159,15 +168,25 @@ export class Conflicts {
   }
 
   async #settleOpen(settle: SettleFunction | null, signal: AbortSignal): Promise<void> {
-    const { endpoints } = this.#context;
+    const { endpoints, log } = this.#context;
+    const { rule } = this.#settings;
     const destination = await openSession('destination', endpoints.destination, 'conflicts');
     let source: Session | undefined;
     try {
-      if ((await readAuthority(destination, false)).kind !== 'leads') return;
-      source = await openSession('source', endpoints.source, 'conflicts', APPLY_SETTINGS);
+      endOnAbort(destination, signal, 0);
+      if (!this.#context.ready() || (await readAuthority(destination, false)).kind !== 'leads') return;
+      source = await openSession('source', endpoints.source, 'conflicts', SOURCE_SETTINGS);
+      endOnAbort(source, signal, 0);
       for (const open of await readOpen(destination, BATCH)) {
         signal.throwIfAborted();
-        await this.#settleOne({ source, destination }, open, settle, signal);
+        await this.#settleOne({ source, destination }, open, settle, signal).catch(async (error: unknown) => {
+          const sqlState = sqlStateOf(error) ?? '';
+          if (signal.aborted || !/^(22|23|40|42|55P03)/.test(sqlState)) throw error;
+          log.warn({ conflict: open.id, sqlState }, 'a conflict could not be settled');
+          if (!/^(22|23|42)/.test(sqlState)) return;
+          const reason = `the row is refused with SQLSTATE ${sqlState}`;
+          await recordSettled(destination, open.id, { state: 'unsettled', rule, winner: null, reason });
+        });
       }
       this.#counts = await countConflicts(destination);
     } finally {
@@ -241,7 +260,7 @@ export class Conflicts {
     const { rows } = await run(
       session,
       {
-        text: `SELECT pg_catalog.to_jsonb(t)::text AS json, EXTRACT(epoch FROM ${written}) * 1000 AS written_ms
+        text: `SELECT pg_catalog.to_jsonb(t.*)::text AS json, EXTRACT(epoch FROM ${written}) * 1000 AS written_ms
           FROM ONLY ${table.sql} AS t WHERE ${where}`,
         values,
       },
@@ -270,7 +289,7 @@ async function writeToSource(
     const now = await run(
       source,
       {
-        text: `SELECT pg_catalog.to_jsonb(t)::text AS json FROM ONLY ${here.sql} AS t WHERE ${where} FOR UPDATE`,
+        text: `SELECT pg_catalog.to_jsonb(t.*)::text AS json FROM ONLY ${here.sql} AS t WHERE ${where} FOR UPDATE`,
         values,
       },
       { what, carriesRows: true },

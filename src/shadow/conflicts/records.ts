@@ -5,7 +5,9 @@ import { formatLsn } from '../../core/position.js';
 import { run, textOf, type Session, type TextRow } from '../postgres/statement.js';
 import type { Winner } from './rule.js';
 
-const CREATE_SQL = `CREATE TABLE IF NOT EXISTS understudy.conflict (
+/** Two that make it at once would clash in the catalogs. */
+const CREATE_SQL = `SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('understudy'));
+CREATE TABLE IF NOT EXISTS understudy.conflict (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   found_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
   position pg_lsn NOT NULL,
