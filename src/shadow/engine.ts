@@ -317,6 +317,9 @@ export class ShadowEngine implements ShadowControl {
     await this.#prepareCopier(source);
     await this.#renew(stage);
     await ensureStream('forward', settings.migrationId, source, destination, this.#tables);
+    const unmended = await readUnmended(destination);
+    this.#forward.state.unmended.clear();
+    for (const name of unmended) this.#forward.state.unmended.set(name, 0);
     this.#forward.start();
 
     if (isBefore(recorded, 'indexing')) await this.#copy(stage);
@@ -357,7 +360,13 @@ export class ShadowEngine implements ShadowControl {
     for (const [done, table] of tables.entries()) {
       const message = `the slot was lost: ${done} of ${tables.length} tables are compared with the source and mended`;
       this.#condition.warn(REPAIRING, { code: REPAIRING, message });
-      await this.#verification.mend(table, stage.signal);
+      const { unmended } = this.#forward.state;
+      let leftOut: number | undefined;
+      do {
+        leftOut = unmended.get(tableKey(table));
+        await this.#verification.mend(table, stage.signal);
+      } while (unmended.get(tableKey(table)) !== leftOut);
+      unmended.delete(tableKey(table));
       await recordMended(stage.destination, table);
     }
     this.#condition.warn(REPAIRING, null);

@@ -13,7 +13,7 @@ import { strayWrites } from './conflicts/strays.js';
 import { readAuthority } from './follow/authority.js';
 import type { LaneState } from './lane-state.js';
 import { Applier } from './postgres/apply.js';
-import type { ApplyTable, Binding } from './postgres/apply-table.js';
+import type { ApplyTable, Binding, Key } from './postgres/apply-table.js';
 import { ChunkWriter } from './postgres/chunk-writer.js';
 import type { ClosedWindow } from './postgres/chunk-windows.js';
 import { FlushPlanner, type Step } from './postgres/flush-plan.js';
@@ -24,8 +24,15 @@ import {
   progressSql,
   removePendingKey,
 } from './postgres/records.js';
-import { run, sqlStateOf, TRANSIENT_SQLSTATES, type Session } from './postgres/statement.js';
+import {
+  run,
+  sqlStateOf,
+  TRANSIENT_SQLSTATES,
+  UNIQUENESS_SQLSTATES,
+  type Session,
+} from './postgres/statement.js';
 import { isRefusal, stuckAt } from './stuck-change.js';
+import type { Change } from './postgres/transactions.js';
 import type { RelationMessage } from '../wire/postgres/pgoutput.js';
 
 /** How often a flush that lost a deadlock is tried again before the session gives up. */
@@ -205,19 +212,37 @@ export class FlushWriter {
   async #oneByOne(flush: Flush): Promise<readonly Step[]> {
     const all: Step[] = [];
     for (const change of flush.changes) {
+      const lenient = this.#state.unmended.size > 0;
       try {
+        if (lenient) await run(this.#session, 'SAVEPOINT change', { what: 'applying a change' });
         const planner = new FlushPlanner(false);
         planner.add(change, this.#bindingOf);
         const steps = planner.finish();
         await this.#applySteps(steps);
         all.push(...steps);
+        if (lenient) await run(this.#session, 'RELEASE SAVEPOINT change', { what: 'applying a change' });
       } catch (error) {
+        if (lenient && this.#leftToMend(change, error)) {
+          await run(this.#session, 'ROLLBACK TO SAVEPOINT change', { what: 'leaving a change to be mended' });
+          continue;
+        }
         throw isRefusal(error)
           ? stuckAt(this.#state.direction, flush, change, this.#bindingOf, error)
           : error;
       }
     }
     return all;
+  }
+
+  /** A row that the stream has not told of, and that is still to be mended, may have the unique value of one that it tells. */
+  #leftToMend(change: Change, error: unknown): boolean {
+    if (change.kind === 'truncate' || !UNIQUENESS_SQLSTATES.includes(sqlStateOf(error) ?? '')) return false;
+    const { unmended } = this.#state;
+    const { name } = this.#bindingOf(change.relation).table;
+    const left = unmended.get(name);
+    if (left === undefined) return false;
+    unmended.set(name, left + 1);
+    return true;
   }
 
   async #applySteps(steps: readonly Step[]): Promise<void> {
@@ -237,7 +262,7 @@ export class FlushWriter {
     if (chunk.repairs !== null) {
       // Held to the transaction's end: what leads now must not be overwritten by what led before.
       if ((await readAuthority(this.#session, true)).kind !== 'leads') return false;
-      await this.#chunks.replace(table, end, chunk.repairs);
+      await this.#repair(table, end, chunk.repairs);
       return true;
     }
     if (chunk.pendingKeyId !== null) {
@@ -249,6 +274,19 @@ export class FlushWriter {
     }
     await this.#chunks.write(table, end);
     return true;
+  }
+
+  async #repair(table: ApplyTable, window: ClosedWindow, keys: readonly Key[]): Promise<void> {
+    const what = 'repairing rows';
+    await run(this.#session, 'SAVEPOINT repair', { what });
+    try {
+      await this.#chunks.replace(table, window, keys);
+    } catch (error) {
+      if (!UNIQUENESS_SQLSTATES.includes(sqlStateOf(error) ?? '')) throw error;
+      await run(this.#session, 'ROLLBACK TO SAVEPOINT repair', { what });
+      await this.#chunks.remove(table, window, keys);
+    }
+    await run(this.#session, 'RELEASE SAVEPOINT repair', { what });
   }
 }
 

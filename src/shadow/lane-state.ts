@@ -63,6 +63,11 @@ export class LaneState {
   /** Relations that differ from today's tables because the origin has changed them back since. */
   readonly settled = new Set<string>();
   readonly tasks: LaneTask[] = [];
+  /**
+   * Tables that are compared and mended as the stream has begun anew, and how many changes to each were left out
+   * meanwhile: their unique values were still another row's.
+   */
+  readonly unmended = new Map<string, number>();
   /** The origin's tables by name. Read once: another definition met later is an error, not news. */
   tables: ReadonlyMap<string, ApplyTable> | undefined;
   /** Whether chunks may be in flight, so that what the stream delivers must be remembered. */

@@ -47,6 +47,19 @@ export class ChunkWriter {
     await this.#recordAfter(table, recorded);
   }
 
+  /**
+   * In place of {@link replace} where another row, which differs too, still has a unique value of one of them: they are
+   * taken away, and are to be found missing by the next comparison.
+   */
+  async remove(origin: ApplyTable, window: ClosedWindow, keys: readonly Key[]): Promise<void> {
+    const table = targetOf(origin);
+    const { dropped } = window;
+    const removed = dropped.length === 0 ? keys : await this.#without(table, keys, dropped);
+    if (removed.length === 0) return;
+    await this.#recordBefore(table, removed);
+    await this.#deleteKeys(table, `ONLY ${table.sql}`, removed);
+  }
+
   /** The keys of which none is equal to one of `others`, as the server compares them: 1.0 is 1.00. */
   async #without(table: ApplyTable, keys: readonly Key[], others: readonly Key[]): Promise<readonly Key[]> {
     const columns = keyIndexes(table);
@@ -81,7 +94,7 @@ export class ChunkWriter {
         text:
           `INSERT INTO understudy.repaired_row (schema_name, table_name, key, before) ` +
           `SELECT $1, $2, ARRAY[${texts.join(', ')}], ` +
-          `(SELECT pg_catalog.to_jsonb(t) FROM ONLY ${table.sql} AS t WHERE ${matches('t')}) FROM ${unnest} RETURNING id`,
+          `(SELECT pg_catalog.to_jsonb(t.*) FROM ONLY ${table.sql} AS t WHERE ${matches('t')}) FROM ${unnest} RETURNING id`,
         values: [table.info.schema, table.info.name, ...values],
       },
       { what: `recording rows of ${table.name}`, carriesRows: true },
@@ -99,7 +112,7 @@ export class ChunkWriter {
       {
         text:
           `UPDATE understudy.repaired_row AS r SET after = ` +
-          `(SELECT pg_catalog.to_jsonb(t) FROM ONLY ${table.sql} AS t WHERE ${matches}) WHERE r.id = ANY ($1::bigint[])`,
+          `(SELECT pg_catalog.to_jsonb(t.*) FROM ONLY ${table.sql} AS t WHERE ${matches}) WHERE r.id = ANY ($1::bigint[])`,
         values: [`{${ids.join(',')}}`],
       },
       { what: `recording rows of ${table.name}`, carriesRows: true },

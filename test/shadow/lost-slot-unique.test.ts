@@ -1,0 +1,46 @@
+import { expect, test } from 'vitest';
+import { databasePair, until, type DatabasePair } from '../support/servers.js';
+import { EngineHarness, sql } from './engine-harness.js';
+
+const SLOTS = 'FROM pg_catalog.pg_replication_slots WHERE database = pg_catalog.current_database()';
+
+/** A shadow that is stopped, its slot gone, and `missed` written to the source since. */
+async function withoutSlot(pair: DatabasePair, missed: string): Promise<void> {
+  const { onSource } = pair;
+  await sql(
+    onSource,
+    `CREATE TABLE a (id int PRIMARY KEY); INSERT INTO a SELECT generate_series(1, 10);
+     CREATE TABLE u (id int PRIMARY KEY, n int UNIQUE); INSERT INTO u SELECT n, n FROM generate_series(1, 2000) n`,
+  );
+  {
+    await using first = await new EngineHarness(pair).start().reach('following');
+    await first.caughtUp();
+  }
+  await until(async () => (await onSource.query(`SELECT ${SLOTS} AND active`)).rowCount === 0);
+  await onSource.query(`SELECT pg_drop_replication_slot(slot_name) ${SLOTS}`);
+  await sql(onSource, missed);
+}
+
+test('a value that moved between many rows while the slot was lost is mended', async () => {
+  await using pair = await databasePair();
+  await withoutSlot(pair, 'UPDATE u SET n = -n; UPDATE u SET n = 2001 - id');
+  await using second = await new EngineHarness(pair).start().reach('following');
+  await second.caughtUp();
+  await second.expectSame();
+});
+
+test('a value whose old row is still to be mended does not hold the stream up', async () => {
+  await using pair = await databasePair();
+  const { onSource, onDestination } = pair;
+  await withoutSlot(pair, 'DELETE FROM u WHERE id = 1500');
+  await sql(onDestination, 'BEGIN; LOCK TABLE a IN ACCESS EXCLUSIVE MODE');
+  await using second = new EngineHarness(pair).start();
+  await second.reach('repairing');
+  await sql(onSource, 'INSERT INTO u VALUES (3000, 1500)');
+  await second.caughtUp();
+  await sql(onDestination, 'COMMIT');
+  await second.reach('following');
+  await second.caughtUp();
+  await second.expectSame();
+  expect((await second.engine.status()).steering?.stuck).toEqual([]);
+});
