@@ -83,7 +83,9 @@ export async function renewForward(context: LostSlotContext, lost: boolean): Pro
   if (progress === null) return false;
   const { slot, publication } = streamNames(migrationId, 'forward');
   const begun = (await readRecords(destination)).includes(STREAM);
-  if (!lost && !begun && (await isUsable(source, slot))) return false;
+  // Asked in any case: a slot of that name may be another database's by now, and is not ours to drop.
+  const usable = await isUsable(source, slot);
+  if (!lost && !begun && usable) return false;
   log.warn({ slot }, 'the slot is lost: another is made, and every table is compared and mended');
   const { leads, epoch } = await readLead(source);
   const what = 'recording that the stream begins anew';
@@ -99,6 +101,11 @@ export async function renewForward(context: LostSlotContext, lost: boolean): Pro
   await dropSlot(source, slot, clock);
   await ensurePublication(source, publication, tables);
   const position = await createSlot(source, slot);
+  // It may have waited long for others' transactions; a rollback meanwhile is in no log that this slot has.
+  const now = await readLead(source);
+  if (now.leads !== leads || now.epoch !== epoch) {
+    throw new UnderstudyError('busy', 'another side leads since the slot was asked for');
+  }
   await inTransaction(destination, what, async () => {
     await forgetProgress(destination, 'forward');
     await initialiseProgress(destination, 'forward', {
@@ -121,7 +128,9 @@ export async function renewReverse(context: Omit<LostSlotContext, 'tables'>): Pr
   const progress = await readProgress(source, 'reverse');
   if (progress === null || (await isUsable(destination, slot))) return false;
   const { leads, epoch } = await readLead(source);
-  if (!leads || progress.authoritative) {
+  // A stream that was lost before it had read of the rollback still holds its own side for the one that leads.
+  const stale = epoch !== null && progress.epoch < epoch;
+  if (!leads || (progress.authoritative && !stale)) {
     throw new UnderstudyError('slot-lost', `slot ${slot} on the destination is lost while it leads`, {
       advice:
         'The source can’t be brought up to date any more: there is no way back without loss. Stay with the destination (`understudy finalize`), or restore the source from it.',
