@@ -458,9 +458,10 @@ export class ShadowEngine implements ShadowControl {
     const { format } = this.#settings;
     if (!hasNames(format) || this.#named) return;
     await this.#forward.stop();
+    // Before: the names may be given although the answer is lost.
+    this.#forward.state.forgetTables();
     await giveNames(destination, format, this.#tables);
     this.#named = true;
-    this.#forward.state.forgetTables();
     this.#forward.start();
   }
 

@@ -88,7 +88,8 @@ export async function followSchema(
   const differences = diffFingerprints(built, await readFingerprint(source.client));
   if (differences.length === 0) return { kind: 'same' };
   const read = await readSource(context).catch((error: unknown) => {
-    if (error instanceof UnderstudyError && error.code === 'schema-unsupported') return error;
+    if (error instanceof UnderstudyError && ['schema-unsupported', 'format-refused'].includes(error.code))
+      return error;
     throw error;
   });
   if (read instanceof UnderstudyError) return obstructedBy(read);

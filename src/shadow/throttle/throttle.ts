@@ -16,7 +16,7 @@ import type { Clock } from '../../core/clock.js';
 import type { Log } from '../../core/log.js';
 import type { DatabaseEndpoint, LatencyWindow, ThrottleStatus } from '../../core/ports.js';
 import type { Pace } from '../pace.js';
-import { closeSession, openSession, type Session } from '../postgres/statement.js';
+import { closeSession, endOnAbort, openSession, type Session } from '../postgres/statement.js';
 import { ApplicationLatency } from './latency.js';
 import { pidStart, pidStep, type PidSettings, type PidState } from './pid.js';
 import type { ThrottleSettings } from './settings.js';
@@ -109,7 +109,7 @@ export class Throttle {
       let lastMs = clock.monotonicMs();
       while (!signal.aborted) {
         if (this.#wantsBaseline()) await this.#listen(signal);
-        await this.#askLoad();
+        await this.#askLoad(signal);
         const nowMs = clock.monotonicMs();
         this.#step(Math.max(0.001, (nowMs - lastMs) / 1000));
         lastMs = nowMs;
@@ -201,14 +201,17 @@ export class Throttle {
 
   // --- the source's load -----------------------------------------------------------------------------------------
 
-  async #askLoad(): Promise<void> {
+  async #askLoad(signal: AbortSignal): Promise<void> {
     const { clock, source, log } = this.#context;
     const { activeMax, standbyLagMs } = this.#settings;
     const nowMs = clock.monotonicMs();
     if ((activeMax === 0 && standbyLagMs === 0) || nowMs - this.#askedAtMs < LOAD_EVERY_MS) return;
     this.#askedAtMs = nowMs;
     try {
-      this.#session ??= await openSession('source', source, 'throttle');
+      if (this.#session === undefined) {
+        this.#session = await openSession('source', source, 'throttle');
+        endOnAbort(this.#session, signal, 0);
+      }
       this.#load = await readSourceLoad(this.#session);
     } catch (error) {
       log.debug({ reason: String(error) }, 'the source could not be asked for its load');
