@@ -137,6 +137,10 @@ export class ClientStream implements FrameVisitor {
       case FRONTEND.sync:
         tracker.sentSync();
         return PASS;
+      case FRONTEND.flush:
+        // Malformed: refused like an extended message, and what follows is skipped up to a Sync.
+        if (payloadBytes > 0 && tracker.copy !== 'in') tracker.sentExtended();
+        return PASS;
       case FRONTEND.functionCall:
         // It may call anything.
         tracker.sentFunctionCall();

@@ -3,8 +3,9 @@
  * go down a shared connection, where a setting it made, or a lock it took, would be another client's.
  */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { FACTS_QUERY, readFacts } from '../../src/proxy/pool/catalog-facts.js';
+import { FACTS_QUERY, isHarmless, readFacts } from '../../src/proxy/pool/catalog-facts.js';
 import { POOL_DEFAULTS, type PoolStatus } from '../../src/proxy/pool/pool-settings.js';
+import { shapeOfRead } from '../../src/proxy/pool/sql-shape.js';
 import { databasePair, until, type DatabasePair } from '../support/servers.js';
 import { RawClient, frame, send, sqlStates, startProxy, type RunningProxy } from './proxy-support.js';
 
@@ -198,6 +199,36 @@ describe('what changes while reads are shared', () => {
   });
 });
 
+test('catalogs changed by a client that keeps its connection are known to have changed', async () => {
+  await using client = await raw();
+  await using pinned = await raw();
+  await client.run([send.query('CREATE VIEW turning AS SELECT 1 AS n')]);
+  await until(async () => (await sharedBy(() => client.column('SELECT n FROM turning'))) > 0);
+  const { listening = 0 } = running.proxy.status().pools[0]?.pinned ?? {};
+  await pinned.run([
+    send.query("CREATE OR REPLACE VIEW turning AS SELECT leak('turned')::int AS n; LISTEN anything"),
+  ]);
+  await until(() => (running.proxy.status().pools[0]?.pinned['listening'] ?? 0) > listening);
+  expect(await sharedBy(() => client.column('SELECT n FROM turning'))).toBe(0);
+  await client.run([send.query('DROP VIEW turning')]);
+});
+
+test('a cast to a type of PostgreSQL’s own, which has several names, is one that happens by itself', async () => {
+  const { onDestination } = pair;
+  await onDestination.query('BEGIN');
+  try {
+    await onDestination.query(`
+      CREATE TYPE public.size AS ENUM ('small');
+      CREATE FUNCTION public.size_of(public.size) RETURNS int LANGUAGE plpgsql AS 'BEGIN RETURN 1; END';
+      CREATE CAST (public.size AS int) WITH FUNCTION public.size_of(public.size)`);
+    const { rows } = await onDestination.query<(string | null)[]>({ text: FACTS_QUERY, rowMode: 'array' });
+    const shape = shapeOfRead('SELECT s::integer FROM sizes');
+    expect(shape !== null && isHarmless(shape, readFacts('', rows))).toBe(false);
+  } finally {
+    await onDestination.query('ROLLBACK');
+  }
+});
+
 test('functions that take a type’s name as a value are none of the harmless', async () => {
   const { rows } = await pair.onDestination.query<(string | null)[]>({ text: FACTS_QUERY, rowMode: 'array' });
   const { harmlessFunctions } = readFacts('', rows);
@@ -215,4 +246,18 @@ test('a Sync or Flush that is malformed is refused by the server, though it asks
   await using client = await raw();
   expect(sqlStates(await client.run([frame('S', 'x')]))).toEqual(['08P01']);
   expect(sqlStates(await client.run([frame('H', 'x'), send.sync()]))).toEqual(['08P01']);
+});
+
+test('a connection that skips up to a Sync, after a malformed Flush alone, is not given to another', async () => {
+  await using one = await startProxy(pair, {
+    pool: { ...POOL_DEFAULTS, poolMode: 'transaction', poolSizeMax: 1, poolReserve: 0 },
+  });
+  await using client = await RawClient.connect(one.port, one.database);
+  await using other = await RawClient.connect(one.port, one.database);
+  client.write(frame('H', 'x'));
+  await until(() => one.proxy.status().bytesFromClients > 0);
+  const answer = other.column('SELECT 1');
+  await until(() => client.types === 'E');
+  await client.run([send.sync()]);
+  expect(await answer).toEqual(['1']);
 });

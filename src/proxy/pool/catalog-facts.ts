@@ -37,7 +37,7 @@ const NAMES = `(SELECT coalesce(pg_catalog.sum(pg_catalog.hashtext(o.oid::text |
       FROM pg_catalog.pg_class o WHERE o.oid >= 16384 AND o.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND o.relpersistence <> 't')`;
 
 /** Which types columns have matters only where making a value of one may run something. */
-const MEMBERS = `CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_constraint WHERE contypid <> 0)
+const MEMBERS = `CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_constraint WHERE contypid >= 16384)
                         OR EXISTS (SELECT FROM pg_catalog.pg_cast WHERE oid >= 16384) THEN
       (SELECT coalesce(pg_catalog.sum(pg_catalog.hashtext(o.attrelid::text || ':' || o.attnum::text || ':' || o.atttypid::text)::bigint), 0)::text
          FROM pg_catalog.pg_attribute o WHERE o.atttypid >= 16384 AND o.attnum > 0) ELSE '' END`;
@@ -138,7 +138,7 @@ SELECT 'by-itself', 'the operator class ' || f.opfname::text, NULL FROM pg_catal
 UNION ALL
 SELECT 'by-itself', 'the cast ' || pg_catalog.format_type(k.castsource, NULL) || ' to ' || pg_catalog.format_type(k.casttarget, NULL), NULL
   FROM pg_catalog.pg_cast k JOIN foreign_code n ON n.oid = k.castfunc
- WHERE k.castcontext <> 'e' OR k.casttarget IN ('pg_catalog.json'::pg_catalog.regtype, 'pg_catalog.jsonb'::pg_catalog.regtype)`;
+ WHERE k.castcontext <> 'e' OR k.casttarget < 16384`;
 
 type Row = readonly (string | null)[];
 

@@ -131,6 +131,10 @@ export class ClientMessages {
         tracker.sentSync();
         backend.plan.sentSyncPoint();
         break;
+      case FRONTEND.flush:
+        // Malformed: refused like an extended message, and what follows is skipped up to a Sync.
+        if (payloadBytes > 0 && tracker.copy !== 'in') this.#sentExtended(backend);
+        break;
       case FRONTEND.functionCall:
         // It may call anything.
         tracker.sentFunctionCall();

@@ -276,6 +276,7 @@ export class Pool {
 
   /** A client keeps it: it is none of the pool's from now on. */
   forget(backend: PooledBackend): void {
+    this.#followDdl(backend);
     this.#active.delete(backend);
     this.#openMore();
   }
