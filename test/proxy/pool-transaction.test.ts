@@ -483,6 +483,9 @@ test('clients that each give themselves a name of their own leave few connection
   }
   // Its own, and of the others as many as a pool may have.
   await until(async () => (await left()) <= 4, { what: 'the connections nobody needs to be closed' });
+  await until(() => running.proxy.status().pools.length <= 4, {
+    what: 'the pools nobody needs to be forgotten',
+  });
   await using again = await connect(8);
   expect(await again.column('SHOW application_name')).toEqual(['named-8']);
   expect(await stays.column('SELECT 2')).toEqual(['2']);

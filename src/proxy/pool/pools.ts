@@ -38,6 +38,8 @@ function keyOf(client: AcceptedClient, mode: PoolMode): string {
 }
 
 const SWEEP_MS = 100;
+/** A pool without a client and without a connection is kept for so long. */
+const FORGOTTEN_MS = 1000;
 const SETTLING_LOOK_MS = 2;
 
 export class Pools implements GateParty {
@@ -133,16 +135,16 @@ export class Pools implements GateParty {
   #sweep(): void {
     const nowMs = this.#context.clock.monotonicMs();
     const { poolIdleTimeoutMs } = this.#context.bounds;
-    const forsaken = this.#forsaken();
+    const forsaken = this.#forsaken(nowMs);
     for (const pool of this.#all()) pool.sweep(nowMs, forsaken.has(pool) ? 0 : poolIdleTimeoutMs);
   }
 
   /**
    * Pools that nobody uses and that must not keep connections for who may come again: there is one for each user and
    * set of start-up parameters, and many a client gives itself a name of its own. All such pools of the side that
-   * serves keep `poolSizeMax` connections together, those used last.
+   * serves keep `poolSizeMax` connections together, those used last; one without any is forgotten.
    */
-  #forsaken(): ReadonlySet<Pool> {
+  #forsaken(nowMs: number): ReadonlySet<Pool> {
     const forsaken = new Set<Pool>();
     if (this.#pools.source.size + this.#pools.destination.size < 2) return forsaken;
     const used = new Set<Pool>([...this.#clients].map((client) => client.pool));
@@ -152,6 +154,10 @@ export class Pools implements GateParty {
       // Where nobody is yet, connections may have been made ready for a switch.
       if (pools.length === 0 || !pools.some((pool) => used.has(pool))) continue;
       let room = this.#context.bounds.poolSizeMax;
+      for (const [key, pool] of this.#pools[side]) {
+        const over = !used.has(pool) && pool.size + pool.spare === 0 && nowMs - pool.usedAtMs >= FORGOTTEN_MS;
+        if (over) this.#pools[side].delete(key);
+      }
       const unused = pools.filter((pool) => !used.has(pool)).toSorted((a, b) => b.usedAtMs - a.usedAtMs);
       for (const pool of unused) {
         room -= pool.spare;
