@@ -216,7 +216,7 @@ function settled(socket: net.Socket, event: string, below: net.Socket = socket):
     socket.on('end', onEnd);
     socket.on('close', onEnd);
     below.on('close', onEnd);
-    if (socket.destroyed) onEnd();
+    if (socket.destroyed || below.destroyed) onEnd();
   });
 }
 
