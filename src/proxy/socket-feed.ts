@@ -72,10 +72,15 @@ class ReusedReads {
 
   feed(onChunk: (chunk: Buffer) => void): SocketFeed {
     this.#onChunk = onChunk;
-    const paused = this.#socket.isPaused();
-    while (this.#socket.readableLength > 0) onChunk(this.#socket.read() as Buffer);
-    // Reading from the stream set the socket going.
-    if (paused) this.#socket.pause();
+    const socket = this.#socket;
+    const paused = socket.isPaused();
+    if (paused) socket.pause();
+    while (socket.readableLength > 0) {
+      const chunk = socket.read() as Buffer;
+      // Reading from the stream set the socket going. What the consumer does to it, such as close it, stands.
+      if (paused) socket.pause();
+      onChunk(chunk);
+    }
     return {
       keep: () => {
         this.#kept = true;

@@ -4,6 +4,7 @@ import net from 'node:net';
 import { afterEach, expect, test } from 'vitest';
 import { feedFrom, type SocketFeed } from '../../src/proxy/socket-feed.js';
 import type { Backend } from '../../src/proxy/backend.js';
+import { closeWith } from '../../src/proxy/socket-reader.js';
 import { SessionSockets } from '../../src/proxy/session-sockets.js';
 import { until } from '../support/servers.js';
 
@@ -92,6 +93,23 @@ test('what had been read before comes first, and a paused socket hands on nothin
   expect(seen).toEqual(['early ']);
   near.resume();
   await until(() => seen.join('') === 'early later');
+});
+
+test('a socket that is closed for what had been read before is not left paused', async () => {
+  const { near, far } = await connection();
+  near.on('readable', () => undefined);
+  far.write('bad');
+  await until(() => near.readableLength === 3);
+  near.removeAllListeners('readable');
+  await new Promise((resolve) => setImmediate(resolve));
+  near.pause();
+  feedFrom(near, () => closeWith(near, Buffer.from('why'), 60_000)).stop();
+  expect(near.isPaused()).toBe(false);
+  const heard: Buffer[] = [];
+  far.on('data', (chunk: Buffer) => heard.push(chunk));
+  far.end('more');
+  await once(near, 'close');
+  expect(Buffer.concat(heard).toString()).toBe('why');
 });
 
 test('it can be paused while it hands on, and its end is told', async () => {
