@@ -6,6 +6,7 @@
  * indexes made, as after a restored schema; Understudy's time includes making them.
  */
 import { parseArgs } from 'node:util';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import type pg from 'pg';
 import { table } from '../src/app/cli/format.js';
@@ -32,6 +33,8 @@ import { cpuSecondsOf, memoryOf, resetPeakMemory } from './support/process-usage
 import { quantile } from './support/statistics.js';
 
 const PROGRAM = fileURLToPath(new URL('../../dist/app/main.js', import.meta.url));
+/** Of clients that are measured: until what is cold on their way is warm. */
+const WARM_UP_MS = 6000;
 /** Between two looks at Understudy's status; so much a figure may be too long. */
 const STATUS_PAUSE_MS = 100;
 const SLICES = ['copy', 'catch-up', 'lag', 'client'] as const;
@@ -351,7 +354,7 @@ class ShadowBench {
     if (pid !== undefined) resetPeakMemory(pid);
     const { seconds } = this.#settings;
     const load = await PacedLoad.start(this.#loadOptions(tps));
-    await new Promise((resolve) => setTimeout(resolve, 1000));
+    await sleep(1000);
     const before = {
       source: serverCpuSeconds(this.#source),
       ours: pid === undefined ? null : cpuSecondsOf(pid),
@@ -402,7 +405,7 @@ class ShadowBench {
       while (performance.now() < untilMs) {
         const marker = await this.#mark(client);
         sent.set(marker, performance.now());
-        await new Promise((resolve) => setTimeout(resolve, 10));
+        await sleep(10);
       }
     });
     let seen = this.#nextMarker - 1;
@@ -413,7 +416,7 @@ class ShadowBench {
         const at = performance.now();
         const id = Number(rows[0]?.id ?? 0);
         for (; seen < id; seen++) lags.push(Math.max(0, at - (sent.get(seen + 1) ?? at)));
-        await new Promise((resolve) => setTimeout(resolve, 2));
+        await sleep(2);
       }
     });
     await marking;
@@ -440,15 +443,13 @@ class ShadowBench {
     const tps = this.#settings.tps[0] ?? 500;
     const figures: Record<string, ClientFigures> = {};
     await checkpoint(this.#source, this.#destination);
-    figures['no migration, direct'] = await (await PacedLoad.start(this.#loadOptions(tps))).figures();
+    figures['no migration, direct'] = await this.#clientsAtWork({});
     for (const engine of ['built-in', 'understudy'] as const) {
       if (!this.#settings.engines.includes(engine)) continue;
       await this.#catchUpAgain(engine);
       const through = engine === 'built-in' ? {} : { port: this.#understudy?.port ?? 0 };
       const name = engine === 'built-in' ? 'built-in' : 'understudy, through its proxy';
-      figures[`${name}: following`] = await (
-        await PacedLoad.start({ ...this.#loadOptions(tps), ...through })
-      ).figures();
+      figures[`${name}: following`] = await this.#clientsAtWork(through);
       if (engine === 'built-in') await this.#builtin.disable();
       else await this.#stopUnderstudy();
       figures[`${name}: copying`] = await this.#clientsWhileCopying(engine, tps);
@@ -456,12 +457,21 @@ class ShadowBench {
     return figures;
   }
 
+  /** Without the first seconds: logins, cold caches and code that is yet to be compiled are not what migrating costs. */
+  async #clientsAtWork(through: { readonly port?: number }): Promise<ClientFigures> {
+    const tps = this.#settings.tps[0] ?? 500;
+    const options = { ...this.#loadOptions(tps), ...through };
+    const load = await PacedLoad.start({ ...options, seconds: options.seconds + WARM_UP_MS / 1000 });
+    await sleep(WARM_UP_MS);
+    return await load.figures(Date.now());
+  }
+
   async #clientsWhileCopying(engine: Engine, tps: number): Promise<ClientFigures> {
     const options = { ...this.#loadOptions(tps), seconds: 300 };
     if (engine === 'built-in') {
       await this.#builtin.prepare();
       const load = await PacedLoad.start(options);
-      await new Promise((resolve) => setTimeout(resolve, 1000));
+      await sleep(WARM_UP_MS);
       const from = Date.now();
       await this.#builtin.copy();
       const to = Date.now();
@@ -472,10 +482,17 @@ class ShadowBench {
     }
     await makeShadowDatabase(this.#source, this.#destination);
     const understudy = await this.#startUnderstudy();
-    const load = await PacedLoad.start({ ...options, port: understudy.port });
-    await this.#phase(understudy, (phase) =>
-      ['copying', 'indexing', 'analyzing', 'following'].includes(phase),
+    // Refused until there is a shadow to pause.
+    await until(() =>
+      understudy.admin
+        .operate('shadow', { action: 'pause' }, () => undefined)
+        .then(() => true)
+        .catch(() => false),
     );
+    const load = await PacedLoad.start({ ...options, port: understudy.port });
+    await sleep(WARM_UP_MS);
+    await this.#phase(understudy, (phase) => phase === 'copying');
+    await understudy.admin.operate('shadow', { action: 'resume' }, () => undefined);
     const from = Date.now();
     await this.#phase(understudy, (phase) => phase === 'following');
     const to = Date.now();
