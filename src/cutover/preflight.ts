@@ -30,7 +30,13 @@ import { assertSameCatalog } from './catalog.js';
 import { armFence } from './fence.js';
 import { abortable, found, type Operation, type OperationSessions } from './operation.js';
 import { readOtherProxies, type LiveProxy } from './registration.js';
-import { readSequenceDefinitions, readSequences, sample, type SequenceDefinition } from './sequences.js';
+import {
+  carrySequences,
+  readSequenceDefinitions,
+  readSequences,
+  sample,
+  type SequenceDefinition,
+} from './sequences.js';
 import type { Session } from './session.js';
 
 const LAG_POLL_MS = 20;
@@ -360,11 +366,13 @@ async function planBoth(operation: Operation, sessions: OperationSessions): Prom
     const definitions = await readSequenceDefinitions(session);
     return [barrier, definitions, await readSequences(session, definitions)];
   };
-  const [[leadingPlan, leading, sequences], [followingPlan, following]] = await abortable(
+  const [[leadingPlan, leading, sequences], [followingPlan, following, others]] = await abortable(
     Promise.all([plan(sessions.leading), plan(sessions.following)]),
     signal,
   );
   operation.found.sequenceDefinitions = { leading, following };
+  // Behind the gate it would be too late to find that one has no twin.
+  carrySequences(sequences, others, () => 0n);
   operation.found.leadingPlan = leadingPlan;
   operation.found.followingPlan = followingPlan;
   operation.found.sequences = sample(deps.clock.monotonicMs(), sequences);
