@@ -102,15 +102,27 @@ class Worker {
   #waitsMs: readonly number[] = [];
   #fenceToldMs = -Infinity;
 
-  /** Throws `config-invalid`, and what opening the file of a recording throws. */
+  /** Throws `config-invalid`. */
   static async create(init: InitArgument): Promise<Worker> {
     const offsetMs = systemMonotonicMs() - systemClock.monotonicMs() + init.clockOffsetMs;
     const clock: Clock = { ...systemClock, monotonicMs: () => performance.now() + offsetMs };
     const { recording } = init;
     if (recording === null) return new Worker(init, clock, undefined);
     const log = new RelayedLog({ worker: process.pid, part: 'recording' });
-    const recorder = await Recorder.join(recording, { log, nowMs: () => clock.monotonicMs() });
-    return new Worker(init, clock, recorder);
+    try {
+      return new Worker(
+        init,
+        clock,
+        await Recorder.join(recording, { log, nowMs: () => clock.monotonicMs() }),
+      );
+    } catch (error) {
+      // A recording that can't be gone on with costs the recording, never the traffic.
+      log.error(
+        { reason: error instanceof Error ? error.message : String(error) },
+        'this process records nothing',
+      );
+      return new Worker(init, clock, undefined);
+    }
   }
 
   private constructor(init: InitArgument, clock: Clock, recorder: Recorder | undefined) {
