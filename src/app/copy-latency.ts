@@ -34,9 +34,14 @@ export class CopyLatency {
     return this.#probe.tap(next);
   }
 
-  /** What a proxy of another process has captured. */
-  receive(batch: CaptureBatch): void {
-    if (TELLING.has(this.#phase)) this.#probe?.receive(batch);
+  /** The same for what proxies of other processes have captured. */
+  receiver(next: ((batch: CaptureBatch) => void) | undefined): typeof next {
+    const probe = this.#probe;
+    if (probe === undefined || (next === undefined && this.#relative)) return next;
+    return (batch) => {
+      if (TELLING.has(this.#phase)) probe.receive(batch);
+      next?.(batch);
+    };
   }
 
   onPhase(phase: ShadowPhase): void {

@@ -150,13 +150,7 @@ class Composition implements Understudy, AdminControl {
     this.#proxyParts = (workers > 1 ? makeFleet : makeProxy)({
       ...parts,
       tap: this.#mirror === undefined ? captured : this.#mirror.tap(captured, config.capture.keys),
-      onCapture:
-        capture === undefined
-          ? undefined
-          : (batch) => {
-              probe.receive(batch);
-              capture.receive(batch);
-            },
+      onCapture: probe.receiver(capture === undefined ? undefined : (batch) => capture.receive(batch)),
       recorder: hooks.recorder,
       recording: hooks.recorder?.shared,
       onRecorded: (status) => hooks.recorder?.add(status),
