@@ -115,6 +115,8 @@ class PostgresProxy implements Proxy {
         tap: null,
         mayPassHeld: () => false,
         onError: () => undefined,
+        // OIDs of another database mean other types.
+        binaryTypes: new BinaryTypes(),
       },
       onCancel: (processId, secret) => {
         this.#cancelRequests += 1;
