@@ -483,11 +483,13 @@ class ShadowBench {
     await makeShadowDatabase(this.#source, this.#destination);
     const understudy = await this.#startUnderstudy();
     // Refused until there is a shadow to pause.
-    await until(() =>
-      understudy.admin
-        .operate('shadow', { action: 'pause' }, () => undefined)
-        .then(() => true)
-        .catch(() => false),
+    await until(
+      () =>
+        understudy.admin
+          .operate('shadow', { action: 'pause' }, () => undefined)
+          .then(() => true)
+          .catch(() => false),
+      'a shadow to pause',
     );
     const load = await PacedLoad.start({ ...options, port: understudy.port });
     await sleep(WARM_UP_MS);
