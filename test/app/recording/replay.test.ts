@@ -90,7 +90,8 @@ async function abandoned(client: pg.Client): Promise<void> {
 }
 
 async function pipelined(url: string): Promise<void> {
-  const sql = postgres(url, { max: 1, onnotice: () => undefined });
+  // Its question for types would see the other session's temporary table, or not.
+  const sql = postgres(url, { max: 1, fetch_types: false, onnotice: () => undefined });
   await Promise.all(
     Array.from({ length: 60 }, (_, at) => sql`INSERT INTO account VALUES (${300 + at}, ${`p${at}`}, ${at})`),
   );
@@ -153,6 +154,7 @@ for (const [mode, speed] of [
     expect(scanned.sessions.size).toBe(5);
     const report = await replay(file, copy.source, { speed });
     expect(report.failures).toEqual([]);
+    expect(report.comparison.first).toEqual([]);
     expect(report.comparison).toMatchObject({
       statements: scanned.statements,
       differing: { rows: 0, 'failed-now': 0, 'succeeded-now': 0, 'other-error': 0 },
