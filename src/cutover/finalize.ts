@@ -9,7 +9,7 @@
  *   4. slots, then publications; replica identities as they were before
  *   5. the destination's guard; the shadow's own tables on both sides
  *   6. if asked: the source's fence, last of all
- * Kept: the journal, as the history of what was done, the series that capture goes on with, and the source's tombstone.
+ * Kept: the journal, as the history of what was done, the rows that lost in conflicts and repairs, the series that capture goes on with, and the source's tombstone.
  */
 import type { Side } from '../core/ports.js';
 import { UnderstudyError } from '../core/errors.js';
@@ -27,10 +27,13 @@ import { finalizeRoute } from './journal.js';
 import type { Connections, Session } from './session.js';
 import type { CutoverDeps, FinalizeOptions, FinalizeReport } from './settings.js';
 
-/** Understudy's tables that outlive `finalize`: what tells who leads, what was decided and why, and how the database is used. */
+/**
+ * Understudy's tables that outlive `finalize`: what tells who leads, what was decided and why, which rows lost to
+ * others, and how the database is used.
+ */
 const KEPT: Readonly<Record<Side, RegExp>> = {
   source: /^epoch$/,
-  destination: /^(route|operation|event|proxy|secret|decision|past_copy|series_.*)$/,
+  destination: /^(route|operation|event|proxy|secret|decision|past_copy|conflict|repaired_row|series_.*)$/,
 };
 
 /** Throws `not-cut-over`, `busy`, `fence-timeout`, `…-unreachable`. */

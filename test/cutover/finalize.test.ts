@@ -42,7 +42,9 @@ async function leaveTraces(): Promise<void> {
     await stage.pair.onDestination.query(
       'CREATE TABLE IF NOT EXISTS understudy.series_point (start timestamptz)',
     );
-    await stage.pair.onDestination.query('CREATE TABLE IF NOT EXISTS understudy.decision (number bigint)');
+    for (const kept of ['decision', 'conflict', 'repaired_row']) {
+      await stage.pair.onDestination.query(`CREATE TABLE IF NOT EXISTS understudy.${kept} (number bigint)`);
+    }
   }
   await stage.pair.onSource.query(`
     CREATE TABLE understudy.identity_change
@@ -75,11 +77,12 @@ test('removes everything but the source’s fence, the tombstone and the journal
   ]);
   expect(stopped).toBe(1);
   expect(await stage.writable()).toEqual(['destination']);
-  // Why it was switched is asked long after.
-  const decisions = await stage.pair.onDestination.query(
-    `SELECT FROM pg_class WHERE oid = to_regclass('understudy.decision')`,
+  // Why it was switched, and which rows lost to others, is asked long after.
+  const kept = await stage.pair.onDestination.query(
+    `SELECT relname FROM pg_class WHERE relnamespace = 'understudy'::regnamespace
+       AND relname IN ('decision', 'conflict', 'repaired_row')`,
   );
-  expect(decisions.rowCount).toBe(1);
+  expect(kept.rowCount).toBe(3);
   const triggers = await stage.pair.onDestination.query(
     `SELECT FROM pg_trigger WHERE tgname LIKE 'understudy%'`,
   );
