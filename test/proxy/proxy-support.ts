@@ -227,8 +227,12 @@ export class RawClient implements AsyncDisposable {
     return this.messages.splice(0);
   }
 
-  /** Sends and waits for `count` ReadyForQuery; returns what came. */
+  /**
+   * Sends and waits for `count` ReadyForQuery; returns what came. Rejects where answers to something else are still
+   * untaken: they would be counted as answers to this.
+   */
   async run(frames: Buffer[], count = 1): Promise<Message[]> {
+    if (this.types.includes('Z')) throw new Error(`untaken answers: ${this.types}`);
     this.write(...frames);
     await this.readies(count);
     return this.take();

@@ -87,6 +87,7 @@ describe('a switch', () => {
     await until(() => client.types === 'CZ');
     await switchOver();
     await client.readies(3);
+    client.take();
     await client.run([send.query('COMMIT')]);
     const ids = async (which: pg.Client): Promise<unknown> =>
       (await which.query<{ id: string }>('SELECT id FROM public.item ORDER BY id')).rows.map(({ id }) => id);
