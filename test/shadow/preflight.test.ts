@@ -1,7 +1,10 @@
+import type pg from 'pg';
 import { describe, expect, it } from 'vitest';
 import { connectControl } from '../../src/core/postgres.js';
 import { inspectSource } from '../../src/shadow/postgres/preflight.js';
 import { readSessionHints } from '../../src/shadow/postgres/preflight-sessions.js';
+import { buildSchema } from '../../src/shadow/postgres/schema/build.js';
+import { readSchema } from '../../src/shadow/postgres/schema/read.js';
 import { databasePair, until } from '../support/servers.js';
 import {
   CHECK,
@@ -243,6 +246,33 @@ it('compares the databases: owner, encoding, locale, and refuses one that is not
   expect(taken?.severity).toBe('blocker');
   await onDestination.query(statementOf(taken));
   expect(findingOf(await pairFindings(pair), 'destination-not-empty')).toBeUndefined();
+});
+
+it('takes no table for a stranger’s that a sidecar builds while it looks', async () => {
+  await using pair = await databasePair();
+  await pair.onSource.query('CREATE TABLE public.young (id integer PRIMARY KEY)');
+  const { beforeCopy } = await readSchema(pair.onSource);
+  const builder = await connectControl('destination', pair.destination, { purpose: 'test' });
+  let built: Promise<unknown> | undefined;
+  // The schema is there right after the inspection has asked for the first time whether it is.
+  const watched = Object.create(pair.onDestination, {
+    query: {
+      value: async (sql: string) => {
+        const answer = await pair.onDestination.query(sql);
+        if (sql.includes('understudy.shadow_schema')) {
+          await (built ??= buildSchema(builder, beforeCopy, {
+            phase: 'before-copy',
+            signal: new AbortController().signal,
+          }));
+        }
+        return answer;
+      },
+    },
+  }) as pg.Client;
+  const findings = await pairFindings({ ...pair, onDestination: watched });
+  await builder.end();
+  expect(built).toBeDefined();
+  expect(findingOf(findings, 'destination-not-empty')).toBeUndefined();
 });
 
 it('finds the session state that only the application’s own code names', async () => {
