@@ -27,8 +27,10 @@ import { rankWindows, type WindowChoice } from './window.js';
 export interface PlanSubset {
   readonly subset: SubsetId;
   readonly tables: readonly string[];
-  /** Still to copy; undefined where no catalog told. */
+  /** With indexes; undefined where no catalog told. */
   readonly bytes: number | undefined;
+  /** Of them, still to copy; all where absent. */
+  readonly bytesLeft?: number | undefined;
   /** How much of the past was watched; undefined where whole hours were. */
   readonly observedMs?: number;
   /** Per hour: reads plus writes weighted 3. */
@@ -78,6 +80,8 @@ export interface PlanRow {
   readonly subset: SubsetId;
   readonly tables: readonly string[];
   readonly bytes: number | undefined;
+  /** Still to copy. */
+  readonly bytesLeft: number | undefined;
   /** Accesses per second, writes weighted 3. */
   readonly heatNow: Judgement;
   readonly heatNextHour: Judgement;
@@ -165,11 +169,12 @@ function planRow(
   const heatNextDay = heatOf(fan.slice(0, 24), 'Mean of the next 24 hours');
   const changes = shareOfHeat(subset.changes, subset.heat);
   const statements = shareOfHeat(subset.statements, subset.heat);
+  const bytesLeft = subset.bytesLeft ?? subset.bytes;
   const ready =
-    subset.bytes === undefined
+    bytesLeft === undefined
       ? undefined
       : timeline({
-          bytes: subset.bytes,
+          bytes: bytesLeft,
           copyBytesPerSecond: context.copyBytesPerSecond,
           applyChangesPerSecond: context.applyChangesPerSecond,
           writes: fan.map((one) => scaled(one, changes / 3600)),
@@ -178,7 +183,7 @@ function planRow(
           backlog: 0,
           limitSeconds: context.hoursAhead * 3600,
           // What this very copy is measured to do says more than those before it.
-          ...(context.copyBytesPerSecond.samples > 0 ? {} : pastTimes(context.past ?? [], subset.bytes)),
+          ...(context.copyBytesPerSecond.samples > 0 ? {} : pastTimes(context.past ?? [], bytesLeft)),
         });
   const divergence = divergenceScore(subset.divergence);
   const { windows, earliest } = windowsOf(subset, context, fan, starts, ready, { changes, statements });
@@ -188,6 +193,7 @@ function planRow(
     subset: subset.subset,
     tables: subset.tables,
     bytes: subset.bytes,
+    bytesLeft,
     heatNow: heatOf([lastSeen(track)], 'The last closed hour'),
     heatNextHour: heatOf(fan.slice(0, 1), 'The next hour'),
     heatNextDay,

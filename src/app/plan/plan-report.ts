@@ -33,8 +33,10 @@ export type Duration = Omit<Judgement, 'value' | 'low' | 'high'> & {
 export interface SubsetReport {
   readonly subset: string;
   readonly tables: readonly string[];
-  /** With indexes; what a running shadow has copied already is not part of it. */
+  /** With indexes. */
   readonly bytes: number | null;
+  /** Of them, what a running shadow has not copied yet; all where none runs. */
+  readonly bytesLeft: number | null;
   readonly priority: Judgement;
   /** Accesses per second, writes weighted 3. */
   readonly heat: { readonly now: Judgement; readonly nextHour: Judgement; readonly nextDay: Judgement };
@@ -135,6 +137,7 @@ function subsetReport(row: PlanRow, planned: PlannedSubset, nowMs: number): Subs
     subset: row.subset,
     tables: row.tables,
     bytes: row.bytes ?? null,
+    bytesLeft: row.bytesLeft ?? null,
     priority: row.priority,
     heat: { now: row.heatNow, nextHour: row.heatNextHour, nextDay: row.heatNextDay },
     hot: row.hot ?? null,

@@ -26,12 +26,24 @@ export function planLines(plan: PlanReport): readonly string[] {
     '',
     'What to shadow first (heat in accesses a second, writes weighted 3; in brackets where it lies nine times of ten)',
     ...table(
-      ['#>', 'subset', 'tables>', 'size>', 'now>', 'next hour', 'next day', 'hot keys', 'crosses>'],
+      [
+        '#>',
+        'subset',
+        'tables>',
+        'size>',
+        ...(plan.shadow === null ? [] : ['to copy>']),
+        'now>',
+        'next hour',
+        'next day',
+        'hot keys',
+        'crosses>',
+      ],
       shown.map((subset, index) => [
         String(index + 1),
         subset.subset,
         formatCount(subset.tables.length),
-        subset.bytes === null ? UNKNOWN : formatBytes(subset.bytes),
+        sizeText(subset.bytes),
+        ...(plan.shadow === null ? [] : [sizeText(subset.bytesLeft)]),
         rate(subset.heat.now.value),
         withInterval(subset.heat.nextHour, rate),
         withInterval(subset.heat.nextDay, rate),
@@ -45,8 +57,8 @@ export function planLines(plan: PlanReport): readonly string[] {
     ...table(
       ['#>', 'subset', 'diverges (c, d, m)', 'intensity>', 'copied in', 'ready in', 'best window', 'stall'],
       [
-        ...shown.map((subset, index) => [String(index + 1), ...schedule(subset)]),
-        ['', ...schedule(plan.whole)],
+        ...shown.map((subset, index) => [String(index + 1), ...schedule(subset, plan)]),
+        ['', ...schedule(plan.whole, plan)],
       ],
     ),
     '',
@@ -70,14 +82,24 @@ function hoursText(hours: number): string {
   return hours < 48 ? `${Math.round(hours)} h` : `${Math.floor(hours / 24)} days`;
 }
 
-function schedule(subset: SubsetReport): readonly string[] {
+function sizeText(bytes: number | null): string {
+  return bytes === null ? UNKNOWN : formatBytes(bytes);
+}
+
+/** What has been copied takes no time any more, and is not ready before the shadow follows. */
+function doneText(subset: SubsetReport, { shadow }: PlanReport): readonly [copied: string, ready: string] {
+  if (shadow === null || subset.bytesLeft !== 0 || subset.bytes === null)
+    return [durationText(subset.copySeconds), durationText(subset.readySeconds)];
+  return ['done', shadow === 'following' ? 'done' : shadow];
+}
+
+function schedule(subset: SubsetReport, plan: PlanReport): readonly string[] {
   const window = subset.windows[0];
   return [
     subset.subset,
     divergenceText(subset.divergence),
     subset.divergence.confidence === 'none' ? UNKNOWN : subset.intensity.value.toFixed(2),
-    durationText(subset.copySeconds),
-    durationText(subset.readySeconds),
+    ...doneText(subset, plan),
     window === undefined
       ? subset.converges === false
         ? 'none: does not catch up'
@@ -180,7 +202,7 @@ export function explainLines(plan: PlanReport, subset: SubsetReport): readonly s
   return [
     `${subset.subset}${place < 0 ? '' : `, ${place + 1} of ${plan.subsets.length} by priority`}, as of ${plan.asOf}`,
     `tables       ${subset.tables.join(', ')}`,
-    `size         ${subset.bytes === null ? 'not known' : `${formatBytes(subset.bytes)} still to copy`}`,
+    `size         ${subset.bytes === null ? 'not known' : `${formatBytes(subset.bytes)}, ${leftText(subset)}`}`,
     ...judgements.flatMap(([name, judgement]) => judgementLines(name, judgement)),
     ...durationLines('copied in', subset.copySeconds),
     ...durationLines('ready in', subset.readySeconds),
@@ -196,6 +218,11 @@ export function explainLines(plan: PlanReport, subset: SubsetReport): readonly s
     ...subset.notes.map((note) => `  ${note}`),
     ...plan.unknown.map((note) => `  ${note}`),
   ];
+}
+
+function leftText({ bytes, bytesLeft }: SubsetReport): string {
+  if (bytesLeft === 0 && bytes !== 0) return 'all of it copied';
+  return `${sizeText(bytesLeft)} of them still to copy`;
 }
 
 function judgementLines(name: string, { value, low, high, terms, confidence, reason }: Judgement): string[] {

@@ -88,10 +88,12 @@ export function subsetsOf(
     crossing: ShareEstimate,
     notes: readonly string[],
   ): Pick<PlannedSubset, 'input' | 'staleness'> => {
-    const bytes = members.reduce(
-      (sum, table) => sum + (catalog.get(table)?.bytes ?? 0) * (1 - (copied.get(table) ?? 0)),
-      0,
-    );
+    const bytesOf = (share: (table: string) => number): number | undefined =>
+      closure === null
+        ? undefined
+        : Math.round(
+            members.reduce((sum, table) => sum + (catalog.get(table)?.bytes ?? 0) * share(table), 0),
+          );
     const own = members.filter((table) => !roots.has(table));
     const { hot, changing, writesPerHour } = hotOf(new Set(own), naming.hotKeys);
     const heats = new Map(own.map((table) => [table, grid.totalHeat(table)]));
@@ -99,7 +101,8 @@ export function subsetsOf(
     const input = {
       subset,
       tables: members,
-      bytes: closure === null ? undefined : Math.round(bytes),
+      bytes: bytesOf(() => 1),
+      bytesLeft: bytesOf((table) => 1 - (copied.get(table) ?? 0)),
       observedMs: grid.observedMs,
       ...grid.seriesOf(members),
       hot,

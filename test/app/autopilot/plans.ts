@@ -33,6 +33,7 @@ export function subset(over: Partial<SubsetReport> = {}): SubsetReport {
     subset: 'all',
     tables: ['t'],
     bytes: 0,
+    bytesLeft: 0,
     priority: judged(1),
     heat: { now: judged(1), nextHour: judged(1), nextDay: judged(1) },
     hot: null,

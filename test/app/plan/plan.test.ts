@@ -5,7 +5,14 @@ import { reportOf, type PlanReport } from '../../../src/app/plan/plan-report.js'
 import { explainLines, planLines } from '../../../src/app/plan/plan-text.js';
 import { dataFromBatches, type PlanData } from '../../../src/app/plan/series-data.js';
 import { subsetsOf } from '../../../src/app/plan/subsets.js';
-import { liveShadow, measuredSwitch, ratesOf, stallSettings } from '../../../src/app/plan/measurements.js';
+import {
+  freshnessOf,
+  liveShadow,
+  measuredSwitch,
+  ratesOf,
+  stallSettings,
+  type LiveShadow,
+} from '../../../src/app/plan/measurements.js';
 import type { Closure } from '../../../src/capture/closure.js';
 import type { SeriesBatch } from '../../../src/core/capture-ports.js';
 import { makePlan, type PlanContext } from '../../../src/predict/plan.js';
@@ -22,9 +29,16 @@ async function dataOf(...batches: readonly SeriesBatch[]): Promise<PlanData> {
 
 function planOf(
   data: PlanData,
-  options: { readonly closure?: Closure; readonly nowMs?: number; readonly zone?: string } = {},
+  options: {
+    readonly closure?: Closure;
+    readonly nowMs?: number;
+    readonly zone?: string;
+    readonly live?: LiveShadow;
+  } = {},
 ): PlanReport {
-  const subsets = subsetsOf(data, options.closure ?? null, options.nowMs);
+  const { live } = options;
+  const freshness = live === undefined ? undefined : freshnessOf(live, 1000);
+  const subsets = subsetsOf(data, options.closure ?? null, options.nowMs, freshness);
   const context: PlanContext = {
     nowMs: subsets.nowMs,
     zone: options.zone ?? 'UTC',
@@ -37,7 +51,7 @@ function planOf(
     windows: 3,
   };
   const inputs = [...subsets.subsets, subsets.whole].map(({ input }) => input);
-  return reportOf(makePlan(inputs, context), subsets, context, data.origin, null, null);
+  return reportOf(makePlan(inputs, context), subsets, context, data.origin, live?.phase ?? null, null);
 }
 
 /** Paths of numbers that a plan must not hold; text is looked at too. */
@@ -125,7 +139,7 @@ describe('a plan of two weeks', () => {
     expect(planSvg(plan)).toContain('prefers-color-scheme: dark');
   });
 
-  test('what a running shadow has copied is not copied again, and its rate is measured', () => {
+  test('what a running shadow has copied is not copied again, and its rate is measured', async () => {
     const live = liveShadow({
       phase: 'copying',
       tables: [
@@ -143,6 +157,17 @@ describe('a plan of two weeks', () => {
     ]);
     expect(ratesOf(live, { bytes: 1e9, rows: 1e7 }).copyBytesPerSecond.value).toBeCloseTo(1e7);
     expect(ratesOf(undefined, undefined).copyBytesPerSecond.samples).toBe(0);
+    // The size stays what it is; what is left to copy stands beside it.
+    const plan = planOf(await dataOf(shopBatch(hours)), { closure: SHOP, live });
+    const of = (name: string): PlanReport['whole'] =>
+      plan.subsets.find(({ subset }) => subset === name) ?? plan.whole;
+    expect(of('public.lines')).toMatchObject({ bytes: 5e9, bytesLeft: 4.5e9 });
+    expect(of('public.audit')).toMatchObject({ bytes: 5e10, bytesLeft: 0 });
+    const lines = planLines(plan);
+    expect(lines.find((line) => line.includes('public.lines'))).toMatch(/5\.0 GB\s+4\.5 GB/);
+    expect(lines.findLast((line) => line.includes('public.audit'))).toMatch(/done\s+copying/);
+    expect(explainLines(plan, of('public.audit')).join('\n')).toContain('50.0 GB, all of it copied');
+    expectSound(plan);
   });
 });
 
