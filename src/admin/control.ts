@@ -6,6 +6,7 @@ import type {
   Route,
   ShadowCommand,
   ShadowStatus,
+  SubsetId,
   VerifyProgress,
 } from '../core/ports.js';
 import type { SerializedError } from '../core/errors.js';
@@ -30,6 +31,8 @@ export type Operation = (typeof OPERATIONS)[number];
 /** Options of all operations. None is ignored: one that an operation does not take is refused. */
 export interface OperationOptions {
   readonly dryRun?: boolean;
+  /** cutover, rollback: which. verify: its tables alone. Where subsets are configured. */
+  readonly subset?: SubsetId;
   /** verify: forward compares the destination with the source. Absent: by the present route. */
   readonly direction?: Direction;
   /** verify: those alone. shadow prioritise: those first. As `schema.table`. */

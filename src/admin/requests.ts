@@ -19,17 +19,24 @@ async function readBody(request: IncomingMessage, bytesMax: number): Promise<str
 
 const direction = z.enum(['forward', 'reverse']).optional();
 const bool = z.boolean().optional();
+const subset = z.string().max(100).optional();
 const OPTIONS = {
   verify: z.strictObject({
     direction,
+    subset,
     tables: z.array(z.string().max(200)).max(10_000).optional(),
     repair: bool,
     resume: bool,
     value: z.number().min(0).max(1).optional(),
   }),
   resume: z.strictObject({ recopy: z.array(z.string().max(200)).max(10_000).optional() }),
-  cutover: z.strictObject({ dryRun: bool }),
-  rollback: z.strictObject({ dryRun: bool, destinationLost: bool, note: z.string().max(500).optional() }),
+  cutover: z.strictObject({ dryRun: bool, subset }),
+  rollback: z.strictObject({
+    dryRun: bool,
+    subset,
+    destinationLost: bool,
+    note: z.string().max(500).optional(),
+  }),
   finalize: z.strictObject({ removeFence: bool, sourceLost: bool }),
   remove: z.strictObject({ destinationLost: bool }),
   abort: z.strictObject({}),

@@ -5,7 +5,7 @@
 import { readFileSync, existsSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import type { z } from 'zod';
-import type { DatabaseEndpoint, Side } from '../core/ports.js';
+import type { DatabaseEndpoint, Side, SubsetRules } from '../core/ports.js';
 import { asUnderstudyError, UnderstudyError } from '../core/errors.js';
 import { AllowedHours } from './autopilot/hours.js';
 import type { ClientTlsMode } from '../proxy/tls.js';
@@ -22,6 +22,7 @@ import {
 } from './config/layers.js';
 import { endpointText, isLoopback, parseDatabaseUrl } from './config/endpoint.js';
 import { nearest } from './config/nearest.js';
+import { resolveSubsets } from './config/subsets.js';
 import {
   configKeys,
   configSchema,
@@ -34,8 +35,13 @@ import {
 export const DEFAULT_CONFIG_FILE = 'understudy.yaml';
 
 /** The checked configuration, with files read and defaults filled in. Holds secrets: print only through `redact`. */
-export type ResolvedConfig = Omit<ParsedConfig, 'source' | 'destination' | 'listen' | 'migration'> & {
+export type ResolvedConfig = Omit<
+  ParsedConfig,
+  'source' | 'destination' | 'listen' | 'migration' | 'subsets'
+> & {
   readonly migration: { readonly id: string };
+  /** Empty: the whole database is one subset. */
+  readonly subsets: readonly SubsetRules[];
   readonly source: DatabaseEndpoint;
   readonly destination: DatabaseEndpoint;
   /** Certificate and key as PEM. */
@@ -284,6 +290,7 @@ function resolveParsed(
   if (endpointText({ ...source, user: '' }) === endpointText({ ...destination, user: '' }))
     problem(['destination', 'url'], 'source and destination are the same database');
   checkPoolModes(parsed, source.database, problem);
+  const subsets = resolveSubsets(parsed, problem);
   const { usersFile } = parsed.auth;
   const { socketDir } = parsed.listen;
   if (usersFile !== undefined) read(['auth', 'usersFile'], usersFile);
@@ -302,6 +309,7 @@ function resolveParsed(
       ...(usersFile === undefined ? {} : { usersFile: resolve(directory, usersFile) }),
     },
     migration: { id: parsed.migration.id ?? migrationIdOf(source.database) },
+    subsets,
     source,
     destination,
     listen: {

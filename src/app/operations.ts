@@ -5,14 +5,17 @@
  * An operation is not bound to who asked for it: a caller that goes away changes nothing.
  */
 import type { Operation, OperationLine, OperationOptions } from '../admin/control.js';
-import type { Direction, ShadowCommand, ShadowControl } from '../core/ports.js';
+import type { Direction, ShadowCommand, ShadowControl, SubsetId, VerifyOptions } from '../core/ports.js';
 import { UnderstudyError, unreachable } from '../core/errors.js';
+import { subsetAsked } from '../core/subsets.js';
 import type { CutoverCoordinator } from '../cutover/coordinator.js';
 import type { Log } from '../core/log.js';
 
 export interface OperationDeps {
   readonly coordinator: CutoverCoordinator;
   readonly shadow: ShadowControl;
+  /** All there are. */
+  readonly subsets: readonly SubsetId[];
   /** Which way changes flow by the present route. */
   readonly direction: () => Direction;
   /** Throws `route-unknown` while it is not known which side leads. */
@@ -101,7 +104,7 @@ export class Operations {
         return shadow.verify(
           {
             direction: options.direction ?? this.#deps.direction(),
-            ...(options.tables === undefined ? {} : { tables: options.tables }),
+            ...(await this.#tablesOf(options)),
             ...(options.repair === undefined ? {} : { repair: options.repair }),
             ...(options.resume === undefined ? {} : { resume: options.resume }),
             ...(options.value === undefined ? {} : { intensity: options.value }),
@@ -115,6 +118,7 @@ export class Operations {
       case 'cutover':
       case 'rollback':
         try {
+          this.#switchable(options.subset);
           if (options.destinationLost === true) return await this.#abandonDestination(options, signal);
           return await coordinator[operation]({
             ...(options.dryRun === undefined ? {} : { dryRun: options.dryRun }),
@@ -147,6 +151,29 @@ export class Operations {
       default:
         return unreachable(operation);
     }
+  }
+
+  /** Tables that were named, or those of a subset. */
+  async #tablesOf({ tables, subset }: OperationOptions): Promise<Pick<VerifyOptions, 'tables'>> {
+    if (subset === undefined) return tables === undefined ? {} : { tables };
+    if (tables !== undefined)
+      throw new UnderstudyError('request-invalid', 'tables and a subset exclude one another');
+    const members = await this.#deps.shadow.tables(subsetAsked(this.#deps.subsets, subset));
+    return { tables: members.map(({ schema, name }) => `${schema}.${name}`) };
+  }
+
+  /** Throws `request-invalid` for a subset that there is not, `preflight-blocked` while one can't be switched alone. */
+  #switchable(asked: SubsetId | undefined): void {
+    const subset = subsetAsked(this.#deps.subsets, asked);
+    if (this.#deps.subsets.length === 1) return;
+    throw new UnderstudyError(
+      'preflight-blocked',
+      `${subset}: statements can’t be routed to two sides yet, so no subset can be switched alone`,
+      {
+        advice: 'Take `subsets` out of the configuration to switch the whole database.',
+        details: { checks: ['subset-routing-missing'] },
+      },
+    );
   }
 
   async #abandonDestination(

@@ -36,6 +36,7 @@ export class ShadowThread implements ShadowHolder {
         source: config.source,
         destination: config.destination,
         migrationId: config.migration.id,
+        subsets: config.subsets,
       },
       logLevel: config.log.level,
     };

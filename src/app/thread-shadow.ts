@@ -15,6 +15,7 @@ import type {
   ShadowSteering,
   Side,
   ShadowTable,
+  SubsetId,
   VerifyOptions,
   VerifyProgress,
   VerifyReport,
@@ -116,8 +117,8 @@ export class ThreadShadow implements ShadowControl {
     };
   }
 
-  async tables(): Promise<readonly ShadowTable[]> {
-    return this.#require().tables();
+  async tables(subset?: SubsetId): Promise<readonly ShadowTable[]> {
+    return this.#require().tables(subset);
   }
 
   async waitForMark(direction: Direction, markId: string, signal: AbortSignal): Promise<Position> {

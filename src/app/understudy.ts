@@ -17,6 +17,7 @@ import { AdminServer } from '../admin/server.js';
 import { systemClock, type Clock } from '../core/clock.js';
 import { UnderstudyError, asUnderstudyError } from '../core/errors.js';
 import { createLog, type Log } from '../core/log.js';
+import { subsetIds } from '../core/subsets.js';
 import { checkServerCertificates } from '../core/server-certificates.js';
 import {
   WHOLE_DATABASE,
@@ -194,6 +195,7 @@ class Composition implements Understudy, AdminControl {
     this.#operations = new Operations({
       coordinator: this.#coordinator,
       shadow: this.#shadow,
+      subsets: subsetIds(config.subsets),
       direction: () => this.#direction(),
       requireRoute: () => this.#requireRoute(),
       retireShadow: () => this.#shadowThread.stop(),

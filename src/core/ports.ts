@@ -10,6 +10,25 @@ export type Direction = 'forward' | 'reverse';
 /** What is shadowed and cut over as one. The whole database is the subset {@link WHOLE_DATABASE}. */
 export type SubsetId = string;
 export const WHOLE_DATABASE: SubsetId = 'all';
+/** Where subsets are configured: the tables that none of them names. */
+export const REST: SubsetId = 'rest';
+
+/** A subset as it is configured. */
+export interface SubsetRules {
+  readonly subset: SubsetId;
+  /** As `schema.table`. Partitions and children of these are meant too. */
+  readonly tables: readonly string[];
+  /** together: what a foreign key ties is not parted. */
+  readonly foreignKeys: 'together';
+  /** refuse: statements and transactions that span sides are refused. */
+  readonly crossing: 'refuse';
+}
+
+/** The closed list of a subset's tables, by the source's names. */
+export interface SubsetTables {
+  readonly subset: SubsetId;
+  readonly tables: readonly TableName[];
+}
 
 export interface TableName {
   readonly schema: string;
@@ -206,6 +225,8 @@ export interface StreamStatus {
   readonly changesApplied: number;
   /** Whether the stream carries changes at present, or only keeps its slot moving. */
   readonly authoritative: boolean;
+  /** Where subsets are configured: those whose changes it carries. */
+  readonly leads?: readonly SubsetId[];
   /** Log that the stream's slot keeps on its origin; null where that is not known. */
   readonly logBytes?: number | null;
   /** `log` where absent. By the others a lag has no bytes: `lagBytes` is null, and `lagMs` says all there is. */
@@ -391,8 +412,8 @@ export interface TouchedRows {
 /** What a cutover needs of the shadow. Everything is asynchronous: the shadow runs on a thread of its own. */
 export interface ShadowControl {
   status(): Promise<ShadowStatus>;
-  /** The tables of the subset as they exist on both sides: ordinary tables, partition roots, leaves and children. */
-  tables(): Promise<readonly ShadowTable[]>;
+  /** The tables of the subset, or all, as they exist on both sides: ordinary tables, partition roots, leaves and children. */
+  tables(subset?: SubsetId): Promise<readonly ShadowTable[]>;
   /** Resolves with the mark's position once the side the stream leads to has durably committed everything up to it.
    *  The mark is a transactional logical message, prefix `understudy`, content {@link markContent}. */
   waitForMark(direction: Direction, markId: string, signal: AbortSignal): Promise<Position>;

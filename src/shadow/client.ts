@@ -14,6 +14,7 @@ import type {
   ShadowSteering,
   Side,
   ShadowTable,
+  SubsetId,
   TouchedRows,
   VerifyOptions,
   VerifyProgress,
@@ -73,8 +74,8 @@ export class ShadowClient implements ShadowControl {
     return this.#caller.call('latency', window);
   }
 
-  tables(): Promise<readonly ShadowTable[]> {
-    return this.#caller.call('tables', null);
+  tables(subset?: SubsetId): Promise<readonly ShadowTable[]> {
+    return this.#caller.call('tables', subset);
   }
 
   waitForMark(direction: Direction, markId: string, signal: AbortSignal): Promise<Position> {

@@ -30,12 +30,14 @@ import type {
   ShadowWarning,
   Side,
   ShadowTable,
+  SubsetId,
   VerifyOptions,
   VerifyProgress,
   VerifyReport,
 } from '../core/ports.js';
 import type { Position } from '../core/position.js';
 import { asUnderstudyError, UnderstudyError } from '../core/errors.js';
+import { readSubsetTables } from '../core/subsets.js';
 import { Condition, isBefore, notReady } from './condition.js';
 import { formOn, readLaneTables, requiredForms, type Forms } from './format/forms.js';
 import { hasNames } from './format/names.js';
@@ -605,13 +607,19 @@ export class ShadowEngine implements ShadowControl {
   }
 
   /** Throws `shadow-not-ready` until the schema is built. */
-  async tables(): Promise<readonly ShadowTable[]> {
+  async tables(subset?: SubsetId): Promise<readonly ShadowTable[]> {
     if (this.#tables.length === 0) {
       await withSession('source', this.#settings.source, 'tables', async (session) => {
         this.#tables = await readTables(session.client);
       });
     }
-    return this.#names();
+    const { subsets } = this.#settings;
+    if (subset === undefined || subsets.length === 0) return this.#names();
+    const members = await withSession('source', this.#settings.source, 'subsets', async (session) =>
+      (await readSubsetTables(session.client, subsets)).find((each) => each.subset === subset),
+    );
+    const named = new Set(members?.tables.map((table) => `${table.schema}.${table.name}`));
+    return this.#names().filter((table) => named.has(`${table.schema}.${table.name}`));
   }
 
   waitForMark(direction: Direction, markId: string, signal: AbortSignal): Promise<Position> {

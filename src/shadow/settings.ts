@@ -1,5 +1,5 @@
 /** What the shadow can be told; every wait, size and queue has its bound here. */
-import type { DatabaseEndpoint, Format, ShadowMethod } from '../core/ports.js';
+import type { DatabaseEndpoint, Format, ShadowMethod, SubsetRules } from '../core/ports.js';
 import { CONFLICT_DEFAULTS, type ConflictSettings } from './conflicts/rule.js';
 import { THROTTLE_DEFAULTS, type ThrottleSettings } from './throttle/settings.js';
 
@@ -53,6 +53,8 @@ export interface ShadowSettings {
   readonly versionColumns: Readonly<Record<string, string>> | undefined;
   /** The destination's form of the source's tables; only by `log`. */
   readonly format: Format | undefined;
+  /** Empty: the whole database is one subset. Only by `log`. */
+  readonly subsets: readonly SubsetRules[];
 }
 
 export type ShadowOptions = Pick<ShadowSettings, 'source' | 'destination' | 'migrationId'> &
@@ -82,4 +84,5 @@ export const SHADOW_DEFAULTS: Omit<ShadowSettings, 'source' | 'destination' | 'm
   compareIntervalMs: 600_000,
   versionColumns: undefined,
   format: undefined,
+  subsets: [],
 };

@@ -18,6 +18,7 @@ import type {
   ShadowSteering,
   Side,
   ShadowTable,
+  SubsetId,
   TouchedRows,
   VerifyOptions,
   VerifyProgress,
@@ -108,6 +109,7 @@ export class Shadow implements ShadowControl {
           recorded: recorded?.method ?? null,
         });
         if (choice.method !== 'log' && !isIdentity(this.#settings.format)) throw formatByLog(choice);
+        if (choice.method !== 'log' && this.#settings.subsets.length > 0) throw subsetsByLog(choice);
         if (recorded === null) {
           await ensureFollowRecords(there);
           await writeMethod(there, migrationId, choice);
@@ -164,8 +166,8 @@ export class Shadow implements ShadowControl {
     this.#engine?.latency(window);
   }
 
-  async tables(): Promise<readonly ShadowTable[]> {
-    return await this.#required().tables();
+  async tables(subset?: SubsetId): Promise<readonly ShadowTable[]> {
+    return await this.#required().tables(subset);
   }
 
   async waitForMark(direction: Direction, markId: string, signal: AbortSignal): Promise<Position> {
@@ -214,6 +216,14 @@ function formatByLog({ method, reason }: MethodChoice): UnderstudyError {
     'format-refused',
     `a format is kept only by following the log, and this shadow would follow by ${method} (${reason})`,
     { advice: 'Let the source be followed by its log (see docs/shadow.md), or take shadow.format out.' },
+  );
+}
+
+function subsetsByLog({ method, reason }: MethodChoice): UnderstudyError {
+  return new UnderstudyError(
+    'config-invalid',
+    `subsets need the source’s log, and this shadow would follow by ${method} (${reason})`,
+    { advice: 'Let the source be followed by its log (see docs/shadow.md), or take `subsets` out.' },
   );
 }
 

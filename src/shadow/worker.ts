@@ -15,6 +15,7 @@ import type {
   ResumeOptions,
   ShadowCommand,
   Side,
+  SubsetId,
   TouchedRows,
   VerifyOptions,
 } from '../core/ports.js';
@@ -32,7 +33,7 @@ function engineHandlers(engine: Shadow): Readonly<Record<string, ThreadHandler>>
     start: () => engine.start(),
     stop: () => engine.stop(),
     status: () => engine.status(),
-    tables: () => engine.tables(),
+    tables: (subset: SubsetId | undefined) => engine.tables(subset),
     touched: (rows: TouchedRows) => engine.touched(rows),
     latency: (window: LatencyWindow) => engine.latency(window),
     waitForMark: (argument: { direction: Direction; markId: string }, { signal }) =>

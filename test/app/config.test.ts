@@ -301,3 +301,29 @@ test('databases are a list or a mapping, and a socket has permissions', async ()
     expect(await refusal(`${ENDPOINTS}listen:\n  ${wrong}\n`), wrong).toHaveLength(1);
   }
 });
+
+test('subsets are names with tables, and what is not built of them is refused', async () => {
+  const subset = (text: string): string => `${ENDPOINTS}subsets:\n  orders:\n    ${text}\n`;
+  expect((await load(subset('tables: [public.orders, public.line]'))).subsets).toEqual([
+    {
+      subset: 'orders',
+      tables: ['public.orders', 'public.line'],
+      foreignKeys: 'together',
+      crossing: 'refuse',
+    },
+  ]);
+  expect((await load(ENDPOINTS)).subsets).toEqual([]);
+  expect(await refusal(subset('tables: [public.orders]\n    crossing: link'))).toEqual([
+    'understudy.yaml:8:15 subsets.orders.crossing: link is not built yet; only refuse is',
+  ]);
+  expect(await refusal(subset('tables: orders'))).toEqual([
+    expect.stringContaining('expected a list of tables as schema.table'),
+  ]);
+  expect(await refusal(subset('tables: [public.a]\n  rest:\n    tables: [public.a]'))).toEqual([
+    expect.stringContaining('"rest" is reserved'),
+    expect.stringContaining('public.a is in subset orders already'),
+  ]);
+  expect(await refusal(`${subset('tables: [public.a]')}autopilot:\n  mode: on\n`)).toEqual([
+    expect.stringContaining('autopilot.mode on switches the whole database'),
+  ]);
+});

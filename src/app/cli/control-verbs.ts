@@ -33,6 +33,7 @@ export function controlVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> 
             nargs: 1,
             describe: 'schema.name, repeatable [all tables]',
           })
+          .option('subset', { ...SUBSET, describe: 'The tables of this subset' })
           .option('repair', {
             type: 'boolean',
             default: false,
@@ -58,6 +59,7 @@ export function controlVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> 
             ...(args.intensity === undefined ? {} : { value: args.intensity }),
             ...(args.direction === undefined ? {} : { direction: args.direction }),
             ...(args.table === undefined ? {} : { tables: args.table }),
+            ...(args.subset === undefined ? {} : { subset: args.subset }),
           }),
         ),
     )
@@ -144,8 +146,9 @@ export function controlVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> 
             default: false,
             describe: 'Stop after preflight: no effect a client could see',
           })
+          .option('subset', SUBSET)
           .example('$0 cutover --dry-run', 'names every session that could not be moved'),
-      (args) => runVerb(args, (terminal) => switchVerb(terminal, args, 'cutover', args.dryRun)),
+      (args) => runVerb(args, (terminal) => switchVerb(terminal, args, 'cutover', args)),
     )
     .command(
       'rollback',
@@ -153,6 +156,7 @@ export function controlVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> 
       (argv) =>
         argv
           .option('dry-run', { type: 'boolean', default: false, describe: 'Stop after preflight' })
+          .option('subset', SUBSET)
           .option('destination-lost', {
             type: 'boolean',
             default: false,
@@ -171,8 +175,9 @@ export function controlVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> 
             ? (await import('./operate.js')).runDestinationLost(terminal, adminOf(args), {
                 yes: args.yes,
                 note: args.note,
+                subset: args.subset,
               })
-            : switchVerb(terminal, args, 'rollback', args.dryRun),
+            : switchVerb(terminal, args, 'rollback', args),
         ),
     )
     .command(
@@ -229,6 +234,12 @@ export function controlVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> 
     );
 }
 
+const SUBSET = {
+  type: 'string',
+  requiresArg: true,
+  describe: 'Which part, where `subsets` are configured; `rest` is what none of them names',
+} as const;
+
 /** yargs' own `conflicts` takes a default of false for a given option. */
 function notTogether(one: string, other: string) {
   return (args: Readonly<Record<string, unknown>>): true => {
@@ -242,8 +253,8 @@ async function switchVerb(
   terminal: Terminal,
   args: GlobalArguments,
   kind: 'cutover' | 'rollback',
-  dryRun: boolean,
+  { dryRun, subset }: { readonly dryRun: boolean; readonly subset: string | undefined },
 ) {
   const { runSwitch } = await import('./operate.js');
-  return runSwitch(terminal, adminOf(args), kind, { dryRun });
+  return runSwitch(terminal, adminOf(args), kind, { dryRun, ...(subset === undefined ? {} : { subset }) });
 }

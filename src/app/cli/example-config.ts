@@ -30,6 +30,7 @@ export function exampleConfig(): string {
       if (depth === 0) lines.push('');
       write(depth, `${parent}:`, hidden >= 0 && depth >= hidden);
     }
+    if (parents.length === 0) lines.push('');
     open = parents;
     write(parents.length, `# ${key.description}`, hidden >= 0);
     write(parents.length, `${key.path.at(-1) ?? ''}: ${valueText(key)}`, !live);

@@ -20,7 +20,7 @@ import type { Terminal } from './terminal.js';
 export async function runVerify(
   terminal: Terminal,
   admin: AdminClient,
-  options: Pick<OperationOptions, 'direction' | 'tables' | 'repair' | 'resume' | 'value'>,
+  options: Pick<OperationOptions, 'direction' | 'tables' | 'subset' | 'repair' | 'resume' | 'value'>,
 ): Promise<ExitCode> {
   const report = (await operate(terminal, admin, 'verify', options)) as VerifyReport;
   const differing = report.verdicts.filter((verdict) => verdict.mismatches > 0);
@@ -95,7 +95,7 @@ export async function runSwitch(
   terminal: Terminal,
   admin: AdminClient,
   kind: 'cutover' | 'rollback',
-  options: Pick<OperationOptions, 'dryRun'>,
+  options: Pick<OperationOptions, 'dryRun' | 'subset'>,
 ): Promise<ExitCode> {
   const report = (await operate(terminal, admin, kind, options)) as OperationReport;
   printSwitch(terminal, report);
@@ -158,7 +158,7 @@ export function printSwitch(terminal: Terminal, report: OperationReport): void {
 export async function runDestinationLost(
   terminal: Terminal,
   admin: AdminClient,
-  options: { readonly yes: boolean; readonly note: string | undefined },
+  options: { readonly yes: boolean; readonly note: string | undefined; readonly subset: string | undefined },
 ): Promise<ExitCode> {
   if (!options.yes) {
     const { shadow } = await admin.status();
@@ -174,6 +174,7 @@ export async function runDestinationLost(
   const result = (await operate(terminal, admin, 'rollback', {
     destinationLost: true,
     ...(options.note === undefined ? {} : { note: options.note }),
+    ...(options.subset === undefined ? {} : { subset: options.subset }),
   })) as { readonly epoch: number };
   terminal.line(`the source leads again, at epoch ${result.epoch}; the destination counts as lost`);
   terminal.result(result);

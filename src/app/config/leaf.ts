@@ -238,6 +238,25 @@ export function tableFormats(description: string, example: string) {
     .register(leaves, { expected, description, kind: 'string', defaultText: 'identity', example });
 }
 
+/** Names of subsets with what is said of each; a mapping in the file, JSON elsewhere. Looked at closely by config/subsets.ts. */
+export function subsetMap(description: string, example: string) {
+  const expected = 'a mapping of names to `tables`, see docs/subsets.md';
+  return z
+    .preprocess(
+      (value) => {
+        if (typeof value !== 'string') return value;
+        try {
+          return JSON.parse(value) as unknown;
+        } catch {
+          return value;
+        }
+      },
+      z.record(z.string(), z.unknown(), { error: `expected ${expected}` }),
+    )
+    .optional()
+    .register(leaves, { expected, description, kind: 'string', defaultText: 'none', example });
+}
+
 /** `a=b, c` as a mapping; what has no second part stands for itself. */
 function pairs() {
   return z.string().transform((list) =>

@@ -27,6 +27,7 @@ import {
   optionalText,
   port,
   requiredText,
+  subsetMap,
   tableFormats,
   text,
   type LeafInfo,
@@ -626,6 +627,10 @@ export const sections = {
       },
     ),
   }),
+  subsets: subsetMap(
+    'Parts of the database that are switched one at a time: a name, and its `tables` as `schema.table`. Tables named nowhere are the subset `rest`.',
+    '{"orders": {"tables": ["public.orders", "public.line"]}}',
+  ),
   log: z.strictObject({
     level: choice(
       'Least severe message that is logged.',
