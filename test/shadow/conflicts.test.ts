@@ -115,6 +115,42 @@ test('writes past the guard are found, and the source’s rows put back; both ar
   await harness.expectSame();
 });
 
+test('a row that would break a foreign key on the source is not written there, and stays for a person', async () => {
+  await using pair = await databasePair();
+  const { onSource, onDestination } = pair;
+  await sql(
+    onSource,
+    `CREATE TABLE p (id int PRIMARY KEY, code text UNIQUE); CREATE TABLE c (id int PRIMARY KEY, p int REFERENCES p ON DELETE CASCADE,
+       code text REFERENCES p (code)); INSERT INTO p SELECT n, 'c' || n FROM generate_series(1, 9) n;
+     INSERT INTO c VALUES (1, 1, NULL), (2, NULL, 'c2'), (3, 3, 'c3')`,
+  );
+  await using harness = await following(pair, { conflicts: { rule: 'destination-wins' } });
+  await sql(
+    onDestination,
+    `SET LOCAL session_replication_role = replica;
+     DELETE FROM p WHERE id = 1; UPDATE p SET code = 'other' WHERE id = 2; INSERT INTO c VALUES (4, 99, NULL);
+     DELETE FROM p WHERE id = 3; DELETE FROM c WHERE id = 3;
+     INSERT INTO c VALUES (5, 50, 'c9'); INSERT INTO p VALUES (50, 'c50'); UPDATE p SET code = 'free' WHERE id = 8`,
+  );
+  const records = await settled(harness, 8);
+  expect(records.map(({ table, key, state }) => `${state} ${table} ${key}`).sort()).toEqual([
+    'settled public.c 3',
+    'settled public.c 5',
+    'settled public.p 3',
+    'settled public.p 50',
+    'settled public.p 8',
+    'unsettled public.c 4',
+    'unsettled public.p 1',
+    'unsettled public.p 2',
+  ]);
+  expect(records.find(({ key }) => key === '2')?.reason).toContain('c_code_fkey');
+  const { rows } = await onSource.query(
+    `SELECT (SELECT count(*) FROM public.c WHERE p IS NOT NULL AND p NOT IN (SELECT id FROM public.p)
+      OR code IS NOT NULL AND code NOT IN (SELECT code FROM public.p)) AS orphans, (SELECT count(*) FROM public.c) AS children`,
+  );
+  expect(rows).toEqual([{ orphans: '0', children: '3' }]);
+});
+
 test('by rule the destination’s row, or the later one, is written to the source', async () => {
   await using pair = await databasePair();
   const { onSource, onDestination } = pair;

@@ -8,8 +8,9 @@
  *
  * The source's row wins as any repair does: in the stream's order, under watermarks. The destination's is written to the
  * source, in replica role, while the source is not fenced and its row is still the one that was judged; it comes to the
- * destination again by the stream, where it is already. Both rows are recorded before either is replaced. Nothing is
- * settled while the destination leads, or a switch is under way.
+ * destination again by the stream, where it is already. A row that would break a foreign key there is looked at again
+ * behind the others, as its parent or its children may be among them, and is else left unsettled. Both rows are recorded
+ * before either is replaced. Nothing is settled while the destination leads, or a switch is under way.
  *
  * Failing: what can't be settled now stays open and is tried again; nothing here ends the shadow.
  */
@@ -51,6 +52,7 @@ import {
   type OpenConflict,
   type StrayWrite,
 } from './records.js';
+import { brokenForeignKey, readReferenced } from './references.js';
 import { decide, loadSettle, type ConflictSettings, type RowValue, type SettleFunction } from './rule.js';
 
 export interface ConflictsContext {
@@ -74,6 +76,8 @@ export interface ConflictsContext {
 interface Sides {
   readonly source: Session;
   readonly destination: Session;
+  /** Writes to the source: one for its connection, whose prepared statements it names. */
+  readonly applier: Applier;
 }
 
 const BATCH = 100;
@@ -83,6 +87,17 @@ const BATCH = 100;
  */
 const SOURCE_SETTINGS = { ...APPLY_SETTINGS, lock_timeout: '300ms' };
 const RETRY_MS = 2000;
+
+interface Refused {
+  readonly open: OpenConflict;
+  readonly reason: string;
+}
+
+class BrokenReference extends Error {
+  constructor(name: string) {
+    super(`the destination’s row would break foreign key ${name} on the source`);
+  }
+}
 
 export class Conflicts {
   readonly #settings: ConflictSettings;
@@ -168,8 +183,7 @@ export class Conflicts {
   }
 
   async #settleOpen(settle: SettleFunction | null, signal: AbortSignal): Promise<void> {
-    const { endpoints, log } = this.#context;
-    const { rule } = this.#settings;
+    const { endpoints } = this.#context;
     const destination = await openSession('destination', endpoints.destination, 'conflicts');
     let source: Session | undefined;
     try {
@@ -177,22 +191,53 @@ export class Conflicts {
       if (!this.#context.ready() || (await readAuthority(destination, false)).kind !== 'leads') return;
       source = await openSession('source', endpoints.source, 'conflicts', SOURCE_SETTINGS);
       endOnAbort(source, signal, 0);
-      for (const open of await readOpen(destination, BATCH)) {
-        signal.throwIfAborted();
-        await this.#settleOne({ source, destination }, open, settle, signal).catch(async (error: unknown) => {
-          const sqlState = sqlStateOf(error) ?? '';
-          if (signal.aborted || !/^(22|23|40|42|55P03)/.test(sqlState)) throw error;
-          log.warn({ conflict: open.id, sqlState }, 'a conflict could not be settled');
-          if (!/^(22|23|42)/.test(sqlState)) return;
-          const reason = `the row is refused with SQLSTATE ${sqlState}`;
-          await recordSettled(destination, open.id, { state: 'unsettled', rule, winner: null, reason });
-        });
+      const sides = { source, destination, applier: new Applier(source) };
+      const all = await readOpen(destination, BATCH);
+      let turn: readonly Refused[] = all.map((open) => ({ open, reason: '' }));
+      for (let before = Infinity; turn.length > 0 && turn.length < before;) {
+        before = turn.length;
+        turn = await this.#turn(sides, turn, settle, signal);
+      }
+      // What the rest waits for may be among those that were not read yet.
+      const wait = all.length === BATCH && turn.length < BATCH;
+      for (const { open, reason } of wait ? [] : turn) {
+        const { rule } = this.#settings;
+        await recordSettled(destination, open.id, { state: 'unsettled', rule, winner: null, reason });
       }
       this.#counts = await countConflicts(destination);
     } finally {
       await closeSession(destination);
       await closeSession(source);
     }
+  }
+
+  /** Settles what can be; returns what would break a foreign key. */
+  async #turn(
+    sides: Sides,
+    turn: readonly Refused[],
+    settle: SettleFunction | null,
+    signal: AbortSignal,
+  ): Promise<readonly Refused[]> {
+    const { rule } = this.#settings;
+    const refused: Refused[] = [];
+    for (const { open } of turn) {
+      signal.throwIfAborted();
+      try {
+        await this.#settleOne(sides, open, settle, signal);
+      } catch (error) {
+        const sqlState = sqlStateOf(error) ?? '';
+        if (error instanceof BrokenReference) {
+          refused.push({ open, reason: error.message });
+          continue;
+        }
+        if (signal.aborted || !/^(22|23|40|42|55P03)/.test(sqlState)) throw error;
+        this.#context.log.warn({ conflict: open.id, sqlState }, 'a conflict could not be settled');
+        if (!/^(22|23|42)/.test(sqlState)) continue;
+        const reason = `the row is refused with SQLSTATE ${sqlState}`;
+        await recordSettled(sides.destination, open.id, { state: 'unsettled', rule, winner: null, reason });
+      }
+    }
+    return refused;
   }
 
   async #settleOne(
@@ -274,7 +319,7 @@ export class Conflicts {
 
 /** False where the source is fenced, or its row is another by now: it is tried again. */
 async function writeToSource(
-  { source, destination }: Sides,
+  { source, destination, applier }: Sides,
   there: ApplyTable,
   key: Key,
   judged: string | null,
@@ -295,9 +340,12 @@ async function writeToSource(
       { what, carriesRows: true },
     );
     if ((now.rows[0]?.['json'] ?? null) !== judged) return false;
+    const referenced = await readReferenced(source, here, key);
     const keyed = new Map([[keyId(key), { key, row, existed: judged !== null }]]);
     const steps: readonly Step[] = [{ kind: 'rows', tables: [{ table: there, keyed, keyless: [] }] }];
-    await new Applier(source).apply(steps, { complete: false });
+    await applier.apply(steps, { complete: false });
+    const broken = await brokenForeignKey(source, here, key, referenced);
+    if (broken !== null) throw new BrokenReference(broken);
     return true;
   });
 }

@@ -7,6 +7,12 @@ import type { StrayWrite } from './records.js';
 /** 2000-01-01, from which the log counts microseconds. */
 const EPOCH_SECONDS = 946_684_800;
 
+/**
+ * A change of a key names two rows, a TRUNCATE all its tables: each is told apart by an ordinal that no other change has.
+ * Of more tables in one TRUNCATE the rest are not recorded; `verify` finds what they lack.
+ */
+const PLACES_PER_CHANGE = 4096;
+
 /** `changes`: of the part's transaction, the first being its `ordinal`th. `cut`: there were more. */
 export function strayWrites(
   part: TransactionPart,
@@ -22,8 +28,7 @@ export function strayWrites(
   const strays: StrayWrite[] = [];
   for (const [index, change] of changes.entries()) {
     for (const [within, { relation, key }] of rowsOf(change, bindingOf).entries()) {
-      // A change of a key names two rows; they are told apart by an ordinal that no other change has.
-      const place = 2 * (ordinal + index) + Math.min(within, 1);
+      const place = PLACES_PER_CHANGE * (ordinal + index) + within;
       const table = { schema: relation.schema, name: relation.name };
       strays.push({ ...common, ordinal: place, table, kind: change.kind, key });
     }
@@ -32,7 +37,13 @@ export function strayWrites(
   const [relation] = last === undefined ? [] : last.kind === 'truncate' ? last.relations : [last.relation];
   if (cut && relation !== undefined) {
     const table = { schema: relation.schema, name: relation.name };
-    strays.push({ ...common, ordinal: 2 * (ordinal + changes.length), table, kind: 'many', key: null });
+    strays.push({
+      ...common,
+      ordinal: PLACES_PER_CHANGE * (ordinal + changes.length),
+      table,
+      kind: 'many',
+      key: null,
+    });
   }
   return strays;
 }
@@ -42,7 +53,7 @@ function rowsOf(
   bindingOf: (relation: RelationMessage) => Binding,
 ): readonly { readonly relation: RelationMessage; readonly key: readonly string[] | null }[] {
   if (change.kind === 'truncate') {
-    return change.relations.slice(0, 2).map((relation) => ({ relation, key: null }));
+    return change.relations.slice(0, PLACES_PER_CHANGE).map((relation) => ({ relation, key: null }));
   }
   const { relation } = change;
   const binding = bindingOf(relation);
