@@ -19,6 +19,8 @@ export interface ColumnConversion {
   readonly sameText: boolean;
   /** The zone whose clock a local time shows. */
   readonly zone?: string;
+  /** Blanks at the end of a text are padding on the source, and so not kept on the way back. */
+  readonly losesBlanks?: boolean;
   /** SQL for the destination's value of `column`, a column of the source. */
   readonly fromSource: (column: string) => string;
   /** SQL for the destination's value of `text`, the source's output as text. */
@@ -115,7 +117,7 @@ export function conversionOf(sourceType: string, wanted: ColumnTypeFormat): Conv
   );
 }
 
-type Pair = Pick<ColumnConversion, 'sourceType' | 'destinationType' | 'zone'>;
+type Pair = Pick<ColumnConversion, 'sourceType' | 'destinationType' | 'zone' | 'losesBlanks'>;
 type Ways = Pick<ColumnConversion, 'fromSource' | 'toDestination' | 'toSource'>;
 
 function converted(pair: Pair, ways: Ways, sameText = false): ConversionOutcome {
@@ -161,21 +163,29 @@ function strings(from: TypeParts, to: TypeParts, pair: Pair): ConversionOutcome 
   }
   if (from.base === 'character') {
     // Its output is padded, its value is not: only a cast from the type itself takes the blanks away.
-    return converted(pair, {
-      fromSource: (column) => `${column}::pg_catalog.text`,
-      toDestination: (text) => `${text}::${pair.sourceType}::pg_catalog.text`,
-      toSource: (text) => text,
-    });
+    return converted(
+      { ...pair, losesBlanks: true },
+      {
+        fromSource: (column) => `${column}::pg_catalog.text`,
+        toDestination: (text) => `${text}::${pair.sourceType}::pg_catalog.text`,
+        toSource: (text) => text,
+      },
+    );
   }
   return converted(
     pair,
     {
       fromSource: (column) => `${column}::${pair.destinationType}`,
       toDestination: (text) => `${text}::${pair.destinationType}`,
-      toSource: (text) => text,
+      toSource: (text) => (held === Infinity ? text : refusedBeyond(text, held)),
     },
     true,
   );
+}
+
+/** Blanks past a column's length are cut off without a word, by assignment too; anything else there is refused. */
+function refusedBeyond(text: string, length: number): string {
+  return `CASE WHEN pg_catalog.char_length(${text}) > ${length} THEN ${text} || '.' ELSE ${text} END`;
 }
 
 /** Zones whose clock never shows an hour twice, so that every instant has a local time of its own. */

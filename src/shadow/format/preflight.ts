@@ -62,7 +62,8 @@ export async function inspectFormat(
       if (column.converted === undefined) continue;
       changed.set(`${tableKey(table)}.${column.name}`, type);
       result.push(mappedFinding(`${tableKey(table)}.${column.name}`, column.type, type));
-      const { zone } = column.converted.conversion;
+      const { zone, losesBlanks } = column.converted.conversion;
+      if (losesBlanks === true) result.push(blanksFinding(`${tableKey(table)}.${column.name}`, type));
       if (zone !== undefined) result.push(zoneFinding(`${tableKey(table)}.${column.name}`, zone));
     }
   }
@@ -135,6 +136,17 @@ function mappedFinding(object: string, from: string, to: string): Finding {
     message: `${seen} A client that has prepared a statement before the switch and exchanges the column in PostgreSQL’s binary format still takes it for ${from}.`,
     advice:
       'Let clients that use the binary format connect anew right after the switch, or use the text format; docs/format.md says more.',
+  };
+}
+
+function blanksFinding(object: string, type: string): Finding {
+  return {
+    severity: 'warning',
+    check: 'format-blanks',
+    side: 'destination',
+    object,
+    message: `${object}: blanks at the end of a text count as ${type}, and are padding on the source: a text written after a switch that ends in blanks comes back without them.`,
+    advice: 'Let the application write no blanks at the end, or leave the column as it is.',
   };
 }
 
