@@ -15,7 +15,7 @@ import type { Log } from '../core/log.js';
 import type { DatabaseEndpoint, TableProgress } from '../core/ports.js';
 import { asUnderstudyError, UnderstudyError } from '../core/errors.js';
 import type { LaneState } from './lane-state.js';
-import type { Pace } from './pace.js';
+import { restAfter, untilMayCopy, type Pace } from './pace.js';
 import type { ApplyTable, Key } from './postgres/apply-table.js';
 import { emit, openReader, readChunk } from './postgres/chunk-reader.js';
 import type { Chunk, ChunkOutcome } from './postgres/chunk.js';
@@ -72,7 +72,6 @@ interface InFlight {
 /** Chunks of one table that are read or waiting, at most. */
 const CHUNKS_AHEAD = 3;
 const STALE_PAUSE_MS = 20;
-const PAUSED_POLL_MS = 100;
 
 export class Copier {
   readonly #lane: LaneState;
@@ -248,7 +247,7 @@ export class Copier {
     rows: number,
     signal: AbortSignal,
   ): Promise<InFlight> {
-    while (this.#pace.copyWaits) await this.#clock.sleep(PAUSED_POLL_MS, signal);
+    await untilMayCopy(this.#pace, this.#clock, signal);
     let settle: (outcome: ChunkOutcome) => void = () => undefined;
     const outcome = new Promise<ChunkOutcome>((resolve) => (settle = resolve));
     const startedMs = this.#clock.monotonicMs();
@@ -263,22 +262,12 @@ export class Copier {
         await this.#clock.sleep(STALE_PAUSE_MS, signal);
       }
       await emit(session, { t: 'high', chunk: id });
-      await this.#rest(this.#clock.monotonicMs() - startedMs, signal);
+      await restAfter(this.#pace, this.#clock, this.#clock.monotonicMs() - startedMs, signal);
     } catch (error) {
       this.#lane.windows.discard(chunk);
       throw error;
     }
     return { chunk, outcome };
-  }
-
-  /** As long as the pace says, which may change meanwhile. */
-  async #rest(busyMs: number, signal: AbortSignal): Promise<void> {
-    const startedMs = this.#clock.monotonicMs();
-    for (;;) {
-      const leftMs = startedMs + this.#pace.copyRestMs(busyMs) - this.#clock.monotonicMs();
-      if (leftMs < 1) return;
-      await this.#clock.sleep(Math.min(leftMs, PAUSED_POLL_MS), signal);
-    }
   }
 
   #forget(inFlight: InFlight[]): void {

@@ -39,14 +39,15 @@ import type { Position } from '../core/position.js';
 import { asUnderstudyError, UnderstudyError } from '../core/errors.js';
 import { readSubsetTables } from '../core/subsets.js';
 import { Condition, isBefore, notReady } from './condition.js';
-import { formOn, readLaneTables, requiredForms, type Forms } from './format/forms.js';
+import { formOn, isFormed, readLaneTables, requiredForms, type Forms } from './format/forms.js';
 import { hasNames } from './format/names.js';
 import { giveNames, readNamed } from './format/naming.js';
 import { Conflicts } from './conflicts/conflicts.js';
 import { Copier } from './copier.js';
 import { Lane } from './lane.js';
 import { LogBudget } from './log-budget.js';
-import { readUnmended, recordMended, renewForward, renewReverse } from './lost-slot.js';
+import { readUnmended, renewForward, renewReverse } from './lost-slot.js';
+import { mendTables, REPAIRING } from './mending.js';
 import { Pace } from './pace.js';
 import { repairTable } from './repair.js';
 import { RecentKeys } from './recent-keys.js';
@@ -97,7 +98,6 @@ const COPY_PHASES: ReadonlySet<ShadowPhase> = new Set(['copying', 'indexing', 'a
 
 /** While a lane is further behind, its changed keys are not compared: both servers have better things to do. */
 const TRIM_LAG_MAX_MS = 1000;
-const REPAIRING = 'slot-renewed';
 const LOG_TIGHT: ShadowWarning = {
   code: 'log-tight',
   message:
@@ -304,9 +304,12 @@ export class ShadowEngine implements ShadowControl {
       this.#log.info({}, 'no event trigger may be made on the source: its catalogs are compared instead');
     let state = await readState(destination, settings.migrationId);
     if (!isBefore(state?.phase ?? null, 'copying')) await assertFormat(destination, settings.format);
-    if (state?.reversePrepared === true) await this.#resumeReverse(stage);
+    const { reversePrepared = false } = state ?? {};
+    // What the format names may be gone: then the change is for a decision, not for the way back to fail at.
+    if (reversePrepared && (await isFormed(source, settings.format))) await this.#resumeReverse(stage);
     if (!isBefore(state?.phase ?? null, 'copying') && (await this.#schema.follow(stage)))
       state = await readState(destination, settings.migrationId);
+    if (reversePrepared) await this.#resumeReverse(stage);
     const recorded = state?.phase ?? null;
     this.#condition.copySeconds = state?.copySeconds ?? 0;
     if (recorded === null) await dropLeftovers(stage);
@@ -354,24 +357,16 @@ export class ShadowEngine implements ShadowControl {
   }
 
   /** What a lost slot has not told, found by comparing; see lost-slot.ts. */
-  async #mend(stage: StageContext): Promise<void> {
-    const left = await readUnmended(stage.destination);
-    if (left.length === 0) return;
+  async #mend({ destination, clock, signal }: StageContext): Promise<void> {
+    if (this.#forward.state.unmended.size === 0) return;
     this.#condition.enter('repairing');
-    const tables = this.#tables.filter((table) => left.includes(tableKey(table)));
-    for (const [done, table] of tables.entries()) {
-      const message = `the slot was lost: ${done} of ${tables.length} tables are compared with the source and mended`;
-      this.#condition.warn(REPAIRING, { code: REPAIRING, message });
-      const { unmended } = this.#forward.state;
-      let leftOut: number | undefined;
-      do {
-        leftOut = unmended.get(tableKey(table));
-        await this.#verification.mend(table, stage.signal);
-      } while (unmended.get(tableKey(table)) !== leftOut);
-      unmended.delete(tableKey(table));
-      await recordMended(stage.destination, table);
-    }
-    this.#condition.warn(REPAIRING, null);
+    const context = {
+      ...{ destination, clock, signal, pace: this.#pace },
+      ...{ verification: this.#verification, throttle: this.#throttle },
+      leftOut: this.#forward.state.unmended,
+      onWarning: (warning: ShadowWarning | null) => this.#condition.warn(REPAIRING, warning),
+    };
+    await mendTables(context, this.#tables);
   }
 
   async #buildSchema(stage: StageContext): Promise<void> {

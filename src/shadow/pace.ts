@@ -2,6 +2,7 @@
  * How fast a shadow goes, and what it does first: what the operator, the planner and the throttle ask of it, in one
  * place. Whoever does the work asks here each time, so that every change counts at once.
  */
+import type { Clock } from '../core/clock.js';
 import { UnderstudyError } from '../core/errors.js';
 import { applyRestMs, copyRestMs, flushIntervalMs } from './intensity.js';
 
@@ -83,6 +84,38 @@ export class Pace {
     if (first !== second) return first < second ? -1 : 1;
     return b.info.bytes - a.info.bytes;
   }
+}
+
+const PAUSED_POLL_MS = 100;
+
+/** Resolves once the copy may read. Throws the signal's reason. */
+export async function untilMayCopy(pace: Pace, clock: Clock, signal: AbortSignal): Promise<void> {
+  while (pace.copyWaits) await clock.sleep(PAUSED_POLL_MS, signal);
+}
+
+/** Rests after a part of the copy that took `busyMs`, as long as the pace says, which may change meanwhile. */
+export async function restAfter(
+  pace: Pace,
+  clock: Clock,
+  busyMs: number,
+  signal: AbortSignal,
+): Promise<void> {
+  const startedMs = clock.monotonicMs();
+  for (;;) {
+    const leftMs = startedMs + pace.copyRestMs(busyMs) - clock.monotonicMs();
+    if (leftMs < 1) return;
+    await clock.sleep(Math.min(leftMs, PAUSED_POLL_MS), signal);
+  }
+}
+
+/** To be called behind each part of what goes at the copy's pace: rests in proportion to what came before, and waits. */
+export function pausing(pace: Pace, clock: Clock, signal: AbortSignal): () => Promise<void> {
+  let sinceMs = clock.monotonicMs();
+  return async () => {
+    await restAfter(pace, clock, clock.monotonicMs() - sinceMs, signal);
+    await untilMayCopy(pace, clock, signal);
+    sinceMs = clock.monotonicMs();
+  };
 }
 
 export interface Ranked {

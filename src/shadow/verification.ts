@@ -74,6 +74,8 @@ const DIFFERING_KEYS_MAX = 100;
 /** Rows of one table repaired by one call: a table that differs in more is better copied anew. */
 const REPAIRED_MAX = 100_000;
 const MEND_ROUNDS_MAX = 100;
+/** Times that a repair looks at its own work: by the second a unique value is free, unless the stream is in the way. */
+const REPAIR_ROUNDS_MAX = 5;
 
 export class Verification {
   readonly #context: VerificationContext;
@@ -108,6 +110,8 @@ export class Verification {
     options: VerifyOptions,
     signal: AbortSignal,
     onProgress?: (progress: VerifyProgress) => void,
+    /** Called behind each part, in place of the options' intensity. */
+    resting?: () => Promise<void>,
   ): Promise<VerifyReport> {
     const { clock, recent } = this.#context;
     const { direction } = options;
@@ -127,6 +131,7 @@ export class Verification {
     const startedMs = clock.monotonicMs();
     const snapshot = before?.snapshot ?? recent.snapshot();
     if (whole) this.#interrupted = { direction, snapshot, verdicts: equal };
+    const rest = resting ?? this.#rests(options.intensity ?? 1, signal);
     const pair = await this.#open(direction, 'verify');
     const marker = await this.#session(direction, 'verify marks');
     try {
@@ -138,20 +143,17 @@ export class Verification {
           signal,
           authoritativeSide: origin(direction),
           ...this.#form(),
-          onConfirmed: (table, ids) => {
-            const known = differing.get(table) ?? [];
-            differing.set(table, [...known, ...ids].slice(0, REPAIRED_MAX));
-          },
+          onConfirmed: (table, ids) => collect(differing, table, ids),
           onVerdict: (verdict) => {
             if (verdict.mismatches === 0) equal.push(verdict);
           },
-          rest: this.#rests(options.intensity ?? 1, signal),
+          rest,
           ...(onProgress === undefined ? {} : { onProgress }),
         },
       );
       const repair =
         options.repair === true
-          ? await this.#repair(pair, marker, differing, result.mismatches, signal)
+          ? await this.#repair(pair, marker, differing, result.mismatches, { signal, rest })
           : undefined;
       const report: VerifyReport = {
         startedAt,
@@ -195,12 +197,17 @@ export class Verification {
     return this.#context.form === undefined ? {} : { form: this.#context.form };
   }
 
-  /** Compares one table with the source and mends it until both are equal. Throws as `verify`, and `repair-failed`. */
-  async mend(table: TableInfo, signal: AbortSignal): Promise<void> {
+  /**
+   * Compares one table with the source and mends it until both are equal, as fast as `rest` lets it. Throws as `verify`,
+   * and `repair-failed`.
+   */
+  async mend(table: TableInfo, signal: AbortSignal, rest: () => Promise<void>): Promise<void> {
     for (let round = 1; round <= MEND_ROUNDS_MAX; round++) {
       const report = await this.verify(
         { direction: 'forward', tables: [tableKey(table)], repair: true },
         signal,
+        undefined,
+        rest,
       );
       if ((report.repair?.remaining ?? report.mismatches) === 0) return;
     }
@@ -210,32 +217,44 @@ export class Verification {
     });
   }
 
-  /** Mends what was found, then compares those tables again. */
+  /**
+   * Mends what was found, then compares those tables again; a row that could not be put back as another one still had its
+   * unique value is found by that, and its turn comes once the other is mended.
+   */
   async #repair(
     pair: Pair,
     marker: Session,
-    differing: ReadonlyMap<TableInfo, readonly UnitId[]>,
-    found: number,
-    signal: AbortSignal,
+    found: ReadonlyMap<TableInfo, readonly UnitId[]>,
+    mismatches: number,
+    { signal, rest }: { readonly signal: AbortSignal; readonly rest: (() => Promise<void>) | undefined },
   ): Promise<NonNullable<VerifyReport['repair']>> {
     let rows = 0;
-    for (const [table, ids] of differing) {
-      this.#context.log.warn({ table: tableKey(table), rows: ids.length }, 'rows of the shadow are repaired');
-      await this.#context.repair(table, ids, signal);
-      rows += ids.length;
+    let remaining = mismatches;
+    let differing = found;
+    for (let round = 1; round <= REPAIR_ROUNDS_MAX && differing.size > 0; round++) {
+      for (const [table, ids] of differing) {
+        const name = tableKey(table);
+        this.#context.log.warn({ table: name, rows: ids.length, round }, 'rows of the shadow are repaired');
+        await this.#context.repair(table, ids, signal);
+        if (round === 1) rows += ids.length;
+      }
+      const left = new Map<TableInfo, UnitId[]>();
+      const again = await verifyTables(
+        { authoritative: pair.authoritative.client, follower: pair.follower.client },
+        [...differing.keys()],
+        {
+          settle: (limit) => this.#settle(marker, 'forward', limit),
+          signal,
+          authoritativeSide: 'source',
+          ...this.#form(),
+          onConfirmed: (table, ids) => collect(left, table, ids),
+          rest,
+        },
+      );
+      remaining = again.mismatches;
+      differing = left;
     }
-    if (differing.size === 0) return { rows: 0, tables: 0, remaining: found };
-    const again = await verifyTables(
-      { authoritative: pair.authoritative.client, follower: pair.follower.client },
-      [...differing.keys()],
-      {
-        settle: (limit) => this.#settle(marker, 'forward', limit),
-        signal,
-        authoritativeSide: 'source',
-        ...this.#form(),
-      },
-    );
-    return { rows, tables: differing.size, remaining: again.mismatches };
+    return { rows, tables: found.size, remaining };
   }
 
   /** Compares what was changed since the last clean comparison. Meant for behind a fence: nothing may be in flight. */
@@ -391,6 +410,10 @@ export class Verification {
     pair.follower.client.on('end', forget);
     return pair;
   }
+}
+
+function collect(found: Map<TableInfo, UnitId[]>, table: TableInfo, ids: readonly UnitId[]): void {
+  found.set(table, [...(found.get(table) ?? []), ...ids].slice(0, REPAIRED_MAX));
 }
 
 function origin(direction: Direction): Side {

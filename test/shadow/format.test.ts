@@ -154,6 +154,7 @@ test('a destination with wider types is built, copied, followed both ways, compa
   for (const statement of [
     `INSERT INTO public.orders (id) VALUES (3000000000)`,
     `INSERT INTO public.customer (id, code) VALUES (2000001, 'nine chars')`,
+    `INSERT INTO public.customer (id, code) VALUES (2000002, 'blanks   ')`,
   ]) {
     await pair.onDestination.query(statement);
     await until(async () => (await harness.engine.status()).steering?.stuck.length === 1, {
@@ -364,6 +365,22 @@ test('a destination stays in the format it was built in', async () => {
   expect((await harness.engine.status()).error).toMatchObject({ code: 'format-refused' });
 });
 
+test('a table that the format names and that is gone at a restart is for a decision', async () => {
+  await using pair = await databasePair();
+  await sql(pair.onSource, 'CREATE TABLE a (id serial PRIMARY KEY); CREATE TABLE b (id serial PRIMARY KEY)');
+  const format = { tables: { 'public.a': { types: { id: { type: 'bigint' } } } } };
+  {
+    await using harness = await new EngineHarness(pair, { format }).start().reach('following');
+    await harness.engine.prepareReverse(AbortSignal.timeout(20_000));
+  }
+  await sql(pair.onSource, 'ALTER TABLE a RENAME TO away');
+  await using successor = await new EngineHarness(pair, { format }).start().reach('paused');
+  expect((await successor.engine.status()).error).toMatchObject({ code: 'schema-paused' });
+  await sql(pair.onSource, 'ALTER TABLE away RENAME TO a');
+  await successor.reach('following');
+  await successor.caughtUp('reverse');
+});
+
 test('a shadow that would follow by another way than the log refuses a format, and changes nothing', async () => {
   await using pair = await databasePair();
   await sql(pair.onSource, 'CREATE TABLE a (id serial PRIMARY KEY)');
@@ -392,7 +409,7 @@ test('check names what the format asks for in vain, and what it changes', async 
   await using pair = await databasePair();
   await sql(
     pair.onSource,
-    `CREATE TABLE a (id integer PRIMARY KEY, at timestamp, d json); CREATE TABLE b (a integer REFERENCES a, t timestamptz)`,
+    `CREATE TABLE a (id integer PRIMARY KEY, at timestamp, d json, padded char(3)); CREATE TABLE b (a integer REFERENCES a, t timestamptz)`,
   );
   const findings = await inspectFormat(pair.onSource, {
     method: 'poll',
@@ -403,6 +420,7 @@ test('check names what the format asks for in vain, and what it changes', async 
             id: { type: 'bigint' },
             at: { type: 'timestamptz', zone: 'Etc/Nowhere' },
             gone: { type: 'text' },
+            padded: { type: 'text' },
           },
         },
         'public.b': { types: { t: { type: 'date' } } },
@@ -419,6 +437,8 @@ test('check names what the format asks for in vain, and what it changes', async 
     'warning format-mapped public.a.id',
     'info format-mapped public.a.at',
     'warning format-time-zone public.a.at',
+    'info format-mapped public.a.padded',
+    'warning format-blanks public.a.padded',
     'warning format-foreign-key constraint b_a_fkey on public.b',
   ]);
 });

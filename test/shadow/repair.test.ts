@@ -13,7 +13,8 @@ test('verify --repair mends cells, missing and extra rows beside live traffic, a
      CREATE TABLE part (a numeric, b text COLLATE "C", v int, PRIMARY KEY (a, b));
      INSERT INTO part SELECT n, 'ключ "' || n, n FROM generate_series(1, 50) n;
      CREATE TABLE event (at int, what text);
-     INSERT INTO event SELECT n % 10, 'same' FROM generate_series(1, 100) n`,
+     INSERT INTO event SELECT n % 10, 'same' FROM generate_series(1, 100) n;
+     CREATE TABLE u (id int PRIMARY KEY, n int UNIQUE); INSERT INTO u SELECT n, n FROM generate_series(1, 1200) n`,
   );
   await using harness = new EngineHarness(pair).start();
   await harness.reach('following');
@@ -29,8 +30,10 @@ test('verify --repair mends cells, missing and extra rows beside live traffic, a
      INSERT INTO event VALUES (77, 'extra')`,
   );
   const signal = new AbortController().signal;
+  // A unique value that moved between rows which are not mended together.
+  await sql(onDestination, 'UPDATE u SET n = -n; UPDATE u SET n = 1201 - id');
   const found = await harness.engine.verify({ direction: 'forward' }, signal);
-  expect(found.mismatches).toBe(4 + 2 + 11);
+  expect(found.mismatches).toBe(4 + 2 + 11 + 1200);
   expect(found.repair).toBeUndefined();
   expect(found.verdicts.find(({ table }) => table === 'public.item')?.differingKeys).toEqual(
     expect.arrayContaining([
@@ -51,7 +54,7 @@ test('verify --repair mends cells, missing and extra rows beside live traffic, a
   try {
     const mended = await harness.engine.verify({ direction: 'forward', repair: true }, signal);
     expect(mended.mismatches).toBeGreaterThan(0);
-    expect(mended.repair).toMatchObject({ tables: 3, remaining: 0 });
+    expect(mended.repair).toMatchObject({ tables: 4, remaining: 0 });
     expect((await harness.engine.status()).lastVerify?.mismatches).toBe(0);
   } finally {
     writing.abort();

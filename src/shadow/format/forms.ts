@@ -10,6 +10,7 @@ import type { ColumnInfo, TableInfo } from '../postgres/table.js';
 import { tableKey } from '../postgres/table.js';
 import { readApplyTables, withTargets, type ApplyTable } from '../postgres/apply-table.js';
 import type { Session } from '../postgres/statement.js';
+import { readTables } from '../postgres/tables.js';
 import { conversionOf } from './conversion.js';
 import { nameFindings, nameOn } from './names.js';
 
@@ -110,6 +111,11 @@ export function requiredForms(
     advice: first.advice,
     details: { findings: findings.slice(0, 20) },
   });
+}
+
+/** Whether the source has all that the format names. */
+export async function isFormed(source: Session, format: Format | undefined): Promise<boolean> {
+  return isIdentity(format) || formsOf(format, await readTables(source.client), true).findings.length === 0;
 }
 
 /** The table's form on `side`; the table itself where the format does not know it. */
