@@ -21,6 +21,7 @@ import { ApplicationLatency } from './latency.js';
 import { pidStart, pidStep, type PidSettings, type PidState } from './pid.js';
 import type { ThrottleSettings } from './settings.js';
 import { readSourceLoad, type SourceLoad } from './source-load.js';
+import { Standbys } from './standbys.js';
 
 export interface ThrottleContext {
   readonly source: DatabaseEndpoint;
@@ -61,6 +62,9 @@ export class Throttle {
   #baseline: { readonly p99Ms: number; readonly atMs: number } | null = null;
   #triedAtMs = -Infinity;
   #load: SourceLoad | null = null;
+  readonly #standbys: Standbys;
+  #standbyLagMs: number | null = null;
+  #toldOf = 0;
   #session: Session | undefined;
   #askedAtMs = -Infinity;
   /** What was heard since then was heard without a copy. */
@@ -69,6 +73,7 @@ export class Throttle {
   constructor(settings: ThrottleSettings, context: ThrottleContext) {
     this.#settings = settings;
     this.#context = context;
+    this.#standbys = new Standbys(settings.standbyLagMs);
   }
 
   /** What the proxy saw since the last window. */
@@ -141,7 +146,7 @@ export class Throttle {
     const measured: readonly (readonly [Reason, number | null, number])[] = [
       ['latency', latencyMs, this.#targetMs() ?? 0],
       ['active', this.#load?.active ?? null, activeMax],
-      ['standby-lag', this.#load?.standbyLagMs ?? null, standbyLagMs],
+      ['standby-lag', this.#standbyLagMs, standbyLagMs],
       ['shadow-lag', this.#context.shadowLagMs(), shadowLagMs],
     ];
     const errors = measured.flatMap(([by, value, bound]) =>
@@ -213,11 +218,25 @@ export class Throttle {
         endOnAbort(this.#session, signal, 0);
       }
       this.#load = await readSourceLoad(this.#session);
+      const atMinimum = this.#pid.output <= PID.outputMin;
+      this.#standbyLagMs = this.#standbys.observe(this.#load.standbys, atMinimum, nowMs);
+      this.#tellStandbys();
     } catch (error) {
       log.debug({ reason: String(error) }, 'the source could not be asked for its load');
       this.#load = null;
+      this.#standbyLagMs = null;
       await closeSession(this.#session);
       this.#session = undefined;
     }
+  }
+  #tellStandbys(): void {
+    const { passedOver } = this.#standbys;
+    if (passedOver.length > this.#toldOf) {
+      this.#context.log.warn(
+        { standbys: passedOver },
+        'standbys stay behind whatever the copy does, as with recovery_min_apply_delay: they don’t hold it back any more',
+      );
+    }
+    this.#toldOf = passedOver.length;
   }
 }

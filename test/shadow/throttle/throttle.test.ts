@@ -5,6 +5,7 @@ import { Pace } from '../../../src/shadow/pace.js';
 import { ApplicationLatency } from '../../../src/shadow/throttle/latency.js';
 import { pidStart, pidStep } from '../../../src/shadow/throttle/pid.js';
 import { THROTTLE_DEFAULTS, type ThrottleSettings } from '../../../src/shadow/throttle/settings.js';
+import { Standbys } from '../../../src/shadow/throttle/standbys.js';
 import { PID, Throttle } from '../../../src/shadow/throttle/throttle.js';
 
 /** Time that passes when the test says so. */
@@ -211,4 +212,22 @@ test('the shadow’s own lag holds its copy back', async () => {
     await app.live(40);
     expect(app.throttle.status()).toMatchObject({ by: null, share: 1 });
   });
+});
+
+test('a standby that stays behind whatever the copy does is passed over until it is within the bound again', () => {
+  const standbys = new Standbys(10_000);
+  const delayed = (lagMs: number): { name: string; lagMs: number } => ({ name: 'delayed', lagMs });
+  const slow = (lagMs: number): { name: string; lagMs: number } => ({ name: 'slow', lagMs });
+  expect(standbys.observe([delayed(3_600_000), slow(500_000)], false, 0)).toBe(3_600_000);
+  expect(standbys.observe([delayed(3_600_000), slow(500_000)], true, 1000)).toBe(3_600_000);
+  // One is as far behind as before, the other catches up.
+  expect(standbys.observe([delayed(3_600_000), slow(450_000)], true, 21_000)).toBe(450_000);
+  expect(standbys.passedOver).toEqual(['delayed']);
+  // While it was not held back nothing is learned.
+  expect(standbys.observe([slow(450_000)], false, 30_000)).toBe(450_000);
+  expect(standbys.passedOver).toEqual([]);
+  standbys.observe([delayed(20_000)], true, 100_000);
+  expect(standbys.observe([delayed(40_000)], true, 120_000)).toBeNull();
+  expect(standbys.observe([delayed(9000)], true, 130_000)).toBe(9000);
+  expect(standbys.observe([delayed(20_000)], true, 131_000)).toBe(20_000);
 });
