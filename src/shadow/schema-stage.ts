@@ -38,6 +38,7 @@ import {
   dropSlot,
   ensurePublication,
   readSlot,
+  SLOT_ELSEWHERE,
   streamNames,
 } from './postgres/slot.js';
 import { run, textOf, type Session } from './postgres/statement.js';
@@ -62,7 +63,8 @@ const READ_ATTEMPTS_MAX = 5;
 export async function dropLeftovers({ settings, source, clock }: StageContext): Promise<void> {
   const names = streamNames(settings.migrationId, 'forward');
   const slot = await readSlot(source, names.slot).catch((error: unknown) => {
-    if (error instanceof UnderstudyError && error.code === 'slot-lost') return { active: false };
+    const lost = error instanceof UnderstudyError && error.code === 'slot-lost';
+    if (lost && error.details[SLOT_ELSEWHERE] !== true) return { active: false };
     throw error;
   });
   if (slot?.active === true) {

@@ -1,5 +1,7 @@
 import { expect, test } from 'vitest';
-import { databasePair, until, type DatabasePair } from '../support/servers.js';
+import { connectControl } from '../../src/core/postgres.js';
+import { streamNames } from '../../src/shadow/postgres/slot.js';
+import { databasePair, sharedEndpoint, until, type DatabasePair } from '../support/servers.js';
 import { EngineHarness, sql } from './engine-harness.js';
 
 const SLOTS = 'FROM pg_catalog.pg_replication_slots WHERE database = pg_catalog.current_database()';
@@ -38,9 +40,30 @@ test('a value whose old row is still to be mended does not hold the stream up', 
   await second.reach('repairing');
   await sql(onSource, 'INSERT INTO u VALUES (3000, 1500)');
   await second.caughtUp();
+  // What mends goes at the copy's pace, and waits while that is paused.
+  await second.engine.steer({ action: 'pause' });
   await sql(onDestination, 'COMMIT');
+  for (let n = 0; n < 5; n++) await second.caughtUp();
+  const { phase, warnings } = await second.engine.status();
+  expect({ phase, warnings }).toMatchObject({ phase: 'repairing', warnings: [{ code: 'slot-renewed' }] });
+  await second.engine.steer({ action: 'resume' });
   await second.reach('following');
   await second.caughtUp();
   await second.expectSame();
   expect((await second.engine.status()).steering?.stuck).toEqual([]);
+});
+
+test('a slot of the same name in another database is not taken for what an earlier shadow left', async () => {
+  await using pair = await databasePair();
+  const { slot } = streamNames(pair.source.database, 'forward');
+  const elsewhere = await connectControl('source', sharedEndpoint('source', 'postgres'), { purpose: 'test' });
+  try {
+    await elsewhere.query(`SELECT pg_create_logical_replication_slot($1, 'pgoutput')`, [slot]);
+    await using harness = await new EngineHarness(pair).start().reach('failed');
+    expect((await harness.engine.status()).error).toMatchObject({ code: 'slot-lost' });
+    const { rowCount } = await elsewhere.query('SELECT pg_drop_replication_slot($1)', [slot]);
+    expect(rowCount).toBe(1);
+  } finally {
+    await elsewhere.end();
+  }
 });

@@ -110,7 +110,10 @@ export interface SlotState {
   readonly active: boolean;
 }
 
-/** Throws `slot-lost` where the slot is there but useless: invalidated, or its log removed. */
+/** Says to whom a slot of that name belongs, where that is not this database. */
+export const SLOT_ELSEWHERE = 'elsewhere';
+
+/** Throws `slot-lost` where the slot is there but useless: another database's, invalidated, or its log removed. */
 export async function readSlot(session: Session, slot: string): Promise<SlotState | null> {
   const what = `reading slot ${slot} on the ${session.side}`;
   const { rows } = await run(
@@ -130,6 +133,7 @@ export async function readSlot(session: Session, slot: string): Promise<SlotStat
       `slot ${slot} on the ${session.side} belongs to another database`,
       {
         advice: 'Set another migration id in the configuration, or drop that slot.',
+        details: { [SLOT_ELSEWHERE]: true },
       },
     );
   }
@@ -166,7 +170,7 @@ const IN_USE_SQLSTATE = '55006';
 const DROP_ATTEMPTS_MAX = 50;
 const DROP_PAUSE_MS = 100;
 
-/** Drops the slot if it is there. Idempotent. */
+/** Drops the slot if it is there and this database's. Idempotent. */
 export async function dropSlot(session: Session, slot: string, clock: Clock): Promise<void> {
   for (let attempt = 1; ; attempt++) {
     try {
@@ -174,7 +178,7 @@ export async function dropSlot(session: Session, slot: string, clock: Clock): Pr
         session,
         {
           text: `SELECT pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots
-            WHERE slot_name = $1`,
+            WHERE slot_name = $1 AND database = pg_catalog.current_database()`,
           values: [slot],
         },
         { what: `dropping slot ${slot} on the ${session.side}` },
