@@ -361,8 +361,12 @@ export class ShadowEngine implements ShadowControl {
     if (this.#forward.state.unmended.size === 0) return;
     this.#condition.enter('repairing');
     const context = {
-      ...{ destination, clock, signal, pace: this.#pace },
-      ...{ verification: this.#verification, throttle: this.#throttle },
+      destination,
+      clock,
+      signal,
+      pace: this.#pace,
+      verification: this.#verification,
+      throttle: this.#throttle,
       leftOut: this.#forward.state.unmended,
       onWarning: (warning: ShadowWarning | null) => this.#condition.warn(REPAIRING, warning),
     };
