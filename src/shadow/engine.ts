@@ -343,6 +343,7 @@ export class ShadowEngine implements ShadowControl {
     if (await renewForward(context, lost)) {
       this.#condition.enter('connecting');
       this.#verification.forget();
+      this.#forward.state.forgetHistory();
     }
     this.#slotLost.delete('forward');
   }

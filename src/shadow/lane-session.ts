@@ -15,6 +15,7 @@
  * - A chunk's rows are written directly behind the transaction before its `high`, before anything later.
  * - At the session's end every chunk in flight is read again: its window is incomplete.
  */
+import type pg from 'pg';
 import type { DatabaseEndpoint, Format } from '../core/ports.js';
 import { parseLsn } from '../core/position.js';
 import { isIdentity, readLaneTables, requiredForms } from './format/forms.js';
@@ -33,6 +34,7 @@ import {
   type ApplyTable,
   type Binding,
 } from './postgres/apply-table.js';
+import { proveHistory } from './postgres/origin-history.js';
 import { readAddedColumns, readMarks, readProgress, readSkips, readTableCopies } from './postgres/records.js';
 import { ReplicationStream } from './postgres/replication-stream.js';
 import { closeSession, endOnAbort, openSession, run, textOf, type Session } from './postgres/statement.js';
@@ -152,6 +154,7 @@ export class LaneSession {
         from: progress.position,
         statusIntervalMs: this.#settings.statusIntervalMs,
         clock: this.#state.clock,
+        ...this.#proof(this.#apply, progress.position),
       },
       {
         onMessage: (message, bytes) => {
@@ -172,6 +175,14 @@ export class LaneSession {
     this.#apply.client.on('end', () =>
       this.#fail(new UnderstudyError(code, `the ${target} ended the apply connection`)),
     );
+  }
+
+  /** On the way back a log that was left behind can't be made good by comparing: the source is not asked to know. */
+  #proof(target: Session, position: bigint): { readonly prove?: (client: pg.Client) => Promise<void> } {
+    const { direction, origin: side } = this.#state;
+    if (direction === 'reverse') return {};
+    const { slot } = this.#settings;
+    return { prove: (client) => proveHistory(client, { target, side, direction, slot, position }) };
   }
 
   /** The origin's tables, each with its form on the other side. */

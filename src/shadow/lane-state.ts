@@ -183,6 +183,13 @@ export class LaneState {
     });
   }
 
+  /** The origin's log tells another story: what its transactions were called before means nothing. Only while stopped. */
+  forgetHistory(): void {
+    this.wholeCopies.clear();
+    this.delivered.clear();
+    this.#lately.length = 0;
+  }
+
   /** The origin's tables are read anew by the next session. Only while no session runs. */
   forgetTables(): void {
     this.tables = undefined;

@@ -1,5 +1,5 @@
 /**
- * A stream whose slot is gone, or has lost its log: it begins anew, and what it has missed is mended table by table.
+ * A stream whose slot is gone, has lost its log, or tells another story since a failover (origin-history.ts): it begins anew, and what it has missed is mended table by table.
  *
  * In this order, so that a process killed between any two goes on there:
  *   1. on the destination it is recorded that the stream begins anew and that no table is to be trusted;
@@ -18,6 +18,7 @@ import type { Clock } from '../core/clock.js';
 import { UnderstudyError } from '../core/errors.js';
 import type { Log } from '../core/log.js';
 import { WHOLE_DATABASE } from '../core/ports.js';
+import { forgetHistory } from './postgres/origin-history.js';
 import { forgetProgress, initialiseProgress, readProgress } from './postgres/records.js';
 import { createSlot, dropSlot, ensurePublication, readSlot, streamNames } from './postgres/slot.js';
 import { inTransaction, run, textOf, type Session } from './postgres/statement.js';
@@ -112,6 +113,11 @@ export async function renewForward(context: LostSlotContext, lost: boolean): Pro
       position,
       authoritative: leads,
       epoch: Math.max(epoch ?? 0, progress.epoch),
+    });
+    await forgetHistory(destination, 'forward');
+    // A snapshot of before says nothing about the transactions of another history.
+    await run(destination, 'UPDATE understudy.table_copy SET snapshot = NULL, snapshot_until = NULL', {
+      what,
     });
     await run(destination, `DELETE FROM understudy.unmended WHERE schema_name = ''`, { what });
   });

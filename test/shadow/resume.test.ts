@@ -1,4 +1,8 @@
+import { execFile } from 'node:child_process';
 import { existsSync } from 'node:fs';
+import { appendFile, rename, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
 import { Worker } from 'node:worker_threads';
 import { expect, test } from 'vitest';
 import type pg from 'pg';
@@ -83,7 +87,7 @@ function endpoint(server: EmbeddedServer): DatabaseEndpoint {
   return { host, port, database: 'postgres', user: SUPERUSER, password: SUPERUSER_PASSWORD, tls: 'disable' };
 }
 
-test('a server that crashes and comes back costs nothing but time', async () => {
+test('a server that crashes, or fails over to a standby that lost writes, costs nothing but time', async () => {
   await using sourceServer = await EmbeddedServer.create({ version: 14, settings: FAST_SETTINGS });
   await using destinationServer = await EmbeddedServer.create({ version: 18, settings: FAST_SETTINGS });
   const source = endpoint(sourceServer);
@@ -128,6 +132,37 @@ test('a server that crashes and comes back costs nothing but time', async () => 
   await until(async () => (await harness.engine.status()).error === null, { what: 'the trouble to be over' });
   expect((await harness.engine.status()).phase).toBe('following');
   expect((await harness.engine.status()).copy.rows).toBe(3000);
+  expect(await contents(onDestination)).toEqual(await contents(onSource));
+
+  // A failover to a standby that lacks what was applied here, and takes other writes in its place.
+  await onSource.end();
+  await sourceServer.stop();
+  const data = join(sourceServer.folder, 'data');
+  await promisify(execFile)('cp', ['-a', data, `${data}.standby`]);
+  await sourceServer.start();
+  const old = await connectControl('source', source, { purpose: 'test' });
+  await sql(
+    old,
+    `UPDATE t SET v = 'lost' WHERE id < 100; DELETE FROM t WHERE id = 200; INSERT INTO t VALUES (-2, 'lost')`,
+  );
+  await until(async () => {
+    const { rows } = await onDestination.query('SELECT FROM public.t WHERE id = -2');
+    return rows.length === 1;
+  });
+  await old.end();
+  await sourceServer.stop('SIGQUIT');
+  await rm(data, { recursive: true });
+  await rename(`${data}.standby`, data);
+  await appendFile(join(data, 'postgresql.auto.conf'), "restore_command = 'false'\n");
+  await promisify(execFile)('cp', ['-a', join(data, 'PG_VERSION'), join(data, 'recovery.signal')]);
+  await sourceServer.start();
+  onSource = await connectControl('source', source, { purpose: 'test' });
+  await sql(onSource, `INSERT INTO t VALUES (-3, 'instead')`);
+  await until(async () => {
+    const { rows } = await onDestination.query('SELECT FROM public.t WHERE id = -3');
+    return rows.length === 1 && (await harness.engine.status()).phase === 'following';
+  });
+  expect(harness.phases).toContain('repairing');
   expect(await contents(onDestination)).toEqual(await contents(onSource));
   await Promise.all([onSource.end(), onDestination.end()]);
 });

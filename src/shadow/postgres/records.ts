@@ -61,6 +61,11 @@ CREATE TABLE IF NOT EXISTS understudy.mark_seen (
   position pg_lsn NOT NULL,
   PRIMARY KEY (direction, mark)
 );
+CREATE TABLE IF NOT EXISTS understudy.stream_origin (
+  direction text PRIMARY KEY,
+  system_id text NOT NULL,
+  timeline bigint NOT NULL
+);
 CREATE TABLE IF NOT EXISTS understudy.fingerprint (
   side text PRIMARY KEY,
   objects jsonb NOT NULL,

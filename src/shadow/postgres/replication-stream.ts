@@ -39,6 +39,8 @@ export interface StreamOptions {
   readonly from: bigint;
   readonly statusIntervalMs: number;
   readonly clock: Clock;
+  /** Looks at the server on the stream's connection before it streams; what it throws, `open` throws. */
+  readonly prove?: (client: pg.Client) => Promise<void>;
 }
 
 /** The server's CopyData framing: type byte and a length that counts itself. */
@@ -150,6 +152,12 @@ export class ReplicationStream {
     const stream = new ReplicationStream(side, client, options, sink, () => started());
     client.on('error', (error) => stream.#end(error));
     client.on('end', () => stream.#end(new UnderstudyError('stream-broken', 'the connection was closed')));
+    try {
+      await options.prove?.(client);
+    } catch (error) {
+      stream.#end(error);
+      throw error;
+    }
     client.query(stream.#query);
     const failure = await Promise.race([start, stream.ended]);
     if (failure !== undefined) throw failure;
