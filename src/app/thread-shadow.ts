@@ -135,8 +135,12 @@ export class ThreadShadow implements ShadowControl {
     return report;
   }
 
-  async verifyRecent(direction: Direction, signal: AbortSignal): Promise<RecentVerifyReport> {
-    return this.#require().verifyRecent(direction, signal);
+  async verifyRecent(
+    direction: Direction,
+    signal: AbortSignal,
+    subset?: SubsetId,
+  ): Promise<RecentVerifyReport> {
+    return this.#require().verifyRecent(direction, signal, subset);
   }
 
   async builtFingerprint(side: Side): Promise<CatalogFingerprint> {

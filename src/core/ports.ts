@@ -422,8 +422,9 @@ export interface ShadowControl {
     signal: AbortSignal,
     onProgress?: (progress: VerifyProgress) => void,
   ): Promise<VerifyReport>;
-  /** Compares the rows changed since the last clean verify, of either kind. Behind a fence nothing is in flight. */
-  verifyRecent(direction: Direction, signal: AbortSignal): Promise<RecentVerifyReport>;
+  /** Compares the rows changed since the last clean verify, of either kind, in the subset's tables or all. Behind a fence
+   *  nothing of them is in flight. */
+  verifyRecent(direction: Direction, signal: AbortSignal, subset?: SubsetId): Promise<RecentVerifyReport>;
   /** The fingerprint of `side` taken when the shadow's schema was complete, which a later one must equal. */
   builtFingerprint(side: Side): Promise<CatalogFingerprint>;
   /** Makes publication and slot on the destination and starts the reverse stream, not yet authoritative. Idempotent. */

@@ -95,8 +95,8 @@ export class ShadowClient implements ShadowControl {
     });
   }
 
-  verifyRecent(direction: Direction, signal: AbortSignal): Promise<RecentVerifyReport> {
-    return this.#caller.call('verifyRecent', direction, { signal });
+  verifyRecent(direction: Direction, signal: AbortSignal, subset?: SubsetId): Promise<RecentVerifyReport> {
+    return this.#caller.call('verifyRecent', { direction, subset }, { signal });
   }
 
   builtFingerprint(side: Side): Promise<CatalogFingerprint> {

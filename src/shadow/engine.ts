@@ -37,7 +37,7 @@ import type {
 } from '../core/ports.js';
 import type { Position } from '../core/position.js';
 import { asUnderstudyError, UnderstudyError } from '../core/errors.js';
-import { readSubsetTables } from '../core/subsets.js';
+import { readSubsetTables, subsetIds } from '../core/subsets.js';
 import { Condition, isBefore, notReady } from './condition.js';
 import { formOn, isFormed, readLaneTables, requiredForms, type Forms } from './format/forms.js';
 import { hasNames } from './format/names.js';
@@ -339,7 +339,8 @@ export class ShadowEngine implements ShadowControl {
     const lost = this.#slotLost.has('forward');
     if (lost) await this.#forward.stop();
     if (this.#forward.running) return;
-    const context = { ...stage, migrationId: this.#settings.migrationId, tables: this.#tables };
+    const { migrationId, subsets } = this.#settings;
+    const context = { ...stage, migrationId, tables: this.#tables, subsets: subsetIds(subsets) };
     if (await renewForward(context, lost)) {
       this.#condition.enter('connecting');
       this.#verification.forget();
@@ -352,7 +353,8 @@ export class ShadowEngine implements ShadowControl {
   async #resumeReverse(stage: StageContext): Promise<void> {
     if (this.#slotLost.has('reverse')) await this.#reverse.stop();
     if (this.#reverse.running) return;
-    await renewReverse({ ...stage, migrationId: this.#settings.migrationId });
+    const { migrationId, subsets } = this.#settings;
+    await renewReverse({ ...stage, migrationId, subsets: subsetIds(subsets) });
     this.#slotLost.delete('reverse');
     this.#startReverse();
   }
@@ -504,6 +506,7 @@ export class ShadowEngine implements ShadowControl {
     const { signal } = stage;
     const { trimIntervalMs } = this.#settings;
     const leading = (): Direction | null => {
+      // A key that is found equal is equal whichever way it is looked at: with several subsets either will do.
       const backwards = this.#reverse.state.authority.epoch > this.#forward.state.authority.epoch;
       const { lagMs } = (backwards ? this.#reverse : this.#forward).status();
       if (lagMs === null || lagMs > TRIM_LAG_MAX_MS) return null;
@@ -649,8 +652,17 @@ export class ShadowEngine implements ShadowControl {
     await repairTable(context, table, keys, signal);
   }
 
-  async verifyRecent(direction: Direction, signal: AbortSignal): Promise<RecentVerifyReport> {
-    return await this.#verification.verifyRecent(direction, signal);
+  async verifyRecent(
+    direction: Direction,
+    signal: AbortSignal,
+    subset?: SubsetId,
+  ): Promise<RecentVerifyReport> {
+    const { state } = direction === 'forward' ? this.#forward : this.#reverse;
+    const within =
+      subset === undefined || state.subsets.length === 1
+        ? undefined
+        : (table: string): boolean => state.subsetOf(table) === subset;
+    return await this.#verification.verifyRecent(direction, signal, within);
   }
 
   async builtFingerprint(side: Side): Promise<CatalogFingerprint> {

@@ -6,8 +6,9 @@
  * session brings them again.
  */
 import { UnderstudyError } from '../core/errors.js';
-import { WHOLE_DATABASE } from '../core/ports.js';
+import { WHOLE_DATABASE, type SubsetId } from '../core/ports.js';
 import { emitMessageSql } from '../core/postgres.js';
+import { authorityOf } from './authority.js';
 import type { ChunkEnd, Flush, PassedMark } from './flush.js';
 import { strayWrites } from './conflicts/strays.js';
 import { readAuthority } from './follow/authority.js';
@@ -121,19 +122,39 @@ export class FlushWriter {
   /** The flush without what must not go over to the target. */
   async #carried(flush: Flush): Promise<Flush> {
     if (this.#state.direction === 'forward' || flush.changes.length === 0) return flush;
-    // The flush may end with the transaction that takes the lead away: what counts is who led when the changes were made.
-    const { epoch } = (flush.parts.findLast(({ changes }) => changes.length > 0) ?? flush.last).authority;
-    if (await this.#isFenced(epoch)) return flush;
-    this.#state.log.warn(
-      { changes: flush.changes.length, epoch },
-      'changes were written past the destination’s guard before the rollback: they are left out',
-    );
-    await this.#state.onStrays?.(
-      flush.parts.flatMap((part) =>
-        strayWrites(part, part.changes, part.firstChange, false, this.#bindingOf),
-      ),
-    );
-    return { ...flush, changes: [] };
+    let { changes } = flush;
+    for (const subset of this.#state.subsets) {
+      const theirs = (change: Change): Change | null => this.#onlyOf(subset, change, true);
+      // The flush may end with the transaction that takes the lead away: what counts is who led when the changes were made.
+      const made = flush.parts.findLast((part) => part.changes.some((change) => theirs(change) !== null));
+      if (made === undefined) continue;
+      const { epoch } = authorityOf(made.authority, subset);
+      if (await this.#isFenced(subset, epoch)) continue;
+      this.#state.log.warn(
+        { changes: changes.length, subset, epoch },
+        'changes were written past the destination’s guard before the rollback: they are left out',
+      );
+      await this.#state.onStrays?.(
+        flush.parts.flatMap((part) =>
+          part.changes.flatMap((change, index) => {
+            const stray = theirs(change);
+            const place = part.firstChange + index;
+            return stray === null ? [] : strayWrites(part, [stray], place, false, this.#bindingOf);
+          }),
+        ),
+      );
+      changes = changes.flatMap((change) => this.#onlyOf(subset, change, false) ?? []);
+    }
+    return { ...flush, changes };
+  }
+
+  /** What of a change is of the subset, or is not; null where that is nothing. */
+  #onlyOf(subset: SubsetId, change: Change, within: boolean): Change | null {
+    const fits = ({ schema, name }: RelationMessage): boolean =>
+      (this.#state.subsetOf(`${schema}.${name}`) === subset) === within;
+    if (change.kind !== 'truncate') return fits(change.relation) ? change : null;
+    const relations = change.relations.filter(fits);
+    return relations.length === 0 ? null : { kind: 'truncate', relations };
   }
 
   async #begin(): Promise<void> {
@@ -151,7 +172,7 @@ export class FlushWriter {
    * has to tell must not overwrite what the source has taken since. A shadow without a fence of its own (no record) has
    * nothing to compare.
    */
-  async #isFenced(epoch: number): Promise<boolean> {
+  async #isFenced(subset: SubsetId, epoch: number): Promise<boolean> {
     const what = 'comparing the fence’s epoch';
     this.#fenceRecorded ??=
       (
@@ -164,7 +185,7 @@ export class FlushWriter {
       this.#session,
       {
         text: 'SELECT fenced, epoch, operation IS NOT NULL AS switched FROM understudy.epoch WHERE subset = $1 FOR SHARE',
-        values: [WHOLE_DATABASE],
+        values: [subset],
       },
       { what },
     );

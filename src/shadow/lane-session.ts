@@ -16,11 +16,13 @@
  * - At the session's end every chunk in flight is read again: its window is incomplete.
  */
 import type pg from 'pg';
-import type { DatabaseEndpoint, Format } from '../core/ports.js';
+import type { DatabaseEndpoint, Format, SubsetRules } from '../core/ports.js';
 import { parseLsn } from '../core/position.js';
 import { isIdentity, readLaneTables, requiredForms } from './format/forms.js';
 import { readNamed } from './format/naming.js';
 import { asUnderstudyError, UnderstudyError } from '../core/errors.js';
+import { readSubsetTables } from '../core/subsets.js';
+import { authorityOf } from './authority.js';
 import type { ChunkEnd, Flush } from './flush.js';
 import { FlushWriter, isWritable } from './flush-writer.js';
 import { strayWrites } from './conflicts/strays.js';
@@ -56,6 +58,7 @@ export interface LaneSettings {
   readonly statusIntervalMs: number;
   readonly headPollIntervalMs: number;
   readonly format: Format | undefined;
+  readonly subsets: readonly SubsetRules[];
 }
 
 /** A flush at hand may end in that time when the lane is stopped. */
@@ -123,6 +126,7 @@ export class LaneSession {
     endOnAbort(this.#apply, signal, STOP_GRACE_MS);
     this.#state.tables ??= await this.#readTables(this.#origin, this.#apply);
     this.#tables = this.#state.tables;
+    await this.#readMembers(this.#origin);
     if (direction === 'forward') this.#state.addedColumns = await readAddedColumns(this.#apply);
     this.#writer = new FlushWriter(this.#state, this.#apply, this.#tables, this.#bindingOf);
     await this.#awaitFormerWriter(this.#apply);
@@ -134,13 +138,14 @@ export class LaneSession {
       this.#state.passed(mark, position);
     }
     if (direction === 'forward') await this.#readWholeCopies(this.#apply);
-    const { authoritative, epoch } = progress;
-    this.#state.authority = { authoritative, epoch };
+    const { position: _, ...authority } = progress;
+    this.#state.authority = authority;
     this.#state.committed = progress.position;
     this.#skips = await readSkips(this.#apply, direction, progress.position);
     this.#assembler = new TransactionAssembler(origin, {
       authority: this.#state.authority,
       wanted: (relation) => this.#wanted(relation),
+      subsetOf: (relation) => this.#state.subsetOf(nameOf(relation)),
       notesStrays: this.#state.onStrays !== null,
       partBytesMax: Math.max(65_536, Math.floor(this.#settings.streamBytesMax / 4)),
     });
@@ -183,6 +188,16 @@ export class LaneSession {
     if (direction === 'reverse') return {};
     const { slot } = this.#settings;
     return { prove: (client) => proveHistory(client, { target, side, direction, slot, position }) };
+  }
+
+  /** Both sides have the same tables under the same names wherever subsets are configured: a format is refused beside them. */
+  async #readMembers(origin: Session): Promise<void> {
+    const { subsets } = this.#settings;
+    if (subsets.length === 0) return;
+    const closed = await readSubsetTables(origin.client, subsets);
+    this.#state.members = new Map(
+      closed.flatMap(({ subset, tables }) => tables.map((table) => [nameOf(table), subset] as const)),
+    );
   }
 
   /** The origin's tables, each with its form on the other side. */
@@ -233,7 +248,10 @@ export class LaneSession {
     const unexplained = missing.filter((column) => fills?.has(column) !== true);
     if (table !== undefined && added.length === 0 && unexplained.length === 0) return true;
     // Nothing of it is written while the other side leads, whose schema this one follows.
-    if (state.direction === 'reverse' && (table === undefined || !state.authority.authoritative)) {
+    if (
+      state.direction === 'reverse' &&
+      (table === undefined || !authorityOf(state.authority, state.subsetOf(name)).authoritative)
+    ) {
       if (table === undefined) state.ignored.add(name);
       return table !== undefined;
     }
@@ -277,8 +295,7 @@ export class LaneSession {
 
   #accept(part: TransactionPart): void {
     const { authority } = this.#state;
-    const routeMoved =
-      part.authority.authoritative !== authority.authoritative || part.authority.epoch !== authority.epoch;
+    const routeMoved = part.authority !== authority;
     // Nothing of it has to be written: like a keepalive, it only says how far the stream has come.
     const nothing =
       part.last &&
@@ -451,10 +468,7 @@ export class LaneSession {
       part.messages.flatMap((message) => (message.t === 'mark' ? [{ id: message.id, at: part.endLsn }] : [])),
     );
     const { authority } = this.#state;
-    const routeMoved =
-      flush.last.last &&
-      (flush.last.authority.authoritative !== authority.authoritative ||
-        flush.last.authority.epoch !== authority.epoch);
+    const routeMoved = flush.last.last && flush.last.authority !== authority;
     const writes =
       this.#isOpen ||
       flush.changes.length > 0 ||
@@ -509,6 +523,10 @@ export class LaneSession {
       if (!signal.aborted) this.#fail(asUnderstudyError(error, 'internal', 'asking for the head of the log'));
     }
   }
+}
+
+function nameOf({ schema, name }: { readonly schema: string; readonly name: string }): string {
+  return `${schema}.${name}`;
 }
 
 function isKnownHigh(message: TransactionPart['messages'][number], windows: LaneState['windows']): boolean {

@@ -2,10 +2,19 @@
  * What a lane knows across the connections it lives through: its position, its marks and who waits for them, its
  * tasks, and the copy's bookkeeping. One object, changed by the lane's one running session alone.
  */
-import type { Direction, Side, StreamStatus, StuckChange } from '../core/ports.js';
+import {
+  REST,
+  WHOLE_DATABASE,
+  type Direction,
+  type Side,
+  type StreamStatus,
+  type StuckChange,
+  type SubsetId,
+} from '../core/ports.js';
 import type { Log } from '../core/log.js';
 import type { Clock } from '../core/clock.js';
 import { formatLsn, lsn, type Position } from '../core/position.js';
+import { authorityOf, type Authority } from './authority.js';
 import { LagMeter, UNKNOWN_LAG, type Lag } from './lag-meter.js';
 import type { StrayWrite } from './conflicts/records.js';
 import type { Pace } from './pace.js';
@@ -16,7 +25,6 @@ import { ChunkWindows } from './postgres/chunk-windows.js';
 import { DeliveredTransactions } from './postgres/visibility.js';
 import type { WholeCopy } from './postgres/whole-copy.js';
 import { run, textOf, type Session } from './postgres/statement.js';
-import type { Authority } from './postgres/transactions.js';
 
 /** Runs on the apply connection between two flushes, outside of any transaction. */
 export interface LaneTask {
@@ -70,6 +78,10 @@ export class LaneState {
   readonly unmended = new Map<string, number>();
   /** The origin's tables by name. Read once: another definition met later is an error, not news. */
   tables: ReadonlyMap<string, ApplyTable> | undefined;
+  /** All there are. */
+  readonly subsets: readonly SubsetId[];
+  /** By the origin's table, as `schema.name`; what is not in it is the rest. Read with `tables`. */
+  members: ReadonlyMap<string, SubsetId> = new Map();
   /** Whether chunks may be in flight, so that what the stream delivers must be remembered. */
   copying = false;
   connected = false;
@@ -91,15 +103,29 @@ export class LaneState {
   /** Set by the running session: something changed that it should look at. */
   wake: () => void = () => undefined;
 
-  constructor(direction: Direction, context: { log: Log; clock: Clock; recent: RecentKeys; pace: Pace }) {
+  constructor(
+    direction: Direction,
+    context: { log: Log; clock: Clock; recent: RecentKeys; pace: Pace; subsets: readonly SubsetId[] },
+  ) {
     this.direction = direction;
     this.origin = direction === 'forward' ? 'source' : 'destination';
     this.target = direction === 'forward' ? 'destination' : 'source';
     this.authority = { authoritative: direction === 'forward', epoch: 0 };
     this.log = context.log;
+    this.subsets = context.subsets;
     this.clock = context.clock;
     this.recent = context.recent;
     this.pace = context.pace;
+  }
+
+  /** Which one a table of the origin's, as `schema.name`, belongs to. */
+  subsetOf(table: string): SubsetId {
+    return this.subsets.length === 1 ? WHOLE_DATABASE : (this.members.get(table) ?? REST);
+  }
+
+  /** The subsets whose changes the stream carries. */
+  get leads(): readonly SubsetId[] {
+    return this.subsets.filter((subset) => authorityOf(this.authority, subset).authoritative);
   }
 
   /** Whether reads of the origin are to be ordered with the stream, so that what it delivers must be remembered. */
@@ -249,7 +275,8 @@ export class LaneState {
       lagMs: lag.ms,
       transactionsApplied: this.transactionsApplied,
       changesApplied: this.changesApplied,
-      authoritative: this.authority.authoritative,
+      authoritative: this.leads.length > 0,
+      ...(this.subsets.length === 1 ? {} : { leads: this.leads }),
     };
   }
 }

@@ -8,6 +8,8 @@
  * lane. Everything durable is in the progress row, so a new session begins exactly where the last commit was.
  *
  * Who leads, over any sequence of cutovers and rollbacks
+ * - Of each subset apart, where subsets are configured. What follows holds for every one of them, with its own epochs
+ *   and its own fence; a stream is authoritative for the tables of some and not of others (authority.ts).
  * - Each stream decides by its own origin's log alone: it is authoritative behind a `route` message that names its
  *   origin, and not behind one that names the other side; messages of an older epoch than the last are ignored. The
  *   forward stream begins authoritative, the reverse one not. The decision is stored with the position, so that a
@@ -26,6 +28,7 @@
 import type { Direction, StreamStatus, StuckChange } from '../core/ports.js';
 import type { Position } from '../core/position.js';
 import { asUnderstudyError, UnderstudyError } from '../core/errors.js';
+import { subsetIds } from '../core/subsets.js';
 import { Backoff } from './backoff.js';
 import { LaneSession, type LaneSettings } from './lane-session.js';
 import { LaneState } from './lane-state.js';
@@ -69,6 +72,7 @@ export class Lane {
       clock: context.clock,
       recent: context.recent,
       pace: context.pace,
+      subsets: subsetIds(settings.subsets),
     });
   }
 

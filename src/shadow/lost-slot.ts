@@ -17,7 +17,8 @@
 import type { Clock } from '../core/clock.js';
 import { UnderstudyError } from '../core/errors.js';
 import type { Log } from '../core/log.js';
-import { WHOLE_DATABASE } from '../core/ports.js';
+import type { SubsetId } from '../core/ports.js';
+import { authorityOf, type Authority, type SubsetAuthority } from './authority.js';
 import { forgetHistory } from './postgres/origin-history.js';
 import { forgetProgress, initialiseProgress, readProgress } from './postgres/records.js';
 import { createSlot, dropSlot, ensurePublication, readSlot, streamNames } from './postgres/slot.js';
@@ -29,6 +30,8 @@ export interface LostSlotContext {
   readonly source: Session;
   readonly destination: Session;
   readonly tables: readonly TableInfo[];
+  /** All there are. */
+  readonly subsets: readonly SubsetId[];
   readonly clock: Clock;
   readonly log: Log;
 }
@@ -79,7 +82,7 @@ export async function recordMended(destination: Session, table: TableInfo): Prom
  * whether it does. Nothing where the stream has not begun yet. Only while the lane is stopped.
  */
 export async function renewForward(context: LostSlotContext, lost: boolean): Promise<boolean> {
-  const { source, destination, tables, migrationId, clock, log } = context;
+  const { source, destination, tables, migrationId, clock, log, subsets } = context;
   const progress = await readProgress(destination, 'forward');
   if (progress === null) return false;
   const { slot, publication } = streamNames(migrationId, 'forward');
@@ -88,7 +91,7 @@ export async function renewForward(context: LostSlotContext, lost: boolean): Pro
   const usable = await isUsable(source, slot);
   if (!lost && !begun && usable) return false;
   log.warn({ slot }, 'the slot is lost: another is made, and every table is compared and mended');
-  const { leads, epoch } = await readLead(source);
+  const { leads, epoch } = await readLead(source, subsets);
   const what = 'recording that the stream begins anew';
   await inTransaction(destination, what, async () => {
     await run(destination, CREATE_SQL, { what });
@@ -103,16 +106,16 @@ export async function renewForward(context: LostSlotContext, lost: boolean): Pro
   await ensurePublication(source, publication, tables);
   const position = await createSlot(source, slot);
   // It may have waited long for others' transactions; a rollback meanwhile is in no log that this slot has.
-  const now = await readLead(source);
+  const now = await readLead(source, subsets);
   if (now.leads !== leads || now.epoch !== epoch) {
     throw new UnderstudyError('busy', 'another side leads since the slot was asked for');
   }
   await inTransaction(destination, what, async () => {
     await forgetProgress(destination, 'forward');
+    const whole = { authoritative: leads, epoch: Math.max(epoch ?? 0, progress.epoch) };
     await initialiseProgress(destination, 'forward', {
+      ...beginning(subsets, now, whole, (sourceLeads) => sourceLeads),
       position,
-      authoritative: leads,
-      epoch: Math.max(epoch ?? 0, progress.epoch),
     });
     await forgetHistory(destination, 'forward');
     // A snapshot of before says nothing about the transactions of another history.
@@ -129,14 +132,18 @@ export async function renewForward(context: LostSlotContext, lost: boolean): Pro
  * stopped. Throws `slot-lost` where the destination leads.
  */
 export async function renewReverse(context: Omit<LostSlotContext, 'tables'>): Promise<boolean> {
-  const { source, destination, migrationId, clock, log } = context;
+  const { source, destination, migrationId, clock, log, subsets } = context;
   const { slot } = streamNames(migrationId, 'reverse');
   const progress = await readProgress(source, 'reverse');
   if (progress === null || (await isUsable(destination, slot))) return false;
-  const { leads, epoch } = await readLead(source);
+  const lead = await readLead(source, subsets);
+  const { leads, epoch } = lead;
   // A stream that was lost before it had read of the rollback still holds its own side for the one that leads.
-  const stale = epoch !== null && progress.epoch < epoch;
-  if (!leads || (progress.authoritative && !stale)) {
+  const held = subsets.some((subset) => {
+    const told = authorityOf(progress, subset);
+    return told.authoritative && told.epoch >= (lead.records.get(subset)?.epoch ?? 0);
+  });
+  if (!leads || held) {
     throw new UnderstudyError('slot-lost', `slot ${slot} on the destination is lost while it leads`, {
       advice:
         'The source can’t be brought up to date any more: there is no way back without loss. Stay with the destination (`understudy finalize`), or restore the source from it.',
@@ -147,10 +154,10 @@ export async function renewReverse(context: Omit<LostSlotContext, 'tables'>): Pr
   const position = await createSlot(destination, slot);
   await inTransaction(source, 'recording that the way back begins anew', async () => {
     await forgetProgress(source, 'reverse');
+    const whole = { authoritative: false, epoch: Math.max(epoch ?? 0, progress.epoch) };
     await initialiseProgress(source, 'reverse', {
+      ...beginning(subsets, lead, whole, () => false),
       position,
-      authoritative: false,
-      epoch: Math.max(epoch ?? 0, progress.epoch),
     });
   });
   return true;
@@ -172,23 +179,61 @@ async function isUsable(origin: Session, slot: string): Promise<boolean> {
   return row['wal_status'] !== 'lost' && row['confirmed_flush_lsn'] != null;
 }
 
-/** By the source's own record; a shadow without a fence is led by the source. */
-async function readLead(
-  source: Session,
-): Promise<{ readonly leads: boolean; readonly epoch: number | null }> {
+interface Lead {
+  readonly leads: boolean;
+  readonly epoch: number | null;
+  /** Of each subset by name, where there are several. */
+  readonly records: ReadonlyMap<SubsetId, SubsetAuthority>;
+}
+
+/**
+ * By the source's own record; a shadow without a fence is led by the source. Throws `slot-lost` where it leads some
+ * subsets and not others.
+ */
+async function readLead(source: Session, subsets: readonly SubsetId[]): Promise<Lead> {
   const what = 'asking whether the source is fenced';
   const { rows: found } = await run(
     source,
     `SELECT pg_catalog.to_regclass('understudy.epoch') IS NOT NULL AS found`,
     { what },
   );
-  if (found[0]?.['found'] !== 't') return { leads: true, epoch: null };
+  if (found[0]?.['found'] !== 't') return { leads: true, epoch: null, records: new Map() };
   const { rows } = await run(
     source,
-    { text: 'SELECT fenced, epoch FROM understudy.epoch WHERE subset = $1', values: [WHOLE_DATABASE] },
+    {
+      text: 'SELECT subset, fenced, epoch FROM understudy.epoch WHERE subset = ANY ($1::text[])',
+      values: [subsets],
+    },
     { what },
   );
-  const [row] = rows;
-  if (row === undefined) return { leads: true, epoch: null };
-  return { leads: row['fenced'] !== 't', epoch: Number(textOf(row, 'epoch')) };
+  const records = new Map(
+    rows.map((row) => [
+      textOf(row, 'subset'),
+      { authoritative: row['fenced'] !== 't', epoch: Number(textOf(row, 'epoch')) },
+    ]),
+  );
+  const led = [...records.values()].filter(({ authoritative }) => authoritative).length;
+  if (led > 0 && led < records.size) {
+    throw new UnderstudyError('slot-lost', 'a slot is lost while the sides lead different subsets', {
+      advice:
+        'What it has not told is not known. Restore the side that lacks it from the other; see the runbook.',
+    });
+  }
+  const epoch = records.size === 0 ? null : Math.max(...[...records.values()].map((each) => each.epoch));
+  return { leads: led === records.size, epoch, records };
+}
+
+/** The authority of a stream that begins anew. */
+function beginning(
+  subsets: readonly SubsetId[],
+  { records }: Lead,
+  whole: SubsetAuthority,
+  authoritative: (sourceLeads: boolean) => boolean,
+): Authority {
+  if (subsets.length === 1) return whole;
+  const parts = [...records].map(
+    ([subset, record]) =>
+      [subset, { epoch: record.epoch, authoritative: authoritative(record.authoritative) }] as const,
+  );
+  return { ...whole, subsets: Object.fromEntries(parts) };
 }

@@ -42,9 +42,12 @@ interface Decision {
   readonly failed: (error: unknown) => void;
 }
 
-/** While the destination leads, the source's schema is nobody's model. */
+/** While the destination leads anything, the source's schema is nobody's model. */
 export async function sourceLeads(source: Session): Promise<boolean> {
-  return (await readProgress(source, 'reverse'))?.authoritative !== true;
+  const progress = await readProgress(source, 'reverse');
+  if (progress === null) return true;
+  const parts = Object.values(progress.subsets ?? {});
+  return !progress.authoritative && parts.every(({ authoritative }) => !authoritative);
 }
 
 export class SchemaFollower {

@@ -182,8 +182,12 @@ export class Shadow implements ShadowControl {
     return await this.#required().verify(options, signal, onProgress);
   }
 
-  async verifyRecent(direction: Direction, signal: AbortSignal): Promise<RecentVerifyReport> {
-    return await this.#required().verifyRecent(direction, signal);
+  async verifyRecent(
+    direction: Direction,
+    signal: AbortSignal,
+    subset?: SubsetId,
+  ): Promise<RecentVerifyReport> {
+    return await this.#required().verifyRecent(direction, signal, subset);
   }
 
   async builtFingerprint(side: Side): Promise<CatalogFingerprint> {

@@ -257,10 +257,18 @@ export class Verification {
     return { rows, tables: found.size, remaining };
   }
 
-  /** Compares what was changed since the last clean comparison. Meant for behind a fence: nothing may be in flight. */
-  async verifyRecent(direction: Direction, signal: AbortSignal): Promise<RecentVerifyReport> {
+  /**
+   * Compares what was changed since the last clean comparison, of the tables `within`. Meant for behind their fence:
+   * nothing may be in flight.
+   */
+  async verifyRecent(
+    direction: Direction,
+    signal: AbortSignal,
+    within: (table: string) => boolean = () => true,
+  ): Promise<RecentVerifyReport> {
     const { recent } = this.#context;
-    const snapshot = recent.snapshot();
+    const { generation, batches } = recent.snapshot();
+    const snapshot = { generation, batches: batches.filter(({ table }) => within(table)) };
     const differing = await this.#compareWarm(direction, snapshot, signal, true);
     const keys = snapshot.batches.reduce((sum, batch) => sum + batch.keys.length, 0);
     if (differing.length === 0) recent.settle(snapshot);

@@ -39,7 +39,8 @@ function engineHandlers(engine: Shadow): Readonly<Record<string, ThreadHandler>>
     waitForMark: (argument: { direction: Direction; markId: string }, { signal }) =>
       engine.waitForMark(argument.direction, argument.markId, signal),
     verify: (options: VerifyOptions, { signal, progress }) => engine.verify(options, signal, progress),
-    verifyRecent: (direction: Direction, { signal }) => engine.verifyRecent(direction, signal),
+    verifyRecent: (argument: { direction: Direction; subset?: SubsetId }, { signal }) =>
+      engine.verifyRecent(argument.direction, signal, argument.subset),
     builtFingerprint: (side: Side) => engine.builtFingerprint(side),
     prepareReverse: (_: never, { signal }) => engine.prepareReverse(signal),
     steer: (command: ShadowCommand) => engine.steer(command),

@@ -18,7 +18,6 @@ import type { Clock } from '../../core/clock.js';
 import { asUnderstudyError, UnderstudyError } from '../../core/errors.js';
 import type { Log } from '../../core/log.js';
 import {
-  WHOLE_DATABASE,
   type ConflictCounts,
   type ConflictRecord,
   type DatabaseEndpoint,
@@ -350,7 +349,7 @@ async function writeToSource(
   });
 }
 
-/** Holds off a fence until the transaction's end. */
+/** Whether any subset is; holds off a fence until the transaction's end. */
 async function isFenced(source: Session): Promise<boolean> {
   const what = 'asking whether the source is fenced';
   const { rows: found } = await run(
@@ -359,12 +358,10 @@ async function isFenced(source: Session): Promise<boolean> {
     { what },
   );
   if (found[0]?.['found'] !== 't') return false;
-  const { rows } = await run(
-    source,
-    { text: 'SELECT fenced FROM understudy.epoch WHERE subset = $1 FOR SHARE', values: [WHOLE_DATABASE] },
-    { what },
-  );
-  return rows[0]?.['fenced'] === 't';
+  const { rows } = await run(source, 'SELECT fenced FROM understudy.epoch ORDER BY subset FOR SHARE', {
+    what,
+  });
+  return rows.some((row) => row['fenced'] === 't');
 }
 
 function byKey(table: ApplyTable, key: Key): { readonly where: string; readonly values: string[] } {

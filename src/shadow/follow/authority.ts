@@ -4,7 +4,6 @@
  * A stream reads from the log who leads; a follower has no log, so it asks the journal. It may write while the source
  * leads, and no cutover is past its catch-up: from there on the destination must stay what was compared.
  */
-import { WHOLE_DATABASE } from '../../core/ports.js';
 import { run, type Session } from '../postgres/statement.js';
 
 export interface Authority {
@@ -18,7 +17,10 @@ export interface Authority {
 /** States of an operation in which the source's rows may still come over; in every other one they are settled. */
 const WRITABLE_STATES = ['idle', 'preflight', 'holding', 'fencing', 'catching-up', 'done', 'aborted'];
 
-/** In the caller's transaction: what it finds stays so until that ends. Without a journal the source leads. */
+/**
+ * In the caller's transaction: what it finds stays so until that ends. Without a journal the source leads. Where there
+ * are several subsets, the source counts as the leader only while it leads all of them.
+ */
 export async function readAuthority(destination: Session, lock: boolean): Promise<Authority> {
   const what = 'asking which side leads';
   const exists = await run(
@@ -31,17 +33,16 @@ export async function readAuthority(destination: Session, lock: boolean): Promis
     destination,
     {
       text: `SELECT side, epoch, EXISTS (SELECT FROM understudy.operation o
-            WHERE o.subset = r.subset AND o.kind = 'cutover' AND o.state <> ALL ($2::text[])) AS busy,
+            WHERE o.subset = r.subset AND o.kind = 'cutover' AND o.state <> ALL ($1::text[])) AS busy,
           EXISTS (SELECT FROM understudy.operation o WHERE o.subset = r.subset
             AND o.state NOT IN ('done', 'aborted')) AS operation
-        FROM understudy.route r WHERE subset = $1${lock ? ' FOR SHARE' : ''}`,
-      values: [WHOLE_DATABASE, WRITABLE_STATES],
+        FROM understudy.route r ORDER BY subset${lock ? ' FOR SHARE' : ''}`,
+      values: [WRITABLE_STATES],
     },
     { what },
   );
-  const [row] = rows;
-  const epoch = Number(row?.['epoch'] ?? '0');
-  const operation = row?.['operation'] === 't';
-  if (row?.['side'] === 'destination') return { kind: 'follows', epoch, operation };
-  return { kind: row?.['busy'] === 't' ? 'suspended' : 'leads', epoch, operation };
+  const epoch = Math.max(0, ...rows.map((row) => Number(row['epoch'])));
+  const operation = rows.some((row) => row['operation'] === 't');
+  if (rows.some((row) => row['side'] === 'destination')) return { kind: 'follows', epoch, operation };
+  return { kind: rows.some((row) => row['busy'] === 't') ? 'suspended' : 'leads', epoch, operation };
 }

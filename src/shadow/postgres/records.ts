@@ -20,7 +20,7 @@ import { formatLsn, parseLsn } from '../../core/position.js';
 import { isIdentity } from '../format/forms.js';
 import { inTransaction, run, textOf, type Session, type TextRow } from './statement.js';
 import type { AddedColumn, BuiltPlan } from './schema/evolve.js';
-import type { Authority } from './transactions.js';
+import { subsetsFrom, subsetsText, type Authority } from '../authority.js';
 import type { Key } from './apply-table.js';
 
 const CREATE_SQL = `
@@ -53,6 +53,7 @@ CREATE TABLE IF NOT EXISTS understudy.progress (
   position pg_lsn NOT NULL,
   authoritative boolean NOT NULL,
   epoch bigint NOT NULL,
+  subsets text,
   updated_at timestamptz NOT NULL DEFAULT now()
 );
 CREATE TABLE IF NOT EXISTS understudy.mark_seen (
@@ -117,11 +118,21 @@ CREATE TABLE IF NOT EXISTS understudy.identity_change (
   PRIMARY KEY (schema_name, table_name)
 );`;
 
+/** Of a shadow that was built before there were subsets. No lock is taken where there is nothing to do. */
+const ADD_SUBSETS_SQL = `
+DO $$ BEGIN
+  IF NOT EXISTS (SELECT FROM pg_catalog.pg_attribute
+      WHERE attrelid = 'understudy.progress'::pg_catalog.regclass AND attname = 'subsets' AND NOT attisdropped) THEN
+    ALTER TABLE understudy.progress ADD COLUMN subsets text;
+  END IF;
+END $$`;
+
 /** Creates Understudy's schema and the shadow's tables where they are missing. */
 export async function ensureRecords(session: Session): Promise<void> {
   const what = `creating Understudy’s tables on the ${session.side}`;
   await inTransaction(session, what, async () => {
     await run(session, CREATE_SQL, { what });
+    await run(session, ADD_SUBSETS_SQL, { what });
   });
 }
 
@@ -321,7 +332,7 @@ export async function readProgress(session: Session, direction: Direction): Prom
   const { rows } = await run(
     session,
     {
-      text: 'SELECT position, authoritative, epoch FROM understudy.progress WHERE direction = $1',
+      text: 'SELECT position, authoritative, epoch, subsets FROM understudy.progress WHERE direction = $1',
       values: [direction],
     },
     { what: 'reading the stream’s progress' },
@@ -332,6 +343,7 @@ export async function readProgress(session: Session, direction: Direction): Prom
     position: parseLsn(textOf(row, 'position')),
     authoritative: row['authoritative'] === 't',
     epoch: Number(textOf(row, 'epoch')),
+    ...subsetsFrom(row['subsets']),
   };
 }
 
@@ -344,13 +356,14 @@ export async function initialiseProgress(
   await run(
     session,
     {
-      text: `INSERT INTO understudy.progress (direction, position, authoritative, epoch) VALUES ($1, $2, $3, $4)
+      text: `INSERT INTO understudy.progress (direction, position, authoritative, epoch, subsets) VALUES ($1, $2, $3, $4, $5)
         ON CONFLICT (direction) DO NOTHING`,
       values: [
         direction,
         formatLsn(progress.position),
         String(progress.authoritative),
         String(progress.epoch),
+        subsetsText(progress),
       ],
     },
     { what: 'recording the stream’s start' },
@@ -374,9 +387,11 @@ export async function forgetProgress(session: Session, direction: Direction): Pr
 
 /** For the end of an apply transaction, together with its COMMIT in one round trip. */
 export function progressSql(direction: Direction, progress: StreamProgress): string {
+  const subsets = subsetsText(progress);
   return (
     `UPDATE understudy.progress SET position = '${formatLsn(progress.position)}', ` +
-    `authoritative = ${String(progress.authoritative)}, epoch = ${progress.epoch}, updated_at = pg_catalog.now() ` +
+    `authoritative = ${String(progress.authoritative)}, epoch = ${progress.epoch}, ` +
+    `subsets = ${subsets === null ? 'NULL' : quoteLiteral(subsets)}, updated_at = pg_catalog.now() ` +
     `WHERE direction = ${quoteLiteral(direction)}`
   );
 }

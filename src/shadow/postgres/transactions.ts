@@ -3,13 +3,14 @@
  *
  * - A transaction whose first message is `apply` was written by Understudy itself: its changes came from the other
  *   side and must not go back there. They are dropped, its position counts.
- * - While the stream's origin does not lead, changes are dropped too; messages are read all the same. Which side leads
- *   follows from the origin's own log alone: see `route` in lane.ts.
+ * - Changes to tables that the stream's origin does not lead are dropped too; messages are read all the same. Which
+ *   side leads a subset follows from the origin's own log alone: see `route` in lane.ts.
  * - A transaction larger than `partBytesMax` is handed on in parts, so that memory stays bounded.
  */
-import type { LogMessage, Side } from '../../core/ports.js';
-import { LOG_MESSAGE_PREFIX } from '../../core/ports.js';
+import type { LogMessage, Side, SubsetId } from '../../core/ports.js';
+import { LOG_MESSAGE_PREFIX, WHOLE_DATABASE } from '../../core/ports.js';
 import { UnderstudyError } from '../../core/errors.js';
+import { afterMessages, authorityOf, type Authority } from '../authority.js';
 import type {
   BeginMessage,
   LogicalMessage,
@@ -33,12 +34,6 @@ export interface TruncateChange {
   readonly relations: readonly RelationMessage[];
 }
 export type Change = RowChange | TruncateChange;
-
-/** Who leads, as far as the origin's log has told. */
-export interface Authority {
-  readonly authoritative: boolean;
-  readonly epoch: number;
-}
 
 export interface TransactionPart {
   readonly xid: number;
@@ -95,12 +90,19 @@ export function parseLogMessage(content: string): LogMessage | null {
   return typeof value.t === 'string' && known.includes(value.t) ? (value as LogMessage) : null;
 }
 
+interface KnownRelation {
+  readonly relation: RelationMessage;
+  readonly wanted: boolean;
+  readonly subset: SubsetId;
+}
+
 export class TransactionAssembler {
   readonly #origin: Side;
   readonly #wanted: (relation: RelationMessage) => boolean;
   readonly #partBytesMax: number;
   readonly #notesStrays: boolean;
-  readonly #relations = new Map<number, { readonly relation: RelationMessage; readonly wanted: boolean }>();
+  readonly #subsetOf: (relation: RelationMessage) => SubsetId;
+  readonly #relations = new Map<number, KnownRelation>();
   #open: OpenTransaction | null = null;
   #authority: Authority;
 
@@ -111,6 +113,8 @@ export class TransactionAssembler {
       /** Whether the table is one of the lane's. */
       readonly wanted: (relation: RelationMessage) => boolean;
       readonly partBytesMax: number;
+      /** Absent: all of them are one. */
+      readonly subsetOf?: (relation: RelationMessage) => SubsetId;
       /** Whether to tell of changes that were made while the origin did not lead. */
       readonly notesStrays?: boolean;
     },
@@ -118,6 +122,7 @@ export class TransactionAssembler {
     this.#origin = origin;
     this.#authority = options.authority;
     this.#wanted = options.wanted;
+    this.#subsetOf = options.subsetOf ?? (() => WHOLE_DATABASE);
     this.#partBytesMax = options.partBytesMax;
     this.#notesStrays = options.notesStrays ?? false;
   }
@@ -164,7 +169,8 @@ export class TransactionAssembler {
     const known = this.#relations.get(message.id)?.relation;
     // The server repeats itself after every change to its caches: only another definition is another relation.
     if (known !== undefined && sameRelation(known, message)) return;
-    this.#relations.set(message.id, { relation: message, wanted: this.#wanted(message) });
+    const subset = this.#subsetOf(message);
+    this.#relations.set(message.id, { relation: message, wanted: this.#wanted(message), subset });
   }
 
   #logicalMessage(message: LogicalMessage): void {
@@ -187,11 +193,9 @@ export class TransactionAssembler {
     if (open === null) throw broken('a change outside of a transaction');
     open.empty = false;
     if (open.tagged) return null;
-    if (!this.#authority.authoritative) {
-      this.#stray(open, message, bytes);
-      return null;
-    }
-    const change = this.#resolve(message);
+    const change = this.#resolve(message, true);
+    // A TRUNCATE may have been of tables of both kinds.
+    if (change === null || message.kind === 'truncate') this.#stray(open, message, bytes);
     if (change === null) return null;
     open.changes.push(change);
     open.bytes += bytes + CHANGE_OVERHEAD_BYTES;
@@ -201,7 +205,7 @@ export class TransactionAssembler {
   /** They count as any change does for whoever bounds what waits. */
   #stray(open: OpenTransaction, message: RowMessage, bytes: number): void {
     if (!this.#notesStrays || open.straysCut) return;
-    const change = this.#resolve(message);
+    const change = this.#resolve(message, false);
     if (change === null) return;
     if (open.strays.length < STRAYS_MAX && open.bytes < this.#partBytesMax) {
       open.strays.push(change);
@@ -211,16 +215,18 @@ export class TransactionAssembler {
     }
   }
 
-  #resolve(message: RowMessage): Change | null {
+  /** Of the tables that the origin leads, or of those that it does not; null where there is nothing of them. */
+  #resolve(message: RowMessage, led: boolean): Change | null {
     if (message.kind === 'truncate') {
       const relations = message.relationIds.flatMap((id) => {
         const known = this.#relation(id);
-        return known.wanted ? [known.relation] : [];
+        return known.wanted && this.#leads(known) === led ? [known.relation] : [];
       });
       return relations.length === 0 ? null : { kind: 'truncate', relations };
     }
-    const { relation, wanted } = this.#relation(message.relationId);
-    if (!wanted) return null;
+    const known = this.#relation(message.relationId);
+    const { relation } = known;
+    if (!known.wanted || this.#leads(known) !== led) return null;
     switch (message.kind) {
       case 'insert':
         return { kind: 'insert', relation, row: message.row };
@@ -231,7 +237,11 @@ export class TransactionAssembler {
     }
   }
 
-  #relation(id: number): { readonly relation: RelationMessage; readonly wanted: boolean } {
+  #leads({ subset }: KnownRelation): boolean {
+    return authorityOf(this.#authority, subset).authoritative;
+  }
+
+  #relation(id: number): KnownRelation {
     const known = this.#relations.get(id);
     if (known === undefined) throw broken(`a change to relation ${id}, which was not described`);
     return known;
@@ -241,10 +251,7 @@ export class TransactionAssembler {
     const open = this.#open;
     if (open === null) throw broken('a commit outside of a transaction');
     this.#open = null;
-    for (const message of open.messages) {
-      if (message.t !== 'route' || message.epoch < this.#authority.epoch) continue;
-      this.#authority = { epoch: message.epoch, authoritative: message.side === this.#origin };
-    }
+    this.#authority = afterMessages(this.#authority, open.messages, this.#origin);
     return this.#part(open, endLsn, true);
   }
 
