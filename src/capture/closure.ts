@@ -135,11 +135,16 @@ export async function readClosure(client: pg.Client): Promise<Closure> {
   });
   const foreignKeys = (await client.query<Row>(FOREIGN_KEYS_SQL)).rows.map(tieFrom);
   const bound = (await client.query<Row>(BOUND_SQL)).rows.map(tieFrom);
-  const routines = (await client.query<Row>(ROUTINES_SQL)).rows.map(routineFrom);
+  const routines = await readRoutineList(client);
   const path = pathOf((await client.query<Row>(PATH_SQL)).rows[0]?.['path'] ?? 'public');
   const read = await readRoutines(routines, new Set(tables.map(({ table }) => table)), path);
   const unknown = tables.length === TABLES_MAX ? [`Only the ${TABLES_MAX} largest tables were read.`] : [];
   return { tables, foreignKeys, bound: [...bound, ...read.ties], unknown: [...unknown, ...read.unknown] };
+}
+
+/** The database's own functions and procedures, without those of extensions; at most {@link ROUTINES_MAX}. */
+export async function readRoutineList(client: pg.Client): Promise<readonly Routine[]> {
+  return (await client.query<Row>(ROUTINES_SQL)).rows.map(routineFrom);
 }
 
 function tieFrom(row: Row): Tie {
@@ -168,7 +173,8 @@ function routineFrom(row: Row): Routine {
   };
 }
 
-interface Body {
+/** What a function's body names, and why that may not be all. */
+export interface Body {
   readonly tables: readonly TableReference[];
   readonly calls: readonly TableReference[];
   /** Why it can't be read in full. */
@@ -222,6 +228,12 @@ export async function readRoutines(
       `(${problem}): ${names.slice(0, NAMED_MAX).join(', ')}${names.length > NAMED_MAX ? ', …' : ''}.`,
   );
   return { ties, unknown };
+}
+
+/** As far as it can be read. */
+export async function routineBody(routine: Routine, parser: PostgresParser): Promise<Body> {
+  await loadModule();
+  return bodyOf(routine, parser);
 }
 
 function bodyOf(routine: Routine, parser: PostgresParser): Body {

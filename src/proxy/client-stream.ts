@@ -114,7 +114,7 @@ export class ClientStream implements FrameVisitor {
 
   begin(type: number, payloadBytes: number): number {
     const { tracker } = this.#deps;
-    if (this.draining && this.#mustWait(type)) return STOP;
+    if (this.draining && this.mustWait(type)) return STOP;
     this.bytes += payloadBytes + 5;
     switch (type) {
       case FRONTEND.query:
@@ -164,7 +164,8 @@ export class ClientStream implements FrameVisitor {
     return cut && payloadBytes <= CLASSIFY_BYTES_MAX ? DROP : PASS;
   }
 
-  #mustWait(type: number): boolean {
+  /** A frame of this type may not follow what is on its way before that is answered, if nothing but that may be on its way. */
+  mustWait(type: number): boolean {
     const { tracker } = this.#deps;
     if (!tracker.awaitingReady) return false;
     switch (type) {
@@ -179,6 +180,12 @@ export class ClientStream implements FrameVisitor {
       default:
         return true;
     }
+  }
+
+  /** A Query of the client's is answered by an error and never sent: it ends the unnamed statement all the same. */
+  refusedQuery(): void {
+    this.#deps.tracker.sentQuery();
+    this.#dropUnnamed();
   }
 
   peek(type: number, bytes: Buffer, start: number, end: number, payloadBytes: number): void {

@@ -1,5 +1,9 @@
 /**
- * The gate in front of a subset: holds its sessions at their boundaries, has them moved, and lets them go on.
+ * The gate in front of the database: holds its sessions at their boundaries, has them moved, and lets them go on. There is
+ * one, whatever the subset that is switched: what an open transaction is yet to touch is not known.
+ *
+ * Where subsets are on different sides after a switch, no session is moved by it: each goes where its statements lead it
+ * (session-routing.ts). Where they meet on one side, the sessions that are elsewhere are moved.
  *
  * States:
  * - open: sessions are served; new ones come in.
@@ -18,16 +22,17 @@
  */
 import { setMaxListeners } from 'node:events';
 import { UnderstudyError, asUnderstudyError } from '../core/errors.js';
-import type {
-  HoldOptions,
-  HoldReport,
-  PrepareReport,
-  Route,
-  SessionBlocker,
-  Side,
-  StallReport,
-  SubsetId,
-  SwitchReport,
+import {
+  WHOLE_DATABASE,
+  type HoldOptions,
+  type HoldReport,
+  type PrepareReport,
+  type Route,
+  type SessionBlocker,
+  type Side,
+  type StallReport,
+  type SubsetId,
+  type SwitchReport,
 } from '../core/ports.js';
 import { StateCell } from '../core/state-machine.js';
 import type { GateParty } from './gate-party.js';
@@ -41,7 +46,6 @@ import { NO_STALL, stallReport } from './stall.js';
 export type GateState = 'open' | 'closing' | 'closed' | 'switching' | 'suspended';
 
 export interface GateDeps {
-  readonly subset: SubsetId;
   readonly context: SessionContext;
   readonly router: Router;
   readonly sessions: () => readonly Session[];
@@ -118,7 +122,7 @@ export class Gate {
         suspended: ['open'],
       },
       'open',
-      (from, to) => deps.context.log.debug({ subset: deps.subset, from, to }, 'gate'),
+      (from, to) => deps.context.log.debug({ from, to }, 'gate'),
     );
   }
 
@@ -197,8 +201,8 @@ export class Gate {
   }
 
   /** Warm connections to one side are of no use for the other. */
-  #aim(to: Side): void {
-    if (this.#deps.router.route(this.#deps.subset).side === to) {
+  #aim(subset: SubsetId, to: Side): void {
+    if (this.#deps.router.route(subset).side === to) {
       throw new UnderstudyError('already-cut-over', `sessions are on the ${to} already`);
     }
     if (this.#movingTo !== to) this.discardWarm();
@@ -208,15 +212,19 @@ export class Gate {
 
   // ----------------------------------------------------------------------------------------------------- prepare
 
-  async prepare(to: Side, signal: AbortSignal): Promise<PrepareReport> {
+  async prepare(subset: SubsetId, to: Side, signal: AbortSignal): Promise<PrepareReport> {
     if (!this.#state.is('open')) throw this.#busy();
     // Every session waits on it, and Node takes more than ten for a leak.
     setMaxListeners(0, signal);
-    this.#aim(to);
+    this.#aim(subset, to);
+    if (!this.#deps.router.united(subset, to)) return this.#prepareParting();
     await this.#deps.party.settled();
     if (!this.#state.is('open')) throw this.#busy();
     const { settings } = this.#deps.context;
-    const moves = this.#deps.sessions().map((session) => this.#moveOf(session, to));
+    const sessions = this.#deps.sessions();
+    const moves = sessions
+      .filter((session) => session.side !== to)
+      .map((session) => this.#moveOf(session, to));
     await Promise.all(
       moves.map(async (move) => {
         move.forget();
@@ -226,20 +234,28 @@ export class Gate {
     const pooled = await this.#deps.party.prepare(to, signal);
     if (signal.aborted) throw asUnderstudyError(signal.reason, 'cancelled', 'preparing the sessions');
     const present = moves.filter((move) => move.session.phase !== 'closed');
+    const there = sessions.filter((session) => session.side === to && session.phase !== 'closed').length;
     return {
-      sessions: present.length + pooled.sessions,
-      warm: present.filter((move) => move.warm).length + pooled.warm,
+      sessions: present.length + there + pooled.sessions,
+      warm: present.filter((move) => move.warm).length + there + pooled.warm,
       stale: present.filter((move) => !move.warm && move.blockers.length === 0).length + pooled.stale,
       blockers: [...present.flatMap((move) => move.blockers), ...pooled.blockers],
       binaryTypes: this.#deps.context.binaryTypes.of(to === 'source' ? 'destination' : 'source'),
     };
   }
 
+  /** No session is moved by the switch: nothing is to be made ready. */
+  #prepareParting(): PrepareReport {
+    const sessions = this.#deps.sessions().length;
+    this.#movingTo = null;
+    return { sessions, warm: sessions, stale: 0, blockers: [] };
+  }
+
   discardWarm(): void {
     for (const move of this.#moves.values()) move.discard();
     this.#moves.clear();
     this.#movingTo = null;
-    this.#deps.party.discardWarm(this.#deps.router.get(this.#deps.subset)?.side);
+    this.#deps.party.discardWarm(this.#deps.router.get(WHOLE_DATABASE)?.side);
   }
 
   // -------------------------------------------------------------------------------------------------------- hold
@@ -250,10 +266,12 @@ export class Gate {
    * 3. Ask again the sessions that changed since they were asked, and warm those that came late.
    * 4. Closed. Any failure on the way opens the gate again.
    */
-  async hold(to: Side, options: HoldOptions): Promise<HoldReport> {
+  async hold(subset: SubsetId, to: Side, options: HoldOptions): Promise<HoldReport> {
     if (!this.#state.is('open')) throw this.#busy();
-    this.#aim(to);
-    this.#refuseEarly(to, options);
+    this.#aim(subset, to);
+    const parting = !this.#deps.router.united(subset, to);
+    if (parting) this.#movingTo = null;
+    else this.#refuseEarly(to, options);
     const { clock } = this.#deps.context;
     const startedMs = clock.monotonicMs();
     this.#state.move('closing');
@@ -262,11 +280,13 @@ export class Gate {
       this.#deps.party.hold();
       await this.#drain(options);
       const drainedMs = clock.monotonicMs();
-      const [pooled] = await Promise.all([
-        this.#deps.party.refresh(to, options.signal),
-        this.#refreshStale(to, options.signal),
-      ]);
-      this.#refuseUnready(options, pooled);
+      if (!parting) {
+        const [pooled] = await Promise.all([
+          this.#deps.party.refresh(to, options.signal),
+          this.#refreshStale(to, options.signal),
+        ]);
+        this.#refuseUnready(to, options, pooled);
+      }
       if (options.signal.aborted) throw this.#aborted(options.signal);
       this.#state.move('closed');
       return {
@@ -282,7 +302,10 @@ export class Gate {
 
   #refuseEarly(to: Side, options: HoldOptions): void {
     if (options.signal.aborted) throw this.#aborted(options.signal);
-    const moves = this.#deps.sessions().map((session) => this.#moveOf(session, to));
+    const moves = this.#deps
+      .sessions()
+      .filter((session) => session.side !== to)
+      .map((session) => this.#moveOf(session, to));
     const pinned = moves.filter((move) => move.current && move.blockers.length > 0);
     if (options.onPinned === 'refuse' && pinned.length > 0) {
       throw pinnedError(pinned.flatMap((move) => move.blockers));
@@ -357,6 +380,7 @@ export class Gate {
     const { settings } = this.#deps.context;
     const moves = this.#deps
       .sessions()
+      .filter((session) => session.side !== to)
       .map((session) => this.#moveOf(session, to))
       .filter((move) => !move.warm && !move.session.replication && !move.session.backendLost);
     this.#refuseTooMany(moves.length);
@@ -368,8 +392,10 @@ export class Gate {
     if (signal.aborted) throw this.#aborted(signal);
   }
 
-  #refuseUnready(options: HoldOptions, pooled: readonly SessionBlocker[]): void {
-    const unready = [...this.#moves.values()].filter((move) => !move.warm && move.session.phase !== 'closed');
+  #refuseUnready(to: Side, options: HoldOptions, pooled: readonly SessionBlocker[]): void {
+    const unready = [...this.#moves.values()].filter(
+      (move) => !move.warm && move.session.phase !== 'closed' && move.session.side !== to,
+    );
     if (unready.length + pooled.length === 0 || options.onPinned === 'close') return;
     const blockers = [...unready.flatMap((move) => move.blockers), ...pooled];
     const refused = blockers.some((blocker) => blocker.reason === 'destination-refuses');
@@ -385,15 +411,23 @@ export class Gate {
 
   // ---------------------------------------------------------------------------------------------- switch, release
 
-  /** Every session that is not on the route's side yet takes its warm connection; one that has none is closed. */
-  async switchTo(route: Route): Promise<SwitchReport> {
+  /**
+   * Every session that is not on the route's side yet takes its warm connection; one that has none is closed. Where other
+   * subsets stay on the other side, sessions stay where they are, and are routed from now on.
+   */
+  async switchTo(subset: SubsetId, route: Route): Promise<SwitchReport> {
     this.#state.move('switching');
-    const { context, router, subset } = this.#deps;
+    const { context, router } = this.#deps;
     const signal = AbortSignal.timeout(context.settings.switchTimeoutMs);
     setMaxListeners(0, signal);
     // One may still be ending a prepared transaction.
     await this.#rested(context.settings.switchTimeoutMs, new AbortController().signal);
     router.set(subset, route);
+    if (router.armed) {
+      this.#routeSessions(true);
+      this.#state.move('closed');
+      return { moved: 0, closed: 0 };
+    }
     let moved = 0;
     let closed = 0;
     await Promise.all(
@@ -413,10 +447,22 @@ export class Gate {
         }
       }),
     );
+    this.#routeSessions(false);
     const pooled = this.#deps.party.switchTo(route.side);
     this.discardWarm();
     this.#state.move('closed');
     return { moved: moved + pooled.moved, closed: closed + pooled.closed };
+  }
+
+  /** Statements that name functions which change what a session holds must be known to do so, before any is looked at. */
+  #routeSessions(wanted: boolean): void {
+    if (wanted) this.#deps.context.text.setStatefulNames(this.#deps.statefulFunctions());
+    for (const session of this.#deps.sessions()) session.route(wanted);
+  }
+
+  /** Routes were set without a switch. */
+  routesChanged(): void {
+    this.#routeSessions(this.#deps.router.armed);
   }
 
   async #takeWarm(move: SessionMove, signal: AbortSignal): ReturnType<SessionMove['take']> {

@@ -26,6 +26,15 @@ export class HeldBytes {
     return chunk;
   }
 
+  /** Takes the first `count` bytes at most, as far as they are in one piece. */
+  take(count: number): Buffer | undefined {
+    const first = this.#chunks[0];
+    if (first === undefined || first.length <= count) return this.shift();
+    this.#chunks[0] = first.subarray(count);
+    this.#bytes -= count;
+    return first.subarray(0, count);
+  }
+
   /** The first `count` bytes in one piece, or fewer where there are no more. They stay held. */
   peek(count: number): Buffer {
     let first = this.#chunks[0];

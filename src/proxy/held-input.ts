@@ -45,6 +45,16 @@ export class HeldInput {
     return this.#bytes.shift();
   }
 
+  /** As {@link HeldBytes.take}. */
+  take(count: number): Buffer | undefined {
+    return this.#bytes.take(count);
+  }
+
+  /** Nothing more is kept: the client is not read. */
+  get full(): boolean {
+    return this.#bytes.length > this.#deps.bytesMax();
+  }
+
   /** The first `count` bytes in one piece, or fewer where there are no more. They stay held. */
   peek(count: number): Buffer {
     return this.#bytes.peek(count);

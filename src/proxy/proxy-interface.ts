@@ -4,6 +4,7 @@ import type { Clock } from '../core/clock.js';
 import type { Log } from '../core/log.js';
 import type { StatementTap, TrafficRecorder } from '../core/capture-ports.js';
 import type { Route, Side, SubsetId, TrafficControl, StallReport } from '../core/ports.js';
+import type { StatementReaches } from '../core/subset-ports.js';
 import type { BackendEndpoint } from './backend.js';
 import type { Places } from './client-places.js';
 import type { GateState } from './gate.js';
@@ -57,6 +58,8 @@ export interface Fellowship {
 
 export interface ProxyDeps {
   readonly fellowship?: Fellowship;
+  /** Absent: the database is one subset. `ids`: all of them, `rest` the last. Sessions only: no pool can be routed. */
+  readonly subsets?: { readonly ids: readonly SubsetId[]; readonly reaches: StatementReaches };
   readonly source: ProxyTarget;
   readonly destination: ProxyTarget;
   readonly verifiers: VerifierSource;
@@ -105,6 +108,8 @@ export interface ProxyStatus {
   readonly port: number;
   /** Null until a route is set. */
   readonly route: Route | null;
+  /** Where subsets are configured: whether they are on different sides, so that each statement is given one. */
+  readonly armed?: boolean;
   /** Why clients are refused; null while they are served. */
   readonly unavailable: string | null;
   /** All of them. */

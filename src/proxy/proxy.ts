@@ -35,8 +35,10 @@ import { poolModesIn } from './pool/pool-settings.js';
 import { Pools } from './pool/pools.js';
 import type { Door, Proxy, ProxyDeps, ProxyState, ProxyStatus } from './proxy-interface.js';
 import { NOT_NOW, STARTING } from './refusals.js';
-import { Router, known } from './router.js';
+import { Limiter } from './limiter.js';
+import { Router } from './router.js';
 import type { SessionContext, SessionInfo } from './session-context.js';
+import type { SubsetRouting } from './subset-routing.js';
 import { SessionWatch } from './session-watch.js';
 import type { ProxySettings, ReloadableSettings } from './settings.js';
 import type { ClientTls } from './tls.js';
@@ -52,7 +54,7 @@ class PostgresProxy implements Proxy {
   readonly #watch: SessionWatch;
   readonly #deps: ProxyDeps;
   readonly #door: Door;
-  readonly #router = new Router();
+  readonly #router: Router;
   readonly #oids = new TypeOids();
   readonly #gate: Gate;
   readonly #context: SessionContext;
@@ -73,6 +75,7 @@ class PostgresProxy implements Proxy {
     // Every handshake and every connection being opened listens to it.
     setMaxListeners(0, this.#stop.signal);
     this.#deps = deps;
+    this.#router = new Router(deps.subsets?.ids);
     const { log, clock, fellowship } = deps;
     const places = fellowship?.places ?? new ClientPlaces();
     this.#clients = new Clients({
@@ -92,7 +95,6 @@ class PostgresProxy implements Proxy {
     this.#pools = this.#makePools();
     this.#gate = new Gate({
       party: this.#pools,
-      subset: WHOLE_DATABASE,
       context: this.#context,
       router: this.#router,
       sessions: () => this.#clients.managedSessions(),
@@ -114,6 +116,7 @@ class PostgresProxy implements Proxy {
         ...this.#context,
         tap: null,
         mayPassHeld: () => false,
+        routing: null,
         onError: () => undefined,
         // OIDs of another database mean other types.
         binaryTypes: new BinaryTypes(),
@@ -139,6 +142,7 @@ class PostgresProxy implements Proxy {
       clock,
       log,
       mayPassHeld: () => this.#gate.mayPassHeld,
+      routing: this.#makeRouting(),
       oids: (began, present) => this.#oids.for(began, present),
       onAtRest: (session) => this.#clients.sessionAtRest(session),
       onClosed: (session) => this.#clients.sessionClosed(session),
@@ -147,6 +151,19 @@ class PostgresProxy implements Proxy {
         if (sqlState === FENCE_SQLSTATE || sqlState === GUARD_SQLSTATE) onFenceMet?.(sqlState);
       },
       cancelBackend: (backend) => this.#cancelBackend(backend),
+    };
+  }
+
+  #makeRouting(): SubsetRouting | null {
+    const { subsets, customSettings } = this.#deps;
+    if (subsets === undefined) return null;
+    const { askConcurrency, warmConcurrency } = this.#settings;
+    return {
+      router: this.#router,
+      reaches: subsets.reaches,
+      target: (side) => ({ side, ...this.#deps[side] }),
+      settingNames: customSettings,
+      slots: { ask: new Limiter(askConcurrency).run, open: new Limiter(warmConcurrency).run },
     };
   }
 
@@ -255,11 +272,16 @@ class PostgresProxy implements Proxy {
       throw new UnderstudyError('busy', `the gate is ${this.#gate.state}`);
     }
     this.#router.set(subset, route);
-    for (const session of this.#clients.managedSessions()) {
-      if (session.side !== route.side)
-        session.terminate('57P01', `the ${route.side} serves this database now`);
+    const home = this.#router.get(WHOLE_DATABASE);
+    if (home === undefined) return;
+    if (!this.#router.armed) {
+      for (const session of this.#clients.managedSessions()) {
+        if (session.side !== home.side)
+          session.terminate('57P01', `the ${home.side} serves this database now`);
+      }
     }
-    this.#pools.serve(route.side);
+    this.#gate.routesChanged();
+    this.#pools.serve(home.side);
     if (this.#unavailable === STARTING.message) this.setUnavailable(subset, null);
   }
 
@@ -267,44 +289,50 @@ class PostgresProxy implements Proxy {
     subset: SubsetId,
     refusal: { readonly sqlState: string; readonly message: string } | null,
   ): void {
-    known(subset);
+    this.#known(subset);
     if (refusal === null) this.#gate.resume();
     else this.#gate.suspend(refusal.sqlState, refusal.message);
     this.#unavailable = refusal?.message ?? null;
   }
 
   async prepare(subset: SubsetId, to: Side, signal: AbortSignal): Promise<PrepareReport> {
-    const gate = this.#gateOf(subset);
+    this.#known(subset);
     const { namedOids } = this.#deps;
     if (namedOids !== undefined) {
       this.#oids.update(...(await Promise.all([namedOids('source'), namedOids('destination')])));
     }
-    return await gate.prepare(to, signal);
+    return await this.#gate.prepare(subset, to, signal);
   }
 
   hold(subset: SubsetId, to: Side, options: HoldOptions): Promise<HoldReport> {
-    return this.#gateOf(subset).hold(to, options);
+    this.#known(subset);
+    return this.#gate.hold(subset, to, options);
   }
 
   switchTo(subset: SubsetId, route: Route): Promise<SwitchReport> {
-    return this.#gateOf(subset).switchTo(route);
+    this.#known(subset);
+    return this.#gate.switchTo(subset, route);
   }
 
   release(subset: SubsetId): StallReport {
-    return this.#gateOf(subset).release();
+    this.#known(subset);
+    return this.#gate.release();
   }
 
   failHeld(subset: SubsetId, sqlState: string, message: string): void {
-    this.#gateOf(subset).failHeld(sqlState, message);
+    this.#known(subset);
+    this.#gate.failHeld(sqlState, message);
   }
 
   discardWarm(subset: SubsetId): void {
-    this.#gateOf(subset).discardWarm();
+    this.#known(subset);
+    this.#gate.discardWarm();
   }
 
-  #gateOf(subset: SubsetId): Gate {
-    known(subset);
-    return this.#gate;
+  /** One gate stands in front of all. Throws `internal` for a subset that there is not. */
+  #known(subset: SubsetId): void {
+    if (subset !== WHOLE_DATABASE && !this.#router.has(subset))
+      throw new UnderstudyError('internal', `there is no subset ${subset}`);
   }
 
   // ------------------------------------------------------------------------------------------------------- status
@@ -319,6 +347,7 @@ class PostgresProxy implements Proxy {
       state: this.#state.current,
       ...this.#address(),
       route: this.#router.get(WHOLE_DATABASE) ?? null,
+      ...(this.#router.subsets.length > 1 ? { armed: this.#router.armed } : {}),
       unavailable: this.#unavailable,
       sessions: clients.length,
       passedThrough: clients.length - managed.length,

@@ -1,36 +1,69 @@
 /**
- * Which side serves a subset. While all subsets are on one side no statement is looked at; there is one subset now.
+ * Which side serves which subset. While all subsets are on one side no statement is looked at; once they differ, the router
+ * is armed, and each transaction is given its side (session-routing.ts).
  *
- * A subset has no route until one is set: at startup the side that may be written has to be found out first.
+ * A subset has no route until one is set: at startup the side that may be written has to be found out first. Without
+ * subsets in the configuration there is one, `all`. With them, `all` stands for where a connection begins: at `rest`.
  */
 import { UnderstudyError } from '../core/errors.js';
-import { WHOLE_DATABASE, type Route, type SubsetId } from '../core/ports.js';
+import { WHOLE_DATABASE, type Route, type Side, type SubsetId } from '../core/ports.js';
 
 export class Router {
+  readonly subsets: readonly SubsetId[];
   readonly #routes = new Map<SubsetId, Route>();
+  readonly #home: SubsetId;
+
+  /** `subsets`: those of the configuration and `rest`, which is the last. */
+  constructor(subsets: readonly SubsetId[] = [WHOLE_DATABASE]) {
+    this.subsets = subsets;
+    this.#home = subsets.at(-1) ?? WHOLE_DATABASE;
+  }
 
   /** Throws `route-unknown` before the first `set`. */
   route(subset: SubsetId): Route {
-    const route = this.#routes.get(known(subset));
+    const route = this.get(subset);
     if (route === undefined) {
       throw new UnderstudyError('route-unknown', 'which side serves the database is not known yet');
     }
     return route;
   }
 
+  /** Of `all`: undefined until every subset's route is known. */
   get(subset: SubsetId): Route | undefined {
-    return this.#routes.get(known(subset));
+    if (subset === WHOLE_DATABASE && this.#routes.size < this.subsets.length) return undefined;
+    return this.#routes.get(this.#known(subset));
   }
 
   set(subset: SubsetId, route: Route): void {
-    this.#routes.set(known(subset), route);
+    for (const each of subset === WHOLE_DATABASE ? this.subsets : [this.#known(subset)])
+      this.#routes.set(each, route);
   }
-}
 
-/** Sides of key ranges or tenants come later; until then any other name is a mistake of the caller's. */
-export function known(subset: SubsetId): SubsetId {
-  if (subset !== WHOLE_DATABASE) {
+  /** Whether `subset` is one that a switch can be of. */
+  has(subset: SubsetId): boolean {
+    return this.subsets.includes(subset);
+  }
+
+  /** All routes are known and not all lead to one side. */
+  get armed(): boolean {
+    return this.subsets.length > 1 && this.get(WHOLE_DATABASE) !== undefined && this.#sides.size > 1;
+  }
+
+  /** The side all would be on once `subset` is on `side`; null where they would differ. */
+  united(subset: SubsetId, side: Side): boolean {
+    return this.subsets.every(
+      (each) => each === subset || subset === WHOLE_DATABASE || this.#routes.get(each)?.side === side,
+    );
+  }
+
+  get #sides(): ReadonlySet<Side> {
+    return new Set([...this.#routes.values()].map(({ side }) => side));
+  }
+
+  /** Throws `internal`: sides of key ranges or tenants come later; until then any other name is a mistake of the caller's. */
+  #known(subset: SubsetId): SubsetId {
+    if (subset === WHOLE_DATABASE) return this.#home;
+    if (this.has(subset)) return subset;
     throw new UnderstudyError('internal', `there is no subset ${subset}`);
   }
-  return subset;
 }

@@ -108,6 +108,8 @@ export class ServerStream implements FrameVisitor {
   fatal: Buffer | null = null;
   /** What the client is told where the proxy has cancelled its statement, in place of the server's own words. */
   cancelled: ErrorResponseFields | null = null;
+  /** What the client is told in place of the next error, which the proxy brought about to refuse a statement. */
+  refusing: ErrorResponseFields | null = null;
   /** A ReadyForQuery came since this was last set to false. */
   sawReady = false;
 
@@ -143,7 +145,7 @@ export class ServerStream implements FrameVisitor {
     const { tracker, log } = this.#deps;
     switch (type) {
       case BACKEND.errorResponse:
-        return this.cancelled === null ? PEEK : PEEK | DROP;
+        return this.cancelled === null && this.refusing === null ? PEEK : PEEK | DROP;
       case BACKEND.copyInResponse:
         tracker.gotCopyIn();
         return PASS;
@@ -236,7 +238,16 @@ export class ServerStream implements FrameVisitor {
     const frame = encodeFrame(BACKEND.errorResponse, payload);
     if (isFatal(error.severity)) {
       this.fatal = frame;
-      if (this.cancelled !== null) this.#deps.forward(frame);
+      if (this.cancelled !== null || this.refusing !== null) this.#deps.forward(frame);
+      return;
+    }
+    const { refusing } = this;
+    if (refusing !== null) {
+      this.refusing = null;
+      log.failed(tracker.answered, this.walker.position, refusing.sqlState);
+      tracker.gotError();
+      if (this.#ownDue) this.#choose();
+      this.#deps.forward(encodeErrorResponse(refusing));
       return;
     }
     this.#deps.onError(error.sqlState);

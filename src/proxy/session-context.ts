@@ -11,6 +11,7 @@ import type { SessionPhase } from './session-phases.js';
 import type { Session } from './session.js';
 import type { SessionOids } from './type-oids.js';
 import type { Reply } from './reply-reader.js';
+import type { SubsetRouting } from './subset-routing.js';
 
 export interface SessionContext {
   readonly settings: ProxySettings;
@@ -24,6 +25,8 @@ export interface SessionContext {
   readonly mayPassHeld: () => boolean;
   /** For a session that began on one side and is to sit on another. */
   readonly oids: (began: Side, present: Side) => SessionOids | null;
+  /** Null unless subsets are configured. */
+  readonly routing: SubsetRouting | null;
   readonly onAtRest: (session: Session) => void;
   readonly onClosed: (session: Session) => void;
   /** SQLSTATE of an error a client met. */

@@ -33,6 +33,11 @@ export interface MoveSlots {
   readonly open: Slot;
 }
 
+export interface AskedState {
+  readonly state: SessionState;
+  readonly change: number;
+}
+
 export interface MoveDeps {
   readonly context: SessionContext;
   /** Names of custom settings known from elsewhere: function bodies, policies, role and database settings. */
@@ -259,6 +264,21 @@ export class SessionMove {
   forget(): void {
     this.#state = null;
     this.#askedAtChange = -1;
+    this.#pins = [];
+  }
+
+  /** What the session held when it was asked, and at which of its changes; null where it was not. */
+  get asked(): AskedState | null {
+    return this.#state === null ? null : { state: this.#state, change: this.#askedAtChange };
+  }
+
+  /** The session has just left this connection, which holds what it was asked for: for the way back. */
+  keep(left: WarmConnection, asked: AskedState): void {
+    this.#dropWarm();
+    this.#warm = left;
+    this.#given = asked.state;
+    this.#state = asked.state;
+    this.#askedAtChange = asked.change;
     this.#pins = [];
   }
 

@@ -50,6 +50,11 @@ export class SessionOwn {
     return this.questions.ask(sql);
   }
 
+  /** As `ask`, at once: also within a transaction. The caller sees to it that nothing is under way. */
+  askAnyway(sql: string): Promise<Reply> {
+    return this.#sendQuestion(sql);
+  }
+
   #sendQuestion(sql: string): Promise<Reply> {
     const reply = this.#expect('own-query');
     this.#deps.toServer(Buffer.concat([encodeRawQuery(sql), this.unnamedAgain()]));

@@ -132,10 +132,7 @@ export class SessionSockets {
    * together with what follows, and the old connection is closed after it.
    */
   exchange(backend: Backend): void {
-    this.#detach();
-    this.uncork();
-    const old = this.#backend.socket;
-    this.#backend = backend;
+    const old = this.#leave(backend).socket;
     this.#client.cork();
     backend.socket.cork();
     this.#corked = true;
@@ -143,6 +140,19 @@ export class SessionSockets {
       this.uncork();
       closeWith(old, encodeTerminate(), LEAVE_TIMEOUT_MS);
     }, CORKED_MS);
+  }
+
+  /** As `exchange`, at once; the old connection, which nobody reads now, is the caller's. */
+  exchangeKeeping(backend: Backend): Backend {
+    return this.#leave(backend);
+  }
+
+  #leave(backend: Backend): Backend {
+    this.#detach();
+    this.uncork();
+    const old = this.#backend;
+    this.#backend = backend;
+    return old;
   }
 
   /** Sends what is kept since `exchange`. */
@@ -176,6 +186,8 @@ export class SessionSockets {
   #attach(): void {
     const { socket, leftover } = this.#backend;
     socket.on('drain', this.#onBackendDrain);
+    // It may have been here before.
+    socket.off('error', ignore);
     socket.on('error', ignore);
     socket.on('close', this.#deps.onBackendGone);
     this.#backendPaused = this.#client.writableNeedDrain;

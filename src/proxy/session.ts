@@ -42,9 +42,11 @@ import { SessionOwn } from './session-own.js';
 import { isReplication, sessionPhase, type SessionPhase } from './session-phases.js';
 import { SessionSockets, TOO_DEEP } from './session-sockets.js';
 import type { SessionActivity } from './session-watch.js';
+import { SessionRouting } from './session-routing.js';
 import { StatementLog } from './statement-log.js';
+import { SideMoves } from './subset-moves.js';
 import type { SessionOids } from './type-oids.js';
-import type { WarmConnection } from './warm-connection.js';
+import { WarmConnection } from './warm-connection.js';
 
 /** What a client did before it became a session. */
 export interface AdoptedClient {
@@ -81,6 +83,10 @@ export class Session {
   #recordedBytes = 0;
   readonly #types: SessionBinaryTypes;
   #gateClosed = false;
+  /** Where subsets are on different sides: what gives each of its statements one. */
+  #routing: SessionRouting | null = null;
+  /** It is to be made, or ended, at the next boundary. */
+  #routingWanted: boolean | null = null;
   #cancelWanted = false;
   /** What runs was cancelled for taking too long. */
   #late = false;
@@ -144,6 +150,7 @@ export class Session {
       forward: this.#forwarder(),
     });
     this.#serverStream = this.#newServerStream();
+    if (context.routing?.router.armed === true) this.route(true);
   }
 
   get phase(): SessionPhase {
@@ -169,7 +176,7 @@ export class Session {
 
   /** Outside a transaction with nothing in flight. */
   get idle(): boolean {
-    return this.#atBoundary();
+    return this.#mayRest();
   }
 
   /** For the watch over what lasts too long (session-watch.ts). */
@@ -250,6 +257,7 @@ export class Session {
     });
     this.#held.clear();
     this.#answers.drop();
+    this.#routing?.end();
     this.#own.lost('the session was closed');
     this.#context.onClosed(this);
   }
@@ -260,7 +268,8 @@ export class Session {
     switch (this.#phase.current) {
       case 'serving':
       case 'draining':
-        if (this.#held.length > 0) this.#held.keep(chunk);
+        // `#settle` sends on what is to be routed.
+        if (this.#held.length > 0 || this.#routing !== null) this.#held.keep(chunk);
         else this.#walkClient(chunk, true);
         break;
       case 'held':
@@ -315,6 +324,7 @@ export class Session {
       this.#close(null);
       return;
     }
+    if (this.#routing !== null) return;
     if (type !== FRONTEND.query && type !== FRONTEND.parse) return;
     const length = header.readInt32BE(1) + 1;
     if (length < 5 || length > CLASSIFY_BYTES_MAX || this.#held.length < length) return;
@@ -390,6 +400,10 @@ export class Session {
     );
   }
 
+  #mayRest(): boolean {
+    return this.#atBoundary() && this.#routing?.moving !== true;
+  }
+
   /** After anything that may have settled something: goes on with what waited for that. */
   #settle(): void {
     if (this.#phase.is('closed')) return;
@@ -399,9 +413,11 @@ export class Session {
       if (this.#tracker.awaitingReady || this.#tracker.owesExtended)
         this.#context.cancelBackend(this.backend);
     }
+    if (this.#routing !== null && this.#phase.is('serving', 'draining')) this.#routing.go();
     if (this.#phase.is('draining')) {
-      if (this.#held.length > 0 && !this.#tracker.awaitingReady && !this.#atBoundary()) this.#pump();
-      if (this.#phase.is('draining') && this.#atBoundary()) this.#rest();
+      const goesOn = this.#routing === null && this.#held.length > 0 && !this.#tracker.awaitingReady;
+      if (goesOn && !this.#atBoundary()) this.#pump();
+      if (this.#phase.is('draining') && this.#mayRest()) this.#rest();
     }
     this.#own.questions.settle();
     if (this.#clientEnded && this.#phase.is('serving', 'draining') && this.#held.length === 0)
@@ -436,8 +452,87 @@ export class Session {
     this.#phase.move('held');
     this.#serverStream.whole = true;
     this.#held.putBack(this.clientStream.walker.takePartialHeader());
+    if (this.#routingWanted !== null) {
+      this.#setRouting(this.#routingWanted);
+      if (!this.#gateClosed) {
+        this.#serve();
+        return;
+      }
+    }
     this.#lookAtHeld();
     if (this.#phase.is('held')) this.#context.onAtRest(this);
+  }
+
+  // ------------------------------------------------------------------------------------------------------ subsets
+
+  /** Begins, or ceases, to give each of its statements a side; at once where it is at rest, else at its next boundary. */
+  route(wanted: boolean): void {
+    const present = this.#routing !== null;
+    this.#routingWanted = null;
+    if (this.replication || wanted === present || this.#phase.is('closed')) return;
+    const quiet = this.#mayRest() && this.#held.length === 0 && this.#routing?.atRest !== false;
+    if (this.atRest || quiet) {
+      this.#held.putBack(this.clientStream.walker.takePartialHeader());
+      this.#setRouting(wanted);
+      return;
+    }
+    this.#routingWanted = wanted;
+    if (!this.#phase.is('serving')) return;
+    this.#phase.move('draining');
+    this.clientStream.draining = true;
+    this.#settle();
+  }
+
+  #setRouting(wanted: boolean): void {
+    this.#routingWanted = null;
+    this.#routing?.end();
+    this.#routing = null;
+    const { routing } = this.#context;
+    if (!wanted || routing === null) return;
+    const { slots, target, settingNames } = routing;
+    this.#routing = new SessionRouting(routing, {
+      tracker: this.#tracker,
+      held: this.#held,
+      clientStream: this.clientStream,
+      moves: new SideMoves(this, { context: this.#context, settingNames, target, slots }),
+      side: () => this.#side,
+      closed: () => this.#phase.is('closed'),
+      mayBegin: () => this.#phase.is('serving') || (this.#phase.is('draining') && !this.#atBoundary()),
+      clientEnded: () => this.#clientEnded,
+      pass: (chunk) => void this.#walkClient(chunk, false),
+      toServer: (bytes) => this.#sockets.toServer(bytes),
+      ask: (sql) => this.#own.askAnyway(sql),
+      again: (messages, kind) => this.#own.send(messages, kind),
+      unnamedAgain: () => {
+        const again = this.#own.unnamedAgain();
+        if (again.length > 0) this.#sockets.toServer(again);
+      },
+      refusing: (error) => {
+        this.#context.onError(error.sqlState);
+        this.#serverStream.refusing = error;
+      },
+      parameter: (name) => this.#parameters.get(name),
+      terminate: (sqlState, message) => this.terminate(sqlState, message),
+      settle: () => this.#settle(),
+    });
+  }
+
+  /** As `swap`, in the middle of its client's work; the connection it leaves is returned for the way back. */
+  swapAside(warm: WarmConnection, side: Side): WarmConnection | null {
+    const { settings } = this.#context;
+    const { walker } = this.#serverStream;
+    const cut = walker.insideFrame || walker.partialHeaderBytes > 0;
+    const left = this.#exchange(warm, side, (backend) => this.#sockets.exchangeKeeping(backend));
+    this.#serverStream.whole = false;
+    if (left === null) return null;
+    // What is left of a message that it was saying can't be told from the next.
+    if (cut) left.socket.destroy();
+    if (left.socket.destroyed) return null;
+    return new WarmConnection(
+      { ...left, leftover: Buffer.alloc(0) },
+      { frameBytesMax: settings.frameBytesMax, replyBytesMax: settings.stateBytesMax },
+      true,
+    );
   }
 
   // ------------------------------------------------------------------------------------------------- gate's orders
@@ -477,7 +572,7 @@ export class Session {
     this.clientStream.draining = false;
     this.#phase.move('serving');
     this.#serverStream.whole = false;
-    this.#pump();
+    if (this.#routing === null) this.#pump();
     this.#settle();
   }
 
@@ -488,9 +583,20 @@ export class Session {
       return;
     }
     if (!this.atRest) throw new UnderstudyError('internal', `moving a session that is ${this.phase}`);
+    this.#exchange(warm, side, (backend) => {
+      this.#sockets.exchange(backend);
+      return null;
+    });
+  }
+
+  #exchange(
+    warm: WarmConnection,
+    side: Side,
+    exchange: (backend: Backend) => Backend | null,
+  ): Backend | null {
     this.#own.exchanges.lost('the session has moved');
     const notifications = warm.take();
-    this.#sockets.exchange(warm.backend);
+    const left = exchange(warm.backend);
     this.#side = side;
     this.#backendLost = false;
     this.#tracker.reset();
@@ -508,6 +614,7 @@ export class Session {
     this.#sockets.resumeBackend();
     const again = this.#own.unnamedAgain();
     if (again.length > 0) this.#sockets.queueToServer(again);
+    return left;
   }
 
   /** Answers what is held, and what comes, with this error; until `release`. */

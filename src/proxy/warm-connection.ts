@@ -20,6 +20,7 @@ import {
 import { encodeRawQuery } from '../wire/postgres/raw-text.js';
 import type { Backend } from './backend.js';
 import { ReplyReader, type Reply } from './reply-reader.js';
+import { feedFrom, type SocketFeed } from './socket-feed.js';
 
 interface OpenExchange {
   readonly replies: Reply[];
@@ -39,11 +40,19 @@ export class WarmConnection {
   #exchange: OpenExchange | null = null;
   readonly #reply: ReplyReader;
   #notifications: Buffer[] = [];
+  #feed: SocketFeed | null = null;
   readonly #onData = (chunk: Buffer): void => this.#read(chunk);
   readonly #onGone = (): void => this.#die('the server closed the connection');
 
-  /** Takes a backend fresh from `openBackend`. `replyBytesMax` bounds the rows of an answer. */
-  constructor(backend: Backend, bounds: { readonly frameBytesMax: number; readonly replyBytesMax: number }) {
+  /**
+   * Takes a backend fresh from `openBackend`, or one that a session has left at rest (`relayed`). `replyBytesMax` bounds
+   * the rows of an answer.
+   */
+  constructor(
+    backend: Backend,
+    bounds: { readonly frameBytesMax: number; readonly replyBytesMax: number },
+    relayed = false,
+  ) {
     this.backend = backend;
     this.#reply = new ReplyReader(bounds.replyBytesMax);
     this.#socket = backend.socket;
@@ -57,9 +66,11 @@ export class WarmConnection {
       { frameBytesMax: bounds.frameBytesMax, peekBytesMax: bounds.replyBytesMax },
       SHOW_ALL,
     );
-    this.#socket.on('data', this.#onData);
     this.#socket.on('error', this.#onGone);
     this.#socket.on('close', this.#onGone);
+    if (relayed) this.#feed = feedFrom(this.#socket, this.#onData);
+    else this.#socket.on('data', this.#onData);
+    if (this.#socket.destroyed) this.#onGone();
     if (backend.leftover.length > 0) this.#read(backend.leftover);
     this.#socket.resume();
   }
@@ -121,6 +132,7 @@ export class WarmConnection {
   }
 
   #detach(): void {
+    this.#feed?.stop();
     this.#socket.off('data', this.#onData);
     this.#socket.off('error', this.#onGone);
     this.#socket.off('close', this.#onGone);

@@ -1,0 +1,239 @@
+/**
+ * What a text touches, for sending it to its side: read by PostgreSQL's parser, resolved through the catalogs. What is not
+ * known for certain is `unknown`, with the reason; nothing is guessed.
+ */
+import { createHash } from 'node:crypto';
+import type { NameScope, StatementReach } from '../../core/subset-ports.js';
+import { pathOf } from '../catalog-read.js';
+import type { PostgresParser } from '../parser.js';
+import { analyse } from '../tree-footprint.js';
+import { asArray, asNode, asText, isNode, only, type Node } from '../tree-nodes.js';
+import type { Found, ReachCatalog } from './reach-catalog.js';
+
+export const REACH_CHARACTERS_MAX = 1_000_000;
+
+type Redo = StatementReach['redo'];
+
+/** Never throws. */
+export function reachOf(
+  text: string,
+  { searchPath, user, prepared }: NameScope,
+  catalog: ReachCatalog,
+  parser: PostgresParser,
+): StatementReach {
+  const parsed = text.length > REACH_CHARACTERS_MAX ? null : parser.parse(text);
+  if (parsed === null || parsed.fingerprint === '') {
+    const fingerprint = createHash('sha256').update(text).digest('hex').slice(0, 16);
+    return unread(fingerprint, 'PostgreSQL’s parser does not understand it');
+  }
+  const reader = new ReachReader(pathWith(searchPath, user), catalog, prepared === true);
+  try {
+    for (const statement of parsed.statements) reader.statement(statement);
+  } catch {
+    return unread(parsed.fingerprint, 'it is nested too deep');
+  }
+  return reader.reach(parsed.fingerprint);
+}
+
+export function unread(fingerprint: string, why: string): StatementReach {
+  return { fingerprint, subsets: [], unknown: why, redo: 'anchor', changesScope: true, executes: [] };
+}
+
+/** As {@link pathOf}, which leaves `"$user"` out. */
+function pathWith(setting: string, user: string): readonly string[] {
+  return pathOf(setting.replaceAll('"$user"', `"${user.replaceAll('"', '""')}"`));
+}
+
+/** What decides which table a name stands for. */
+const NAMING = new Set(['search_path', 'role', 'session_authorization', 'SESSION AUTHORIZATION']);
+const DATA = new Set([
+  'SelectStmt',
+  'InsertStmt',
+  'UpdateStmt',
+  'DeleteStmt',
+  'MergeStmt',
+  'CopyStmt',
+  'TruncateStmt',
+  'LockStmt',
+  'DeclareCursorStmt',
+]);
+/** Without a table: neither read nor changed. */
+const PLAIN: Readonly<Record<string, Redo>> = {
+  VariableShowStmt: 'skip',
+  UnlistenStmt: 'skip',
+  // Prepared statements outlive their transaction, and are carried over with the session.
+  DeallocateStmt: 'skip',
+  ConstraintsSetStmt: 'repeat',
+  DiscardStmt: 'anchor',
+  FetchStmt: 'anchor',
+  ClosePortalStmt: 'anchor',
+};
+const REFUSED: Readonly<Record<string, string>> = {
+  ListenStmt: 'LISTEN would hear one side only',
+  NotifyStmt: 'NOTIFY is heard on one side only',
+  DoStmt: 'what DO runs can’t be known',
+  LoadStmt: 'LOAD is for one side only',
+  VacuumStmt: 'VACUUM and ANALYZE are for one side only',
+  ClusterStmt: 'CLUSTER is for one side only',
+  CheckPointStmt: 'CHECKPOINT is for one side only',
+};
+
+class ReachReader {
+  readonly #path: readonly string[];
+  readonly #catalog: ReachCatalog;
+  readonly #prepared: boolean;
+  readonly #found: Found = { subsets: new Set(), unknown: null, volatile: false };
+  readonly #executes = new Set<string>();
+  #redo: Redo = 'skip';
+  #changesScope = false;
+
+  constructor(path: readonly string[], catalog: ReachCatalog, prepared: boolean) {
+    this.#path = path;
+    this.#catalog = catalog;
+    this.#prepared = prepared;
+  }
+
+  reach(fingerprint: string): StatementReach {
+    return {
+      fingerprint,
+      subsets: [...this.#found.subsets].sort(),
+      unknown: this.#found.unknown,
+      redo: this.#found.volatile ? 'anchor' : this.#redo,
+      changesScope: this.#changesScope,
+      executes: [...this.#executes],
+    };
+  }
+
+  #refuse(why: string): void {
+    this.#found.unknown ??= why;
+  }
+
+  /** Names mean something else from here on. */
+  #renames(): void {
+    this.#changesScope = true;
+  }
+
+  #again(redo: Redo): void {
+    if (redo === 'anchor' || (redo === 'repeat' && this.#redo === 'skip')) this.#redo = redo;
+  }
+
+  statement(wrapped: Node): void {
+    const [name, node] = only(wrapped);
+    if (DATA.has(name)) {
+      this.#data(name, node, wrapped);
+      return;
+    }
+    const refused = REFUSED[name];
+    if (refused !== undefined) {
+      this.#refuse(refused);
+      return;
+    }
+    const plain = PLAIN[name];
+    if (plain !== undefined) {
+      this.#again(plain);
+      if (name === 'DiscardStmt') this.#renames();
+      return;
+    }
+    switch (name) {
+      case 'TransactionStmt':
+        this.#transaction(node);
+        return;
+      case 'VariableSetStmt':
+        this.#again('repeat');
+        if (node['kind'] === 'VAR_RESET_ALL' || NAMING.has(asText(node['name']))) this.#renames();
+        if (node['name'] === 'TRANSACTION SNAPSHOT') this.#refuse('a snapshot is of use on one side only');
+        return;
+      case 'PrepareStmt':
+        if (this.#prepared) this.statement(asNode(node['query']));
+        return;
+      case 'ExecuteStmt':
+        this.#executes.add(asText(node['name']));
+        this.#functions(node);
+        return;
+      case 'ExplainStmt':
+        this.statement(asNode(node['query']));
+        return;
+      case 'CallStmt':
+        this.#functions({ FuncCall: node['funccall'] });
+        return;
+      default:
+        this.#refuse('the schema must not be changed');
+    }
+  }
+
+  #data(name: string, node: Node, wrapped: Node): void {
+    const { accesses, changesCatalog } = analyse([wrapped]);
+    if (changesCatalog) this.#refuse('the schema must not be changed');
+    if (this.#changesScope && accesses.length > 0)
+      this.#refuse('it sets what names mean and uses them at once');
+    for (const { table } of accesses) this.#catalog.relation(table, this.#path, this.#found);
+    if (name === 'LockStmt') this.#again('anchor');
+    if (name === 'CopyStmt' && node['is_program'] === true) this.#refuse('COPY PROGRAM is for one side only');
+    this.#functions(wrapped);
+  }
+
+  #transaction(node: Node): void {
+    switch (node['kind']) {
+      case 'TRANS_STMT_PREPARE':
+      case 'TRANS_STMT_COMMIT_PREPARED':
+      case 'TRANS_STMT_ROLLBACK_PREPARED':
+        this.#refuse('prepared transactions belong to one side');
+        return;
+      case 'TRANS_STMT_COMMIT':
+      case 'TRANS_STMT_ROLLBACK':
+        this.#again(node['chain'] === true ? 'anchor' : 'skip');
+        return;
+      case 'TRANS_STMT_ROLLBACK_TO':
+        // What was set behind it is undone.
+        this.#renames();
+        this.#again('repeat');
+        return;
+      default:
+        this.#again('repeat');
+    }
+  }
+
+  /** Calls anywhere in it, and what stands for one. */
+  #functions(value: unknown): void {
+    if (Array.isArray(value)) {
+      for (const item of value) this.#functions(item);
+      return;
+    }
+    if (!isNode(value)) return;
+    for (const name in value) {
+      const inner = value[name];
+      if (typeof inner !== 'object' || inner === null) continue;
+      if (name === 'FuncCall') this.#call(asNode(inner));
+      else if (name === 'SQLValueFunction') this.#valueFunction(asNode(inner));
+      this.#functions(inner);
+    }
+  }
+
+  #call(node: Node): void {
+    const names = asArray(node['funcname']).map((each) => asText(asNode(asNode(each)['String'])['sval']));
+    const name = names.at(-1) ?? '';
+    if (name === 'set_config') {
+      this.#again('repeat');
+      const setting = literalOf(asArray(node['args'])[0]);
+      if (setting === null || NAMING.has(setting.toLowerCase())) this.#renames();
+    }
+    this.#catalog.call(
+      { schema: names.at(-2) ?? null, name },
+      literalOf(asArray(node['args'])[0]),
+      this.#path,
+      this.#found,
+    );
+  }
+
+  #valueFunction(node: Node): void {
+    if (/^SVFOP_(?:CURRENT_(?:DATE|TIME)|LOCALTIME)/.test(asText(node['op']))) this.#again('anchor');
+  }
+}
+
+/** A string written out, perhaps with a cast. */
+function literalOf(argument: unknown): string | null {
+  const [name, node] = only(argument);
+  if (name === 'TypeCast') return literalOf(node['arg']);
+  if (name !== 'A_Const' || !isNode(node['sval'])) return null;
+  return asText(node['sval']['sval']);
+}

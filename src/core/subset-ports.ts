@@ -1,0 +1,39 @@
+/** Between the proxy, which has to send each statement to its side, and whoever can read statements. No logic here. */
+import type { SubsetId } from './ports.js';
+
+/** What decides how a name in a statement is read. */
+export interface NameScope {
+  /** As SHOW search_path tells it. */
+  readonly searchPath: string;
+  /** Whose name `"$user"` stands for. */
+  readonly user: string;
+  /** The text is that of a statement prepared by SQL: what counts is what running it does. */
+  readonly prepared?: true;
+}
+
+/** What a text touches, of all its statements together. */
+export interface StatementReach {
+  /** 16 hexadecimal digits. */
+  readonly fingerprint: string;
+  /** Of the tables it reads, writes or locks; ascending. */
+  readonly subsets: readonly SubsetId[];
+  /** Why it can't be said what it touches, or why neither side can be given it; null where that is known. */
+  readonly unknown: string | null;
+  /**
+   * What becomes of it where it touches no table, and its transaction then turns out to be the other side's:
+   * skip: nothing of it is left to do there. repeat: it is run there again. anchor: its answer is this side's, or can't be
+   * had twice, so the transaction stays.
+   */
+  readonly redo: 'skip' | 'repeat' | 'anchor';
+  /** The search path, or whom `"$user"` stands for, may be another one afterwards. */
+  readonly changesScope: boolean;
+  /** Statements prepared by SQL that it runs, by name. */
+  readonly executes: readonly string[];
+}
+
+export interface StatementReaches {
+  /** Undefined where it has not been read, or the catalogs have changed since. */
+  known(text: string, scope: NameScope): StatementReach | undefined;
+  /** Throws what keeps it from being read; never hangs longer than its bound. */
+  read(text: string, scope: NameScope): Promise<StatementReach>;
+}
