@@ -2,6 +2,8 @@
 import type { StatementTap, TrafficRecorder } from '../core/capture-ports.js';
 import type { DatabaseEndpoint, Side } from '../core/ports.js';
 import type { Clock } from '../core/clock.js';
+import type { StatementReaches } from '../core/subset-ports.js';
+import { subsetIds } from '../core/subsets.js';
 import type { Log } from '../core/log.js';
 import { UnderstudyError } from '../core/errors.js';
 import { POOL_DEFAULTS } from '../proxy/pool/pool-settings.js';
@@ -41,6 +43,8 @@ export interface ProxyPartsDeps {
   /** How many proxies share what is configured, this one among them; 1 where absent. */
   readonly workers?: number;
   readonly fellowship?: Fellowship;
+  /** Only where subsets are configured. */
+  readonly reaches?: StatementReaches | undefined;
 }
 
 /** A proxy in this process. Throws `config-invalid`. */
@@ -51,6 +55,9 @@ export function makeProxy(deps: ProxyPartsDeps): ProxyParts<Proxy> {
   let names: readonly string[] = [];
   const proxy = createProxy(shareOf(proxySettings(config), deps.workers ?? 1), {
     ...(deps.fellowship === undefined ? {} : { fellowship: deps.fellowship }),
+    ...(deps.reaches === undefined
+      ? {}
+      : { subsets: { ids: subsetIds(config.subsets), reaches: deps.reaches } }),
     source: target('source', config.source),
     destination: target('destination', config.destination),
     verifiers,

@@ -5,7 +5,7 @@
  * Where the thread is down or late, `read` throws, and the statement is not sent: which side it belongs to is not known.
  */
 import { BoundedCache } from '../capture/bounded-cache.js';
-import { CATALOGS_CHANGED, type ReachTables, type ReachWorkerData } from '../capture/subset/service.js';
+import { CATALOGS_CHANGED, type ReachWorkerData } from '../capture/subset/service.js';
 import type { Clock } from '../core/clock.js';
 import { UnderstudyError } from '../core/errors.js';
 import type { Log } from '../core/log.js';
@@ -33,14 +33,13 @@ export class ReachThread implements StatementReaches {
   readonly #reading = new Map<string, Promise<StatementReach>>();
   /** Answers to questions asked before this changed are not kept. */
   #generation = 0;
-  #tables: ReachTables | undefined;
 
-  constructor({ source, destination, log, clock }: ReachThreadOptions) {
+  constructor({ source, destination, subsets, log, clock }: ReachThreadOptions) {
     this.#clock = clock;
     this.#thread = new SupervisedThread({
       name: 'reach',
       entry: ENTRY,
-      workerData: { source, destination } satisfies ReachWorkerData,
+      workerData: { source, destination, subsets } satisfies ReachWorkerData,
       attach: (worker) => {
         const caller = new ThreadCaller(worker);
         worker.on('message', (message: unknown) => {
@@ -48,9 +47,7 @@ export class ReachThread implements StatementReaches {
         });
         return caller;
       },
-      begin: async (caller) => {
-        if (this.#tables !== undefined) await caller.call('setTables', this.#tables);
-      },
+      begin: () => Promise.resolve(),
       detach: (caller, error) => {
         this.#forget();
         caller.close(error);
@@ -66,13 +63,6 @@ export class ReachThread implements StatementReaches {
 
   stop(): Promise<void> {
     return this.#thread.stop();
-  }
-
-  /** Every table of every subset, `rest` too. Throws where the thread is down: it is told as it starts again. */
-  async setTables(tables: ReachTables): Promise<void> {
-    this.#tables = tables;
-    this.#forget();
-    await this.#thread.current?.call('setTables', tables);
   }
 
   #forget(): void {
@@ -98,7 +88,7 @@ export class ReachThread implements StatementReaches {
 
   async #ask(key: string, text: string, scope: NameScope): Promise<StatementReach> {
     const caller = this.#thread.current;
-    if (caller === undefined || this.#tables === undefined) {
+    if (caller === undefined) {
       throw new UnderstudyError('route-unknown', 'statements can’t be read at the moment');
     }
     const generation = this.#generation;

@@ -41,6 +41,7 @@ import { inspectForCutover, sessionHints } from './control-side.js';
 import { mirrorOf, type MirrorThread } from './mirror-thread.js';
 import { Operations } from './operations.js';
 import { makeProxy, reloadableSettings, type ProxyParts } from './proxy-parts.js';
+import { ReachThread } from './reach-thread.js';
 import { Reachability } from './reachability.js';
 import { takeOver, type ReloadReport } from './reload.js';
 import type { Recorder } from './recording/recorder.js';
@@ -113,6 +114,7 @@ class Composition implements Understudy, AdminControl {
   readonly #capture: CaptureThread | undefined;
   readonly #recorder: Recorder | undefined;
   readonly #mirror: MirrorThread | undefined;
+  readonly #reach: ReachThread | undefined;
   readonly #proxyParts: ProxyParts;
   readonly #proxy: ProxyControl;
   readonly #copyLatency: CopyLatency;
@@ -144,6 +146,8 @@ class Composition implements Understudy, AdminControl {
     this.#capture = config.capture.enabled ? new CaptureThread(parts) : undefined;
     const { workers } = config.proxy;
     this.#mirror = mirrorOf(parts, (rows) => this.#shadowThread.touched(rows));
+    const { subsets, source, destination } = config;
+    if (subsets.length > 0) this.#reach = new ReachThread({ log, clock, subsets, source, destination });
     const capture = this.#capture;
     const probe = new CopyLatency(config, clock, (window) => this.#shadowThread.latency(window));
     this.#copyLatency = probe;
@@ -153,6 +157,7 @@ class Composition implements Understudy, AdminControl {
       tap: this.#mirror === undefined ? captured : this.#mirror.tap(captured, config.capture.keys),
       onCapture: probe.receiver(capture === undefined ? undefined : (batch) => capture.receive(batch)),
       recorder: hooks.recorder,
+      reaches: this.#reach,
       recording: hooks.recorder?.shared,
       onRecorded: (status) => hooks.recorder?.add(status),
       leader: () => this.#route.recovery?.route.side,
@@ -236,6 +241,7 @@ class Composition implements Understudy, AdminControl {
   async start(): Promise<void> {
     this.#capture?.start();
     this.#mirror?.start();
+    this.#reach?.start();
     ({ port: this.#port } = await this.#proxy.start());
     await this.#admin.start();
     void this.#whenRouted();
@@ -424,6 +430,7 @@ class Composition implements Understudy, AdminControl {
     this.#copyLatency.stop();
     await this.#shadowThread.stop();
     await this.#mirror?.stop();
+    await this.#reach?.stop();
     await this.#capture?.stop();
     await this.#recorder?.close();
     await this.#admin.stop();

@@ -76,5 +76,9 @@ function checkBeside({ shadow, autopilot, proxy }: ParsedConfig, problem: Report
     problem(['subsets'], `subsets need shadow.method log, got ${shadow.method}`);
   if (autopilot.mode === 'on')
     problem(['subsets'], 'autopilot.mode on switches the whole database; with subsets, use off or suggest');
+  const pooled =
+    proxy.poolMode !== 'session' || Object.values(proxy.poolModes ?? {}).some((mode) => mode !== 'session');
+  if (pooled)
+    problem(['subsets'], 'subsets need proxy.poolMode session: pooled clients can’t be on two sides yet');
   if (proxy.workers > 1) problem(['subsets'], 'subsets can’t be used with proxy.workers above 1 yet');
 }

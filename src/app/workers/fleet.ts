@@ -44,7 +44,7 @@ import { ClientPlaces } from '../../proxy/client-places.js';
 import { Listener } from '../../proxy/listener.js';
 import type { ProxyControl, ProxyState, ProxyStatus, WorkerStatus } from '../../proxy/proxy-interface.js';
 import { STARTING } from '../../proxy/refusals.js';
-import { Router, known } from '../../proxy/router.js';
+import { Router } from '../../proxy/router.js';
 import type { ProxySettings, ReloadableSettings } from '../../proxy/settings.js';
 import { stallReport } from '../../proxy/stall.js';
 import type { SessionHints } from '../../shadow/postgres/preflight-sessions.js';
@@ -372,7 +372,7 @@ class Fleet implements ProxyControl {
   }
 
   setUnavailable(subset: SubsetId, refusal: Refusal | null): void {
-    known(subset);
+    onlyWhole(subset);
     if (refusal !== null && !this.#gate.is('open')) throw this.#busy();
     this.#unavailable = refusal;
     this.#orderAll('setUnavailable', refusal);
@@ -383,7 +383,7 @@ class Fleet implements ProxyControl {
   }
 
   async prepare(subset: SubsetId, to: Side, signal: AbortSignal): Promise<PrepareReport> {
-    known(subset);
+    onlyWhole(subset);
     if (!this.#gate.is('open')) throw this.#busy();
     const { prepareTimeoutMs, connectTimeoutMs } = this.#settings;
     // Sessions are asked few at a time, so that many of them take long.
@@ -396,7 +396,7 @@ class Fleet implements ProxyControl {
   }
 
   async hold(subset: SubsetId, to: Side, options: HoldOptions): Promise<HoldReport> {
-    known(subset);
+    onlyWhole(subset);
     if (!this.#gate.is('open')) throw this.#busy();
     const { signal, ...rest } = options;
     const { askTimeoutMs, cancelTimeoutMs } = this.#settings;
@@ -463,7 +463,7 @@ class Fleet implements ProxyControl {
   }
 
   async release(subset: SubsetId): Promise<StallReport> {
-    known(subset);
+    onlyWhole(subset);
     return stallReport(this.#gate.is('closed') ? await this.#open() : []);
   }
 
@@ -480,12 +480,12 @@ class Fleet implements ProxyControl {
   }
 
   failHeld(subset: SubsetId, sqlState: string, message: string): void {
-    known(subset);
+    onlyWhole(subset);
     for (const link of this.#serving()) this.#tell(link, 'failHeld', { sqlState, message });
   }
 
   discardWarm(subset: SubsetId): void {
-    known(subset);
+    onlyWhole(subset);
     for (const link of this.#serving()) this.#tell(link, 'discardWarm', null);
   }
 
@@ -535,4 +535,9 @@ class Fleet implements ProxyControl {
 function workerState(link: WorkerLink): Exclude<WorkerStatus['state'], 'silent'> {
   const { state } = link;
   return state === 'gone' ? 'standing-by' : state;
+}
+
+/** Several proxies and several subsets don't go together: the configuration refuses that. */
+function onlyWhole(subset: SubsetId): void {
+  if (subset !== WHOLE_DATABASE) throw new UnderstudyError('internal', `there is no subset ${subset}`);
 }

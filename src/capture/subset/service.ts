@@ -9,8 +9,9 @@
  */
 import type { MessagePort } from 'node:worker_threads';
 import { asUnderstudyError } from '../../core/errors.js';
-import type { DatabaseEndpoint, Side, SubsetId } from '../../core/ports.js';
+import type { DatabaseEndpoint, Side, SubsetId, SubsetRules } from '../../core/ports.js';
 import { connectControl } from '../../core/postgres.js';
+import { readSubsetTables } from '../../core/subsets.js';
 import type { NameScope, StatementReach } from '../../core/subset-ports.js';
 import { serveThreadCalls } from '../../core/thread-call.js';
 import { PostgresParser } from '../parser.js';
@@ -20,9 +21,8 @@ import { reachOf, unread } from './reach.js';
 export interface ReachWorkerData {
   readonly source: DatabaseEndpoint;
   readonly destination: DatabaseEndpoint;
+  readonly subsets: readonly SubsetRules[];
 }
-/** Tables as `schema.name` on the source, `rest` among the subsets. */
-export type ReachTables = readonly { readonly subset: SubsetId; readonly tables: readonly string[] }[];
 export interface ReachQuestion extends NameScope {
   readonly text: string;
 }
@@ -37,7 +37,6 @@ export class ReachService {
   readonly #data: ReachWorkerData;
   readonly #onChanged: () => void;
   readonly #parser = new PostgresParser();
-  #subsetOf: ReadonlyMap<string, SubsetId> = new Map();
   #catalog: ReachCatalog | undefined;
   #signature = '';
   #readAtMs = -Infinity;
@@ -46,14 +45,6 @@ export class ReachService {
   constructor(data: ReachWorkerData, onChanged: () => void) {
     this.#data = data;
     this.#onChanged = onChanged;
-  }
-
-  async setTables(tables: ReachTables): Promise<void> {
-    this.#subsetOf = new Map(
-      tables.flatMap(({ subset, tables: names }) => names.map((name) => [name, subset] as const)),
-    );
-    this.#signature = '';
-    await this.refresh();
   }
 
   /** Reads the catalogs anew; one reading at a time is shared. Never throws. */
@@ -83,6 +74,9 @@ export class ReachService {
       return connect('destination');
     });
     try {
+      const subsetOf = new Map<string, SubsetId>();
+      for (const { subset, tables } of await readSubsetTables(client, this.#data.subsets))
+        for (const { schema, name } of tables) subsetOf.set(`${schema}.${name}`, subset);
       const snapshot = await readReachSnapshot(client, this.#parser);
       this.#readAtMs = startedMs;
       const signature = JSON.stringify([
@@ -90,11 +84,11 @@ export class ReachService {
         [...snapshot.sequences],
         [...snapshot.ofExtensions],
         [...snapshot.routines],
-        [...this.#subsetOf],
+        [...subsetOf],
       ]);
       if (signature === this.#signature) return;
       this.#signature = signature;
-      this.#catalog = new ReachCatalog(snapshot, this.#subsetOf);
+      this.#catalog = new ReachCatalog(snapshot, subsetOf);
       this.#onChanged();
     } finally {
       await client.end().catch(() => undefined);
@@ -124,8 +118,8 @@ export class ReachService {
 export function runReach(port: MessagePort, data: ReachWorkerData): void {
   const service = new ReachService(data, () => port.postMessage(CATALOGS_CHANGED));
   setInterval(() => void (service.due && service.refresh()), REFRESH_MS / 4).unref();
+  void service.refresh();
   serveThreadCalls(port, {
-    setTables: (tables: ReachTables) => service.setTables(tables),
     reach: (question: ReachQuestion) => service.reach(question),
   });
 }
