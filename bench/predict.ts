@@ -16,6 +16,7 @@ import { benchRefit, REFIT_AIM_SECONDS, type RefitResult } from './predict/refit
 import { readSeries } from './predict/series-files.js';
 import { describeMachine, machineLines } from './support/machine.js';
 import { Output } from './support/output.js';
+import { probeLine, probeSpeed } from './support/speed-probe.js';
 
 const HALF_HOUR_MS = 1_800_000;
 const percent = (share: number): string => `${(share * 100).toFixed(2)} %`;
@@ -144,6 +145,7 @@ async function main(): Promise<void> {
   }
   const machine = describeMachine();
   for (const line of machineLines(machine)) output.line(line);
+  const probesMs = [await probeSpeed()];
   const taxi = benchTaxi(
     values.data,
     values.quick ? 12 : Number.POSITIVE_INFINITY,
@@ -156,10 +158,14 @@ async function main(): Promise<void> {
   showLowWindows(output, windows);
   const generated = benchGenerated(1, values.quick ? 2 : 4);
   showGenerated(output, generated);
+  probesMs.push(await probeSpeed());
   const refit = benchRefit(values.quick ? 20 : 200);
   showRefit(output, refit);
+  probesMs.push(await probeSpeed());
+  output.line(probeLine(probesMs));
   await output.result('predict', {
     machine,
+    probesMs,
     keys,
     windows,
     generated,
@@ -168,15 +174,23 @@ async function main(): Promise<void> {
   });
 }
 
-function showLive(output: Output, { figures }: LiveResult): void {
+function showLive(output: Output, { figures, probesMs }: LiveResult): void {
   const rows = LIVE_FIGURES.map((figure) => {
-    const { samples, medianError, covered } = figures[figure];
-    return [figure, String(samples), percent(medianError), percent(covered)];
+    const { samples, medianError, covered, repeatError } = figures[figure];
+    const error = (share: number): string => (Number.isFinite(share) ? percent(share) : '?');
+    return [figure, String(samples), error(medianError), error(covered), error(repeatError)];
   });
-  rows.push(['aim', '', '≤ 20 %', '85–95 %']);
+  rows.push(['aim', '', '≤ 20 %', '85–95 %', '']);
   output.line();
-  for (const line of table(['predicted', 'migrations>', 'median error>', 'within 90 % interval>'], rows))
-    output.line(line);
+  const heads = [
+    'predicted',
+    'migrations>',
+    'median error>',
+    'within 90 % interval>',
+    'one of the same size differed by>',
+  ];
+  for (const line of table(heads, rows)) output.line(line);
+  if (probesMs.length > 0) output.line(probeLine(probesMs));
 }
 
 /** `--live N`: N real migrations, which take a few seconds each, and no data but what they make. */

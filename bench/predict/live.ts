@@ -17,6 +17,7 @@ import { keptSeries } from '../../src/app/plan/sources.js';
 import { pastTimes, type PastCopy } from '../../src/predict/experience.js';
 import { drainFactor, predictStall, TransactionDurations } from '../../src/predict/stall.js';
 import { timeline } from '../../src/predict/timeline.js';
+import { probeSpeed } from '../support/speed-probe.js';
 import { quantile } from '../support/statistics.js';
 
 const PROGRAM = fileURLToPath(new URL('../../../dist/app/main.js', import.meta.url));
@@ -33,14 +34,26 @@ export type LiveFigure = (typeof LIVE_FIGURES)[number];
 export interface LiveSample {
   readonly figure: LiveFigure;
   readonly run: number;
+  readonly rows: number;
   readonly predicted: { readonly value: number; readonly low: number; readonly high: number };
   readonly measured: number;
 }
 export interface LiveResult {
   readonly runs: number;
+  /** Before and after each migration, what a fixed piece of work took, ms. */
+  readonly probesMs: readonly number[];
   readonly judged: readonly LiveSample[];
   readonly figures: Readonly<
-    Record<LiveFigure, { readonly samples: number; readonly medianError: number; readonly covered: number }>
+    Record<
+      LiveFigure,
+      {
+        readonly samples: number;
+        readonly medianError: number;
+        readonly covered: number;
+        /** By how much a migration differed from the last one of the very same size, in the median. */
+        readonly repeatError: number;
+      }
+    >
   >;
 }
 
@@ -64,24 +77,38 @@ export async function benchLive(
   const past: PastCopy[] = [];
   const reports: OperationReport[] = [];
   const judged: LiveSample[] = [];
+  const all: LiveSample[] = [];
+  const probesMs: number[] = [];
   for (let run = 0; run < runs; run++) {
     const rows = ROWS[run % ROWS.length] ?? ROWS[0];
+    probesMs.push(await probeSpeed());
     const samples = await new Migration({ source, destination }, owner, rows, past, reports, say).run(run);
+    const probe = await probeSpeed();
+    probesMs.push(probe);
+    all.push(...samples);
     if (run >= LEARNED_FIRST) judged.push(...samples);
     const texts = samples.map(
       ({ figure, predicted, measured }) =>
         `${figure} ${predicted.value.toFixed(2)} (${predicted.low.toFixed(2)} – ${predicted.high.toFixed(2)}), was ${measured.toFixed(2)}`,
     );
-    say(`${String(run + 1).padStart(3)} ${String(rows).padStart(7)} rows  ${texts.join('; ')}`);
+    say(
+      `${String(run + 1).padStart(3)} ${String(rows).padStart(7)} rows  ${texts.join('; ')}; probe ${probe.toFixed(0)} ms`,
+    );
   }
-  return { runs, judged, figures: figuresOf(judged) };
+  return { runs, probesMs, judged, figures: figuresOf(judged, all) };
 }
 
-function figuresOf(judged: readonly LiveSample[]): LiveResult['figures'] {
+function figuresOf(judged: readonly LiveSample[], all: readonly LiveSample[]): LiveResult['figures'] {
   const of = (figure: LiveFigure): LiveResult['figures'][LiveFigure] => {
     const own = judged.filter((sample) => sample.figure === figure);
     const errors = own
       .map(({ predicted, measured }) => Math.abs(predicted.value - measured) / measured)
+      .sort((a, b) => a - b);
+    const repeats = own
+      .flatMap(({ run, rows, measured }) => {
+        const before = all.findLast((one) => one.figure === figure && one.rows === rows && one.run < run);
+        return before === undefined ? [] : [Math.abs(before.measured - measured) / measured];
+      })
       .sort((a, b) => a - b);
     const within = own.filter(
       ({ predicted, measured }) => measured >= predicted.low && measured <= predicted.high,
@@ -90,6 +117,7 @@ function figuresOf(judged: readonly LiveSample[]): LiveResult['figures'] {
       samples: own.length,
       medianError: own.length === 0 ? Number.NaN : quantile(errors, 0.5),
       covered: own.length === 0 ? Number.NaN : within.length / own.length,
+      repeatError: repeats.length === 0 ? Number.NaN : quantile(repeats, 0.5),
     };
   };
   return { copy: of('copy'), ready: of('ready'), stall: of('stall') };
@@ -159,9 +187,9 @@ class Migration {
         const copySeconds = shadow.copy.seconds;
         this.#past.push({ bytes, copySeconds, readySeconds });
         return [
-          { figure: 'copy', run, predicted: line.copySeconds, measured: copySeconds },
-          { figure: 'ready', run, predicted: line.readySeconds, measured: readySeconds },
-          { figure: 'stall', run, ...stall },
+          { figure: 'copy', run, rows: this.#rows, predicted: line.copySeconds, measured: copySeconds },
+          { figure: 'ready', run, rows: this.#rows, predicted: line.readySeconds, measured: readySeconds },
+          { figure: 'stall', run, rows: this.#rows, ...stall },
         ];
       } finally {
         await load[Symbol.asyncDispose]();

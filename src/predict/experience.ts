@@ -4,6 +4,9 @@
  * Times are compared by their ratio, whose logarithm is taken as normal: the interval in which the next lies nine times of
  * ten is `exp(±t·s·√(1 + p/n))`, with t the 95 % quantile of Student's distribution at n − p degrees of freedom (Student,
  * Biometrika 6, 1908), and a prior of how much times vary worth three measurements.
+ *
+ * Machines change: what was measured lately may say more than what was measured ever. How much more is told by the past
+ * itself ({@link levelOf}).
  */
 import { confidenceOf, type Judgement } from './judgement.js';
 import { linear, type Point } from './curves.js';
@@ -47,6 +50,64 @@ export function spreadFactor(ratios: readonly number[], parameters: number): num
   return Math.exp(student95(freedom) * spread * Math.sqrt(1 + parameters / Math.max(1, logs.length)));
 }
 
+/** How far the level may follow each new measurement. */
+const FOLLOWING = [0.25, 0.5, 0.75] as const;
+const FOLLOWING_POINTS_MIN = 8;
+/** Following also follows noise: the sum of its errors must be less than this share of what went before. */
+const FOLLOWING_GAIN = 0.9;
+
+export interface Level {
+  readonly value: number;
+  /** `value · factor` and `value / factor`: the next lies between them nine times of ten. */
+  readonly factor: number;
+}
+
+/**
+ * Where the next of these positive figures, the oldest first, will lie: the median of all, or their level by exponential
+ * smoothing of logarithms (Brown, Statistical Forecasting for Inventory Control, 1959) where that would have predicted
+ * each from those before it clearly better. `parameters` of the fit behind the median. 0 where there is none.
+ */
+export function levelOf(values: readonly number[], parameters = 1): Level {
+  const known = values.filter((value) => value > 0 && Number.isFinite(value));
+  if (known.length === 0) return { value: 0, factor: spreadFactor([], parameters) };
+  const median = medianOf(known);
+  const still = {
+    value: median,
+    factor: spreadFactor(
+      known.map((value) => value / median),
+      parameters,
+    ),
+  };
+  const logs = known.map(Math.log);
+  if (logs.length < FOLLOWING_POINTS_MIN) return still;
+  const absolute = (errors: readonly number[]): number =>
+    errors.reduce((sum, error) => sum + Math.abs(error), 0);
+  let least = absolute(logs.slice(1).map((log, index) => log - medianOf(logs.slice(0, index + 1))));
+  let best = still;
+  for (const rate of FOLLOWING) {
+    const { level, errors } = smoothed(logs, rate);
+    const loss = absolute(errors);
+    if (loss >= FOLLOWING_GAIN * least) continue;
+    least = loss;
+    best = { value: Math.exp(level), factor: spreadFactor(errors.map(Math.exp), 1) };
+  }
+  return best;
+}
+
+/** The level after all of them, and how far each was from the level before it. */
+function smoothed(
+  logs: readonly number[],
+  rate: number,
+): { readonly level: number; readonly errors: readonly number[] } {
+  let level = logs[0] ?? 0;
+  const errors: number[] = [];
+  for (const log of logs.slice(1)) {
+    errors.push(log - level);
+    level += rate * (log - level);
+  }
+  return { level, errors };
+}
+
 /**
  * Seconds by size: a Theil–Sen line from five measurements of different sizes on, in proportion to the size before. Points are
  * the oldest first. undefined: there is none.
@@ -62,12 +123,9 @@ export function durationBySize(points: readonly Point[], size: number, what: str
   const rate = medianOf(used.map(({ x, y }) => y / x));
   const fitted = sloped ?? ((x: number): number => rate * x);
   const ratios = used.map(({ x, y }) => y / Math.max(1e-9, fitted(x)));
-  const centre = medianOf(ratios);
-  const value = Math.max(0, fitted(size) * centre);
-  const factor = spreadFactor(
-    ratios.map((ratio) => ratio / centre),
-    sloped === undefined ? 1 : 2,
-  );
+  const level = levelOf(ratios, sloped === undefined ? 1 : 2);
+  const value = Math.max(0, fitted(size) * level.value);
+  const { factor } = level;
   return {
     value,
     low: value / factor,

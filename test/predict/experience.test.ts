@@ -1,5 +1,11 @@
 import { describe, expect, test } from 'vitest';
-import { durationBySize, pastTimes, spreadFactor, type PastCopy } from '../../src/predict/experience.js';
+import {
+  durationBySize,
+  levelOf,
+  pastTimes,
+  spreadFactor,
+  type PastCopy,
+} from '../../src/predict/experience.js';
 import { normal, seededRandom } from '../../src/predict/random.js';
 import { drainFactor, predictStall, TransactionDurations } from '../../src/predict/stall.js';
 import { timeline } from '../../src/predict/timeline.js';
@@ -89,4 +95,33 @@ test('what drains were measured to take corrects what is modelled of them', () =
   };
   const drainFactorOf = drainFactor([5, 6, 7], durations, 100);
   expect(predictStall({ ...input, drainFactor: drainFactorOf }).value).toBeCloseTo(26);
+});
+
+describe('the level of what was measured', () => {
+  test('is the median of all while they only vary, and follows a machine that changed', () => {
+    const random = seededRandom(11);
+    const noise = Array.from({ length: 30 }, () => Math.exp(0.3 * normal(random)));
+    expect(levelOf(noise).value).toBeCloseTo(1, 0);
+    // Twice as slow since ten measurements.
+    const slower = noise.map((value, index) => (index < 20 ? value : value * 4));
+    expect(levelOf(slower).value).toBeGreaterThan(2.5);
+    expect(levelOf([2, 2, 2, 2, 2, 2]).value).toBeCloseTo(2);
+    expect(levelOf([Number.NaN, 0, -1, Number.POSITIVE_INFINITY])).toMatchObject({ value: 0 });
+    expect(levelOf([5]).value).toBeCloseTo(5);
+  });
+
+  test('holds nine of ten of a machine whose speed wanders', () => {
+    const random = seededRandom(12);
+    let within = 0;
+    const trials = 300;
+    for (let trial = 0; trial < trials; trial++) {
+      let speed = 0;
+      const next = (): number => Math.exp((speed += 0.3 * normal(random)) + 0.1 * normal(random));
+      const { value, factor } = levelOf(Array.from({ length: 20 }, next));
+      const came = next();
+      if (came >= value / factor && came <= value * factor) within += 1;
+    }
+    expect(within / trials).toBeGreaterThan(0.84);
+    expect(within / trials).toBeLessThan(0.97);
+  });
 });

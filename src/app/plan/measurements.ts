@@ -1,7 +1,7 @@
 /** What a plan takes from a running process, and what it assumes where nothing was measured. */
 import type { ResolvedConfig } from '../config.js';
 import type { OperationReport, ShadowStatus, StreamStatus } from '../../core/ports.js';
-import { spreadFactor } from '../../predict/experience.js';
+import { levelOf } from '../../predict/experience.js';
 import { medianOf } from '../../predict/numeric.js';
 import type { PlanContext } from '../../predict/plan.js';
 import type { Freshness } from '../../predict/staleness.js';
@@ -110,7 +110,7 @@ export interface MeasuredSwitch {
 type SwitchReport = Pick<OperationReport, 'outcome' | 'steps' | 'parts' | 'stall'>;
 
 /**
- * What a client waits at a switch beside the drain, as the median of those that were done lately, the newest first; undefined
+ * What a client waits at a switch beside the drain, as the level of those that were done lately, the newest first; undefined
  * where none was. How long open transactions take is predicted, and left out. Where clients were held, it is what the one that
  * waited longest waited; else what the steps took.
  */
@@ -130,15 +130,13 @@ export function measuredSwitch(reports: readonly (SwitchReport | null)[]): Measu
         : sum(report, [...FENCE_STEPS, 'verify', ...SWITCH_STEPS]),
     ),
   );
-  const whole = medianOf(beside);
+  // The oldest first.
+  const { value: whole, factor: spread } = levelOf(beside.toReversed());
   const [verify, switched] = [median(['verify']), median(SWITCH_STEPS)];
   return {
     fixedMs: { fence: Math.max(0, whole - verify - switched), verify, switch: switched },
     drainsMs: done.map(({ parts }) => parts['hold.drain'] ?? 0),
-    spread: spreadFactor(
-      beside.map((ms) => ms / whole),
-      1,
-    ),
+    spread,
   };
 }
 
