@@ -162,6 +162,26 @@ describe('a backend per transaction', () => {
     expect(await pid(other)).not.toBe(before);
   });
 
+  test('a backend whose last client does not read serves the next one', async () => {
+    await start({ poolSizeMax: 1 });
+    await using slow = await raw();
+    await using other = await raw();
+    const told = (): number =>
+      running.proxy.status().clients.reduce((most, { bytesToClient }) => Math.max(most, bytesToClient), 0);
+    slow.socket.pause();
+    // An answer that comes in one piece, so that its backend is never stopped in the middle: it is the end of one that
+    // no longer fits into the client's socket. From then on the client is not read either.
+    let sent = 0;
+    for (let still = 0, before = -1; still < 5; sent++) {
+      slow.write(send.query("SELECT repeat('x', 7000)"));
+      expect(await other.column('SELECT 1')).toEqual(['1']);
+      still = told() === before ? still + 1 : 0;
+      before = told();
+    }
+    slow.socket.resume();
+    await slow.readies(sent);
+  });
+
   test('a client that leaves in a transaction takes its backend with it', async () => {
     await start({ poolSizeMax: 1 });
     const leaver = await raw();

@@ -7,6 +7,7 @@
  *   idle ⇄ linked ⇄ asking        idle ⇄ asking        any → dead        linked, asking → taken
  *
  * Invariants:
+ * - It is paused only for the client it is linked to, and read again once that one has its answers.
  * - It is unlinked only where nothing is in flight, no transaction is open and no frame is half passed.
  * - A question is asked only where nothing is in flight; a transaction may be open.
  * - A cancel request that is under way when the connection comes back is waited for, with a round trip behind it, so
@@ -175,6 +176,7 @@ export class PooledBackend implements FrameVisitor {
     this.#state = 'idle';
     this.#user = null;
     this.#walker.actions = OWN;
+    this.resume();
   }
 
   /** Hands the socket over, paused and without listeners. */
@@ -246,6 +248,7 @@ export class PooledBackend implements FrameVisitor {
     }
     this.#state = 'asking';
     this.#walker.actions = OWN;
+    this.resume();
     return new Promise((resolve, reject) => {
       this.#exchange = { replies: [], wanted, resolve, reject };
       this.backend.socket.write(Buffer.concat(messages));
