@@ -98,6 +98,7 @@ export class ClientEntry {
       client = await acceptClient(socket, {
         verifiers: { lookup: (user, database) => this.#verifiersFor(database).lookup(user, database) },
         authentication: settings.authentication,
+        physicalDatabase: proxy.source.database,
         timeoutMs: settings.handshakeTimeoutMs,
         stopping,
         ...(tls === undefined ? {} : { tls }),

@@ -40,6 +40,7 @@ import {
   type ClientAuthentication,
 } from './client-authentication.js';
 import type { BackendCredentials } from './credentials.js';
+import { isPhysicalReplication } from './session-phases.js';
 import { closeWith, PeerGone, SocketReader } from './socket-reader.js';
 import { certificateOf, isLoopback, upgradeClient, type ClientTls, type ShownCertificate } from './tls.js';
 import { sqlStateOf, type VerifierSource } from './verifiers.js';
@@ -60,6 +61,8 @@ export interface ClientHandshakeDeps {
    * want more than 3.0. Absent: 0. Never rejects.
    */
   readonly serverProtocolMinor?: (user: string, database: string) => Promise<number>;
+  /** What a physical replication connection counts as asking for, whatever it names; what it names where absent. */
+  readonly physicalDatabase?: string;
   /** For the whole handshake. */
   readonly timeoutMs: number;
   /** Aborted when the proxy stops: who is in the middle of its handshake is told to come later. */
@@ -361,7 +364,9 @@ class ClientHandshake implements AuthenticationChannel {
     const named = parameters.get('database') ?? '';
     parameters.delete('user');
     parameters.delete('database');
-    const database = named === '' ? user : named;
+    const physical = isPhysicalReplication(parameters.get('replication'));
+    const asked = named === '' ? user : named;
+    const database = physical ? (this.#deps.physicalDatabase ?? asked) : asked;
     const protocolMinor = await this.#agree(packet, user, database);
     return { protocolMinor, user, database, parameters };
   }

@@ -17,6 +17,14 @@ export function sessionPhase(): StateCell<SessionPhase> {
   );
 }
 
+/**
+ * Of the start-up parameter `replication`: a connection for the whole server's log or files, as pg_receivewal and
+ * pg_basebackup make. The server takes no notice of the database it asks for.
+ */
+export function isPhysicalReplication(value: string | undefined): boolean {
+  return value !== 'database' && isReplication(value);
+}
+
 /** Of the start-up parameter `replication`. */
 export function isReplication(value: string | undefined): boolean {
   return value !== undefined && !['false', 'off', 'no', '0', 'f', 'n'].includes(value.toLowerCase());

@@ -480,8 +480,11 @@ test('a replication connection passes, and is named as what can’t be moved', a
   await using client = await raw({ replication: 'database' });
   const row = (await client.run([send.query('IDENTIFY_SYSTEM')])).find(({ type }) => type === 'D');
   expect(row).toBeDefined();
+  // pg_receivewal and pg_basebackup ask for a database that doesn't exist, which is no matter to a server.
+  await using physical = await RawClient.connect(running.port, 'replication', { replication: 'true' });
+  expect(tags(await physical.run([send.query('IDENTIFY_SYSTEM')]))).toEqual(['IDENTIFY_SYSTEM']);
   const { blockers } = await running.proxy.prepare('all', 'destination', new AbortController().signal);
-  expect(blockers).toMatchObject([{ reason: 'replication' }]);
+  expect(blockers).toMatchObject([{ reason: 'replication' }, { reason: 'replication' }]);
   running.proxy.discardWarm('all');
 });
 
