@@ -10,6 +10,7 @@
  *   can't reach the package's folder (a checkout below /root), the binaries are copied beside the data.
  */
 import { spawn, execFileSync, type ChildProcess, type ChildProcessByStdio } from 'node:child_process';
+import { randomInt } from 'node:crypto';
 import { once } from 'node:events';
 import { existsSync, readdirSync, readlinkSync } from 'node:fs';
 import { chmod, chown, cp, mkdir, mkdtemp, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises';
@@ -384,14 +385,27 @@ async function layLinks(native: string): Promise<void> {
   }
 }
 
+const PORT_LEAST = 15_000;
+/** Where Linux begins to hand out ports of its own choice; other systems begin higher. */
+const PORT_END = 32_768;
+const PORT_ATTEMPTS_MAX = 100;
+
+/**
+ * A port nobody listens on. It is drawn from below those that the system hands out: one of these might be given to
+ * another process before it is used here, or while the server that has it is down.
+ */
 export async function freePort(): Promise<number> {
-  const server = createServer();
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const address = server.address();
-  server.close();
-  await once(server, 'close');
-  if (address === null || typeof address === 'string')
-    throw new UnderstudyError('internal', 'no port was assigned');
-  return address.port;
+  for (let attempt = 0; attempt < PORT_ATTEMPTS_MAX; attempt++) {
+    const port = randomInt(PORT_LEAST, PORT_END);
+    const server = createServer();
+    const free = await new Promise<boolean>((resolve) => {
+      server.once('error', () => resolve(false));
+      server.listen(port, '127.0.0.1', () => resolve(true));
+    });
+    if (!free) continue;
+    server.close();
+    await once(server, 'close');
+    return port;
+  }
+  throw new UnderstudyError('internal', 'no free port was found');
 }
