@@ -2,7 +2,7 @@
 import pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { OperationReport } from '../../src/core/ports.js';
-import { databasePair, until, type DatabasePair } from '../support/servers.js';
+import { databasePair, until, untilActive, type DatabasePair } from '../support/servers.js';
 import { Stack, type Status } from '../support/stack.js';
 
 let pair: DatabasePair;
@@ -18,8 +18,8 @@ beforeAll(async () => {
     destination: pair.destination,
     yaml: [
       'proxy: { workers: 2 }',
-      'limits: { clientsPerUserMax: 40, switchTimeoutMs: 1000 }',
-      'cutover: { drainTimeoutMs: 1500 }',
+      'limits: { clientsPerUserMax: 40, switchTimeoutMs: 3000 }',
+      'cutover: { drainTimeoutMs: 5000 }',
       'log: { level: error }',
     ].join('\n'),
   });
@@ -76,10 +76,11 @@ test('clients are dealt out evenly, and status shows all of them as one', async 
 
 test('a cancel request finds the client whichever process it comes in at', async () => {
   const all = await clients(4);
-  const cancelled = all.map(async (client) => {
-    const sleeping = client.query('SELECT pg_sleep(60)').catch((error: pg.DatabaseError) => error.code);
+  const cancelled = all.map(async (client, index) => {
+    const text = `SELECT pg_sleep(60), ${index}`;
+    const sleeping = client.query(text).catch((error: pg.DatabaseError) => error.code);
     const { processID, secretKey } = client as unknown as { processID: number; secretKey: number };
-    await until(async () => (await stack.status()).proxy.clients.some((info) => info.busy));
+    await untilActive(pair.onSource, text);
     // The one without a connection of its own goes to either.
     await cancel(processID, secretKey);
     return await sleeping;
@@ -276,9 +277,19 @@ test('the capture sees what all of them serve', async () => {
 test('SIGTERM lets what runs end, and no process stays behind', async () => {
   const all = await clients(2);
   const pids = await serving();
-  const running = all.map((client) => client.query('SELECT pg_sleep(0.3), 7 AS seven'));
-  await until(async () => (await stack.status()).proxy.clients.every((info) => info.busy));
-  await stack.kill('SIGTERM');
+  // The destination leads by now.
+  await pair.onDestination.query('SELECT pg_advisory_lock(7)');
+  const running = all.map((client) => client.query('SELECT pg_advisory_xact_lock_shared(7), 7 AS seven'));
+  await untilActive(pair.onDestination, 'AS seven', 2);
+  const over = stack.kill('SIGTERM');
+  const refused = (): Promise<boolean> =>
+    connect().then(
+      (client) => client.end().then(() => false),
+      () => true,
+    );
+  await until(refused, { what: 'new clients to be refused' });
+  await pair.onDestination.query('SELECT pg_advisory_unlock(7)');
+  await over;
   const answers = await Promise.all(running);
   expect(answers.map(({ rows }) => (rows[0] as { seven: number }).seven)).toEqual([7, 7]);
   for (const pid of pids) expect(() => process.kill(pid, 0)).toThrow();

@@ -8,7 +8,7 @@ import pg from 'pg';
 import postgres from 'postgres';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { SUPERUSER, SUPERUSER_PASSWORD } from '../../src/app/demo/embedded-server.js';
-import { databasePair, type DatabasePair } from '../support/servers.js';
+import { databasePair, untilActive, type DatabasePair } from '../support/servers.js';
 import { startProxy, type RunningProxy } from './proxy-support.js';
 
 const has = (command: string, ...args: string[]): boolean => spawnSync(command, args).status === 0;
@@ -308,6 +308,7 @@ test('postgres.js: types fetched at the start, pipelined transactions, savepoint
   await listening.unlisten();
   const slow = sql`SELECT pg_sleep(30)`;
   const cancelled = expect(slow).rejects.toMatchObject({ code: '57014' });
+  await untilActive(pair.onSource, 'pg_sleep(30)');
   slow.cancel();
   await cancelled;
   await sql.end();

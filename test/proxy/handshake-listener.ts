@@ -51,7 +51,7 @@ export async function listen(options: ListenerOptions): Promise<Listener> {
   const deps: ClientHandshakeDeps = {
     verifiers: options.verifiers,
     authentication: options.authentication ?? 'verifier',
-    timeoutMs: options.timeoutMs ?? 10_000,
+    timeoutMs: options.timeoutMs ?? 60_000,
     onCancel: options.onCancel ?? (() => undefined),
     log: silentLog,
     ...(options.tls === undefined ? {} : { tls: options.tls }),

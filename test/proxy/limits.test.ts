@@ -4,7 +4,8 @@ import net from 'node:net';
 import pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { canReusePort } from '../../src/proxy/listener.js';
-import { databasePair, until, type DatabasePair } from '../support/servers.js';
+import { systemClock } from '../../src/core/clock.js';
+import { databasePair, until, untilActive, type DatabasePair } from '../support/servers.js';
 import { SUPERUSER_PASSWORD } from '../../src/app/demo/embedded-server.js';
 import { RawClient, errorField, send, sqlStates, startProxy, statuses, uniqueName } from './proxy-support.js';
 
@@ -59,15 +60,19 @@ test('a database’s clients are bounded, and one that the server refuses leaves
 });
 
 test('an idle client is told why it is closed; one at work and one in a transaction are not idle', async () => {
-  await using running = await startProxy(pair, { clientIdleTimeoutMs: 150 });
+  await using running = await startProxy(pair);
   await using idle = await RawClient.connect(running.port, running.database);
   await using open = await RawClient.connect(running.port, running.database);
   await open.run([send.query('BEGIN')]);
   await using busy = await RawClient.connect(running.port, running.database);
-  const slept = busy.run([send.query('SELECT pg_sleep(0.6)')]);
+  await pair.onSource.query('SELECT pg_advisory_lock(1)');
+  const locked = busy.run([send.query('SELECT pg_advisory_xact_lock(1)')]);
+  await until(() => running.proxy.status().clients.some((client) => client.busy));
+  running.proxy.reconfigure({ clientIdleTimeoutMs: 150 });
   await until(() => idle.closed);
   expect(sqlStates(idle.messages)).toEqual(['57P05']);
-  expect(statuses(await slept)).toBe('I');
+  await pair.onSource.query('SELECT pg_advisory_unlock(1)');
+  expect(statuses(await locked)).toBe('I');
   expect(await open.column('SELECT 1')).toEqual(['1']);
 });
 
@@ -75,7 +80,7 @@ test('a transaction left open is rolled back, and its client told', async () => 
   await using running = await startProxy(pair, { idleInTransactionTimeoutMs: 150 });
   await using idle = await RawClient.connect(running.port, running.database);
   await using open = await RawClient.connect(running.port, running.database);
-  await open.run([send.query('BEGIN'), send.query('CREATE TABLE left_open (id int)')], 2);
+  open.write(send.query('BEGIN'), send.query('CREATE TABLE left_open (id int)'));
   await until(() => open.closed);
   expect(sqlStates(open.messages)).toEqual(['25P03']);
   expect(await idle.column("SELECT to_regclass('left_open')")).toEqual([null]);
@@ -105,10 +110,10 @@ test.each([
       'canceling statement due to query timeout',
     ]);
     expect(statuses(messages)).toBe('I');
-    expect(await client.column('SELECT 1')).toEqual(['1']);
     running.proxy.reconfigure({ queryTimeoutMs: 60_000 });
+    expect(await client.column('SELECT 1')).toEqual(['1']);
     const cancelled = client.run([send.query('SELECT pg_sleep(60)')]);
-    await until(() => running.proxy.status().clients.some(({ busy }) => busy));
+    await untilActive(pair.onSource, 'pg_sleep(60)');
     await client.cancel();
     const own = (await cancelled).find(({ type }) => type === 'E');
     expect(own && errorField(own, 'M')).toBe('canceling statement due to user request');
@@ -129,7 +134,11 @@ test('a statement that a cancel does not end takes its session along', async () 
 });
 
 test('behind the closed gate neither idle time nor a statement’s time adds up', async () => {
-  await using running = await startProxy(pair, { clientIdleTimeoutMs: 200, queryTimeoutMs: 200 });
+  let nowMs = 0;
+  const limits = { clientIdleTimeoutMs: 200, queryTimeoutMs: 200 };
+  await using running = await startProxy(pair, limits, {
+    clock: { ...systemClock, monotonicMs: () => nowMs },
+  });
   await using waiting = await RawClient.connect(running.port, running.database);
   await using idle = await RawClient.connect(running.port, running.database);
   await running.proxy.prepare('all', 'destination', new AbortController().signal);
@@ -140,12 +149,18 @@ test('behind the closed gate neither idle time nor a statement’s time adds up'
     signal: new AbortController().signal,
   });
   const answer = waiting.run([send.query('SELECT 1')]);
-  // Longer than both limits, by the clock that the limits are held against.
-  await pair.onSource.query('SELECT pg_sleep(0.7)');
+  await until(() => running.proxy.status().clients.some(({ heldBytes }) => heldBytes > 0));
+  // Longer than both limits, by the clock that they are held against; the watch looks every 50 ms.
+  nowMs = 1000;
+  const looked = performance.now() + 200;
+  await until(() => performance.now() > looked);
   expect([waiting.closed, idle.closed]).toEqual([false, false]);
   running.proxy.release('all');
   expect(sqlStates(await answer)).toEqual([]);
-  await until(() => idle.closed);
+  await until(() => {
+    nowMs += 50;
+    return idle.closed;
+  });
   expect(sqlStates(idle.messages)).toEqual(['57P05']);
 });
 
@@ -189,7 +204,9 @@ test('a cancel reaches a statement of a pipeline that was only flushed', async (
   await using client = await RawClient.connect(running.port, running.database);
   client.write(send.parse('SELECT pg_sleep(60)'), send.bind(), send.execute(), send.flush());
   await until(async () => {
-    const { rows } = await pair.onSource.query("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'");
+    const { rows } = await pair.onSource.query(
+      "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()",
+    );
     return rows.length === 1;
   });
   await client.cancel();

@@ -1,6 +1,6 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { POOL_DEFAULTS, type PoolSettings, type PoolStatus } from '../../src/proxy/pool/pool-settings.js';
-import { databasePair, until, type DatabasePair } from '../support/servers.js';
+import { databasePair, until, untilActive, type DatabasePair } from '../support/servers.js';
 import {
   RawClient,
   errorField,
@@ -211,7 +211,7 @@ describe('a backend per transaction', () => {
     await using sleeper = await raw();
     await using waiter = await raw();
     sleeper.write(send.query('SELECT pg_sleep(60)'));
-    await until(() => pool().active === 1);
+    await untilActive(pair.onSource, 'pg_sleep(60)');
     waiter.write(send.query('SELECT 1'));
     await until(() => pool().waiting === 1);
     await waiter.cancel();
@@ -489,7 +489,7 @@ test('clients that each give themselves a name of their own leave few connection
   await start();
   const left = async (): Promise<number> => {
     const { rows } = await pair.onSource.query<{ n: string }>(
-      "SELECT count(*) AS n FROM pg_stat_activity WHERE application_name LIKE 'named-%'",
+      "SELECT count(*) AS n FROM pg_stat_activity WHERE application_name LIKE 'named-%' AND datname = current_database()",
     );
     return Number(rows[0]?.n);
   };

@@ -211,7 +211,7 @@ export class RawClient implements AsyncDisposable {
       };
       timer = setTimeout(
         () => reject(new Error(`waiting for ${count} ReadyForQuery, got ${this.types}`)),
-        20_000,
+        60_000,
       );
       this.#check();
     }).finally(() => clearTimeout(timer));

@@ -5,7 +5,7 @@ import { once } from 'node:events';
 import pg from 'pg';
 import postgres from 'postgres';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { databasePair, until, type DatabasePair } from '../support/servers.js';
+import { databasePair, until, untilActive, type DatabasePair } from '../support/servers.js';
 import {
   RawClient,
   errorField,
@@ -251,12 +251,7 @@ test('a cancel request stops what its client runs, and no other key does', async
   await using client = await raw();
   await using other = await raw();
   client.write(send.query('SELECT pg_sleep(30)'));
-  await until(async () => {
-    const { rows } = await pair.onSource.query<{ n: string }>(
-      "SELECT count(*) AS n FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(30)' AND state = 'active'",
-    );
-    return rows[0]?.n === '1';
-  });
+  await untilActive(pair.onSource, 'pg_sleep(30)');
   other.processId = client.processId;
   await other.cancel();
   expect(client.messages).toEqual([]);
@@ -445,9 +440,13 @@ test('a stop closes idle sessions, lets busy ones finish, and cuts off the rest'
   await using busy = await RawClient.connect(own.port, own.database);
   await using open = await RawClient.connect(own.port, own.database);
   await open.run([send.query('BEGIN')]);
-  busy.write(send.query('SELECT pg_sleep(0.1), 42'));
+  await pair.onSource.query('SELECT pg_advisory_lock(1)');
+  busy.write(send.query('SELECT pg_advisory_xact_lock(1), 42'));
   await until(() => own.proxy.status().clients.some(({ busy: working }) => working));
-  await own.proxy.stop({ drainTimeoutMs: 1000 });
+  const stopped = own.proxy.stop({ drainTimeoutMs: 2000 });
+  await until(() => idle.closed);
+  await pair.onSource.query('SELECT pg_advisory_unlock(1)');
+  await stopped;
   await until(() => idle.closed && busy.closed && open.closed);
   expect([idle.types, busy.types, open.types]).toEqual(['E', 'TDCZE', 'E']);
   for (const client of [idle, busy, open]) expect(sqlStates(client.messages)).toEqual(['57P01']);

@@ -141,7 +141,7 @@ describe.skipIf(opensslMissing)('modes', () => {
       tlsFiles: { tlsCa, tlsCert, tlsKey },
     });
     const reached = (): Promise<boolean> =>
-      openServerSocket('source', address, 'tls', AbortSignal.timeout(10_000)).then(
+      openServerSocket('source', address, 'tls', AbortSignal.timeout(60_000)).then(
         (socket) => {
           socket.destroy();
           return true;

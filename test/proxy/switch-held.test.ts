@@ -1,6 +1,6 @@
 /** What happens to sessions while the gate is closed, and what keeps one from being moved. */
 import { describe, expect, test } from 'vitest';
-import { until } from '../support/servers.js';
+import { until, untilActive } from '../support/servers.js';
 import { RawClient, firstColumn, send, sqlStates, startProxy, statuses, tags } from './proxy-support.js';
 import {
   ALL,
@@ -11,6 +11,7 @@ import {
   options,
   pair,
   prepare,
+  prepareBesideOpen,
   raw,
   running,
   switchOver,
@@ -279,7 +280,7 @@ describe('the drain deadline', () => {
     await using open = await raw();
     await using other = await raw();
     await open.run([send.query('BEGIN'), send.query("INSERT INTO item VALUES (2, 'two')")], 2);
-    await prepare();
+    await prepareBesideOpen();
     const held = closeGate({ drainTimeoutMs: 150 });
     await until(() => gate() === 'closing');
     other.write(send.query('SELECT 1'), send.query("SELECT current_setting('server_version_num')"));
@@ -300,7 +301,7 @@ describe('the drain deadline', () => {
   test('the signal: likewise', async () => {
     await using client = await raw();
     await client.run([send.query('BEGIN')]);
-    await prepare();
+    await prepareBesideOpen();
     const controller = new AbortController();
     const held = closeGate({ signal: controller.signal });
     await until(() => gate() === 'closing');
@@ -325,7 +326,8 @@ describe('the drain deadline', () => {
     piping.write(send.parse("INSERT INTO item VALUES (5, 'x')"), send.bind(), send.execute(), send.flush());
     unflushed.write(send.parse("INSERT INTO item VALUES (7, 'x')"), send.bind(), send.execute());
     await until(() => copying.types === 'G' && piping.types === '12C');
-    await prepare();
+    await untilActive(pair.onSource, 'pg_sleep(30)');
+    await prepareBesideOpen();
     await closeGate({ drainTimeoutMs: 100, onDrainTimeout: 'cancel' });
     await switchOver();
 

@@ -5,7 +5,7 @@ import { send, sqlStates, tags, type RawClient } from './proxy-support.js';
 import { closeGate, pair, prepare, raw, switchOver, switchServers, version } from './switch-support.js';
 
 // Two hundred take their time where the machine is busy.
-switchServers({ prepareTimeoutMs: 60_000, askTimeoutMs: 60_000, connectTimeoutMs: 60_000 });
+switchServers();
 
 const SESSIONS = 200;
 

@@ -21,6 +21,9 @@ const SCHEMA = `
   CREATE FUNCTION public.enter_tenant(text) RETURNS void LANGUAGE sql AS
     $$ SELECT set_config('app.tenant', $1, false) $$`;
 
+/** What a starved machine needs; see {@link prepareBesideOpen}. */
+const PREPARE_TIMEOUT_MS = 60_000;
+
 /** Both are the same for all tests of the file; the proxy is a new one for each. */
 export let pair: DatabasePair;
 export let running: RunningProxy;
@@ -39,8 +42,9 @@ export function switchServers(settings: Partial<ProxySettings> = {}): void {
       await client.query("TRUNCATE public.item; INSERT INTO public.item VALUES (1, 'one', 'fine')");
     }
     running = await startProxy(pair, {
-      prepareTimeoutMs: 300,
-      askTimeoutMs: 2000,
+      prepareTimeoutMs: PREPARE_TIMEOUT_MS,
+      askTimeoutMs: 60_000,
+      connectTimeoutMs: 60_000,
       ...settings,
     });
   });
@@ -59,7 +63,7 @@ export const raw = (parameters: Record<string, string> = {}): Promise<RawClient>
 
 export const never = new AbortController().signal;
 export const options: HoldOptions = {
-  drainTimeoutMs: 5000,
+  drainTimeoutMs: 60_000,
   onDrainTimeout: 'abort',
   onPinned: 'refuse',
   signal: never,
@@ -67,6 +71,14 @@ export const options: HoldOptions = {
 
 export const prepare = (to: Side = 'destination'): Promise<PrepareReport> =>
   running.proxy.prepare(ALL, to, never);
+
+/** With a transaction open, or a statement that runs on: preparing waits for it to the end of its time. */
+export async function prepareBesideOpen(): Promise<PrepareReport> {
+  running.proxy.reconfigure({ prepareTimeoutMs: 300 });
+  const report = await prepare();
+  running.proxy.reconfigure({ prepareTimeoutMs: PREPARE_TIMEOUT_MS });
+  return report;
+}
 
 export async function closeGate(over: Partial<HoldOptions> = {}, to: Side = 'destination'): Promise<void> {
   await running.proxy.hold(ALL, to, { ...options, ...over });

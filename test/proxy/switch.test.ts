@@ -13,6 +13,7 @@ import {
   options,
   pair,
   prepare,
+  prepareBesideOpen,
   raw,
   running,
   switchOver,
@@ -28,13 +29,15 @@ describe('a switch', () => {
     await using idle = await raw();
     await prepare();
     // What was pipelined before the gate closed was sent on already and is answered by the old side.
-    busy.write(send.query("SELECT pg_sleep(0.2), 'first'"), send.query("SELECT 'second'"));
+    await pair.onSource.query('SELECT pg_advisory_lock(1)');
+    busy.write(send.query("SELECT pg_advisory_xact_lock(1), 'first'"), send.query("SELECT 'second'"));
     await until(() => running.proxy.status().clients.some((client) => client.busy));
     const held = closeGate();
     await until(() => gate() === 'closing');
     const ask = "SELECT current_setting('server_version_num')";
     busy.write(send.query(ask));
     idle.write(send.query(ask));
+    await pair.onSource.query('SELECT pg_advisory_unlock(1)');
     await held;
     expect(gate()).toBe('closed');
     await until(() => busy.types === 'TDCZTDCZ');
@@ -73,7 +76,7 @@ describe('a switch', () => {
   test('lets an open transaction end on the old side', async () => {
     await using client = await raw();
     await client.run([send.query('BEGIN'), send.query("INSERT INTO item VALUES (2, 'two')")], 2);
-    expect((await prepare()).stale).toBe(1);
+    expect((await prepareBesideOpen()).stale).toBe(1);
     const held = closeGate();
     await until(() => gate() === 'closing');
     expect(statuses(await client.run([send.query("INSERT INTO item VALUES (3, 'three')")]))).toBe('T');
@@ -144,7 +147,7 @@ describe('a switch', () => {
       [send.query('BEGIN'), send.query('DECLARE c CURSOR FOR SELECT generate_series(1, 3)')],
       2,
     );
-    await prepare();
+    await prepareBesideOpen();
     const held = closeGate();
     await until(() => gate() === 'closing');
     expect(await client.column('FETCH ALL FROM c')).toEqual(['1', '2', '3']);

@@ -56,11 +56,12 @@ async function createDatabase(which: Side, name: string): Promise<void> {
 async function dropDatabase(which: Side, name: string): Promise<void> {
   const client = await connectControl(which, sharedEndpoint(which, 'postgres'), { purpose: 'test' });
   try {
-    await client.query(
-      'SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid()',
-      [name],
-    );
     await until(async () => {
+      // Each time: what was about to connect again may have done so.
+      await client.query(
+        'SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid()',
+        [name],
+      );
       const slots = await client.query<{ slot_name: string; active: string }>(
         'SELECT slot_name, active FROM pg_replication_slots WHERE database = $1',
         [name],
@@ -79,14 +80,35 @@ async function dropDatabase(which: Side, name: string): Promise<void> {
 /** A condition often asks a server: asked without pause it would take the core from what it waits for. */
 const POLL_MAX_MS = 20;
 
-/** Polls a condition; throws with `what` after `timeoutMs`. For waiting on states, never for letting time pass. */
+/**
+ * Polls a condition; throws with `what` after `timeoutMs`. For waiting on states, never for letting time pass. The
+ * limit only ends a hang: it is far above what a starved machine needs.
+ */
 export async function until(
   condition: () => boolean | Promise<boolean>,
-  { timeoutMs = 20_000, what = 'condition' }: { timeoutMs?: number; what?: string } = {},
+  { timeoutMs = 60_000, what = 'condition' }: { timeoutMs?: number; what?: string } = {},
 ): Promise<void> {
   const deadline = performance.now() + timeoutMs;
   for (let waitMs = 2; !(await condition()); waitMs = Math.min(waitMs * 1.5, POLL_MAX_MS)) {
     if (performance.now() > deadline) throw new Error(`timed out after ${timeoutMs} ms waiting for ${what}`);
     await new Promise((resolve) => setTimeout(resolve, waitMs));
   }
+}
+
+/**
+ * Waits until `count` backends of the database that `client` is connected to run a statement with `text` in it. A
+ * cancel request that comes earlier is lost: a server that has not read the statement yet has nothing to cancel.
+ */
+export async function untilActive(client: pg.Client, text: string, count = 1): Promise<void> {
+  await until(
+    async () => {
+      const { rows } = await client.query(
+        `SELECT FROM pg_catalog.pg_stat_activity WHERE datname = pg_catalog.current_database()
+           AND pid <> pg_catalog.pg_backend_pid() AND state = 'active' AND strpos(query, $1) > 0`,
+        [text],
+      );
+      return rows.length >= count;
+    },
+    { what: `${count} running ${text}` },
+  );
 }

@@ -97,7 +97,7 @@ export class WireClient implements AsyncDisposable {
    * Waits until `times` messages of `type` have come beyond those of its type already waited for, or the peer has closed.
    * Returns false where neither happened in time.
    */
-  async until(type: string, times = 1, timeoutMs = 10_000): Promise<boolean> {
+  async until(type: string, times = 1, timeoutMs = 60_000): Promise<boolean> {
     const wanted = (this.#seen.get(type) ?? 0) + times;
     this.#seen.set(type, wanted);
     return await this.#wait(
@@ -106,7 +106,7 @@ export class WireClient implements AsyncDisposable {
     );
   }
 
-  async untilClosed(timeoutMs = 10_000): Promise<boolean> {
+  async untilClosed(timeoutMs = 60_000): Promise<boolean> {
     return await this.#wait(() => this.closed, timeoutMs);
   }
 

@@ -193,17 +193,20 @@ export const CASES: readonly Case[] = [
     name: 'a statement whose client is gone before its answer',
     run: async ({ client, source }) => {
       const gone = await client();
+      await source().query('SELECT pg_advisory_lock(9)');
       const sent = gone.query(
-        `UPDATE public.account SET balance = 99 WHERE id = 33 AND pg_sleep(0.2) IS NOT NULL`,
+        `UPDATE public.account SET balance = 99 WHERE id = 33 AND pg_advisory_xact_lock(9) IS NOT NULL`,
       );
       sent.catch(() => undefined);
       await until(async () => {
         const running = await source().query(
-          `SELECT FROM pg_stat_activity WHERE query LIKE '%balance = 99%' AND pid <> pg_backend_pid() AND state = 'active'`,
+          `SELECT FROM pg_stat_activity WHERE query LIKE '%balance = 99%' AND pid <> pg_backend_pid() AND state = 'active'
+             AND datname = current_database()`,
         );
         return running.rows.length > 0;
       });
       (gone as unknown as { connection: { stream: { destroy(): void } } }).connection.stream.destroy();
+      await source().query('SELECT pg_advisory_unlock(9)');
       await until(async () => {
         const { rows } = await source().query<{ balance: string }>(
           'SELECT balance FROM public.account WHERE id = 33',
