@@ -11,8 +11,9 @@ export default defineConfig({
     isolate: false,
     // Most of a test's time is waiting for a server.
     maxWorkers: 3,
-    testTimeout: 60_000,
-    hookTimeout: 60_000,
+    // They end what hangs; a machine that is busy must not meet them.
+    testTimeout: 180_000,
+    hookTimeout: 180_000,
     server: { deps: { external: [/\/dist\//] } },
   },
   // `await using` is lowered for Node 20, which has no explicit resource management.

@@ -24,7 +24,7 @@ async function following(understudy: Understudy): Promise<void> {
       if (shadow.phase === 'failed') throw new Error(JSON.stringify(shadow.error));
       return shadow.phase === 'following';
     },
-    { timeoutMs: 40_000, what: 'the shadow to follow' },
+    { timeoutMs: 90_000, what: 'the shadow to follow' },
   );
 }
 

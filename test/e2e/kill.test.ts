@@ -44,7 +44,7 @@ class Writer {
 
   async #run(): Promise<void> {
     while (this.#running) {
-      const client = new pg.Client({ connectionString: this.#url, connectionTimeoutMillis: 5_000 });
+      const client = new pg.Client({ connectionString: this.#url, connectionTimeoutMillis: 30_000 });
       client.on('error', () => undefined);
       try {
         await client.connect();
@@ -52,8 +52,8 @@ class Writer {
           const id = this.#next++;
           await client.query('INSERT INTO ledger (id, note) VALUES ($1, $2)', [id, `note ${id}`]);
           this.acknowledged.add(id);
-          // Steps take longer than this; without a pause it would take a core from the processes under test.
-          await new Promise((resolve) => setTimeout(resolve, 4));
+          // Some writes to each step; more of them would only take the cores from the processes under test.
+          await new Promise((resolve) => setTimeout(resolve, 12));
         }
       } catch {
         // The process was killed under it: the outcome of this id is unknown, and it is not in the set.

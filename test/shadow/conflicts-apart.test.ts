@@ -21,7 +21,7 @@ test('one that waits for a lock holds up no other, and a column t is no row', as
     await using harness = await new EngineHarness(pair, { conflicts: { rule: 'destination-wins' } })
       .start()
       .reach('following');
-    await harness.engine.prepareReverse(AbortSignal.timeout(10_000));
+    await harness.engine.prepareReverse(AbortSignal.timeout(60_000));
     await locker.query('BEGIN');
     await locker.query('SELECT FROM public.r WHERE id = 2 FOR UPDATE');
     await sql(onDestination, `UPDATE r SET v = 'locked' WHERE id = 2; UPDATE r SET v = 'stray' WHERE id = 3`);

@@ -41,7 +41,7 @@ test('a module that throws or answers nonsense decides nothing, and tells no val
 
 async function following(pair: DatabasePair, options: Partial<ShadowOptions>): Promise<EngineHarness> {
   const harness = await new EngineHarness(pair, options).start().reach('following');
-  await harness.engine.prepareReverse(AbortSignal.timeout(10_000));
+  await harness.engine.prepareReverse(AbortSignal.timeout(60_000));
   await harness.caughtUp();
   return harness;
 }
@@ -68,7 +68,7 @@ test('writes past the guard are found, and the source’s rows put back; both ar
   const { onSource, onDestination } = pair;
   await sql(onSource, TABLE);
   await using harness = await following(pair, {});
-  await harness.engine.verify({ direction: 'forward' }, AbortSignal.timeout(20_000));
+  await harness.engine.verify({ direction: 'forward' }, AbortSignal.timeout(60_000));
   await sql(
     onDestination,
     `UPDATE t SET v = 'stray' WHERE id = 1; DELETE FROM t WHERE id = 2; INSERT INTO t VALUES (99, 'p', 'stray');
@@ -94,7 +94,7 @@ test('writes past the guard are found, and the source’s rows put back; both ar
   expect(await harness.engine.status()).toMatchObject({ lastVerify: null, unverified: true });
   const report = await harness.engine.verify(
     { direction: 'forward', repair: true },
-    AbortSignal.timeout(20_000),
+    AbortSignal.timeout(60_000),
   );
   expect(report.verdicts.flatMap(({ table, mismatches }) => (mismatches === 0 ? [] : [table]))).toEqual([
     'public.k',
@@ -208,7 +208,7 @@ test('by rule the destination’s row, or the later one, is written to the sourc
     ]);
     const left = await harness.engine.verify(
       { direction: 'forward', repair: true },
-      AbortSignal.timeout(20_000),
+      AbortSignal.timeout(60_000),
     );
     expect(left.mismatches).toBe(1);
     await harness.expectSame();

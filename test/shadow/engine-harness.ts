@@ -79,7 +79,7 @@ export class EngineHarness implements AsyncDisposable {
         if (status.phase === 'failed' && phase !== 'failed') throw new Error(JSON.stringify(status.error));
         return status.phase === phase;
       },
-      { what: `phase ${phase}`, timeoutMs: 45_000 },
+      { what: `phase ${phase}`, timeoutMs: 90_000 },
     ).catch(async (error: unknown) => {
       throw new Error(`${String(error)}; ${JSON.stringify(await this.engine.status())}`);
     });
@@ -92,7 +92,7 @@ export class EngineHarness implements AsyncDisposable {
     const client = direction === 'forward' ? this.#sides.onSource : this.#sides.onDestination;
     await client.query(emitMessageSql({ t: 'mark', id }));
     await this.engine
-      .waitForMark(direction, id, AbortSignal.timeout(20_000))
+      .waitForMark(direction, id, AbortSignal.timeout(60_000))
       .catch(async (error: unknown) => {
         throw new Error(`${String(error)}; ${JSON.stringify(await this.engine.status())}`);
       });

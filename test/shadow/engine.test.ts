@@ -39,13 +39,13 @@ test('builds the shadow, copies it, follows it and finds both sides equal', asyn
   );
   await harness.caughtUp();
   expect(await harness.expectSame()).toBeGreaterThan(20_000);
-  const report = await harness.engine.verify({ direction: 'forward' }, AbortSignal.timeout(20_000));
+  const report = await harness.engine.verify({ direction: 'forward' }, AbortSignal.timeout(60_000));
   expect(report.mismatches).toBe(0);
   const status = await harness.engine.status();
   expect(status.error).toBeNull();
   expect(status.copy.rows).toBe(25_000);
   expect(status.streams[0]).toMatchObject({ connected: true, authoritative: true });
-  await harness.engine.analyze('destination', AbortSignal.timeout(20_000));
+  await harness.engine.analyze('destination', AbortSignal.timeout(60_000));
   const { rows } = await pair.onDestination.query('SELECT n FROM public.a_first');
   expect(rows).toEqual([{ n: '50010' }]);
   const { warnings } = await harness.engine.status();

@@ -87,7 +87,7 @@ test('a destination with wider types is built, copied, followed both ways, compa
     { types: 'customer bigint, count bigint, last timestamp with time zone' },
   ]);
   const verify = async (direction: 'forward' | 'reverse' = 'forward'): Promise<unknown> => {
-    const report = await harness.engine.verify({ direction }, AbortSignal.timeout(20_000));
+    const report = await harness.engine.verify({ direction }, AbortSignal.timeout(60_000));
     return report.verdicts.filter(({ mismatches }) => mismatches > 0);
   };
   expect(await verify()).toEqual([]);
@@ -122,12 +122,12 @@ test('a destination with wider types is built, copied, followed both ways, compa
   );
   const mended = await harness.engine.verify(
     { direction: 'forward', repair: true },
-    AbortSignal.timeout(20_000),
+    AbortSignal.timeout(60_000),
   );
   expect(mended).toMatchObject({ mismatches: 3, repair: { rows: 3, remaining: 0 } });
 
   // The way back.
-  await harness.engine.prepareReverse(AbortSignal.timeout(20_000));
+  await harness.engine.prepareReverse(AbortSignal.timeout(60_000));
   await emitRoute(pair.onSource, 'destination', 1);
   await emitRoute(pair.onDestination, 'destination', 1);
   await sql(
@@ -202,7 +202,7 @@ test('a destination with other names is built, followed both ways, compared, rep
   await harness.start().reach('following');
   const verify = async (direction: 'forward' | 'reverse'): Promise<unknown> => {
     await harness.caughtUp(direction);
-    const report = await harness.engine.verify({ direction }, AbortSignal.timeout(20_000));
+    const report = await harness.engine.verify({ direction }, AbortSignal.timeout(60_000));
     expect(report.tables).toBe(4);
     return report.verdicts.filter(({ mismatches }) => mismatches > 0);
   };
@@ -227,7 +227,7 @@ test('a destination with other names is built, followed both ways, compared, rep
      RESET session_replication_role`,
   );
   expect(
-    await harness.engine.verify({ direction: 'forward', repair: true }, AbortSignal.timeout(20_000)),
+    await harness.engine.verify({ direction: 'forward', repair: true }, AbortSignal.timeout(60_000)),
   ).toMatchObject({ mismatches: 1, repair: { rows: 1, remaining: 0 } });
 
   // A changed schema is carried over under the old names, and the new ones are given again.
@@ -250,7 +250,7 @@ test('a destination with other names is built, followed both ways, compared, rep
   );
   await harness.caughtUp();
 
-  await harness.engine.prepareReverse(AbortSignal.timeout(20_000));
+  await harness.engine.prepareReverse(AbortSignal.timeout(60_000));
   await emitRoute(pair.onSource, 'destination', 1);
   await emitRoute(pair.onDestination, 'destination', 1);
   // What an application says that knows the old names alone.
@@ -263,13 +263,13 @@ test('a destination with other names is built, followed both ways, compared, rep
      UPDATE app.heap SET line = 'b'; UPDATE app.later SET n = 2; UPDATE sales.party SET born = '1999-01-01' WHERE id = 2`,
   );
   await harness.caughtUp('reverse');
-  const report = await harness.engine.verify({ direction: 'reverse' }, AbortSignal.timeout(20_000));
+  const report = await harness.engine.verify({ direction: 'reverse' }, AbortSignal.timeout(60_000));
   expect(report.verdicts.filter(({ mismatches }) => mismatches > 0)).toEqual([]);
   const back = await pair.onSource.query(
     `SELECT o.placed, c."e mail" AS mail FROM app."Order" o JOIN public.customer c ON c.id = o.cust WHERE o.id = 3`,
   );
   expect(back.rows).toEqual([{ placed: '2024-01-01 10:00:00', mail: 'x' }]);
-  expect(await harness.engine.verifyRecent('reverse', AbortSignal.timeout(20_000))).toMatchObject({
+  expect(await harness.engine.verifyRecent('reverse', AbortSignal.timeout(60_000))).toMatchObject({
     mismatches: 0,
   });
 
@@ -278,7 +278,7 @@ test('a destination with other names is built, followed both ways, compared, rep
   await using successor = await new EngineHarness(pair, { format }).start().reach('following');
   await sql(pair.onDestination, `UPDATE app."Order" SET cust = 501 WHERE id = 4; DELETE FROM sales.heap`);
   await successor.caughtUp('reverse');
-  const later = await successor.engine.verify({ direction: 'reverse' }, AbortSignal.timeout(20_000));
+  const later = await successor.engine.verify({ direction: 'reverse' }, AbortSignal.timeout(60_000));
   expect(later.mismatches).toBe(0);
 }, 60_000);
 

@@ -100,7 +100,7 @@ test('a stream that can’t get on loses its shadow before the log fills the dis
     logPollIntervalMs: 50,
   }).start();
   await harness.reach('following');
-  await harness.engine.prepareReverse(AbortSignal.timeout(10_000));
+  await harness.engine.prepareReverse(AbortSignal.timeout(60_000));
   expect(await slots(pair)).toBe(2);
   // The apply waits for this lock, as it would for a destination that hangs.
   await pair.onDestination.query('BEGIN; LOCK TABLE public.t IN ACCESS EXCLUSIVE MODE');

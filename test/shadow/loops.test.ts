@@ -28,8 +28,8 @@ test('changes cross once and in one direction, over cutover, rollback, restart a
   );
   {
     await using harness = await new EngineHarness(pair).start().reach('following');
-    await harness.engine.prepareReverse(AbortSignal.timeout(10_000));
-    await harness.engine.prepareReverse(AbortSignal.timeout(10_000));
+    await harness.engine.prepareReverse(AbortSignal.timeout(60_000));
+    await harness.engine.prepareReverse(AbortSignal.timeout(60_000));
 
     // Before the cutover the way back is open, but carries nothing: neither echoes nor what got past the guard.
     await write(pair, 'source', 1000);
@@ -80,7 +80,7 @@ test('changes cross once and in one direction, over cutover, rollback, restart a
     direction: 'reverse',
     authoritative: true,
   });
-  const report = await again.engine.verify({ direction: 'reverse' }, AbortSignal.timeout(20_000));
+  const report = await again.engine.verify({ direction: 'reverse' }, AbortSignal.timeout(60_000));
   expect(report.mismatches).toBe(0);
 });
 
@@ -93,10 +93,10 @@ test('recently changed keys are compared alone, and forgotten once equal', async
   await using harness = await new EngineHarness(pair, { trimIntervalMs: 3_600_000 })
     .start()
     .reach('following');
-  const recent = (): Promise<unknown> => harness.engine.verifyRecent('forward', AbortSignal.timeout(10_000));
+  const recent = (): Promise<unknown> => harness.engine.verifyRecent('forward', AbortSignal.timeout(60_000));
   // Until a full comparison was clean, what was changed before is not known.
   expect(await recent()).toEqual({ keys: 0, mismatches: 0, differing: [], incomplete: true });
-  await harness.engine.verify({ direction: 'forward' }, AbortSignal.timeout(10_000));
+  await harness.engine.verify({ direction: 'forward' }, AbortSignal.timeout(60_000));
   await sql(
     pair.onSource,
     `UPDATE t SET v = 'x' WHERE id <= 10; DELETE FROM t WHERE id = 11; UPDATE t SET id = 5000 WHERE id = 12`,

@@ -141,19 +141,19 @@ test('a comparison that was interrupted goes on where it had come to, and rests 
   const again: string[] = [];
   const report = await harness.engine.verify(
     { direction: 'forward', resume: true, repair: true },
-    AbortSignal.timeout(20_000),
+    AbortSignal.timeout(60_000),
     ({ table }) => again.push(table),
   );
   expect(new Set(again)).toEqual(new Set(['public.a', 'public.c', '']));
   expect(report).toMatchObject({ tables: 3, rows: 300, mismatches: 1, repair: { remaining: 0 } });
-  expect(await harness.engine.verifyRecent('forward', AbortSignal.timeout(20_000))).toMatchObject({
+  expect(await harness.engine.verifyRecent('forward', AbortSignal.timeout(60_000))).toMatchObject({
     keys: 1,
     mismatches: 0,
   });
   // Nothing is left to be resumed: everything is compared.
   const whole = await harness.engine.verify(
     { direction: 'forward', resume: true },
-    AbortSignal.timeout(20_000),
+    AbortSignal.timeout(60_000),
   );
   expect(whole).toMatchObject({ tables: 3, rows: 300, mismatches: 0 });
 });

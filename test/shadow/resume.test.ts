@@ -75,7 +75,7 @@ test.skipIf(!existsSync(BUILT_WORKER))('a thread killed again and again goes on 
   // Rows deleted before their chunk was read are not copied; none is copied twice.
   expect(copy.rows).toBeLessThanOrEqual(24_000);
   expect(copy.rows).toBeGreaterThanOrEqual(23_996);
-  const report = await client.verify({ direction: 'forward' }, AbortSignal.timeout(20_000));
+  const report = await client.verify({ direction: 'forward' }, AbortSignal.timeout(60_000));
   expect(report).toMatchObject({ mismatches: 0, tables: 2, rows: 23_996 });
   await client.stop();
   await worker.terminate();
@@ -187,7 +187,7 @@ test('a slot that is lost is made anew, and what it has missed is mended, not co
   };
   {
     await using first = await new EngineHarness(pair).start().reach('following');
-    await first.engine.prepareReverse(AbortSignal.timeout(10_000));
+    await first.engine.prepareReverse(AbortSignal.timeout(60_000));
     await first.caughtUp();
   }
   await until(async () => (await onSource.query(`SELECT ${SLOTS} AND active`)).rowCount === 0);

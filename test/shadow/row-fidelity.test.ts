@@ -191,13 +191,13 @@ test('every type of the server’s arrives with every digit, both ways, in binar
   );
   await harness.caughtUp();
   expect(await harness.expectSame()).toBe(2 * copied);
-  await harness.engine.prepareReverse(AbortSignal.timeout(20_000));
+  await harness.engine.prepareReverse(AbortSignal.timeout(60_000));
   await emitRoute(pair.onSource, 'destination', 1);
   await emitRoute(pair.onDestination, 'destination', 1);
   await sql(pair.onDestination, `${insert(201)}; DELETE FROM in_text WHERE id = 3`);
   await harness.caughtUp('reverse');
   expect(await harness.expectSame()).toBe(3 * copied - 1);
-  const report = await harness.engine.verify({ direction: 'reverse' }, AbortSignal.timeout(20_000));
+  const report = await harness.engine.verify({ direction: 'reverse' }, AbortSignal.timeout(60_000));
   expect(report.mismatches).toBe(0);
 }, 60_000);
 
@@ -218,7 +218,7 @@ test('every type of the server’s arrives by polling too', async () => {
   );
   shadow.start();
   try {
-    await until(async () => (await shadow.status()).phase === 'following', { timeoutMs: 45_000 });
+    await until(async () => (await shadow.status()).phase === 'following', { timeoutMs: 90_000 });
     await sql(pair.onSource, insertRows('t', all, 1).join(';\n'));
     await until(
       async () => {
@@ -299,6 +299,6 @@ test('values of 16 megabytes are copied, streamed, left alone and compared', asy
   const [ours, theirs] = await Promise.all([pair.onSource.query(read), pair.onDestination.query(read)]);
   expect(theirs.rows).toEqual(ours.rows);
   expect(ours.rows).toHaveLength(2);
-  const report = await harness.engine.verify({ direction: 'forward' }, AbortSignal.timeout(20_000));
+  const report = await harness.engine.verify({ direction: 'forward' }, AbortSignal.timeout(60_000));
   expect(report.mismatches).toBe(0);
 }, 60_000);

@@ -56,7 +56,7 @@ test('carries over what is added while the application writes', async () => {
   // The catalogs are looked at once an hour: the event trigger and the stream have to tell.
   await using harness = new EngineHarness(pair, { fingerprintIntervalMs: 3_600_000 });
   await harness.start().reach('following');
-  await harness.engine.prepareReverse(AbortSignal.timeout(20_000));
+  await harness.engine.prepareReverse(AbortSignal.timeout(60_000));
   const writer = await liveWriter(pair);
   await ddl(
     pair.onSource,
@@ -99,7 +99,7 @@ test('carries over what is added while the application writes', async () => {
   await harness.caughtUp();
   expect(await harness.expectSame()).toBeGreaterThan(1000);
   expect(
-    (await harness.engine.verify({ direction: 'forward' }, AbortSignal.timeout(20_000))).mismatches,
+    (await harness.engine.verify({ direction: 'forward' }, AbortSignal.timeout(60_000))).mismatches,
   ).toBe(0);
   expect(
     await oneRow(
@@ -164,7 +164,7 @@ test('waits for a decision where a change may lose rows, and goes on with it', a
   await sql(pair.onSource, ACCOUNTS);
   await using harness = new EngineHarness(pair, { fingerprintIntervalMs: 100 });
   await harness.start().reach('following');
-  const signal = AbortSignal.timeout(30_000);
+  const signal = AbortSignal.timeout(60_000);
   // Undone: the shadow goes on by itself.
   await ddl(pair.onSource, `ALTER TABLE account RENAME COLUMN email TO mail`);
   await harness.reach('paused');

@@ -90,11 +90,11 @@ test('a mark that was passed before anyone waited is found, also by the next pro
     await using first = await new EngineHarness(pair).start().reach('following');
     await pair.onSource.query(emitMessageSql({ t: 'mark', id: 'early' }));
     await first.caughtUp();
-    await first.engine.waitForMark('forward', 'early', AbortSignal.timeout(1000));
+    await first.engine.waitForMark('forward', 'early', AbortSignal.timeout(60_000));
   }
   await using second = await new EngineHarness(pair).start().reach('following');
   await until(async () => (await second.engine.status()).streams[0]?.connected === true);
-  await second.engine.waitForMark('forward', 'early', AbortSignal.timeout(1000));
+  await second.engine.waitForMark('forward', 'early', AbortSignal.timeout(60_000));
   await expect(second.engine.waitForMark('forward', 'never', AbortSignal.timeout(50))).rejects.toThrow();
 });
 

@@ -116,7 +116,7 @@ export class Stack implements AsyncDisposable {
         if (shadow.phase === 'failed') throw new Error(`the shadow failed: ${JSON.stringify(shadow.error)}`);
         return shadow.phase === 'following' && shadow.streams.every((stream) => stream.connected);
       },
-      { timeoutMs: 40_000, what: `the shadow to follow\n${this.#output}` },
+      { timeoutMs: 90_000, what: `the shadow to follow\n${this.#output}` },
     );
   }
 

@@ -71,7 +71,7 @@ cutover: { markTimeoutMs: 20000, holdBudgetMs: 30000, fenceTimeoutMs: 10000 }`,
         const [ours, theirs] = await Promise.all([contents(pair.onSource), contents(pair.onDestination)]);
         return JSON.stringify(ours) === JSON.stringify(theirs);
       },
-      { timeoutMs: 15_000, what: 'both sides to be the same' },
+      { timeoutMs: 90_000, what: 'both sides to be the same' },
     ).catch(async (error: unknown) => {
       const [ours, theirs] = await Promise.all([contents(pair.onSource), contents(pair.onDestination)]);
       expect(theirs).toEqual(ours);
