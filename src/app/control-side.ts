@@ -1,10 +1,11 @@
 /** Short errands of the composition root's own on the databases. */
 import type pg from 'pg';
-import type { DatabaseEndpoint, Finding, Side } from '../core/ports.js';
+import type { DatabaseEndpoint, Finding, Side, SubsetRules } from '../core/ports.js';
 import { connectControl } from '../core/postgres.js';
 import { readNamedOids, type NamedOids } from '../proxy/type-oids.js';
 import { inspectPair, type PreflightSettings } from '../shadow/postgres/preflight.js';
 import { readSessionHints, type SessionHints } from '../shadow/postgres/preflight-sessions.js';
+import { crossingFindings } from './crossing.js';
 
 export interface Endpoints {
   readonly source: DatabaseEndpoint;
@@ -27,7 +28,7 @@ async function withConnection<T>(
 
 /** What would stop a switch now. */
 export async function inspectForCutover(
-  endpoints: Endpoints,
+  endpoints: Endpoints & { readonly subsets: readonly SubsetRules[] },
   {
     migrationId,
     method,
@@ -38,7 +39,9 @@ export async function inspectForCutover(
   return withConnection('source', endpoints.source, 'preflight', (source) =>
     withConnection('destination', endpoints.destination, 'preflight', async (destination) => {
       signal.throwIfAborted();
-      return inspectPair(source, destination, { migrationId, method, format, purpose: 'cutover' });
+      const settings = { migrationId, method, format, purpose: 'cutover' } as const;
+      const findings = await inspectPair(source, destination, settings);
+      return [...findings, ...(await crossingFindings(source, destination, endpoints.subsets))];
     }),
   );
 }

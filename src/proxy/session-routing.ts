@@ -401,7 +401,7 @@ export class SessionRouting {
   #refuse(bytes: number, simple: boolean, error: RefusedStatement): boolean {
     if (!this.#nothingUnderWay()) return false;
     const { tracker, clientStream, refusing, toServer, held } = this.#session;
-    refusing(error);
+    refusing(tracker.status === STATUS_FAILED ? FAILED_BEFORE : error);
     const callsFunction = held.peek(1)[0] === FRONTEND.functionCall;
     if (simple || callsFunction) {
       this.#dropped = bytes;
@@ -438,6 +438,11 @@ function both(one: Reach, other: Reach): Reach {
   };
 }
 
+/** What the server itself would say. */
+const FAILED_BEFORE: RefusedStatement = {
+  sqlState: '25P02',
+  message: 'current transaction is aborted, commands ignored until end of transaction block',
+};
 const HINT = 'It can run once both subsets are on one side again.';
 
 function notKnown({ fingerprint, unknown: why }: Reach): RefusedStatement {
