@@ -16,8 +16,11 @@ export interface OperationDeps {
   readonly shadow: ShadowControl;
   /** All there are. */
   readonly subsets: readonly SubsetId[];
-  /** Which way changes flow by the present route. */
-  readonly direction: () => Direction;
+  /**
+   * Which way the subset's changes flow by the present route, or all changes. Throws `request-invalid` where that is not
+   * the same for all.
+   */
+  readonly direction: (subset: SubsetId | undefined) => Direction;
   /** Throws `route-unknown` while it is not known which side leads. */
   readonly requireRoute: () => void;
   /** Ends both streams for good, for finalize and remove. */
@@ -103,7 +106,7 @@ export class Operations {
       case 'verify':
         return shadow.verify(
           {
-            direction: options.direction ?? this.#deps.direction(),
+            direction: options.direction ?? this.#deps.direction(options.subset),
             ...(await this.#tablesOf(options)),
             ...(options.repair === undefined ? {} : { repair: options.repair }),
             ...(options.resume === undefined ? {} : { resume: options.resume }),
@@ -118,10 +121,10 @@ export class Operations {
       case 'cutover':
       case 'rollback':
         try {
-          this.#switchable(options.subset);
           if (options.destinationLost === true) return await this.#abandonDestination(options, signal);
           return await coordinator[operation]({
             ...(options.dryRun === undefined ? {} : { dryRun: options.dryRun }),
+            ...(options.subset === undefined ? {} : { subset: options.subset }),
             signal,
             onEvent: emit,
           });
@@ -162,26 +165,12 @@ export class Operations {
     return { tables: members.map(({ schema, name }) => `${schema}.${name}`) };
   }
 
-  /** Throws `request-invalid` for a subset that there is not, `preflight-blocked` while one can't be switched alone. */
-  #switchable(asked: SubsetId | undefined): void {
-    const subset = subsetAsked(this.#deps.subsets, asked);
-    if (this.#deps.subsets.length === 1) return;
-    throw new UnderstudyError(
-      'preflight-blocked',
-      `${subset}: statements can’t be routed to two sides yet, so no subset can be switched alone`,
-      {
-        advice: 'Take `subsets` out of the configuration to switch the whole database.',
-        details: { checks: ['subset-routing-missing'] },
-      },
-    );
-  }
-
   async #abandonDestination(
     options: OperationOptions,
     signal: AbortSignal,
   ): Promise<{ readonly epoch: number; readonly destinationLost: true }> {
     const note = options.note ?? 'declared lost by the operator';
-    const epoch = await this.#deps.coordinator.abandonDestination(note, signal);
+    const epoch = await this.#deps.coordinator.abandonDestination(note, signal, options.subset);
     return { epoch, destinationLost: true };
   }
 }

@@ -79,7 +79,8 @@ export class RouteKeeper {
       const before = this.#recovery;
       this.#recovery = recovery;
       this.#problem = undefined;
-      this.#deps.setRoute(WHOLE_DATABASE, recovery.route);
+      const parts = recovery.subsets ?? [{ subset: WHOLE_DATABASE, route: recovery.route }];
+      for (const { subset, route } of parts) this.#deps.setRoute(subset, route);
       if (before === undefined) this.#deps.setUnavailable(WHOLE_DATABASE, null);
       if (before?.route.epoch !== recovery.route.epoch || recovery.action !== 'none')
         log.info({ ...recovery }, 'route');

@@ -25,6 +25,7 @@ import {
   type OperationKind,
   type ShadowPhase,
   type ShadowTable,
+  type SubsetId,
 } from '../core/ports.js';
 import { CutoverCoordinator } from '../cutover/coordinator.js';
 import type { CutoverStatus, StepPoint } from '../cutover/settings.js';
@@ -176,6 +177,7 @@ class Composition implements Understudy, AdminControl {
       source: config.source,
       destination: config.destination,
       subset: WHOLE_DATABASE,
+      subsets: config.subsets,
       migrationId: config.migration.id,
       traffic: this.#proxy,
       shadow: this.#shadow,
@@ -201,7 +203,7 @@ class Composition implements Understudy, AdminControl {
       coordinator: this.#coordinator,
       shadow: this.#shadow,
       subsets: subsetIds(config.subsets),
-      direction: () => this.#direction(),
+      direction: (subset) => this.#direction(subset),
       requireRoute: () => this.#requireRoute(),
       retireShadow: () => this.#shadowThread.stop(),
       retireCapture: async () => {
@@ -330,8 +332,16 @@ class Composition implements Understudy, AdminControl {
     }
   }
 
-  #direction(): Direction {
-    return this.#route.recovery?.route.side === 'destination' ? 'reverse' : 'forward';
+  #direction(subset: SubsetId | undefined): Direction {
+    const { subsets = [], route } = this.#route.recovery ?? {};
+    const [first, ...others] = subsets;
+    if (subset === undefined && others.some((each) => each.route.side !== first?.route.side)) {
+      throw new UnderstudyError('request-invalid', 'the sides lead different subsets: which one?', {
+        advice: `Name one, as in --subset ${first?.subset ?? ''}.`,
+      });
+    }
+    const { side } = subsets.find((each) => each.subset === subset)?.route ?? route ?? { side: 'source' };
+    return side === 'destination' ? 'reverse' : 'forward';
   }
 
   #requireRoute(): void {

@@ -7,8 +7,11 @@
  * is skipped under `session_replication_role = replica`; lowered is `DISABLE`. The state is DDL, taken under the table's
  * lock, and never a row's value: a REPEATABLE READ transaction would read that under its old snapshot.
  *
+ * Where subsets are configured, each has a barrier of its own on either side. A trigger names its subset in its argument,
+ * so that what it belongs to is read where its state is; the subset `all` is that of triggers without one.
+ *
  * Invariants:
- * - All tables of a side change in one transaction, together with the record of why (source: `understudy.epoch`;
+ * - All tables of a subset on a side change in one transaction, together with the record of why (source: `understudy.epoch`;
  *   destination: the journal). That record is locked first and compared; so of two processes only one acts, and a
  *   transaction that was sent by a process since overruled does nothing.
  * - Exempt is only a session in replica role *and* of the user registered for Understudy (its name is part of the
@@ -20,7 +23,7 @@
  * deadlock_timeout is shorter still: it makes our side notice a cycle first, and makes autovacuum, which yields only
  * once a waiter's deadlock_timeout has passed, yield to us.
  */
-import type { ShadowTable, Side, SubsetId, TableName } from '../core/ports.js';
+import { WHOLE_DATABASE, type ShadowTable, type Side, type SubsetId, type TableName } from '../core/ports.js';
 import type { Clock } from '../core/clock.js';
 import { UnderstudyError, asUnderstudyError } from '../core/errors.js';
 import { FENCE_SQLSTATE, GUARD_SQLSTATE, quoteIdent, quoteLiteral, quoteTable } from '../core/postgres.js';
@@ -54,6 +57,7 @@ export interface BarrierReason {
 /** What one trigger of the barrier is found to be. */
 export interface BarrierTrigger extends TableName {
   readonly trigger: string;
+  readonly subset: SubsetId;
   readonly raised: boolean;
 }
 
@@ -127,22 +131,27 @@ END`;
   return `CREATE OR REPLACE FUNCTION ${FUNCTION}() RETURNS trigger LANGUAGE plpgsql AS ${quoteLiteral(body)}`;
 }
 
-/** Every trigger of the barrier on this side, with its state, in the order in which tables are locked. */
-export async function readBarrier(session: Session): Promise<readonly BarrierTrigger[]> {
+/** `orders\\000` for the argument `orders`; empty without one. */
+const SUBSET_SQL = `pg_catalog.encode(t.tgargs, 'escape')`;
+
+/** Every trigger of the subset's barrier on this side, or of all, with its state, in the order in which tables are locked. */
+export async function readBarrier(session: Session, subset?: SubsetId): Promise<readonly BarrierTrigger[]> {
   const found = await session.run(
-    `SELECT n.nspname AS schema, c.relname AS name, t.tgname AS trigger, t.tgenabled AS enabled
+    `SELECT n.nspname AS schema, c.relname AS name, t.tgname AS trigger, t.tgenabled AS enabled, ${SUBSET_SQL} AS subset
        FROM pg_catalog.pg_trigger t
        JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
       WHERE t.tgname IN ('${BARRIER_TRIGGER}', '${TRUNCATE_TRIGGER}')
       ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C", t.tgname COLLATE "C"`,
   );
-  return found.rows.map((row) => ({
+  const triggers = found.rows.map((row) => ({
     schema: row['schema'] ?? '',
     name: row['name'] ?? '',
     trigger: row['trigger'] ?? '',
+    subset: (row['subset'] ?? '').replace(/\\000$/, '') || WHOLE_DATABASE,
     raised: row['enabled'] !== 'D',
   }));
+  return subset === undefined ? triggers : triggers.filter((each) => each.subset === subset);
 }
 
 export function barrierState(triggers: readonly BarrierTrigger[]): BarrierState {
@@ -179,32 +188,49 @@ export function withoutBarrier(
 
 /**
  * Creates the triggers where they are missing, raised or lowered as asked, one table per transaction so that no two
- * locks are held at once. Triggers that exist are left in their state. Throws `fence-timeout`.
+ * locks are held at once. Triggers that exist are left in their state; those of another subset become this one's where
+ * their state is the one asked for. Throws `fence-timeout`, and `journal-conflict` for a table that another subset holds
+ * in the other state.
  */
 export async function installBarrier(
   session: Session,
   tables: readonly TableName[],
   raised: boolean,
   limits: BarrierLimits,
+  subset: SubsetId = WHOLE_DATABASE,
 ): Promise<void> {
   const bounds = await readBounds(session, limits.lockTimeoutMs);
-  const existing = new Set((await readBarrier(session)).map((each) => `${quoteTable(each)} ${each.trigger}`));
+  const existing = new Map(
+    (await readBarrier(session)).map((each) => [`${quoteTable(each)} ${each.trigger}`, each]),
+  );
   for (const table of tables) {
     const name = quoteTable(table);
     const missing = [BARRIER_TRIGGER, TRUNCATE_TRIGGER].filter(
-      (trigger) => !existing.has(`${name} ${trigger}`),
+      (trigger) => existing.get(`${name} ${trigger}`)?.subset !== subset,
     );
     if (missing.length === 0) continue;
+    const others = missing.flatMap((trigger) => existing.get(`${name} ${trigger}`) ?? []);
+    const held = others.find((each) => each.raised !== raised);
+    if (held !== undefined) throw heldBy(session.side, held, subset);
     await inBarrierTransaction(session, bounds, limits, async (begin) => {
       await session.batch([
         ...begin,
         `LOCK TABLE ONLY ${name} IN SHARE ROW EXCLUSIVE MODE`,
-        ...missing.map((trigger) => createTriggerSql(table, trigger)),
+        ...others.map(({ trigger }) => `DROP TRIGGER ${trigger} ON ${name}`),
+        ...missing.map((trigger) => createTriggerSql(table, trigger, subset)),
         `ALTER TABLE ONLY ${name} ${missing.map((trigger) => `${raised ? 'ENABLE ALWAYS' : 'DISABLE'} TRIGGER ${trigger}`).join(', ')}`,
         'COMMIT',
       ]);
     });
   }
+}
+
+function heldBy(side: Side, { schema, name, subset }: BarrierTrigger, wanted: SubsetId): UnderstudyError {
+  return new UnderstudyError(
+    'journal-conflict',
+    `${side}: ${schema}.${name} is in subset ${wanted} now and was in ${subset}, which the other side leads`,
+    { advice: 'Put `subsets` back as they were until one side leads everything, then change them.' },
+  );
 }
 
 /** Drops the triggers and the function. Throws `fence-timeout`. */
@@ -229,6 +255,7 @@ export async function removeBarrier(session: Session, limits: BarrierLimits): Pr
 
 /** What a change needs to know of its side; asked before the gate closes, so that the change is few round trips. */
 export interface BarrierPlan {
+  readonly subset: SubsetId;
   readonly tables: readonly TableName[];
   readonly user: string;
   /** What goes with it where this side follows or leads; see {@link readDeferred}. */
@@ -238,12 +265,18 @@ export interface BarrierPlan {
 }
 
 /** Reads the plan for changes on `session`, and shortens its deadlock_timeout where that is allowed. */
-export async function planBarrier(session: Session, lockTimeoutMs: number): Promise<BarrierPlan> {
+export async function planBarrier(
+  session: Session,
+  lockTimeoutMs: number,
+  subset: SubsetId = WHOLE_DATABASE,
+): Promise<BarrierPlan> {
   const bounds = await readBounds(session, lockTimeoutMs);
+  const tables = barrierTables(await readBarrier(session, subset));
   return {
-    tables: barrierTables(await readBarrier(session)),
+    subset,
+    tables,
     user: await sessionUser(session),
-    deferred: await readDeferred(session),
+    deferred: await readDeferred(session, subset === WHOLE_DATABASE ? null : tables),
     ...bounds,
   };
 }
@@ -253,17 +286,25 @@ export async function planBarrier(session: Session, lockTimeoutMs: number): Prom
  * they would fire for the shadow's own writes, so on the destination they are disabled exactly while its guard is up. The
  * shadow recorded them when it built the schema.
  */
-async function readDeferred(session: Session): Promise<BarrierPlan['deferred']> {
+async function readDeferred(
+  session: Session,
+  of: readonly TableName[] | null,
+): Promise<BarrierPlan['deferred']> {
   const recorded = await session.run(
     `SELECT pg_catalog.to_regclass('understudy.deferred_trigger') IS NOT NULL AS found`,
   );
   if (session.side === 'source' || recorded.rows[0]?.['found'] !== 't') return { enable: [], disable: [] };
   const found = await session.run(
-    'SELECT enable_sql, disable_sql FROM understudy.deferred_trigger ORDER BY enable_sql',
+    `SELECT enable_sql, disable_sql${of === null ? '' : ', schema_name AS schema, table_name AS name'}
+       FROM understudy.deferred_trigger ORDER BY enable_sql`,
+  );
+  const wanted = of === null ? null : new Set(of.map((table) => quoteTable(table)));
+  const rows = found.rows.filter(
+    (row) => wanted?.has(quoteTable({ schema: row['schema'] ?? '', name: row['name'] ?? '' })) ?? true,
   );
   return {
-    enable: found.rows.map((row) => row['enable_sql'] ?? ''),
-    disable: found.rows.map((row) => row['disable_sql'] ?? ''),
+    enable: rows.map((row) => row['enable_sql'] ?? ''),
+    disable: rows.map((row) => row['disable_sql'] ?? ''),
   };
 }
 
@@ -294,6 +335,7 @@ export async function changeBarrier(
   limits: BarrierLimits,
 ): Promise<boolean> {
   const { tables, user, deferred } = plan;
+  const reason = reasonOf(plan, change);
   const statements = [
     ...(tables.length === 0
       ? []
@@ -302,7 +344,7 @@ export async function changeBarrier(
         ]),
     ...tables.map((table) => toggleSql(table, change.raise)),
     ...(change.raise ? deferred.disable : deferred.enable),
-    ...(change.raise ? [functionSql(session.side, user, change.reason)] : []),
+    ...(change.raise ? [functionSql(session.side, user, reason)] : []),
     ...change.alsoSql,
     // What follows in a staged transaction, its COMMIT above all, must not be cut short.
     ...(change.end === 'stage' ? [UNBOUND_SQL] : []),
@@ -346,9 +388,11 @@ export async function rehearseChange(
             `LOCK TABLE ${tables.map((table) => `ONLY ${quoteTable(table)}`).join(', ')} IN ACCESS SHARE MODE`,
           ]),
       `CREATE TABLE ${quoteTable(REHEARSAL)} ()`,
-      ...[BARRIER_TRIGGER, TRUNCATE_TRIGGER].map((trigger) => createTriggerSql(REHEARSAL, trigger)),
+      ...[BARRIER_TRIGGER, TRUNCATE_TRIGGER].map((trigger) =>
+        createTriggerSql(REHEARSAL, trigger, plan.subset),
+      ),
       toggleSql(REHEARSAL, change.raise),
-      ...(change.raise ? [functionSql(session.side, user, change.reason)] : []),
+      ...(change.raise ? [functionSql(session.side, user, reasonOf(plan, change))] : []),
       'ROLLBACK',
     ]);
   } catch (error) {
@@ -357,9 +401,15 @@ export async function rehearseChange(
   }
 }
 
-function createTriggerSql(table: TableName, trigger: string): string {
+/** The function is the side's, and the barriers of several subsets may stand for several reasons. */
+function reasonOf({ subset }: BarrierPlan, { reason }: BarrierChange): BarrierReason | null {
+  return subset === WHOLE_DATABASE ? reason : null;
+}
+
+function createTriggerSql(table: TableName, trigger: string, subset: SubsetId): string {
+  const argument = subset === WHOLE_DATABASE ? '' : quoteLiteral(subset);
   const events = trigger === TRUNCATE_TRIGGER ? 'TRUNCATE' : 'INSERT OR UPDATE OR DELETE';
-  return `CREATE TRIGGER ${trigger} BEFORE ${events} ON ${quoteTable(table)} FOR EACH STATEMENT EXECUTE FUNCTION ${FUNCTION}()`;
+  return `CREATE TRIGGER ${trigger} BEFORE ${events} ON ${quoteTable(table)} FOR EACH STATEMENT EXECUTE FUNCTION ${FUNCTION}(${argument})`;
 }
 
 function toggleSql(table: TableName, raise: boolean): string {
@@ -461,7 +511,7 @@ export interface LockHolder {
 }
 
 /** Who holds a lock that a change of the barrier has to wait for, at this moment, on this side. */
-export async function readLockHolders(session: Session): Promise<readonly LockHolder[]> {
+export async function readLockHolders(session: Session, subset?: SubsetId): Promise<readonly LockHolder[]> {
   const found = await session.run(
     `SELECT DISTINCT c.oid::regclass::text AS name, l.pid, l.mode,
             COALESCE(a.backend_type, 'prepared transaction')
@@ -473,7 +523,7 @@ export async function readLockHolders(session: Session): Promise<readonly LockHo
        LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
       WHERE l.granted AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
         AND l.mode NOT IN ('AccessShareLock', 'RowShareLock', 'SIReadLock')
-        AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()
+        AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()${subset === undefined ? '' : ` AND ${SUBSET_SQL} = ${quoteLiteral(subset === WHOLE_DATABASE ? '' : `${subset}\\000`)}`}
       ORDER BY 1, 2`,
   );
   return found.rows.map((row) => ({

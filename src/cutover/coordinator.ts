@@ -1,25 +1,41 @@
 /**
- * Cutover and rollback of one subset. See `runner.ts` for the order of things, `recovery.ts` for restarts.
+ * Cutover and rollback, of one subset at a time. See `runner.ts` for the order of things, `recovery.ts` for restarts.
  *
  * Invariants:
  * - One operation at a time in this process (across processes the journal sees to it). Recovery, finalize and operations
  *   exclude one another, so that a route read by a recovery is never older than a switch.
  * - What the journal is owed (an abort or an end that could not be written) is paid before anything else is begun.
  */
-import type { OperationKind, OperationReport, ShadowTable, Side } from '../core/ports.js';
+import {
+  WHOLE_DATABASE,
+  type OperationKind,
+  type OperationReport,
+  type Route,
+  type ShadowTable,
+  type Side,
+  type SubsetId,
+} from '../core/ports.js';
 import { UnderstudyError } from '../core/errors.js';
-import { createBarrierObjects, installBarrier, planBarrier, tablesOn } from './barrier.js';
+import { readSubsetTables, subsetAsked, subsetIds } from '../core/subsets.js';
+import {
+  createBarrierObjects,
+  installBarrier,
+  planBarrier,
+  tablesOn,
+  type BarrierLimits,
+} from './barrier.js';
 import { abandonDestination, readEpoch } from './fence.js';
 import { finalize } from './finalize.js';
 import { remove } from './remove.js';
-import { beginOperation, createJournal, readRoute, type OperationKey } from './journal.js';
+import { assertNoOther, beginOperation, createJournal, readRoute, type OperationKey } from './journal.js';
 import { JournalDebts } from './journal-debts.js';
 import type { Operation } from './operation.js';
 import { recover } from './recovery.js';
 import { Registration } from './registration.js';
 import { OperationRunner, StoppedDead } from './runner.js';
-import { Connections } from './session.js';
-import { StatusReader, readRollbackStatus } from './status.js';
+import { Connections, type Session } from './session.js';
+import { StatusReader, readRollbackStatus, type SidesStatus } from './status.js';
+import { assertSameMembers, leadsWhole, wholeOf } from './subsets.js';
 import type {
   CutoverDeps,
   CutoverStatus,
@@ -30,6 +46,7 @@ import type {
   Recovery,
   RemoveOptions,
   RemoveReport,
+  SubsetRecovery,
 } from './settings.js';
 
 interface Running {
@@ -45,6 +62,7 @@ const CLOSE_WAIT_MS = 10_000;
 
 export class CutoverCoordinator {
   readonly #deps: CutoverDeps;
+  readonly #subsets: readonly SubsetId[];
   readonly #connections: Connections;
   readonly #registration: Registration;
   readonly #proxyId: string;
@@ -61,9 +79,10 @@ export class CutoverCoordinator {
 
   constructor(deps: CutoverDeps) {
     this.#deps = deps;
+    this.#subsets = subsetIds(deps.subsets ?? []);
     this.#proxyId = deps.random(8);
     this.#connections = this.#newConnections();
-    this.#status = new StatusReader(this.#connections, deps.subset, deps.log, deps.settings.connectTimeoutMs);
+    this.#status = new StatusReader(this.#connections, deps.log, deps.settings.connectTimeoutMs);
     this.#debts = new JournalDebts({
       connections: this.#connections,
       clock: deps.clock,
@@ -79,6 +98,11 @@ export class CutoverCoordinator {
       answerTimeoutMs: deps.settings.connectTimeoutMs,
       onReturn: () => this.#debts.pay(),
     });
+  }
+
+  /** As the parts of an operation on this subset know them. */
+  #depsOf(subset: SubsetId): CutoverDeps {
+    return { ...this.#deps, subset };
   }
 
   #newConnections(): Connections {
@@ -107,15 +131,48 @@ export class CutoverCoordinator {
   recover(signal: AbortSignal): Promise<Recovery> {
     return this.#exclusively(async () => {
       signal.throwIfAborted();
-      const recovery = await recover({
-        deps: this.#deps,
-        connections: this.#connections,
-        proxyId: this.#proxyId,
-        signal,
-      });
+      const recovery = await this.#recover(signal);
       this.#finalized = recovery.finalized;
       return recovery;
     });
+  }
+
+  /** Of each subset by itself, in the order of their names: what is found of one says nothing of another. */
+  async #recover(signal: AbortSignal): Promise<Recovery> {
+    const context = { connections: this.#connections, proxyId: this.#proxyId, known: this.#subsets, signal };
+    const found: (SubsetRecovery & Recovery)[] = [];
+    for (const subset of this.#subsets)
+      found.push({ subset, ...(await recover({ ...context, deps: this.#depsOf(subset) })) });
+    const [first] = found;
+    if (first === undefined) throw new UnderstudyError('internal', 'there is no subset');
+    if (first.subset === WHOLE_DATABASE) {
+      const { subset: _, ...whole } = first;
+      return whole;
+    }
+    if (found.some(({ route }) => route.side === 'destination')) await this.#assertMembers();
+    const acted = found.find(({ action }) => action !== 'none') ?? first;
+    return {
+      ...acted,
+      route: leadsWhole(found),
+      subsets: found.map(({ subset, route, action }) => ({ subset, route, action })),
+      finalized: found.some(({ finalized }) => finalized),
+    };
+  }
+
+  /** Where the sides lead different tables, the configuration must be the one by which they were parted. */
+  async #assertMembers(): Promise<void> {
+    let source;
+    try {
+      source = await this.#connections.open('source', 'subsets');
+    } catch {
+      // Switched off: it leads nothing that anybody could ask it for.
+      return;
+    }
+    try {
+      await assertSameMembers(source, this.#deps.subsets ?? []);
+    } finally {
+      await source.end();
+    }
   }
 
   /**
@@ -130,21 +187,9 @@ export class CutoverCoordinator {
         advice: 'Restart Understudy with an empty destination to begin anew.',
       });
     }
-    const { subset } = this.#deps;
     const destination = await this.#connections.open('destination', 'journal');
     try {
-      const known = await readRoute(destination, subset);
-      const epoch = known?.epoch ?? (await this.#sourceEpoch());
-      await createJournal(destination, subset, epoch);
-      const route = await readRoute(destination, subset);
-      const here = this.#deps.traffic.route(subset);
-      if (route === null || route.epoch < here.epoch) {
-        throw new UnderstudyError(
-          'journal-conflict',
-          `the destination’s journal is at epoch ${route?.epoch ?? 0}, the source is at ${here.epoch}: it was declared lost, or is an older copy`,
-          { advice: 'Build the shadow anew in an empty database, and point destination.url at it.' },
-        );
-      }
+      for (const subset of this.#subsets) await this.#ensureRoute(destination, subset);
     } finally {
       await destination.end();
     }
@@ -152,10 +197,25 @@ export class CutoverCoordinator {
     await this.#debts.pay();
   }
 
-  async #sourceEpoch(): Promise<number> {
+  async #ensureRoute(destination: Session, subset: SubsetId): Promise<void> {
+    const known = await readRoute(destination, subset);
+    const epoch = known?.epoch ?? (await this.#sourceEpoch(subset));
+    await createJournal(destination, subset, epoch);
+    const route = await readRoute(destination, subset);
+    const here = this.#deps.traffic.route(subset);
+    if (route === null || route.epoch < here.epoch) {
+      throw new UnderstudyError(
+        'journal-conflict',
+        `the destination’s journal is at epoch ${route?.epoch ?? 0}, the source is at ${here.epoch}: it was declared lost, or is an older copy`,
+        { advice: 'Build the shadow anew in an empty database, and point destination.url at it.' },
+      );
+    }
+  }
+
+  async #sourceEpoch(subset: SubsetId): Promise<number> {
     const source = await this.#connections.open('source', 'journal');
     try {
-      return (await readEpoch(source, this.#deps.subset))?.epoch ?? 0;
+      return (await readEpoch(source, subset))?.epoch ?? 0;
     } finally {
       await source.end();
     }
@@ -168,7 +228,7 @@ export class CutoverCoordinator {
    */
   installBarriers(tables: readonly ShadowTable[]): Promise<void> {
     return this.#exclusively(async () => {
-      const { subset, settings, clock, traffic } = this.#deps;
+      const { settings, clock } = this.#deps;
       const limits = {
         clock,
         signal: this.#closing.signal,
@@ -178,13 +238,32 @@ export class CutoverCoordinator {
       for (const side of ['destination', 'source'] as const) {
         const session = await this.#connections.open(side, 'install');
         try {
-          await createBarrierObjects(session, subset);
-          await installBarrier(session, tablesOn(side, tables), traffic.route(subset).side !== side, limits);
+          for (const subset of this.#subsets) await createBarrierObjects(session, subset);
+          await this.#installOn(side, session, tables, limits);
         } finally {
           await session.end();
         }
       }
     });
+  }
+
+  async #installOn(
+    side: Side,
+    session: Session,
+    tables: readonly ShadowTable[],
+    limits: BarrierLimits,
+  ): Promise<void> {
+    const { traffic, subsets = [] } = this.#deps;
+    const raised = (subset: SubsetId): boolean => traffic.route(subset).side !== side;
+    if (subsets.length === 0) {
+      await installBarrier(session, tablesOn(side, tables), raised(WHOLE_DATABASE), limits);
+      return;
+    }
+    const followed = new Set(tables.map(({ schema, name }) => `${schema}.${name}`));
+    for (const { subset, tables: members } of await readSubsetTables(session.client, subsets)) {
+      const theirs = members.filter(({ schema, name }) => followed.has(`${schema}.${name}`));
+      await installBarrier(session, theirs, raised(subset), limits, subset);
+    }
   }
 
   // -------------------------------------------------------------------------------------------------------------
@@ -194,41 +273,39 @@ export class CutoverCoordinator {
    * Source → destination. Throws `already-cut-over`, `busy`, and what makes it impossible to begin; whatever goes wrong
    * after that is the report's `outcome: 'aborted'` with its reason, everything being as before.
    */
-  cutover(options: OperationOptions): Promise<OperationReport> {
-    const { side } = this.#deps.traffic.route(this.#deps.subset);
-    if (side === 'destination') {
-      return Promise.reject(new UnderstudyError('already-cut-over', 'the destination leads already'));
-    }
-    return this.#operate('cutover', options);
+  async cutover(options: OperationOptions): Promise<OperationReport> {
+    const subset = subsetAsked(this.#subsets, options.subset);
+    if (this.#route(subset).side === 'destination')
+      throw new UnderstudyError('already-cut-over', 'the destination leads already');
+    return await this.#operate('cutover', options, subset);
   }
 
   /** Destination → source. Throws `not-cut-over`, `busy`; else as {@link cutover}. */
-  rollback(options: OperationOptions): Promise<OperationReport> {
-    const { side } = this.#deps.traffic.route(this.#deps.subset);
-    if (side === 'source') {
-      return Promise.reject(
-        new UnderstudyError('not-cut-over', 'the source leads: there is nothing to roll back'),
-      );
-    }
+  async rollback(options: OperationOptions): Promise<OperationReport> {
+    const subset = subsetAsked(this.#subsets, options.subset);
+    if (this.#route(subset).side === 'source')
+      throw new UnderstudyError('not-cut-over', 'the source leads: there is nothing to roll back');
     if (this.#finalized) {
-      return Promise.reject(
-        new UnderstudyError(
-          'not-cut-over',
-          'the cutover was finalized: nothing follows the destination any more',
-        ),
+      throw new UnderstudyError(
+        'not-cut-over',
+        'the cutover was finalized: nothing follows the destination any more',
       );
     }
-    return this.#operate('rollback', options);
+    return await this.#operate('rollback', options, subset);
   }
 
-  async #operate(kind: OperationKind, options: OperationOptions): Promise<OperationReport> {
+  #route(subset: SubsetId): Route {
+    return this.#deps.traffic.route(subset);
+  }
+
+  async #operate(kind: OperationKind, options: OperationOptions, subset: SubsetId): Promise<OperationReport> {
     if (this.#running !== undefined) {
       throw new UnderstudyError('busy', `a ${this.#running.kind} is running`, {
         advice: 'Wait for it to end: `understudy status` shows it.',
       });
     }
     const controller = new AbortController();
-    const settled = this.#exclusively(() => this.#run(kind, options, controller));
+    const settled = this.#exclusively(() => this.#run(kind, options, subset, controller));
     const running: Running = { kind, controller, settled: settled.catch(() => undefined) };
     this.#running = running;
     try {
@@ -241,6 +318,7 @@ export class CutoverCoordinator {
   async #run(
     kind: OperationKind,
     options: OperationOptions,
+    subset: SubsetId,
     controller: AbortController,
   ): Promise<OperationReport> {
     await this.ensureJournal();
@@ -252,7 +330,7 @@ export class CutoverCoordinator {
     const budget: { timer?: NodeJS.Timeout } = {};
     let dead = false;
     try {
-      const operation = await this.#begin(kind, options, controller.signal, connections);
+      const operation = await this.#begin(kind, options, subset, controller.signal, connections);
       const runner = this.#newRunner(operation, options, controller, budget);
       if (this.#running !== undefined) this.#running.runner = runner;
       const report = await runner.run();
@@ -273,26 +351,28 @@ export class CutoverCoordinator {
   async #begin(
     kind: OperationKind,
     options: OperationOptions,
+    subset: SubsetId,
     signal: AbortSignal,
     connections: Connections,
   ): Promise<Operation> {
-    const { random, subset, traffic } = this.#deps;
+    const { random } = this.#deps;
     const key: OperationKey = {
       id: `${kind}-${random(6)}`,
       attempt: random(16),
-      epoch: traffic.route(subset).epoch,
+      epoch: this.#route(subset).epoch,
     };
     const from: Side = kind === 'cutover' ? 'source' : 'destination';
     if (options.dryRun !== true) {
       const journal = await connections.open('destination', 'journal');
       try {
+        await assertNoOther(journal, subset);
         await beginOperation(journal, key, { subset, kind, from, proxy: this.#proxyId });
       } finally {
         await journal.end();
       }
     }
     return {
-      deps: this.#deps,
+      deps: this.#depsOf(subset),
       connections,
       kind,
       key,
@@ -377,22 +457,31 @@ export class CutoverCoordinator {
   /**
    * The recorded human decision that the destination is gone for good: lifts the source's fence without the journal, at
    * an epoch that the lost one can't have reached; should it return, it is not trusted. Writes that were made to the
-   * destination and not yet carried back are lost. Returns the new epoch. Throws `not-cut-over`, `busy`.
+   * destination and not yet carried back are lost. Of one subset, or of all that the destination led. Returns the new
+   * epoch, the highest of several. Throws `not-cut-over`, `busy`, `request-invalid`.
    */
-  async abandonDestination(note: string, signal: AbortSignal): Promise<number> {
+  async abandonDestination(note: string, signal: AbortSignal, asked?: SubsetId): Promise<number> {
+    const subsets = asked === undefined ? this.#subsets : [subsetAsked(this.#subsets, asked)];
     if (this.#running !== undefined) throw new UnderstudyError('busy', `a ${this.#running.kind} is running`);
     return await this.#exclusively(async () => {
-      const { subset, settings, clock } = this.#deps;
+      const { settings, clock } = this.#deps;
       const session = await this.#connections.open('source', 'abandon');
       try {
-        const plan = await planBarrier(session, settings.lockTimeoutMs);
         const limits = {
           clock,
           signal,
           lockTimeoutMs: settings.lockTimeoutMs,
           timeoutMs: settings.installTimeoutMs,
         };
-        return await abandonDestination({ session, plan, subset, limits }, note);
+        const epochs: number[] = [];
+        for (const [index, subset] of subsets.entries()) {
+          // Of several, those that the source leads are as they should be; one at least was lost.
+          const last = index === subsets.length - 1 && epochs.length === 0;
+          if (!last && subsets.length > 1 && (await readEpoch(session, subset))?.fenced !== true) continue;
+          const plan = await planBarrier(session, settings.lockTimeoutMs, subset);
+          epochs.push(await abandonDestination({ session, plan, subset, limits }, note));
+        }
+        return Math.max(...epochs);
       } finally {
         await session.end();
       }
@@ -404,11 +493,27 @@ export class CutoverCoordinator {
 
   /** Never throws for a side that can't be asked: what it would have told is `unknown`. */
   async status(): Promise<CutoverStatus> {
-    const route = this.#deps.traffic.route(this.#deps.subset);
-    const [sides, rollback] = await Promise.all([this.#status.read(), this.#rollbackStatus(route.side)]);
+    const several = this.#subsets.length > 1;
+    const read: { readonly subset: SubsetId; readonly route: Route; readonly sides: SidesStatus }[] = [];
+    for (const subset of this.#subsets)
+      read.push({ subset, route: this.#route(subset), sides: await this.#status.read(subset) });
+    const route = leadsWhole(read);
+    const led = read.some((each) => each.route.side === 'destination') ? 'destination' : 'source';
+    const rollback = await this.#rollbackStatus(led);
+    const sides = wholeOf(read.map((each) => each.sides));
     const running = this.#running?.runner;
     return {
       route,
+      ...(several
+        ? {
+            subsets: read.map(({ subset, route: own, sides: { barriers, last } }) => ({
+              subset,
+              route: own,
+              barriers,
+              last,
+            })),
+          }
+        : {}),
       finalized: this.#finalized,
       running:
         running === undefined

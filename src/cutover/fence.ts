@@ -55,6 +55,17 @@ export async function readEpoch(session: Session, subset: SubsetId): Promise<Epo
   };
 }
 
+/** Subsets that are fenced and that are none of `known`: they were configured otherwise when they were switched. */
+export async function readUnknownFenced(
+  session: Session,
+  known: readonly SubsetId[],
+): Promise<readonly SubsetId[]> {
+  const exists = await session.run(`SELECT pg_catalog.to_regclass('understudy.epoch') IS NOT NULL AS found`);
+  if (exists.rows[0]?.['found'] !== 't') return [];
+  const found = await session.run('SELECT subset FROM understudy.epoch WHERE fenced ORDER BY subset');
+  return found.rows.map((row) => row['subset'] ?? '').filter((subset) => !known.includes(subset));
+}
+
 export interface FenceTarget {
   readonly session: Session;
   readonly plan: BarrierPlan;
@@ -191,7 +202,7 @@ export function guardChange(subset: SubsetId, key: OperationKey, markId: string)
  */
 export async function lowerGuard(target: FenceTarget): Promise<boolean> {
   // A guard that never rose, because somebody held a table, must not have to wait for that table to be lowered.
-  const triggers = await readBarrier(target.session);
+  const triggers = await readBarrier(target.session, target.subset);
   if (!triggers.some((trigger) => trigger.raised)) return true;
   return await settleGuard(target, 'destination');
 }

@@ -11,8 +11,9 @@
  *   6. if asked: the source's fence, last of all
  * Kept: the journal, as the history of what was done, the rows that lost in conflicts and repairs, the series that capture goes on with, and the source's tombstone.
  */
-import type { Side } from '../core/ports.js';
+import type { Side, SubsetId } from '../core/ports.js';
 import { UnderstudyError } from '../core/errors.js';
+import { subsetIds } from '../core/subsets.js';
 import { removeBarrier, type BarrierLimits } from './barrier.js';
 import {
   dropEventTriggers,
@@ -23,7 +24,7 @@ import {
   streamName,
   type Cleanup,
 } from './cleanup.js';
-import { finalizeRoute } from './journal.js';
+import { finalizeRoute, readRoute } from './journal.js';
 import type { Connections, Session } from './session.js';
 import type { CutoverDeps, FinalizeOptions, FinalizeReport } from './settings.js';
 
@@ -42,7 +43,8 @@ export async function finalize(
   connections: Connections,
   options: FinalizeOptions,
 ): Promise<FinalizeReport> {
-  const { clock, settings, subset, migrationId } = deps;
+  const { clock, settings, migrationId } = deps;
+  const subsets = subsetIds(deps.subsets ?? []);
   const startedMs = clock.monotonicMs();
   const removed: string[] = [];
   const limits: BarrierLimits = {
@@ -55,8 +57,13 @@ export async function finalize(
   const destination = await connections.open('destination', 'finalize');
   const source = options.sourceLost === true ? null : await connections.open('source', 'finalize');
   try {
-    const epoch = await finalizeRoute(destination, subset);
-    if (source !== null) await retire(source, subset, epoch);
+    await assertAllLed(destination, subsets);
+    const epochs: number[] = [];
+    for (const subset of subsets) epochs.push(await finalizeRoute(destination, subset));
+    for (const [index, subset] of subsets.entries()) {
+      if (source !== null) await retire(source, subset, epochs[index] ?? 0);
+    }
+    const epoch = Math.max(...epochs);
     await options.stopShadow();
     for (const session of [source, destination]) {
       if (session === null) continue;
@@ -78,6 +85,19 @@ export async function finalize(
   } finally {
     await Promise.all([destination.end(), source?.end()]);
   }
+}
+
+/** No part of the source is retired while it still leads another. */
+async function assertAllLed(destination: Session, subsets: readonly SubsetId[]): Promise<void> {
+  const left: SubsetId[] = [];
+  for (const subset of subsets) {
+    if ((await readRoute(destination, subset))?.side !== 'destination') left.push(subset);
+  }
+  const [first] = left;
+  if (first === undefined || subsets.length === 1) return;
+  throw new UnderstudyError('not-cut-over', `the source still leads ${left.join(', ')}`, {
+    advice: `Switch what is left first: \`understudy cutover --subset ${first}\`.`,
+  });
 }
 
 async function retire(source: Session, subset: string, epoch: number): Promise<void> {

@@ -6,7 +6,8 @@
  * - Every change of an operation is a compare-and-swap on (operation, attempt nonce, epoch, state). So an abort that
  *   has committed makes the operation's commit impossible, also from a process that was stopped and wakes much later;
  *   and the other way round.
- * - At most one operation of a subset is open (a unique index says so).
+ * - At most one operation of a subset is open (a unique index says so). Of another subset, none is begun meanwhile: the
+ *   process sees to it, and another process that lives is refused in preflight.
  *
  * Durability: that an operation began, was aborted or committed is flushed before the answer; the states between are
  * not (`synchronous_commit = off`), because a recovery treats all of them alike, and a server that forgot one has also
@@ -115,6 +116,36 @@ export async function readRoute(session: Session, subset: SubsetId): Promise<Jou
   };
 }
 
+/** Throws `busy` where an operation on another subset is open. */
+export async function assertNoOther(session: Session, subset: SubsetId): Promise<void> {
+  const found = await session.run(
+    `SELECT kind, subset FROM understudy.operation WHERE subset <> $1 AND state NOT IN (${list(FINAL)})`,
+    [subset],
+  );
+  const [other] = found.rows;
+  if (other === undefined) return;
+  throw new UnderstudyError(
+    'busy',
+    `a ${other['kind'] ?? ''} of ${other['subset'] ?? ''} is open in the journal`,
+    {
+      advice: 'Wait for it to end: `understudy status` shows it.',
+    },
+  );
+}
+
+/** Subsets that the destination leads and that are none of `known`: they were configured otherwise when they were switched. */
+export async function readUnknownLed(
+  session: Session,
+  known: readonly SubsetId[],
+): Promise<readonly SubsetId[]> {
+  const exists = await session.run(`SELECT pg_catalog.to_regclass('understudy.route') IS NOT NULL AS found`);
+  if (exists.rows[0]?.['found'] !== 't') return [];
+  const found = await session.run(
+    `SELECT subset FROM understudy.route WHERE side = 'destination' AND finalized_at IS NULL ORDER BY subset`,
+  );
+  return found.rows.map((row) => row['subset'] ?? '').filter((subset) => !known.includes(subset));
+}
+
 const OPERATION_COLUMNS = `id, subset, kind, attempt, epoch, state, proxy, reason, report,
   pg_catalog.to_char(started_at, 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS started_at,
   pg_catalog.to_char(finished_at, 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS finished_at`;
@@ -195,7 +226,7 @@ export async function beginOperation(
     if (begun.count === 1) return;
   } catch (error) {
     if (sqlStateOf(error) !== '23505') throw error;
-    throw new UnderstudyError('busy', 'another cutover or rollback of this subset is open in the journal', {
+    throw new UnderstudyError('busy', 'another cutover or rollback is open in the journal', {
       cause: error,
       advice: 'Wait for it to end: `understudy status` shows it.',
     });

@@ -4,14 +4,16 @@
  * Slow things first (reverse stream, statistics, verification), then what may change at any moment, sessions last. What
  * can be asked again cheaply is asked again under the barrier: the catalogs, the rows changed since the verification.
  */
-import type {
-  CatalogFingerprint,
-  Finding,
-  SequenceState,
-  SessionBlocker,
-  ShadowStatus,
-  Side,
-  StreamStatus,
+import {
+  WHOLE_DATABASE,
+  type CatalogFingerprint,
+  type Finding,
+  type SequenceState,
+  type SessionBlocker,
+  type ShadowStatus,
+  type Side,
+  type StreamStatus,
+  type SubsetId,
 } from '../core/ports.js';
 import { UnderstudyError } from '../core/errors.js';
 import { quoteTable } from '../core/postgres.js';
@@ -51,7 +53,7 @@ const STALE_ALWAYS = 4;
 export async function preflight(operation: Operation): Promise<void> {
   const { deps, kind, direction, to, signal, dryRun } = operation;
   const { shadow } = deps;
-  const findings = [...(await abortable(deps.inspect(signal), signal))];
+  const findings = [...routingFindings(operation), ...(await abortable(deps.inspect(signal), signal))];
   for (const finding of findings) operation.onFinding(finding);
   throwBlocked(findings);
 
@@ -62,11 +64,11 @@ export async function preflight(operation: Operation): Promise<void> {
     assertConnected(both, each);
   }
   await abortable(shadow.analyze(to, signal), signal);
+  operation.found.tables = await abortable(shadow.tables(wholeOr(deps.subset)), signal);
   await verified(operation, both);
 
   const sessions = await openSessions(operation);
   operation.found.sessions = sessions;
-  operation.found.tables = await abortable(shadow.tables(), signal);
   const late = await lateFindings(operation, sessions);
   for (const finding of late) operation.onFinding(finding);
   throwBlocked(late);
@@ -75,6 +77,25 @@ export async function preflight(operation: Operation): Promise<void> {
   await smallLag(operation);
   if (kind === 'cutover' && !dryRun) await arm(operation, sessions);
   deps.log.debug({ operation: operation.key.id, direction, dryRun }, 'preflight passed');
+}
+
+function wholeOr(subset: SubsetId): SubsetId | undefined {
+  return subset === WHOLE_DATABASE ? undefined : subset;
+}
+
+/** While the sides lead different subsets, every statement has to find its own. */
+function routingFindings({ deps }: Operation): readonly Finding[] {
+  if (deps.subset === WHOLE_DATABASE || deps.routesSubsets === true) return [];
+  return [
+    {
+      severity: 'blocker',
+      check: 'subset-routing-missing',
+      side: 'proxy',
+      object: deps.subset,
+      message: 'statements can’t be routed to two sides yet, so no subset can be switched alone',
+      advice: 'Take `subsets` out of the configuration to switch the whole database.',
+    },
+  ];
 }
 
 async function arm({ deps, key, from }: Operation, sessions: OperationSessions): Promise<void> {
@@ -109,7 +130,7 @@ async function streamStatus(operation: Operation): Promise<StreamStatus> {
     });
   }
   const stream = assertConnected(status, direction);
-  if (!stream.authoritative) {
+  if (!(stream.leads?.includes(deps.subset) ?? stream.authoritative)) {
     throw new UnderstudyError('shadow-not-ready', `the ${direction} stream doesn’t carry changes`, {
       advice: 'Wait until `understudy status` shows it authoritative.',
     });
@@ -180,13 +201,18 @@ async function verified(operation: Operation, status: ShadowStatus): Promise<voi
   const ageMs = last === null ? Infinity : deps.clock.now().getTime() - Date.parse(last.startedAt);
   const fresh = last !== null && last.mismatches === 0 && ageMs <= deps.settings.verifiedWithinMs;
   if (fresh) return;
-  const report = await abortable(deps.shadow.verify({ direction }, signal), signal);
+  // Of the others, rows may be on their way in the other direction.
+  const tables = found(operation, 'tables').map((table) => `${table.schema}.${table.name}`);
+  const within = deps.subset === WHOLE_DATABASE ? {} : { tables };
+  const report = await abortable(deps.shadow.verify({ direction, ...within }, signal), signal);
   if (report.mismatches === 0) return;
-  const tables = report.verdicts.filter((verdict) => verdict.mismatches > 0).map((verdict) => verdict.table);
+  const differing = report.verdicts
+    .filter((verdict) => verdict.mismatches > 0)
+    .map((verdict) => verdict.table);
   throw new UnderstudyError(
     'verify-mismatch',
-    `${report.mismatches} rows differ between the sides, in ${tables.join(', ')}`,
-    { advice: 'Run `understudy verify` for their keys.', details: { tables } },
+    `${report.mismatches} rows differ between the sides, in ${differing.join(', ')}`,
+    { advice: 'Run `understudy verify` for their keys.', details: { tables: differing } },
   );
 }
 
@@ -264,7 +290,7 @@ async function barrierFindings(
   side: Side,
   session: Session,
 ): Promise<readonly Finding[]> {
-  const triggers = await readBarrier(session);
+  const triggers = await readBarrier(session, operation.deps.subset);
   const findings: Finding[] = withoutBarrier(tablesOn(side, found(operation, 'tables')), triggers).map(
     (table) => ({
       severity: 'blocker',
@@ -277,7 +303,8 @@ async function barrierFindings(
   );
   const wanted = side === operation.from ? 'lowered' : 'raised';
   const state = barrierState(triggers);
-  if (state !== wanted && findings.length === 0) {
+  const none = found(operation, 'tables').length === 0 && state === 'absent';
+  if (state !== wanted && findings.length === 0 && !none) {
     findings.push({
       severity: 'blocker',
       check: 'barrier-state',
@@ -309,7 +336,9 @@ async function lastingHolders(operation: Operation, session: Session): Promise<r
   const { clock } = operation.deps;
   const deadline = clock.monotonicMs() + LOCK_GRACE_MS;
   for (;;) {
-    const holders = (await readLockHolders(session)).filter((each) => each.mode !== 'RowExclusiveLock');
+    const holders = (await readLockHolders(session, operation.deps.subset)).filter(
+      (each) => each.mode !== 'RowExclusiveLock',
+    );
     const waited = holders.every((each) => each.kind === 'autovacuum worker');
     if (waited || clock.monotonicMs() >= deadline) return holders;
     await clock.sleep(LAG_POLL_MS, operation.signal);
@@ -362,8 +391,8 @@ async function planBoth(operation: Operation, sessions: OperationSessions): Prom
   const plan = async (
     session: Session,
   ): Promise<readonly [BarrierPlan, readonly SequenceDefinition[], readonly SequenceState[]]> => {
-    const barrier = await planBarrier(session, lockTimeoutMs);
-    const definitions = await readSequenceDefinitions(session);
+    const barrier = await planBarrier(session, lockTimeoutMs, deps.subset);
+    const definitions = await readSequenceDefinitions(session, deps.subset);
     return [barrier, definitions, await readSequences(session, definitions)];
   };
   const [[leadingPlan, leading, sequences], [followingPlan, following, others]] = await abortable(

@@ -24,7 +24,7 @@
  * They are refused with `journal-conflict`, except where the source's epoch is beyond the journal's: that is the recorded
  * human decision that the destination was lost, and a destination that returns is not trusted.
  */
-import type { Route } from '../core/ports.js';
+import { WHOLE_DATABASE, type Route, type SubsetId } from '../core/ports.js';
 import { UnderstudyError, asUnderstudyError } from '../core/errors.js';
 import { barrierState, planBarrier, readBarrier, type BarrierTrigger } from './barrier.js';
 import {
@@ -34,6 +34,7 @@ import {
   lowerFence,
   lowerGuard,
   readEpoch,
+  readUnknownFenced,
   reopenSource,
   type EpochRecord,
   type FenceTarget,
@@ -44,13 +45,14 @@ import {
   readOpenOperation,
   readOperation,
   readRoute,
+  readUnknownLed,
   type JournalOperation,
   type JournalRoute,
 } from './journal.js';
 import { AFTER_COMMIT, BEFORE_COMMIT } from './machine.js';
 import { barrierLimits } from './operation.js';
 import { readOtherProxies } from './registration.js';
-import { carrySequences, readSequences, setSequencesSql } from './sequences.js';
+import { carrySequences, readSequenceDefinitions, readSequences, setSequencesSql } from './sequences.js';
 import type { Connections, Session } from './session.js';
 import type { CutoverDeps, Recovery } from './settings.js';
 
@@ -61,6 +63,8 @@ export interface RecoveryContext {
   readonly deps: CutoverDeps;
   readonly connections: Connections;
   readonly proxyId: string;
+  /** All subsets there are. */
+  readonly known: readonly SubsetId[];
   readonly signal: AbortSignal;
 }
 
@@ -96,11 +100,19 @@ async function look(context: RecoveryContext): Promise<Recovery> {
     return await recoverWithoutSource(context, error);
   }
   try {
-    const seen = { source, fence: await readBarrier(source), record: await readEpoch(source, deps.subset) };
+    const foreign = await readUnknownFenced(source, context.known);
+    if (foreign.length > 0) throw reconfigured(foreign);
+    const seen = {
+      source,
+      fence: await readBarrier(source, deps.subset),
+      record: await readEpoch(source, deps.subset),
+    };
     if (seen.record?.retired === true) {
       return { route: { side: 'destination', epoch: seen.record.epoch }, action: 'none', finalized: true };
     }
-    const standing = seen.fence.some((trigger) => trigger.raised);
+    // A part of no tables has no trigger that could stand: the record alone says so.
+    const empty = deps.subset !== WHOLE_DATABASE && seen.fence.length === 0;
+    const standing = seen.fence.some((trigger) => trigger.raised) || (empty && seen.record?.fenced === true);
     return standing ? await recoverFenced(context, seen) : await recoverUnfenced(context, seen);
   } finally {
     await source.end();
@@ -121,6 +133,8 @@ async function withJournal<T>(
 ): Promise<T> {
   const session = await open(context, 'destination');
   try {
+    const foreign = await readUnknownLed(session, context.known);
+    if (foreign.length > 0) throw reconfigured(foreign);
     const route = await readRoute(session, context.deps.subset);
     if (route === null) return await act(null);
     return await act({ session, route, open: await readOpenOperation(session, context.deps.subset) });
@@ -188,7 +202,7 @@ async function settleUnfenced(
   // Its abort may have been journaled by a process that died before it could disarm it.
   const armed = seen.record?.armed ?? null;
   if (armed !== null) await disarmFence(seen.source, deps.subset, armed);
-  const guard = barrierState(await readBarrier(journal.session));
+  const guard = barrierState(await readBarrier(journal.session, context.deps.subset));
   if (guard === 'lowered' || guard === 'partial') {
     await coverDestination(await target(context, journal.session));
   }
@@ -294,7 +308,7 @@ async function settleResting(context: RecoveryContext, seen: Seen, journal: Jour
 
 /** Lowers the guard if it isn't down; the journal must say that the destination leads, with nothing open. */
 async function openDestination(context: RecoveryContext, journal: Journaled): Promise<void> {
-  const state = barrierState(await readBarrier(journal.session));
+  const state = barrierState(await readBarrier(journal.session, context.deps.subset));
   if (state === 'lowered' || state === 'absent') return;
   if (await lowerGuard(await target(context, journal.session))) return;
   throw new UnderstudyError('route-unknown', 'another process began an operation meanwhile');
@@ -307,12 +321,12 @@ async function completeRollback(
   operation: JournalOperation,
 ): Promise<void> {
   const { deps } = context;
-  const guard = barrierState(await readBarrier(journal.session));
+  const guard = barrierState(await readBarrier(journal.session, context.deps.subset));
   if (guard !== 'raised' && guard !== 'absent') throw contradiction(seen, journal);
   // The sequences set before the commit may not have been flushed when the source stopped.
   const [onDestination, onSource] = await Promise.all([
-    readSequences(journal.session),
-    readSequences(seen.source),
+    readSequences(journal.session, await readSequenceDefinitions(journal.session, deps.subset)),
+    readSequences(seen.source, await readSequenceDefinitions(seen.source, deps.subset)),
   ]);
   const carried = carrySequences(onDestination, onSource, () => BigInt(deps.settings.sequenceMargin));
   await reopenSource(await target(context, seen.source), operation, 'commit', setSequencesSql(carried));
@@ -321,7 +335,7 @@ async function completeRollback(
 }
 
 async function assertOpen(context: RecoveryContext, seen: Seen, journal: Journaled): Promise<void> {
-  const now = await readBarrier(seen.source);
+  const now = await readBarrier(seen.source, context.deps.subset);
   if (!now.some((trigger) => trigger.raised)) return;
   const record = await readEpoch(seen.source, context.deps.subset);
   throw contradiction({ ...seen, record, fence: now }, journal);
@@ -367,7 +381,7 @@ async function target(context: RecoveryContext, session: Session): Promise<Fence
   const { deps, signal } = context;
   return {
     session,
-    plan: await planBarrier(session, deps.settings.lockTimeoutMs),
+    plan: await planBarrier(session, deps.settings.lockTimeoutMs, deps.subset),
     subset: deps.subset,
     limits: { ...barrierLimits(deps, signal), timeoutMs: deps.settings.installTimeoutMs },
   };
@@ -379,6 +393,14 @@ function nothing(route: Route): Recovery {
 
 function acted(action: 'aborted' | 'completed', route: Route, operation: JournalOperation): Recovery {
   return { route, action, operation: { id: operation.id, kind: operation.kind }, finalized: false };
+}
+
+function reconfigured(subsets: readonly SubsetId[]): UnderstudyError {
+  return new UnderstudyError(
+    'journal-conflict',
+    `the destination leads ${subsets.join(', ')}, which the configuration does not know`,
+    { advice: 'Put `subsets` back as they were until one side leads everything, then change them.' },
+  );
 }
 
 function contradiction(seen: Seen, journal: Journaled): UnderstudyError {

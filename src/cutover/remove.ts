@@ -15,6 +15,7 @@
  * source is not even asked: it may be gone. Its tombstone stays, and tells a restart who leads.
  */
 import { UnderstudyError } from '../core/errors.js';
+import { subsetIds } from '../core/subsets.js';
 import { removeBarrier, type BarrierLimits } from './barrier.js';
 import {
   dropEventTriggers,
@@ -25,7 +26,7 @@ import {
   streamName,
   type Cleanup,
 } from './cleanup.js';
-import { readEpoch } from './fence.js';
+import { readEpoch, type EpochRecord } from './fence.js';
 import { readOpenOperation, readRoute } from './journal.js';
 import { readOtherProxies } from './registration.js';
 import type { Connections, Session } from './session.js';
@@ -38,7 +39,8 @@ export async function remove(
   proxyId: string,
   options: RemoveOptions,
 ): Promise<RemoveReport> {
-  const { clock, settings, subset, migrationId } = deps;
+  const { clock, settings, migrationId } = deps;
+  const subsets = subsetIds(deps.subsets ?? []);
   const startedMs = clock.monotonicMs();
   const limits: BarrierLimits = {
     clock,
@@ -58,13 +60,14 @@ export async function remove(
   const source = await connections.open('source', 'remove');
   const sessions: Session[] = [source];
   try {
-    const epoch = await readEpoch(source, subset);
-    if (epoch?.retired === true) {
+    const records: (EpochRecord | null)[] = [];
+    for (const subset of subsets) records.push(await readEpoch(source, subset));
+    if (records.some((record) => record?.retired === true)) {
       // Finalized, and the journal is gone already.
       if (options.destinationLost !== true) await clearDestination(connections, options, cleanup);
       return report();
     }
-    if (epoch?.fenced === true) {
+    if (records.some((record) => record?.fenced === true)) {
       throw new UnderstudyError('already-cut-over', 'the source’s fence stands: the destination leads', {
         advice: 'Roll back first, or end the migration with `understudy finalize`.',
       });
@@ -72,7 +75,7 @@ export async function remove(
     if (options.destinationLost !== true) {
       const destination = await connections.open('destination', 'remove');
       sessions.push(destination);
-      await refuseWhileUsed(destination, subset, proxyId);
+      for (const subset of subsets) await refuseWhileUsed(destination, subset, proxyId);
     }
     await options.stopWriters();
     for (const session of sessions) {
@@ -82,7 +85,7 @@ export async function remove(
       await dropEventTriggers(cleanup, session);
       await restoreIdentities(cleanup, session);
       if ((await removeBarrier(session, limits)) > 0) cleanup.removed.push(`${session.side}: barrier`);
-      const switchedBefore = session === source && (epoch?.epoch ?? 0) > 0;
+      const switchedBefore = session === source && records.some((record) => (record?.epoch ?? 0) > 0);
       await dropOwnTables(cleanup, session, (table) => switchedBefore && table === 'epoch');
     }
     return report();
@@ -99,7 +102,9 @@ async function journalSaysFinalized(
 ): Promise<boolean> {
   const destination = await connections.open('destination', 'remove');
   try {
-    const finalized = (await readRoute(destination, deps.subset))?.finalized === true;
+    let finalized = true;
+    for (const subset of subsetIds(deps.subsets ?? []))
+      finalized &&= (await readRoute(destination, subset))?.finalized === true;
     if (finalized) await refuseOthers(destination, proxyId);
     return finalized;
   } finally {

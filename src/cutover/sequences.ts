@@ -6,9 +6,10 @@
  * on: near one, the exact state is carried. A CYCLE sequence has no "further": it is carried exactly. Both are reported.
  * What the new side has already given out counts too: the further of both sides wins.
  */
-import type { SequenceState } from '../core/ports.js';
+import { REST, WHOLE_DATABASE, type SequenceState, type SubsetId } from '../core/ports.js';
 import { UnderstudyError } from '../core/errors.js';
 import { quoteLiteral, quoteTable } from '../core/postgres.js';
+import { readBarrier } from './barrier.js';
 import type { Session } from './session.js';
 
 export interface SequencePlan {
@@ -46,7 +47,49 @@ const DEFINITIONS_SQL = `
 /** All of a sequence but how far it has come. */
 export type SequenceDefinition = Omit<SequenceState, 'lastValue' | 'isCalled'>;
 
-export async function readSequenceDefinitions(session: Session): Promise<readonly SequenceDefinition[]> {
+/** By sequence: the tables whose columns own it, or take their defaults from it. */
+const TIES_SQL = `
+  SELECT DISTINCT sn.nspname AS schema, s.relname AS name, tn.nspname AS table_schema, t.relname AS table_name
+    FROM (
+      SELECT d.refobjid AS seq, f.adrelid AS tab FROM pg_catalog.pg_depend d
+        JOIN pg_catalog.pg_attrdef f ON d.classid = 'pg_catalog.pg_attrdef'::regclass AND f.oid = d.objid
+       WHERE d.refclassid = 'pg_catalog.pg_class'::regclass
+      UNION
+      SELECT d.objid, d.refobjid FROM pg_catalog.pg_depend d
+       WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass
+         AND d.deptype IN ('a', 'i')) used
+    JOIN pg_catalog.pg_class s ON s.oid = used.seq AND s.relkind = 'S'
+    JOIN pg_catalog.pg_namespace sn ON sn.oid = s.relnamespace
+    JOIN pg_catalog.pg_class t ON t.oid = used.tab
+    JOIN pg_catalog.pg_namespace tn ON tn.oid = t.relnamespace
+   ORDER BY 1, 2, 3, 4`;
+
+/** Where there are several subsets, a sequence is of the one that uses it; what none uses is of the rest. */
+async function readOwners(session: Session): Promise<ReadonlyMap<string, SubsetId>> {
+  const members = new Map((await readBarrier(session)).map((each) => [quoteTable(each), each.subset]));
+  const { rows } = await session.run(TIES_SQL);
+  const owners = new Map<string, SubsetId>();
+  for (const row of rows) {
+    const sequence = quoteTable({ schema: row['schema'] ?? '', name: row['name'] ?? '' });
+    const table = quoteTable({ schema: row['table_schema'] ?? '', name: row['table_name'] ?? '' });
+    const subset = members.get(table);
+    if (subset !== undefined && !owners.has(sequence)) owners.set(sequence, subset);
+  }
+  return owners;
+}
+
+/** Of the subset's sequences; all there are, of the whole database. */
+export async function readSequenceDefinitions(
+  session: Session,
+  subset: SubsetId = WHOLE_DATABASE,
+): Promise<readonly SequenceDefinition[]> {
+  const all = await readAllDefinitions(session);
+  if (subset === WHOLE_DATABASE) return all;
+  const owners = await readOwners(session);
+  return all.filter((sequence) => (owners.get(keyOf(sequence)) ?? REST) === subset);
+}
+
+async function readAllDefinitions(session: Session): Promise<readonly SequenceDefinition[]> {
   const { rows } = await session.run(DEFINITIONS_SQL);
   return rows.map((row) => ({
     schema: row['schema'] ?? '',

@@ -11,6 +11,7 @@ import type {
   ShadowControl,
   Side,
   SubsetId,
+  SubsetRules,
   TrafficControl,
 } from '../core/ports.js';
 import type { Clock } from '../core/clock.js';
@@ -97,7 +98,12 @@ export type StepPoint = `${'before' | 'after'}:${StepName}`;
 export interface CutoverDeps {
   readonly source: DatabaseEndpoint;
   readonly destination: DatabaseEndpoint;
+  /** The subset at hand; where several are configured, it is set for each operation. */
   readonly subset: SubsetId;
+  /** Empty or absent: the whole database is one subset. */
+  readonly subsets?: readonly SubsetRules[];
+  /** Whether the proxy sends each statement to the side of its subset; without it no subset is switched alone. */
+  readonly routesSubsets?: boolean;
   /** Names publications and slots: `understudy_<id>_fwd`, `understudy_<id>_rev`. */
   readonly migrationId: string;
   readonly traffic: TrafficControl;
@@ -125,8 +131,24 @@ export interface Recovery {
    */
   readonly action: 'none' | 'aborted' | 'completed' | 'unreachable';
   readonly operation?: { readonly id: string; readonly kind: OperationKind };
+  /** Where subsets are configured: what was found of each. */
+  readonly subsets?: readonly SubsetRecovery[];
   /** `finalize` has run: the source is retired, nothing shadows it any more, and it is never served again. */
   readonly finalized: boolean;
+}
+
+export interface SubsetRecovery {
+  readonly subset: SubsetId;
+  readonly route: Route;
+  readonly action: Recovery['action'];
+}
+
+/** What `status` tells of one subset. */
+export interface SubsetStatus {
+  readonly subset: SubsetId;
+  readonly route: Route;
+  readonly barriers: Readonly<Record<Side, BarrierState>>;
+  readonly last: OperationRecord | null;
 }
 
 /** absent: no trigger there. partial: not the same on all tables. unknown: the side can't be asked. */
@@ -146,6 +168,8 @@ export interface OperationRecord {
 
 export interface CutoverStatus {
   readonly route: Route;
+  /** Where subsets are configured. */
+  readonly subsets?: readonly SubsetStatus[];
   readonly finalized: boolean;
   readonly running: {
     readonly id: string;
@@ -161,6 +185,8 @@ export interface CutoverStatus {
 }
 
 export interface OperationOptions {
+  /** Has to be named where there are several. */
+  readonly subset?: SubsetId;
   /** Stop after preflight: nothing a client could see. */
   readonly dryRun?: boolean;
   /** Aborts the operation while it is before its point of no return; ignored after. */

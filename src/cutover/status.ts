@@ -16,26 +16,24 @@ export interface SidesStatus {
 
 export class StatusReader {
   readonly #connections: Connections;
-  readonly #subset: SubsetId;
   readonly #log: Log;
   readonly #answerTimeoutMs: number;
   readonly #sessions = new Map<Side, Session>();
 
-  constructor(connections: Connections, subset: SubsetId, log: Log, answerTimeoutMs: number) {
+  constructor(connections: Connections, log: Log, answerTimeoutMs: number) {
     this.#connections = connections;
-    this.#subset = subset;
     this.#log = log;
     this.#answerTimeoutMs = answerTimeoutMs;
   }
 
   /** Never throws: a side that can't be asked is `unknown`, a journal that can't be read `unreachable`. */
-  async read(): Promise<SidesStatus> {
+  async read(subset: SubsetId): Promise<SidesStatus> {
     const [source, destination] = await Promise.all([
-      this.#ask('source', async (session) => barrierState(await readBarrier(session))),
+      this.#ask('source', async (session) => barrierState(await readBarrier(session, subset))),
       this.#ask('destination', async (session) => {
-        const barrier = barrierState(await readBarrier(session));
-        const route = await readRoute(session, this.#subset);
-        const last = route === null ? null : await readLastOperation(session, this.#subset);
+        const barrier = barrierState(await readBarrier(session, subset));
+        const route = await readRoute(session, subset);
+        const last = route === null ? null : await readLastOperation(session, subset);
         return { barrier, route, last };
       }),
     ]);

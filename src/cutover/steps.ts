@@ -116,7 +116,8 @@ async function lower(operation: Operation): Promise<void> {
     : await connections.open(from, `${kind} undo`, { answerTimeoutMs: deps.settings.fenceTimeoutMs * 2 });
   try {
     const plan =
-      (reusable ? known.leadingPlan : undefined) ?? (await planBarrier(session, deps.settings.lockTimeoutMs));
+      (reusable ? known.leadingPlan : undefined) ??
+      (await planBarrier(session, deps.settings.lockTimeoutMs, deps.subset));
     const target: FenceTarget = { session, plan, subset: deps.subset, limits: barrierLimits(deps, closing) };
     await (kind === 'cutover' ? lowerFence(target, key) : lowerGuard(target));
   } finally {
@@ -202,7 +203,7 @@ async function within<T>(
  */
 async function verifyAndStage(operation: Operation): Promise<void> {
   const { deps, direction, kind, key, signal, to } = operation;
-  const verifying = deps.shadow.verifyRecent(direction, signal);
+  const verifying = deps.shadow.verifyRecent(direction, signal, deps.subset);
   const target = followingTarget(operation);
   const stage = async (): Promise<boolean> => {
     // Set first: whoever gives up meanwhile cuts the connection, and nothing is staged later.
@@ -334,7 +335,7 @@ async function reopen(
   closing: AbortSignal,
 ): Promise<void> {
   const { deps, key } = operation;
-  const plan = await planBarrier(session, deps.settings.lockTimeoutMs);
+  const plan = await planBarrier(session, deps.settings.lockTimeoutMs, deps.subset);
   const target: FenceTarget = { session, plan, subset: deps.subset, limits: barrierLimits(deps, closing) };
   const sequences = setSequencesSql(found(operation, 'carried'));
   if (await reopenSource(target, key, 'commit', sequences)) return;

@@ -26,6 +26,8 @@ import {
   type ShadowSteering,
   type Side,
   type StallReport,
+  type SubsetId,
+  type SubsetRules,
   type SwitchReport,
   type TableName,
   type TrafficControl,
@@ -63,6 +65,8 @@ const STALL: StallReport = { held: 0, p50: 0, p99: 0, max: 0, histogram: [] };
 /** Fails where it is told to; remembers what it was asked for. */
 export class TrafficDouble implements TrafficControl {
   current: Route = { side: 'source', epoch: 0 };
+  /** Of subsets. */
+  readonly routes = new Map<SubsetId, Route>();
   gate: 'open' | 'closed' = 'open';
   failHold: Error | undefined;
   failedHeld: string[] = [];
@@ -70,8 +74,12 @@ export class TrafficDouble implements TrafficControl {
   prepared: PrepareReport[] = [];
   onHold: (() => Promise<void>) | undefined;
 
-  route(): Route {
-    return this.current;
+  route(subset: SubsetId): Route {
+    return this.routes.get(subset) ?? this.current;
+  }
+  setRoute(subset: SubsetId, route: Route): void {
+    if (subset === WHOLE_DATABASE) this.current = route;
+    else this.routes.set(subset, route);
   }
   prepare(): Promise<PrepareReport> {
     this.calls.push('prepare');
@@ -84,9 +92,9 @@ export class TrafficDouble implements TrafficControl {
     await this.onHold?.();
     return { drainMs: 0, refreshMs: 0, sessions: 0 };
   }
-  switchTo(_subset: string, route: Route): Promise<SwitchReport> {
+  switchTo(subset: SubsetId, route: Route): Promise<SwitchReport> {
     this.calls.push('switchTo');
-    this.current = route;
+    this.setRoute(subset, route);
     return Promise.resolve({ moved: 3, closed: 0 });
   }
   release(): StallReport {
@@ -136,8 +144,9 @@ export class ShadowDouble implements ShadowControl {
       error: null,
     });
   }
-  tables(): Promise<readonly TableName[]> {
-    return Promise.resolve(TABLES);
+  members: Readonly<Record<SubsetId, readonly TableName[]>> = {};
+  tables(subset?: SubsetId): Promise<readonly TableName[]> {
+    return Promise.resolve((subset === undefined ? undefined : this.members[subset]) ?? TABLES);
   }
   async waitForMark(direction: Direction): Promise<Position> {
     this.calls.push(`mark ${direction}`);
@@ -205,6 +214,8 @@ export async function readColumns(client: pg.Client): Promise<CatalogFingerprint
 }
 
 export interface StageOptions {
+  readonly subsets?: readonly SubsetRules[];
+  readonly routesSubsets?: boolean;
   readonly settings?: Partial<CutoverSettings>;
   readonly observe?: CutoverDeps['observe'];
   /** Where the coordinator finds the sides, if not at the servers themselves. */
@@ -253,6 +264,8 @@ export class Stage implements AsyncDisposable {
       source: this.#options.source ?? this.pair.source,
       destination: this.#options.destination ?? this.pair.destination,
       subset: WHOLE_DATABASE,
+      subsets: this.#options.subsets ?? [],
+      routesSubsets: this.#options.routesSubsets ?? true,
       migrationId: this.pair.source.database,
       traffic: this.traffic,
       shadow: this.shadow,
@@ -276,6 +289,7 @@ export class Stage implements AsyncDisposable {
   async start(): Promise<Recovery> {
     const recovery = await this.coordinator.recover(new AbortController().signal);
     this.traffic.current = recovery.route;
+    for (const { subset, route } of recovery.subsets ?? []) this.traffic.setRoute(subset, route);
     this.recovery = recovery;
     await this.coordinator.ensureJournal();
     return recovery;
@@ -296,19 +310,27 @@ export class Stage implements AsyncDisposable {
     return await this.start();
   }
 
-  operate(kind: 'cutover' | 'rollback', signal = new AbortController().signal): Promise<OperationReport> {
-    return this.coordinator[kind]({ signal, onEvent: (event) => this.events.push(event) });
+  operate(
+    kind: 'cutover' | 'rollback',
+    signal = new AbortController().signal,
+    subset?: SubsetId,
+  ): Promise<OperationReport> {
+    return this.coordinator[kind]({
+      signal,
+      ...(subset === undefined ? {} : { subset }),
+      onEvent: (event) => this.events.push(event),
+    });
   }
 
-  /** Sides on which a client that bypasses the proxy can write to every table. */
-  async writable(): Promise<Side[]> {
+  /** Sides on which a client that bypasses the proxy can write to every one of the tables. */
+  async writable(tables: readonly TableName[] = TABLES): Promise<Side[]> {
     const writable: Side[] = [];
     for (const side of ['source', 'destination'] as const) {
       const refusals: (string | null)[] = [];
-      for (const table of TABLES) refusals.push(await this.#refusal(side, table));
+      for (const table of tables) refusals.push(await this.#refusal(side, table));
       const refused = refusals.filter((code) => code !== null);
       if (refused.length === 0) writable.push(side);
-      else if (refused.length < TABLES.length) throw new Error(`the ${side} refuses some tables only`);
+      else if (refused.length < tables.length) throw new Error(`the ${side} refuses some tables only`);
     }
     return writable;
   }

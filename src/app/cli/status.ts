@@ -120,7 +120,10 @@ function lagText({ lagBytes, lagMs, method }: StreamStatus): string {
 function streamText(stream: StreamStatus, route: Route | null): string {
   const lag = lagText(stream);
   const leader = stream.direction === 'forward' ? 'source' : 'destination';
-  const role = stream.authoritative && route?.side === leader ? 'carries changes' : 'keeps its place';
+  const { leads } = stream;
+  const carries = stream.authoritative && route?.side === leader ? 'carries changes' : 'keeps its place';
+  const parts = leads === undefined || leads.length === 0 ? 'keeps its place' : `carries ${leads.join(', ')}`;
+  const role = leads === undefined ? carries : parts;
   const log = stream.logBytes == null ? '' : `, its slot keeps ${formatBytes(stream.logBytes)} of log`;
   return `${stream.connected ? 'connected' : 'not connected'}, ${role}, ${lag}, ${formatCount(stream.changesApplied)} changes applied${log}`;
 }
@@ -180,6 +183,12 @@ function cutoverLines(cutover: CutoverStatus | null): readonly string[] {
     const when = last.finishedAt === null ? '' : ` at ${last.finishedAt}`;
     const why = last.reason === null ? '' : `: ${last.reason}`;
     lines.push(`last         ${last.kind} ${last.state}${when}${why}`);
+  }
+  for (const each of cutover.subsets ?? []) {
+    const fences = `source ${each.barriers.source}, destination ${each.barriers.destination}`;
+    lines.push(
+      `  ${each.subset.padEnd(11)}${each.route.side} leads (epoch ${each.route.epoch}); barriers ${fences}`,
+    );
   }
   if (cutover.finalized) lines.push('finalized    the source is retired');
   else if (rollback.possible) {
