@@ -275,6 +275,12 @@ function poolMetrics(make: SourcedMetrics): readonly Collector[] {
       sum((pool) => pool.opening),
     ),
     make.gauge(
+      'understudy_pool_connections_counted',
+      'Connections that count against proxy.poolConnectionsMax: all of these, shared ones, and those pinned clients keep.',
+      ['side'],
+      sum((pool) => pool.counted),
+    ),
+    make.gauge(
       'understudy_pool_connections_shared',
       'Connections down which reads of many clients are sent.',
       ['side'],

@@ -31,6 +31,7 @@ const pool: PoolStatus = {
   active: 2,
   idle: 1,
   opening: 0,
+  counted: 0,
   waiting: 3,
   pinned: { listening: 1, 'temporary-table': 1 },
   shared: {

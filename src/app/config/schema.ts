@@ -505,6 +505,16 @@ export const sections = {
       'A client that waits that long may take from the reserve.',
       POOL.poolReserveAfterMs,
     ),
+    poolConnectionsMax: count(
+      'Server connections of all pools together, on each side; 0 is no bound.',
+      POOL.poolConnectionsMax,
+      { min: 0, max: 100_000 },
+    ),
+    poolConnectionsPerUserMax: count(
+      'The same of each user’s pools; 0 is no bound.',
+      POOL.poolConnectionsPerUserMax,
+      { min: 0, max: 100_000 },
+    ),
     poolWaitTimeoutMs: milliseconds(
       'A statement that finds no connection within it gets 53300.',
       POOL.poolWaitTimeoutMs,

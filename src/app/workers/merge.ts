@@ -120,6 +120,7 @@ function bothPools(a: PoolStatus, b: PoolStatus): PoolStatus {
     active: a.active + b.active,
     idle: a.idle + b.idle,
     opening: a.opening + b.opening,
+    counted: a.counted + b.counted,
     waiting: a.waiting + b.waiting,
     pinned,
     shared: {

@@ -14,6 +14,7 @@ export function shareOfReloadable<T extends Partial<ReloadableSettings>>(setting
 /** Never more in all than was configured, except that each has at least one connection. */
 export function shareOf(settings: ProxySettings, workers: number): ProxySettings {
   const share = (all: number, least = 1): number => Math.max(least, Math.floor(all / workers));
+  const bound = (all: number): number => (all === 0 ? 0 : share(all));
   return {
     ...shareOfReloadable(settings, workers),
     askConcurrency: share(settings.askConcurrency),
@@ -22,6 +23,8 @@ export function shareOf(settings: ProxySettings, workers: number): ProxySettings
       ...settings.pool,
       poolSizeMax: share(settings.pool.poolSizeMax),
       poolReserve: share(settings.pool.poolReserve, 0),
+      poolConnectionsMax: bound(settings.pool.poolConnectionsMax),
+      poolConnectionsPerUserMax: bound(settings.pool.poolConnectionsPerUserMax),
       poolWaitingMax: share(settings.pool.poolWaitingMax),
       sharedConnections: share(settings.pool.sharedConnections),
     },

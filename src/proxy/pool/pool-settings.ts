@@ -18,6 +18,10 @@ export interface PoolSettings {
   /** Further ones, for clients that have waited for {@link reserveAfterMs}. */
   readonly poolReserve: number;
   readonly poolReserveAfterMs: number;
+  /** Server connections of all pools together, on each side; 0: no bound. */
+  readonly poolConnectionsMax: number;
+  /** The same of each user's pools. */
+  readonly poolConnectionsPerUserMax: number;
   /** A client that waits for a connection longer gets 53300. */
   readonly poolWaitTimeoutMs: number;
   /** Clients that may wait for a connection at once; more get 53300. */
@@ -50,6 +54,8 @@ export const POOL_DEFAULTS = {
   poolSizeMax: 20,
   poolReserve: 0,
   poolReserveAfterMs: 1000,
+  poolConnectionsMax: 0,
+  poolConnectionsPerUserMax: 0,
   poolWaitTimeoutMs: 30_000,
   poolWaitingMax: 10_000,
   poolIdleTimeoutMs: 600_000,
@@ -107,6 +113,8 @@ export interface PoolStatus {
   readonly active: number;
   readonly idle: number;
   readonly opening: number;
+  /** What counts against the bound on all pools: those, shared ones, and those that clients keep. */
+  readonly counted: number;
   /** Clients that wait for one. */
   readonly waiting: number;
   /** Clients that keep theirs, by reason. */

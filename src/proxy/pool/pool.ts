@@ -7,6 +7,7 @@
  * Invariants:
  * - Connections in use, idle and being opened are together at most `poolSizeMax`, plus `poolReserve` while a client has
  *   waited for longer than `poolReserveAfterMs`.
+ * - With those of all other pools they are within connection-bound.ts's bounds.
  * - Clients are served in the order they came. The queue is bounded in count and in time: 53300 beyond.
  * - A connection is idle only with nothing in flight, no transaction open, and what it holds known.
  * - A connection that was cancelled is given out only after the cancel request has had its effect.
@@ -24,6 +25,7 @@ import { wipeCredentials, type BackendCredentials } from '../credentials.js';
 import type { CatalogFacts } from './catalog-facts.js';
 import type { CatalogWatch } from './catalog-watch.js';
 import { applyState, type ClientState } from './client-state.js';
+import type { Claimant, ConnectionBound, Place } from './connection-bound.js';
 import type { ParameterSet } from './parameter-sets.js';
 import { PooledBackend } from './pooled-backend.js';
 import type { PooledClient } from './pooled-client.js';
@@ -52,13 +54,20 @@ interface Waiting {
   readonly sinceMs: number;
 }
 
-export class Pool {
+export class Pool implements Claimant {
   readonly key: PoolKey;
   readonly target: PoolTarget;
   readonly #context: PoolContext;
   /** A copy of what the client that came last has proven: they all have logged in as the same user. */
   #credentials: BackendCredentials = { kind: 'none' };
   readonly #watch: CatalogWatch;
+  readonly #bound: ConnectionBound;
+  readonly #places = new WeakMap<Backend, Place>();
+  /** The bound on all pools has kept it from opening a connection. */
+  #bounded = false;
+  #counted = 0;
+  /** Clients that log in and wait for its first connection. */
+  #entering = 0;
   readonly #lines: SharedLines | null;
   #idle: PooledBackend[] = [];
   /** When a client last came or left. */
@@ -73,12 +82,20 @@ export class Pool {
   /** What a fresh connection tells of its settings; null before the first. */
   parameters: ParameterSet | null = null;
 
-  constructor(key: PoolKey, target: PoolTarget, watch: CatalogWatch, context: PoolContext) {
+  constructor(
+    key: PoolKey,
+    target: PoolTarget,
+    deps: { readonly watch: CatalogWatch; readonly bound: ConnectionBound },
+    context: PoolContext,
+  ) {
     this.key = key;
     this.target = target;
-    this.#watch = watch;
+    this.#watch = deps.watch;
+    this.#bound = deps.bound;
+    this.#bound.join(this);
     this.#context = context;
-    this.#lines = key.mode === 'pipelined' ? new SharedLines(context, () => this.#openReadOnly()) : null;
+    this.#lines =
+      key.mode === 'pipelined' ? new SharedLines(context, (beyond) => this.#openReadOnly(beyond)) : null;
   }
 
   get side(): Side {
@@ -111,12 +128,13 @@ export class Pool {
     if (lines === null) return;
     this.#watchCatalogs();
     const missing = (from.#lines?.count ?? 0) - lines.count;
-    for (let opened = 0; opened < missing && !signal.aborted; opened++) await lines.add();
+    for (let opened = 0; opened < missing && !signal.aborted; opened++) await lines.warm();
   }
 
   #watchCatalogs(): void {
     this.#watch.start(async () => {
-      const backend = await this.open();
+      // Understudy's own, which counts against no bound.
+      const backend = await this.open(this.#credentials, null);
       this.#active.delete(backend);
       return backend;
     });
@@ -132,13 +150,20 @@ export class Pool {
     readonly idle: number;
     readonly opening: number;
     readonly waiting: number;
+    readonly counted: number;
   } {
     return {
       active: this.#active.size,
       idle: this.#idle.length,
       opening: this.#opening,
       waiting: this.#waiting.length,
+      counted: this.#counted,
     };
+  }
+
+  /** No connection of it is left, not even a pinned client's, and nobody waits for its first. */
+  get empty(): boolean {
+    return this.size + this.spare + this.#counted + this.#entering === 0;
   }
 
   get size(): number {
@@ -161,7 +186,7 @@ export class Pool {
 
   /** Opens the first connection, once for all who come meanwhile. */
   first(credentials: BackendCredentials): Promise<void> {
-    this.#first ??= this.open(credentials)
+    this.#first ??= this.openInTurn(credentials)
       .then((backend) => this.giveBack(backend))
       .finally(() => {
         this.#first = null;
@@ -204,6 +229,7 @@ export class Pool {
 
   leaveQueue(client: PooledClient): void {
     this.#waiting = this.#waiting.filter((waiting) => waiting.client !== client);
+    if (this.#waiting.length === 0) this.#bounded = false;
   }
 
   /** One that holds the client's settings already, where there is one; else the one used last. */
@@ -249,6 +275,11 @@ export class Pool {
       this.#openMore();
       return;
     }
+    if (this.#bound.isOwed(this.key.user, this.#waiting[0]?.sinceMs ?? null, nowMs)) {
+      this.#giveUp(backend);
+      this.#openMore();
+      return;
+    }
     const next = this.#waiting.shift();
     if (next !== undefined) {
       this.#active.add(backend);
@@ -290,24 +321,52 @@ export class Pool {
     if (first === undefined) return;
     const late = clock.monotonicMs() - first.sinceMs >= bounds.poolReserveAfterMs;
     const most = bounds.poolSizeMax + (late ? bounds.poolReserve : 0);
+    this.#bounded = false;
     while (this.#opening < this.#waiting.length && this.size < most) {
-      this.open().then(
+      const place = this.#bound.take(this.key.user, 'own');
+      if (place === null) {
+        this.#bounded = true;
+        this.#bound.look();
+        return;
+      }
+      this.open(this.#credentials, place).then(
         (backend) => this.giveBack(backend),
         (error: unknown) => this.#notOpened(error),
       );
     }
   }
 
-  /** A new connection, which counts as in use. */
-  async open(credentials: BackendCredentials = this.#credentials): Promise<PooledBackend> {
+  /** A new connection as soon as the bound on all pools has room for it; counts as in use. */
+  async openInTurn(credentials: BackendCredentials): Promise<PooledBackend> {
+    const { bounds, clock } = this.#context;
+    this.#entering += 1;
+    try {
+      const place = await this.#bound.wait(this.key.user, {
+        nowMs: clock.monotonicMs(),
+        timeoutMs: bounds.poolWaitTimeoutMs,
+        waitingMax: bounds.poolWaitingMax,
+      });
+      return await this.open(credentials, place);
+    } finally {
+      this.#entering -= 1;
+    }
+  }
+
+  /** A new connection beside those that serve, for a switch; counts as in use. */
+  openBeyond(): Promise<PooledBackend> {
+    return this.open(this.#credentials, this.#bound.take(this.key.user, 'beyond'));
+  }
+
+  /** A new connection, which counts as in use, in this place; null: in none. */
+  async open(credentials: BackendCredentials, place: Place | null): Promise<PooledBackend> {
     this.#opening += 1;
     try {
       const { settings } = this.#context;
-      const backend = await openBackend(
-        this.target.endpoint,
-        { ...this.key, database: this.target.database },
-        credentials,
-        { connectTimeoutMs: settings.connectTimeoutMs },
+      const backend = await this.#opened(
+        place,
+        openBackend(this.target.endpoint, { ...this.key, database: this.target.database }, credentials, {
+          connectTimeoutMs: settings.connectTimeoutMs,
+        }),
       );
       const pooled = new PooledBackend(backend, {
         frameBytesMax: settings.frameBytesMax,
@@ -326,15 +385,71 @@ export class Pool {
     }
   }
 
-  /** A connection whose transactions can't write, whatever a statement may try. */
-  async #openReadOnly(): Promise<Backend> {
+  /** The place is the connection's from now on. */
+  async #opened(place: Place | null, opening: Promise<Backend>): Promise<Backend> {
+    if (place === null) return await opening;
+    this.#counted += 1;
+    try {
+      const backend = await opening;
+      this.#places.set(backend, place);
+      place.follow(backend.socket, () => (this.#counted -= 1));
+      return backend;
+    } catch (error) {
+      this.#counted -= 1;
+      place.give();
+      throw error;
+    }
+  }
+
+  /**
+   * A connection whose transactions can't write, whatever a statement may try. null: there is no room for one, which
+   * doesn't matter `beyond` the bound.
+   */
+  #openReadOnly(beyond: boolean): Promise<Backend> | null {
+    const place = this.#bound.take(this.key.user, beyond ? 'beyond' : 'shared');
+    if (place === null) {
+      if (this.#lines?.count === 0) this.#bound.clearForShared(this.key.user);
+      return null;
+    }
     const parameters = new Map([...this.key.parameters, ['default_transaction_read_only', 'on']]);
-    return await openBackend(
-      this.target.endpoint,
-      { ...this.key, parameters, database: this.target.database },
-      this.#credentials,
-      { connectTimeoutMs: this.#context.settings.connectTimeoutMs },
+    return this.#opened(
+      place,
+      openBackend(
+        this.target.endpoint,
+        { ...this.key, parameters, database: this.target.database },
+        this.#credentials,
+        { connectTimeoutMs: this.#context.settings.connectTimeoutMs },
+      ),
     );
+  }
+
+  // ----------------------------------------------------------------------------------------------------- Claimant
+
+  get user(): string {
+    return this.key.user;
+  }
+
+  get claimsSinceMs(): number | null {
+    return this.#bounded ? (this.#waiting[0]?.sinceMs ?? null) : null;
+  }
+
+  get idleSinceMs(): number | null {
+    return this.#idle[0]?.idleSinceMs ?? this.#lines?.idleSinceMs ?? null;
+  }
+
+  tryAgain(): void {
+    this.#openMore();
+  }
+
+  giveUpIdle(): void {
+    const backend = this.#idle.shift();
+    if (backend !== undefined) this.#giveUp(backend);
+    else this.#lines?.giveUpIdle((line) => this.#places.get(line)?.leave());
+  }
+
+  #giveUp(backend: PooledBackend): void {
+    this.#places.get(backend.backend)?.leave();
+    backend.close(true);
   }
 
   #notOpened(error: unknown): void {
@@ -391,6 +506,7 @@ export class Pool {
   /** No more clients come. Those in use are closed as they come back. */
   retire(): void {
     this.#retired = true;
+    this.#bound.quit(this);
     wipeCredentials(this.#credentials);
     this.#lines?.retire();
     for (const backend of this.#idle.splice(0)) backend.close(true);
@@ -411,7 +527,7 @@ export class Pool {
       Array.from({ length: missing }, () =>
         slot(async () => {
           if (signal.aborted) throw new UnderstudyError('cancelled', 'preparing the pools');
-          this.giveBack(await this.open());
+          this.giveBack(await this.openBeyond());
         }),
       ),
     );

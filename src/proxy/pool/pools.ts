@@ -19,6 +19,7 @@ import { Limiter } from '../limiter.js';
 import type { SessionInfo } from '../session-context.js';
 import { applyState, DEFAULT_STATE, type ClientState } from './client-state.js';
 import { CatalogWatch } from './catalog-watch.js';
+import { ConnectionBound } from './connection-bound.js';
 import { Pool, type PoolTarget } from './pool.js';
 import { PooledClient } from './pooled-client.js';
 import type { PoolContext } from './pool-context.js';
@@ -49,6 +50,7 @@ export class Pools implements GateParty {
   /** By side and key. */
   readonly #pools: Record<Side, Map<string, Pool>> = { source: new Map(), destination: new Map() };
   readonly #watches: Record<Side, CatalogWatch>;
+  readonly #bounds: Record<Side, ConnectionBound>;
   readonly #warming: <T>(work: () => Promise<T>) => Promise<T>;
   #gateClosed = false;
   #onProgress: () => void = () => undefined;
@@ -74,6 +76,9 @@ export class Pools implements GateParty {
       },
     };
     this.#watches = { source: new CatalogWatch(this.#context), destination: new CatalogWatch(this.#context) };
+    const { poolConnectionsMax, poolConnectionsPerUserMax } = deps.context.bounds;
+    const bound = (): ConnectionBound => new ConnectionBound(poolConnectionsMax, poolConnectionsPerUserMax);
+    this.#bounds = { source: bound(), destination: bound() };
     this.#warming = new Limiter(deps.context.settings.warmConcurrency).run;
     this.#sweeper = setInterval(() => this.#sweep(), SWEEP_MS);
     this.#sweeper.unref();
@@ -90,7 +95,7 @@ export class Pools implements GateParty {
   async poolFor(client: AcceptedClient, side: Side): Promise<Pool> {
     const pool = this.#pool(client, side);
     pool.usedAtMs = this.#context.clock.monotonicMs();
-    if (!pool.proves(client.credentials)) pool.giveBack(await pool.open(client.credentials));
+    if (!pool.proves(client.credentials)) pool.giveBack(await pool.openInTurn(client.credentials));
     else if (pool.parameters === null) await pool.first(client.credentials);
     pool.use(client.credentials);
     return pool;
@@ -104,7 +109,7 @@ export class Pools implements GateParty {
     const made = new Pool(
       { user: client.user, parameters: client.parameters, protocolMinor: client.protocolMinor, mode },
       this.#deps.target(side),
-      this.#watches[side],
+      { watch: this.#watches[side], bound: this.#bounds[side] },
       this.#context,
     );
     this.#pools[side].set(key, made);
@@ -137,6 +142,7 @@ export class Pools implements GateParty {
     const { poolIdleTimeoutMs } = this.#context.bounds;
     const forsaken = this.#forsaken(nowMs);
     for (const pool of this.#all()) pool.sweep(nowMs, forsaken.has(pool) ? 0 : poolIdleTimeoutMs);
+    for (const bound of Object.values(this.#bounds)) bound.look();
   }
 
   /**
@@ -155,8 +161,10 @@ export class Pools implements GateParty {
       if (pools.length === 0 || !pools.some((pool) => used.has(pool))) continue;
       let room = this.#context.bounds.poolSizeMax;
       for (const [key, pool] of this.#pools[side]) {
-        const over = !used.has(pool) && pool.size + pool.spare === 0 && nowMs - pool.usedAtMs >= FORGOTTEN_MS;
-        if (over) this.#pools[side].delete(key);
+        const over = !used.has(pool) && pool.empty && nowMs - pool.usedAtMs >= FORGOTTEN_MS;
+        if (!over) continue;
+        pool.retire();
+        this.#pools[side].delete(key);
       }
       const unused = pools.filter((pool) => !used.has(pool)).toSorted((a, b) => b.usedAtMs - a.usedAtMs);
       for (const pool of unused) {
@@ -250,7 +258,7 @@ export class Pools implements GateParty {
     const blockers: SessionBlocker[] = [];
     for (const signature of pool.takenStates) states.delete(signature);
     if (states.size === 0) return [];
-    const backend = await pool.open();
+    const backend = await pool.openBeyond();
     try {
       for (const [signature, state] of states) {
         const pins = await applyState(backend, backend.held, state);

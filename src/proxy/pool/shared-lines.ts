@@ -7,13 +7,14 @@ import { SharedLine, type SharedCounts } from './shared-line.js';
 
 interface Held {
   readonly line: SharedLine;
+  readonly backend: Backend;
   readonly openedAtMs: number;
   usedAtMs: number;
 }
 
 export class SharedLines {
   readonly #context: PoolContext;
-  readonly #open: () => Promise<Backend>;
+  readonly #open: (beyond: boolean) => Promise<Backend> | null;
   #held: Held[] = [];
   #opening = 0;
   #retired = false;
@@ -22,7 +23,8 @@ export class SharedLines {
   readonly #counts: SharedCounts = { statements: 0, sentAgain: 0, refused: 0 };
   #looks: NodeJS.Timeout | undefined;
 
-  constructor(context: PoolContext, open: () => Promise<Backend>) {
+  /** `open`: null where there is no room for another connection. */
+  constructor(context: PoolContext, open: (beyond: boolean) => Promise<Backend> | null) {
     this.#context = context;
     this.#open = open;
   }
@@ -62,17 +64,52 @@ export class SharedLines {
     const nowMs = clock.monotonicMs();
     if (this.#retired || this.#held.length + this.#opening >= 2 * bounds.sharedConnections) return;
     if (nowMs < this.#notBeforeMs) return;
-    this.add().catch((error: unknown) => {
+    const opening = this.#open(false);
+    if (opening === null) {
+      this.#notBeforeMs = nowMs + RETRY_MS;
+      return;
+    }
+    this.#add(opening).catch((error: unknown) => {
       this.#notBeforeMs = nowMs + RETRY_MS;
       const { message } = asUnderstudyError(error, 'internal', 'opening');
       this.#context.log.warn({ error: message }, 'a shared connection could not be opened');
     });
   }
 
-  async add(): Promise<void> {
+  /** One more, for a switch. */
+  async warm(): Promise<void> {
+    const opening = this.#open(true);
+    if (opening !== null) await this.#add(opening);
+  }
+
+  /** Since when the one used longest ago has had nothing under way; null: there is none such. */
+  get idleSinceMs(): number | null {
+    const idle = this.#idle();
+    return idle === null ? null : idle.usedAtMs;
+  }
+
+  /** Closes that one, after `leaving`; none is opened in its place for a while. */
+  giveUpIdle(leaving: (backend: Backend) => void): void {
+    const idle = this.#idle();
+    if (idle === null) return;
+    this.#notBeforeMs = this.#context.clock.monotonicMs() + RETRY_MS;
+    leaving(idle.backend);
+    idle.line.close();
+  }
+
+  #idle(): Held | null {
+    let longest: Held | null = null;
+    for (const held of this.#held) {
+      if (!held.line.open || held.line.depth > 0) continue;
+      if (held.usedAtMs < (longest?.usedAtMs ?? Infinity)) longest = held;
+    }
+    return longest;
+  }
+
+  async #add(opening: Promise<Backend>): Promise<void> {
     this.#opening += 1;
     try {
-      const backend = await this.#open();
+      const backend = await opening;
       const nowMs = this.#context.clock.monotonicMs();
       const line = new SharedLine(backend, {
         context: this.#context,
@@ -81,7 +118,7 @@ export class SharedLines {
           this.#held = this.#held.filter((held) => held.line !== ended);
         },
       });
-      this.#held.push({ line, openedAtMs: nowMs, usedAtMs: nowMs });
+      this.#held.push({ line, backend, openedAtMs: nowMs, usedAtMs: nowMs });
       if (this.#retired) line.close();
       this.#look();
     } finally {
