@@ -31,6 +31,8 @@ export interface PlanSubset {
   readonly bytes: number | undefined;
   /** Of them, still to copy; all where absent. */
   readonly bytesLeft?: number | undefined;
+  /** Bytes a day; undefined where its size was not watched. */
+  readonly growth?: Judgement | undefined;
   /** How much of the past was watched; undefined where whole hours were. */
   readonly observedMs?: number;
   /** Per hour: reads plus writes weighted 3. */
@@ -82,6 +84,7 @@ export interface PlanRow {
   readonly bytes: number | undefined;
   /** Still to copy. */
   readonly bytesLeft: number | undefined;
+  readonly growth: Judgement | undefined;
   /** Accesses per second, writes weighted 3. */
   readonly heatNow: Judgement;
   readonly heatNextHour: Judgement;
@@ -175,6 +178,7 @@ function planRow(
       ? undefined
       : timeline({
           bytes: bytesLeft,
+          growthBytesPerSecond: Math.max(0, subset.growth?.value ?? 0) / 86_400,
           copyBytesPerSecond: context.copyBytesPerSecond,
           applyChangesPerSecond: context.applyChangesPerSecond,
           writes: fan.map((one) => scaled(one, changes / 3600)),
@@ -194,6 +198,7 @@ function planRow(
     tables: subset.tables,
     bytes: subset.bytes,
     bytesLeft,
+    growth: subset.growth,
     heatNow: heatOf([lastSeen(track)], 'The last closed hour'),
     heatNextHour: heatOf(fan.slice(0, 1), 'The next hour'),
     heatNextDay,

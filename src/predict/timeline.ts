@@ -12,6 +12,8 @@ export interface Rate {
 
 export interface TimelineInput {
   readonly bytes: number;
+  /** What is to be copied grows by so much while it is copied; 0 where absent. */
+  readonly growthBytesPerSecond?: number;
   readonly copyBytesPerSecond: Rate;
   readonly applyChangesPerSecond: Rate;
   /** Predicted changes per second for each step from now on; its last value holds beyond. */
@@ -38,20 +40,21 @@ export interface Timeline {
 }
 
 /**
- * `copy = bytes / rate`. Then, step by step, `backlog ← max(0, backlog + (writes − apply)·Δ)`; ready is when the copy has
+ * `copy = bytes / (rate − growth)`. Then, step by step, `backlog ← max(0, backlog + (writes − apply)·Δ)`; ready is when the copy has
  * ended and the backlog is gone (a fluid queue: Newell, Applications of Queueing Theory, 1982). The lower end takes the
  * fast rates with the low writes, the upper end the slow rates with the high writes.
  * Terms of ready: copySeconds, catchUpSeconds, headroom = apply − writes per second after the copy.
  */
 export function timeline(input: TimelineInput): Timeline {
   const { bytes, copyBytesPerSecond: copy, applyChangesPerSecond: apply } = input;
+  const growth = input.growthBytesPerSecond ?? 0;
   const seconds = (rate: number): number =>
-    bytes <= 0 ? 0 : rate > 0 ? bytes / rate : Number.POSITIVE_INFINITY;
+    bytes <= 0 ? 0 : rate > growth ? bytes / (rate - growth) : Number.POSITIVE_INFINITY;
   const copySeconds: Judgement = input.measuredCopy ?? {
     value: seconds(copy.value),
     low: seconds(copy.high),
     high: seconds(copy.low),
-    terms: { bytes, bytesPerSecond: copy.value },
+    terms: { bytes, bytesPerSecond: copy.value, growthBytesPerSecond: growth },
     confidence: confidenceOf(copy.samples),
     reason: `${bytes} bytes at ${Math.round(copy.value)} bytes/s${copy.samples === 0 ? ', a guess: none was measured' : ''}.`,
   };

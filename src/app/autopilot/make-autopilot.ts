@@ -10,6 +10,7 @@ import { closureOf, keptSeries, PLAN_DAYS } from '../plan/sources.js';
 import { Autopilot } from './autopilot.js';
 import { Decisions } from './decisions.js';
 import { AllowedHours } from './hours.js';
+import { pastSizes, recordSizes } from './past-sizes.js';
 import { Tuner } from './tuner.js';
 
 /** Operations that are looked through for how long a switch takes. */
@@ -48,6 +49,10 @@ export function makeAutopilot({ config, log, clock, shadow, operations, route }:
       const closure = await closureOf(config);
       const { operations: past } = await decisions.list(PAST_SWITCHES);
       const copies = await decisions.pastCopies();
+      if (typeof closure !== 'string') {
+        const bytes = new Map(closure.tables.map((table) => [table.table, table.bytes]));
+        await recordSizes(config.destination, { atMs: nowMs, bytes });
+      }
       const switches = measuredSwitch(past.map(({ report }) => report));
       return makePlanReport(
         {
@@ -56,6 +61,8 @@ export function makeAutopilot({ config, log, clock, shadow, operations, route }:
           closure: typeof closure === 'string' ? null : closure,
           live,
           past: copies,
+          sizes: await pastSizes(config.destination),
+          configured: config.subsets,
           format: formatText(config.shadow.format),
           staleAllowanceMs: cutover.lagMsMax,
           nowMs,

@@ -5,11 +5,13 @@ import { UnderstudyError } from '../../core/errors.js';
 import type { SeriesBatch } from '../../core/capture-ports.js';
 import type { AdminClient } from '../admin-client.js';
 import { Decisions } from '../autopilot/decisions.js';
+import { pastSizes } from '../autopilot/past-sizes.js';
 import type { ResolvedConfig } from '../config.js';
 import { makePlanReport, PLAN_DEFAULTS, type PlanRequest } from '../plan/make.js';
 import { formatText, liveShadow, measuredSwitch, type LiveShadow } from '../plan/measurements.js';
 import type { PlanReport, SubsetReport } from '../plan/plan-report.js';
 import { planSvg } from '../plan/plan-svg.js';
+import { yamlLines } from '../plan/proposals.js';
 import { explainLines, planLines } from '../plan/plan-text.js';
 import { dataFromBatches, type PlanData } from '../plan/series-data.js';
 import { closureOf, keptSeries } from '../plan/sources.js';
@@ -21,6 +23,8 @@ import type { Terminal } from './terminal.js';
 export interface PlanVerb {
   readonly series: readonly string[];
   readonly svg: string | undefined;
+  /** Instead of the plan, the subsets it proposes, as configuration. */
+  readonly yaml: boolean;
   readonly explain: string | undefined;
   readonly timezone: string | undefined;
   /** Days of the kept series that are read. */
@@ -57,6 +61,11 @@ export async function runPlan(
       stop.signal,
     );
     if (verb.svg !== undefined) await writeSvg(verb.svg, plan);
+    if (verb.yaml) {
+      for (const line of yamlLines(plan)) terminal.line(line);
+      terminal.result(plan);
+      return EXIT.ok;
+    }
     if (verb.explain === undefined) {
       for (const line of planLines(plan)) terminal.line(line);
       if (verb.svg !== undefined) terminal.line(`drawn in ${verb.svg}`);
@@ -97,6 +106,7 @@ async function planOf(
       data,
       closure,
       live,
+      configured: config?.subsets ?? [],
       format: config === null ? null : formatText(config.shadow.format),
       staleAllowanceMs: config?.cutover.lagMsMax ?? STALE_ALLOWANCE_MS,
       // A log may be of a day long gone: the plan is then for the hours that followed it.
@@ -122,13 +132,16 @@ async function* batchesOf(paths: readonly string[]): AsyncGenerator<SeriesBatch>
 }
 
 /** How long copies and switches took here; nothing where none was done, or nobody can be asked. */
-async function experience(config: ResolvedConfig): Promise<Pick<PlanRequest, 'past' | 'measuredSwitch'>> {
+async function experience(
+  config: ResolvedConfig,
+): Promise<Pick<PlanRequest, 'past' | 'sizes' | 'measuredSwitch'>> {
   try {
     const decisions = new Decisions(config.destination);
     const { operations } = await decisions.list(PAST_SWITCHES);
     const switches = measuredSwitch(operations.map(({ report }) => report));
     return {
       past: await decisions.pastCopies(),
+      sizes: await pastSizes(config.destination),
       ...(switches === undefined ? {} : { measuredSwitch: switches }),
     };
   } catch {

@@ -139,6 +139,11 @@ function planVerb(cli: Argv<GlobalArguments>): Argv<GlobalArguments> {
           describe: 'Every term and reason behind one subset, named by it or by a table of it',
         })
         .option('svg', { type: 'string', requiresArg: true, describe: 'Draw it into this file' })
+        .option('yaml', {
+          type: 'boolean',
+          default: false,
+          describe: 'Say which `subsets` could be configured, ready to be pasted',
+        })
         .option('timezone', {
           type: 'string',
           requiresArg: true,

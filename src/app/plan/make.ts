@@ -14,7 +14,8 @@ import {
 import { planInThread } from './plan-thread.js';
 import { reportOf, type PlanReport } from './plan-report.js';
 import type { PlanData } from './series-data.js';
-import { subsetsOf, type StaleBasis } from './subsets.js';
+import type { SizesAt } from './growth.js';
+import { subsetsOf, type ConfiguredSubset, type StaleBasis } from './subsets.js';
 
 export interface PlanRequest {
   readonly data: PlanData;
@@ -33,6 +34,10 @@ export interface PlanRequest {
   readonly hoursAhead: number;
   readonly windows: number;
   readonly past?: readonly PastCopy[];
+  /** What tables measured, the oldest first. */
+  readonly sizes?: readonly SizesAt[];
+  /** As configured; empty or absent: the plan says which there could be. */
+  readonly configured?: readonly ConfiguredSubset[];
   /** What switches took, where there were any. */
   readonly measuredSwitch?: MeasuredSwitch;
 }
@@ -55,7 +60,8 @@ export async function makePlanReport(
 ): Promise<Planned> {
   const { data, closure, live } = request;
   const freshness = live === undefined ? undefined : freshnessOf(live, request.staleAllowanceMs);
-  const subsets = subsetsOf(data, closure, request.nowMs, freshness);
+  const { sizes: measured = [], configured = [] } = request;
+  const subsets = subsetsOf(data, closure, request.nowMs, { freshness, configured, sizes: measured });
   const sizes = closure?.tables.reduce(
     (sum, { bytes, rows }) => ({ bytes: sum.bytes + bytes, rows: sum.rows + (rows ?? 0) }),
     { bytes: 0, rows: 0 },

@@ -7,6 +7,7 @@ import type { Judgement } from '../../predict/judgement.js';
 import type { PlanContext, PlanRow } from '../../predict/plan.js';
 import { HOUR_MS } from '../../predict/series.js';
 import type { WindowChoice } from '../../predict/window.js';
+import type { Proposal } from './proposals.js';
 import type { PlannedSubset, SubsetCrossing, Subsets } from './subsets.js';
 
 export const PLAN_VERSION = 1;
@@ -37,6 +38,8 @@ export interface SubsetReport {
   readonly bytes: number | null;
   /** Of them, what a running shadow has not copied yet; all where none runs. */
   readonly bytesLeft: number | null;
+  /** In bytes; null where its size was not watched for long enough. */
+  readonly growthPerDay: Judgement | null;
   readonly priority: Judgement;
   /** Accesses per second, writes weighted 3. */
   readonly heat: { readonly now: Judgement; readonly nextHour: Judgement; readonly nextDay: Judgement };
@@ -86,6 +89,8 @@ export interface PlanReport {
   readonly shadow: string | null;
   readonly unknown: readonly string[];
   readonly notes: readonly string[];
+  /** What could be configured as `subsets`; empty where some are, or where nothing can be parted. */
+  readonly proposals: readonly Proposal[];
 }
 
 /** Weeks of history that are handed out. */
@@ -126,6 +131,7 @@ export function reportOf(
     shadow,
     unknown: subsets.unknown,
     notes: subsets.notes,
+    proposals: subsets.proposals,
   });
 }
 
@@ -138,6 +144,7 @@ function subsetReport(row: PlanRow, planned: PlannedSubset, nowMs: number): Subs
     tables: row.tables,
     bytes: row.bytes ?? null,
     bytesLeft: row.bytesLeft ?? null,
+    growthPerDay: row.growth ?? null,
     priority: row.priority,
     heat: { now: row.heatNow, nextHour: row.heatNextHour, nextDay: row.heatNextDay },
     hot: row.hot ?? null,

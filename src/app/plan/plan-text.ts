@@ -203,6 +203,12 @@ export function explainLines(plan: PlanReport, subset: SubsetReport): readonly s
     `${subset.subset}${place < 0 ? '' : `, ${place + 1} of ${plan.subsets.length} by priority`}, as of ${plan.asOf}`,
     `tables       ${subset.tables.join(', ')}`,
     `size         ${subset.bytes === null ? 'not known' : `${formatBytes(subset.bytes)}, ${leftText(subset)}`}`,
+    ...(subset.growthPerDay === null
+      ? []
+      : [
+          `grows        ${growthText(subset.growthPerDay)}`,
+          `${' '.repeat(12)} ${subset.growthPerDay.reason}`,
+        ]),
     ...judgements.flatMap(([name, judgement]) => judgementLines(name, judgement)),
     ...durationLines('copied in', subset.copySeconds),
     ...durationLines('ready in', subset.readySeconds),
@@ -218,6 +224,12 @@ export function explainLines(plan: PlanReport, subset: SubsetReport): readonly s
     ...subset.notes.map((note) => `  ${note}`),
     ...plan.unknown.map((note) => `  ${note}`),
   ];
+}
+
+function growthText({ value, low, high }: Judgement): string {
+  const signed = (bytes: number): string =>
+    `${bytes < 0 ? '−' : ''}${formatBytes(Math.abs(Math.round(bytes)))}`;
+  return `by ${signed(value)} a day (${signed(low)} – ${signed(high)})`;
 }
 
 function leftText({ bytes, bytesLeft }: SubsetReport): string {

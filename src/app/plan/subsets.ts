@@ -3,20 +3,20 @@
  * keys, what would cross. What can't be known is said in `unknown`.
  */
 import type { Closure, Tie } from '../../capture/closure.js';
-import { WHOLE_DATABASE } from '../../core/ports.js';
+import { REST, WHOLE_DATABASE } from '../../core/ports.js';
 import { WRITE_WEIGHT } from '../../predict/hot-set.js';
 import { groupByPairs, type PairGrouping, type ShareEstimate } from '../../predict/pair-grouping.js';
 import type { PlanSubset } from '../../predict/plan.js';
 import { buildSeries, HOUR_MS, type Series } from '../../predict/series.js';
 import type { DurationSample } from '../../predict/stall.js';
 import { staleShare, type Freshness, type HotRows } from '../../predict/staleness.js';
+import { growthOf, type SizesAt } from './growth.js';
 import { hotOf, type ChangingKeys } from './hot-keys.js';
+import { proposalsOf, UNUSED, type Proposal } from './proposals.js';
 import type { PlanData } from './series-data.js';
 
 /** A whole that is smaller than this is none: a shared grid of hours, most of them unknown, teaches nothing. */
 const HALF_HOUR_MS = HOUR_MS / 2;
-/** Tables that nobody was seen to use, and that nothing ties to others. */
-export const UNUSED = '(unused)';
 /** Transactions of an hour of the week that its own histogram takes. */
 const HOURLY_WEIGHT_MIN = 200;
 const NAMED_MAX = 5;
@@ -47,6 +47,22 @@ export interface Subsets {
   readonly unknown: readonly string[];
   /** What was mended or left out of the series. */
   readonly notes: readonly string[];
+  /** What could be configured as subsets. */
+  readonly proposals: readonly Proposal[];
+}
+
+export interface SubsetOptions {
+  /** What a shadow holds already, and how late it is. */
+  readonly freshness?: Freshness | undefined;
+  /** As configured; where there are any, all other tables are {@link REST}. */
+  readonly configured?: readonly ConfiguredSubset[];
+  /** What tables measured, the oldest first. */
+  readonly sizes?: readonly SizesAt[];
+}
+
+export interface ConfiguredSubset {
+  readonly subset: string;
+  readonly tables: readonly string[];
 }
 
 /** What its divergence is made of, but for how stale the shadow is at the moment that it is asked for. */
@@ -55,15 +71,12 @@ export interface StaleBasis {
   readonly rows: readonly HotRows[];
 }
 
-/**
- * `nowMs`: undefined takes the end of the data, for logs of a day gone by. `freshness`: what a shadow holds already, and how late
- * it is.
- */
+/** `nowMs`: undefined takes the end of the data, for logs of a day gone by. */
 export function subsetsOf(
   data: PlanData,
   closure: Closure | null,
   nowMs: number | undefined,
-  freshness?: Freshness,
+  { freshness, configured = [], sizes = [] }: SubsetOptions = {},
 ): Subsets {
   const copied: Freshness['copied'] = freshness?.copied ?? new Map<string, number>();
   const naming = closure === null ? withDefaultSchema(data) : data;
@@ -73,15 +86,18 @@ export function subsetsOf(
   );
   const missing = closure === null ? [] : [...naming.tables.keys()].filter((table) => !catalog.has(table));
   const tables = closure === null ? [...naming.tables.keys()] : [...catalog.keys()];
+  const given = configured.length === 0 ? undefined : ownersOf(tables, configured, roots);
+  const pairs = (ties: readonly Tie[]): (readonly [string, string])[] => ties.map(({ a, b }) => [a, b]);
   const grouping = groupByPairs({
     tables,
     uses: naming.coAccess,
-    bound: (closure?.bound ?? []).map(({ a, b }) => [a, b] as const),
-    foreignKeys: (closure?.foreignKeys ?? []).map(({ a, b }) => [a, b] as const),
+    ...(given === undefined
+      ? { bound: pairs(closure?.bound ?? []), foreignKeys: pairs(closure?.foreignKeys ?? []) }
+      : { bound: chained(given), foreignKeys: [], crossingMax: Number.POSITIVE_INFINITY }),
   });
   const grid = new Grid(naming, roots, nowMs);
   const durations = durationsOf(naming);
-  const groups = namedGroups(grouping, grid);
+  const groups = namedGroups(grouping, grid, given);
   const make = (
     subset: string,
     members: readonly string[],
@@ -103,6 +119,7 @@ export function subsetsOf(
       tables: members,
       bytes: bytesOf(() => 1),
       bytesLeft: bytesOf((table) => 1 - (copied.get(table) ?? 0)),
+      growth: growthOf(sizes, members, grid.nowMs),
       observedMs: grid.observedMs,
       ...grid.seriesOf(members),
       hot,
@@ -140,7 +157,8 @@ export function subsetsOf(
     durationsByHour: durations.byHour,
     transactionsPerStatement: grid.transactionsPerStatement,
     unknown: [...unknownOf(naming, closure, missing), ...(closure?.unknown ?? [])],
-    notes: grid.notes,
+    notes: [...grid.notes, ...partedTies(closure, given)],
+    proposals: given === undefined ? proposalsOf(groups, closure?.foreignKeys ?? []) : [],
   };
 }
 
@@ -304,6 +322,48 @@ class Grid {
   }
 }
 
+/** By table, the configured subset that it is in; a partition goes with its root. */
+function ownersOf(
+  tables: readonly string[],
+  configured: readonly ConfiguredSubset[],
+  roots: ReadonlyMap<string, string>,
+): ReadonlyMap<string, string> {
+  const named = new Map(configured.flatMap(({ subset, tables: own }) => own.map((table) => [table, subset])));
+  return new Map(
+    tables.map((table) => [table, named.get(table) ?? named.get(roots.get(table) ?? '') ?? REST]),
+  );
+}
+
+/** Pairs that keep each subset's tables together. */
+function chained(owners: ReadonlyMap<string, string>): readonly (readonly [string, string])[] {
+  const last = new Map<string, string>();
+  const pairs: (readonly [string, string])[] = [];
+  for (const [table, owner] of owners) {
+    const before = last.get(owner);
+    if (before !== undefined) pairs.push([before, table]);
+    last.set(owner, table);
+  }
+  return pairs;
+}
+
+function partedTies(
+  closure: Closure | null,
+  owners: ReadonlyMap<string, string> | undefined,
+): readonly string[] {
+  if (closure === null || owners === undefined) return [];
+  const parted = [...closure.bound, ...closure.foreignKeys].filter(
+    ({ a, b }) => owners.get(a) !== owners.get(b),
+  );
+  const shown = parted
+    .slice(0, NAMED_MAX)
+    .map(({ a, b, by }) => `${a} (${owners.get(a) ?? ''}) and ${b} (${owners.get(b) ?? ''}) by ${by}`);
+  return parted.length === 0
+    ? []
+    : [
+        `Configured apart, but tied: ${shown.join('; ')}${parted.length > shown.length ? `; and ${parted.length - shown.length} more` : ''}.`,
+      ];
+}
+
 interface NamedGroup {
   readonly name: string;
   readonly tables: readonly string[];
@@ -312,13 +372,17 @@ interface NamedGroup {
 }
 
 /** Each named by its hottest table. Tables without use or tie are one group, to be shadowed last. */
-function namedGroups(grouping: PairGrouping, grid: Grid): readonly NamedGroup[] {
+function namedGroups(
+  grouping: PairGrouping,
+  grid: Grid,
+  given: ReadonlyMap<string, string> | undefined,
+): readonly NamedGroup[] {
   const heats = grouping.groups.map(({ tables }) => {
     const heat = tables.map((table) => grid.totalHeat(table));
     const most = Math.max(...heat);
     const hottest = tables[heat.indexOf(most)] ?? '';
     // A table that is called like the whole database would be taken for it.
-    const name = hottest === WHOLE_DATABASE ? `"${hottest}"` : hottest;
+    const name = given?.get(hottest) ?? (hottest === WHOLE_DATABASE ? `"${hottest}"` : hottest);
     return { name, total: heat.reduce((sum, one) => sum + one, 0) };
   });
   const crossings = grouping.groups.map((): SubsetCrossing[] => []);
@@ -334,7 +398,7 @@ function namedGroups(grouping: PairGrouping, grid: Grid): readonly NamedGroup[] 
     heat: heats[at]?.total ?? 0,
   }));
   const idle = named.filter(({ heat, tables }) => heat === 0 && tables.length === 1);
-  if (idle.length < 2) return named;
+  if (idle.length < 2 || given !== undefined) return named;
   return [
     ...named.filter((group) => !idle.includes(group)),
     {

@@ -7,6 +7,7 @@ import { promisify } from 'node:util';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { PlanReport } from '../../../src/app/plan/plan-report.js';
 import { SeriesFileWriter } from '../../../src/app/series-file.js';
+import { recordSizes } from '../../../src/app/autopilot/past-sizes.js';
 import { PostgresSeriesStore, SERIES_CONNECTION } from '../../../src/capture/series-store.js';
 import { connectControl } from '../../../src/core/postgres.js';
 import { HOUR_MS } from '../../../src/predict/series.js';
@@ -87,6 +88,12 @@ test('from what the destination keeps, with the source’s catalogs', async () =
     intervals: [interval(hourMs, 3610, 60_000)],
   });
   await store.close();
+  // Measured hour by hour, 24 MB a day; a second word on an hour does not count.
+  for (const hoursAgo of [5, 4, 3, 2, 1, 1])
+    await recordSizes(pair.destination, {
+      atMs: Date.now() - hoursAgo * HOUR_MS,
+      bytes: new Map([['public.orders', 1e8 - hoursAgo * 1e6]]),
+    });
   const url = ({ host, port, user, password, database }: typeof pair.source): string =>
     `postgres://${user}:${password ?? ''}@${host}:${port}/${database}`;
   const report = jsonOf(
@@ -105,6 +112,8 @@ test('from what the destination keeps, with the source’s catalogs', async () =
   expect(orders?.tables).toEqual(['public.lines', 'public.orders']);
   expect(orders?.bytes).toBeGreaterThan(100_000);
   expect(orders?.ties.map(({ by }) => by)).toEqual(['foreign key lines_orders_fkey']);
+  expect(orders?.growthPerDay?.value).toBeCloseTo(24e6, -3);
+  expect(orders?.growthPerDay?.terms).toMatchObject({ measurements: 5 });
   expect(report.shadow).toBeNull();
   expect(report.unknown.join()).toContain('public.dropped');
 

@@ -1,10 +1,13 @@
 import fc from 'fast-check';
+import { parse as loadYaml } from 'yaml';
 import { describe, expect, test } from 'vitest';
 import { planSvg } from '../../../src/app/plan/plan-svg.js';
 import { reportOf, type PlanReport } from '../../../src/app/plan/plan-report.js';
 import { explainLines, planLines } from '../../../src/app/plan/plan-text.js';
 import { dataFromBatches, type PlanData } from '../../../src/app/plan/series-data.js';
-import { subsetsOf } from '../../../src/app/plan/subsets.js';
+import { subsetsOf, type ConfiguredSubset } from '../../../src/app/plan/subsets.js';
+import type { SizesAt } from '../../../src/app/plan/growth.js';
+import { yamlLines } from '../../../src/app/plan/proposals.js';
 import {
   freshnessOf,
   liveShadow,
@@ -34,11 +37,17 @@ function planOf(
     readonly nowMs?: number;
     readonly zone?: string;
     readonly live?: LiveShadow;
+    readonly configured?: readonly ConfiguredSubset[];
+    readonly sizes?: readonly SizesAt[];
   } = {},
 ): PlanReport {
   const { live } = options;
   const freshness = live === undefined ? undefined : freshnessOf(live, 1000);
-  const subsets = subsetsOf(data, options.closure ?? null, options.nowMs, freshness);
+  const subsets = subsetsOf(data, options.closure ?? null, options.nowMs, {
+    freshness,
+    ...(options.configured === undefined ? {} : { configured: options.configured }),
+    sizes: options.sizes ?? [],
+  });
   const context: PlanContext = {
     nowMs: subsets.nowMs,
     zone: options.zone ?? 'UTC',
@@ -169,6 +178,43 @@ describe('a plan of two weeks', () => {
     expect(explainLines(plan, of('public.audit')).join('\n')).toContain('50.0 GB, all of it copied');
     expectSound(plan);
   });
+});
+
+test('subsets: proposed where foreign keys let them be parted, taken as configured, and seen to grow', async () => {
+  const data = await dataOf(shopBatch(24));
+  const sizes = Array.from({ length: 10 }, (_, hour) => ({
+    atMs: START_MS + hour * HOUR_MS,
+    bytes: new Map([
+      ['public.orders', 1e9 + hour * 1e6],
+      ['public.lines', 4e9],
+    ]),
+  }));
+  const plan = planOf(data, { closure: SHOP, sizes });
+  expect(plan.proposals.map(({ name, tables }) => [name, tables])).toEqual([
+    ['articles', ['public.articles', 'public.prices']],
+    ['audit', ['public.audit']],
+    ['lines', ['public.lines', 'public.orders']],
+  ]);
+  const written = loadYaml(yamlLines(plan).join('\n')) as { readonly subsets: Record<string, unknown> };
+  expect(written.subsets['lines']).toEqual({ tables: ['public.lines', 'public.orders'] });
+  const grown = plan.subsets.find(({ subset }) => subset === 'public.lines') ?? plan.whole;
+  expect(grown.growthPerDay?.value).toBeCloseTo(24e6, -3);
+  expect(explainLines(plan, grown).join('\n')).toContain('by 24.0 MB a day');
+  expect(plan.subsets.find(({ subset }) => subset === 'public.audit')?.growthPerDay?.value).toBe(0);
+  expectSound(plan);
+  // A foreign key across holds two groups together; one of all is no proposal.
+  const tied = { ...SHOP, foreignKeys: [{ a: 'public.lines', b: 'public.articles', by: 'foreign key' }] };
+  expect(planOf(data, { closure: tied }).proposals.find(({ groups }) => groups.length > 1)?.tables).toEqual(
+    expect.arrayContaining(['public.lines', 'public.articles']),
+  );
+  // As configured: those, and the rest; what ties them is said.
+  const configured = [{ subset: 'sales', tables: ['public.orders'] }];
+  const given = planOf(data, { closure: SHOP, configured });
+  expect(given.subsets.map(({ subset }) => subset).sort()).toEqual(['rest', 'sales']);
+  expect(given.proposals).toEqual([]);
+  expect(given.notes.join(' ')).toContain('public.lines (rest) and public.orders (sales) by foreign key');
+  expect(yamlLines(given).every((line) => line.startsWith('#'))).toBe(true);
+  expectSound(given);
 });
 
 test('how long a switch takes is the median of those that were done', () => {
