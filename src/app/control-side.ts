@@ -5,6 +5,7 @@ import { connectControl } from '../core/postgres.js';
 import { readNamedOids, type NamedOids } from '../proxy/type-oids.js';
 import { inspectPair, type PreflightSettings } from '../shadow/postgres/preflight.js';
 import { readSessionHints, type SessionHints } from '../shadow/postgres/preflight-sessions.js';
+import { subsetFindings } from './subset-findings.js';
 import { crossingFindings } from './crossing.js';
 
 export interface Endpoints {
@@ -40,8 +41,12 @@ export async function inspectForCutover(
     withConnection('destination', endpoints.destination, 'preflight', async (destination) => {
       signal.throwIfAborted();
       const settings = { migrationId, method, format, purpose: 'cutover' } as const;
-      const findings = await inspectPair(source, destination, settings);
-      return [...findings, ...(await crossingFindings(source, destination, endpoints.subsets))];
+      const { subsets } = endpoints;
+      return [
+        ...(await inspectPair(source, destination, settings)),
+        ...(await subsetFindings(source, subsets)),
+        ...(await crossingFindings(source, destination, subsets)),
+      ];
     }),
   );
 }

@@ -187,7 +187,8 @@ class Composition implements Understudy, AdminControl {
       random: (bytes) => randomBytes(bytes).toString('hex'),
       inspect: (signal) => {
         const { method, format } = config.shadow;
-        return inspectForCutover(config, { migrationId: config.migration.id, method, format }, signal);
+        const wanted = { migrationId: config.migration.id, method, format };
+        return inspectForCutover(config, wanted, signal);
       },
       readFingerprint,
       ...(hooks.observe === undefined ? {} : { observe: hooks.observe }),

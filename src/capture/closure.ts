@@ -34,6 +34,13 @@ export interface Closure {
   readonly bound: readonly Tie[];
   /** What may tie tables together and can't be read, one sentence each. */
   readonly unknown: readonly string[];
+  /** Functions of these that triggers call, and on which tables. */
+  readonly unreadTriggers?: readonly UnreadTrigger[];
+}
+
+export interface UnreadTrigger {
+  readonly name: string;
+  readonly tables: readonly string[];
 }
 
 const TABLES_MAX = 20_000;
@@ -139,7 +146,13 @@ export async function readClosure(client: pg.Client): Promise<Closure> {
   const path = pathOf((await client.query<Row>(PATH_SQL)).rows[0]?.['path'] ?? 'public');
   const read = await readRoutines(routines, new Set(tables.map(({ table }) => table)), path);
   const unknown = tables.length === TABLES_MAX ? [`Only the ${TABLES_MAX} largest tables were read.`] : [];
-  return { tables, foreignKeys, bound: [...bound, ...read.ties], unknown: [...unknown, ...read.unknown] };
+  return {
+    tables,
+    foreignKeys,
+    bound: [...bound, ...read.ties],
+    unknown: [...unknown, ...read.unknown],
+    unreadTriggers: read.unreadTriggers,
+  };
 }
 
 /** The database's own functions and procedures, without those of extensions; at most {@link ROUTINES_MAX}. */
@@ -186,8 +199,8 @@ export async function readRoutines(
   routines: readonly Routine[],
   known: ReadonlySet<string>,
   path: readonly string[],
-): Promise<{ readonly ties: readonly Tie[]; readonly unknown: readonly string[] }> {
-  if (routines.length === 0) return { ties: [], unknown: [] };
+): Promise<Pick<Closure, 'unknown' | 'unreadTriggers'> & { readonly ties: readonly Tie[] }> {
+  if (routines.length === 0) return { ties: [], unknown: [], unreadTriggers: [] };
   await loadModule();
   const parser = new PostgresParser();
   await parser.load();
@@ -212,6 +225,7 @@ export async function readRoutines(
   };
   const ties: Tie[] = [];
   const problems = new Map<string, string[]>();
+  const unreadTriggers: UnreadTrigger[] = [];
   for (const routine of routines) {
     const tables = new Set(routine.triggerTables.filter((table) => known.has(table)));
     touched(routine, 0, tables, new Set());
@@ -220,14 +234,16 @@ export async function readRoutines(
     const [first, ...others] = tables;
     if (first !== undefined) for (const other of others) ties.push({ a: first, b: other, by });
     const problem = bodies.get(routine)?.problem;
-    if (problem != null) problems.set(problem, [...(problems.get(problem) ?? []), name]);
+    if (problem == null) continue;
+    problems.set(problem, [...(problems.get(problem) ?? []), name]);
+    if (routine.triggerTables.length > 0) unreadTriggers.push({ name, tables: routine.triggerTables });
   }
   const unknown = [...problems].map(
     ([problem, names]) =>
       `What ${names.length === 1 ? 'this function touches' : `these ${names.length} functions touch`} can’t be known ` +
       `(${problem}): ${names.slice(0, NAMED_MAX).join(', ')}${names.length > NAMED_MAX ? ', …' : ''}.`,
   );
-  return { ties, unknown };
+  return { ties, unknown, unreadTriggers };
 }
 
 /** As far as it can be read. */

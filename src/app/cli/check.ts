@@ -4,6 +4,7 @@ import { connectControl } from '../../core/postgres.js';
 import { inspectDestination, inspectPair, inspectSource } from '../../shadow/postgres/preflight.js';
 import type { ResolvedConfig } from '../config.js';
 import { endpointText } from '../config/endpoint.js';
+import { subsetFindings } from '../subset-findings.js';
 import { EXIT, type ExitCode } from './exit-codes.js';
 import { findingLines } from './format.js';
 import { errorText, type Style, type Terminal } from './terminal.js';
@@ -43,7 +44,8 @@ export async function runCheck(terminal: Terminal, config: ResolvedConfig): Prom
           : destination !== undefined
             ? await inspectDestination(destination, settings)
             : [];
-    return report(terminal, config, findings, errors);
+    const parted = source === undefined ? [] : await subsetFindings(source, config.subsets);
+    return report(terminal, config, [...findings, ...parted], errors);
   } finally {
     await Promise.allSettled([source?.end(), destination?.end()]);
   }

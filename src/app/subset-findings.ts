@@ -1,0 +1,96 @@
+/** Whether the configured subsets part what belongs together: by the source's catalogs, see capture/closure.ts. */
+import type pg from 'pg';
+import { readClosure, type Tie } from '../capture/closure.js';
+import { REST, type Finding, type SubsetId, type SubsetRules } from '../core/ports.js';
+import { readSubsetTables } from '../core/subsets.js';
+
+/** Blockers for what can't be parted; warnings for what can't be known. Empty where no subsets are configured. */
+export async function subsetFindings(
+  source: pg.Client,
+  rules: readonly SubsetRules[],
+): Promise<readonly Finding[]> {
+  if (rules.length === 0) return [];
+  const members = new Map<string, SubsetId>(
+    (await readSubsetTables(source, rules)).flatMap(({ subset, tables }) =>
+      tables.map(({ schema, name }) => [`${schema}.${name}`, subset] as const),
+    ),
+  );
+  const closure = await readClosure(source);
+  return [
+    ...rules.flatMap(({ tables }) => tables.filter((table) => !members.has(table)).map(missing)),
+    ...cut(closure.bound, members).map(([tie, here, there]) => tied(tie, here, there)),
+    ...cut(closure.foreignKeys, members).map(([tie, here, there]) => keyed(tie, here, there)),
+    ...(closure.unreadTriggers ?? []).map(({ name, tables }) => unread(name, tables)),
+    ...closure.unknown.map(unknown),
+  ];
+}
+
+/** The ties between tables of different subsets, with both. */
+function cut(
+  ties: readonly Tie[],
+  members: ReadonlyMap<string, SubsetId>,
+): readonly (readonly [Tie, SubsetId, SubsetId])[] {
+  return ties.flatMap((tie) => {
+    const here = members.get(tie.a) ?? REST;
+    const there = members.get(tie.b) ?? REST;
+    return here === there ? [] : [[tie, here, there] as const];
+  });
+}
+
+const finding = (
+  severity: Finding['severity'],
+  check: string,
+  object: string,
+  message: string,
+  advice: string,
+): Finding => ({ severity, check, side: 'source', object, message, advice });
+
+function missing(table: string): Finding {
+  return finding(
+    'blocker',
+    'subset-table-missing',
+    table,
+    'is in a subset, and the source has no such table',
+    'Name it as it is on the source, or take it out of `subsets`.',
+  );
+}
+
+function tied({ a, b, by }: Tie, here: SubsetId, there: SubsetId): Finding {
+  return finding(
+    'blocker',
+    'subset-tied',
+    a,
+    `is in subset ${here}, and ${b}, in ${there}, is tied to it (${by})`,
+    'Put both into one subset.',
+  );
+}
+
+function keyed({ a, b, by }: Tie, here: SubsetId, there: SubsetId): Finding {
+  return finding(
+    'blocker',
+    'subset-foreign-key',
+    a,
+    `is in subset ${here} and refers to ${b}, in ${there} (${by}): no server could check it while the sides lead one each`,
+    'Put both into one subset.',
+  );
+}
+
+function unread(name: string, tables: readonly string[]): Finding {
+  return finding(
+    'blocker',
+    'subset-trigger-unread',
+    name,
+    `is called by a trigger on ${tables.join(', ')}, and what it touches can’t be known`,
+    'Write its statements out instead of building them, or switch the whole database as one.',
+  );
+}
+
+function unknown(sentence: string): Finding {
+  return finding(
+    'warning',
+    'subset-unknown',
+    'functions',
+    sentence,
+    'Make sure that each touches tables of one subset only, or switch the whole database as one.',
+  );
+}
