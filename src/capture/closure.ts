@@ -151,7 +151,7 @@ export async function readClosure(client: pg.Client): Promise<Closure> {
     foreignKeys,
     bound: [...bound, ...read.ties],
     unknown: [...unknown, ...read.unknown],
-    unreadTriggers: read.unreadTriggers,
+    unreadTriggers: read.unreadTriggers ?? [],
   };
 }
 

@@ -1,4 +1,5 @@
 import { expect, test } from 'vitest';
+import { searchPair, type CrossMutation } from './model-subsets.js';
 import { search, type Bounds, type Mutation } from './model.js';
 
 const ONE: Bounds = { operations: 2, writes: 1, deaths: 1, late: 1 };
@@ -33,4 +34,23 @@ test.each(MUTATIONS)('the search finds what is wrong with %s', (mutation) => {
   // Two rollbacks, the lowering of the first coming late into the second.
   const operations = mutation === 'blindLowerGuard' ? 3 : ONE.operations;
   expect(search(1, { [mutation]: true }, { ...ONE, operations }).fault).not.toBeNull();
+});
+
+const PAIR: Bounds = { operations: 1, writes: 1, deaths: 1, late: 0 };
+
+test('two subsets, one after the other: none breaks a guarantee of the other', () => {
+  const { states, fault, trace } = searchPair({}, PAIR);
+  expect({ fault, trace }).toEqual({ fault: null, trace: [] });
+  expect(states).toBeGreaterThan(1_000);
+});
+
+const CROSSING: readonly (keyof CrossMutation)[] = [
+  'streamIgnoresLeader',
+  'lowersBothGuards',
+  'lowersBothFences',
+  'routesBoth',
+];
+
+test.each(CROSSING)('the search finds what is wrong between two subsets with %s', (mutation) => {
+  expect(searchPair({ [mutation]: true }, PAIR).fault).not.toBeNull();
 });

@@ -591,7 +591,7 @@ export function settles(world: World, mutation: Mutation): string | null {
 }
 
 /** Equal for equal worlds; much cheaper than JSON, and the search makes little else. */
-function keyOf(world: World): string {
+export function keyOf(world: World): string {
   const { fence, sourceEpoch, raisedBy, armed, onSource, guard, side, epoch, onDestination } = world;
   let key = `${fence}${sourceEpoch},${raisedBy},${armed},${onSource},${guard}${side}${epoch},${onDestination},${world.acknowledged},${world.deaths}`;
   for (const entry of world.journal) key += `|${entry.kind}${entry.state}${entry.epoch}`;
