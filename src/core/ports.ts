@@ -38,6 +38,8 @@ export interface TableName {
 /** A table by its name on the source, and on the destination where a format gives it another one there. */
 export interface ShadowTable extends TableName {
   readonly destination?: TableName;
+  /** Of a table that is partitioned there alone. */
+  readonly partitions?: readonly TableName[];
 }
 
 /** Where one server listens, and how a connection to it is protected. Keep the object: what TLS needs is cached by its
@@ -501,6 +503,16 @@ export interface TableFormat {
   readonly columns?: Readonly<Record<string, string>> | undefined;
   /** By the source's column name: the column's type on the destination. */
   readonly types?: Readonly<Record<string, ColumnTypeFormat>> | undefined;
+  /** Of a plain table: how it is partitioned on the destination. */
+  readonly partitioning?: Partitioning | undefined;
+}
+
+export interface Partitioning {
+  readonly by: 'range' | 'list' | 'hash';
+  /** Of the table's key. */
+  readonly columns: readonly string[];
+  /** By name: the bounds, as in `FOR VALUES …`, or `DEFAULT`. By hash also how many, of even shares. */
+  readonly partitions: Readonly<Record<string, string>> | number;
 }
 
 export interface ColumnTypeFormat {

@@ -170,10 +170,10 @@ export function barrierTables(triggers: readonly BarrierTrigger[]): readonly Tab
     .map(({ schema, name }) => ({ schema, name }));
 }
 
-/** The tables by their names on `side`. */
+/** The tables by their names on `side`, with the partitions that only the destination has. */
 export function tablesOn(side: Side, tables: readonly ShadowTable[]): readonly TableName[] {
-  return tables.map(({ destination, schema, name }) =>
-    side === 'destination' && destination !== undefined ? destination : { schema, name },
+  return tables.flatMap(({ destination, partitions = [], schema, name }) =>
+    side === 'source' ? [{ schema, name }] : [destination ?? { schema, name }, ...partitions],
   );
 }
 

@@ -482,9 +482,12 @@ export class ShadowEngine implements ShadowControl {
       const { schema, name } = table;
       const there = formOn(this.#forms(), table, 'destination');
       const same = there.schema === schema && there.name === name;
-      return same
-        ? { schema, name }
-        : { schema, name, destination: { schema: there.schema, name: there.name } };
+      return {
+        schema,
+        name,
+        ...(same ? {} : { destination: { schema: there.schema, name: there.name } }),
+        ...(there.partitions === undefined ? {} : { partitions: there.partitions }),
+      };
     });
   }
 

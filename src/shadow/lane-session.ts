@@ -19,6 +19,7 @@ import type pg from 'pg';
 import type { DatabaseEndpoint, Format, SubsetRules } from '../core/ports.js';
 import { parseLsn } from '../core/position.js';
 import { isIdentity, readLaneTables, requiredForms } from './format/forms.js';
+import { hasPartitioning } from './format/partitioning.js';
 import { readNamed } from './format/naming.js';
 import { asUnderstudyError, UnderstudyError } from '../core/errors.js';
 import { readSubsetTables } from '../core/subsets.js';
@@ -124,6 +125,7 @@ export class LaneSession {
     endOnAbort(this.#origin, signal, STOP_GRACE_MS);
     this.#apply = await openSession(target, targetEndpoint, `${direction} apply`, APPLY_SETTINGS);
     endOnAbort(this.#apply, signal, STOP_GRACE_MS);
+    if (this.#mayBePartition) this.#state.tables = undefined;
     this.#state.tables ??= await this.#readTables(this.#origin, this.#apply);
     this.#tables = this.#state.tables;
     await this.#readMembers(this.#origin);
@@ -237,6 +239,11 @@ export class LaneSession {
     }
   }
 
+  /** Whether what the origin's log names may be a partition, new even, of what is one table where it is written. */
+  get #mayBePartition(): boolean {
+    return this.#state.direction === 'reverse' && hasPartitioning(this.#settings.format);
+  }
+
   /** Whether the lane writes the table's changes. Where the log tells of another table than is known, it stops. */
   #wanted(relation: RelationMessage): boolean {
     const state = this.#state;
@@ -247,6 +254,12 @@ export class LaneSession {
     const fills = state.addedColumns.get(name);
     const unexplained = missing.filter((column) => fills?.has(column) !== true);
     if (table !== undefined && added.length === 0 && unexplained.length === 0) return true;
+    if (table === undefined && this.#mayBePartition && !state.lookedFor.has(name)) {
+      state.lookedFor.add(name);
+      const message = `${name} is new: the tables are read again`;
+      this.#fail(new UnderstudyError('catalog-changed', message, { retryable: true }));
+      return false;
+    }
     // Nothing of it is written while the other side leads, whose schema this one follows.
     if (
       state.direction === 'reverse' &&

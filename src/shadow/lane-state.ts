@@ -64,6 +64,8 @@ export class LaneState {
   readonly meter = new LagMeter(HEAD_STALE_AFTER_MS);
   /** Tables that the stream carries and the lane does not know, nor the origin any more. */
   readonly ignored = new Set<string>();
+  /** Tables that the lane did not know, and has looked for once more: they may be new partitions of one that it knows. */
+  readonly lookedFor = new Set<string>();
   /** What rows from before a column was added hold in it. Read with `tables`. */
   addedColumns: AddedColumns = new Map();
   /** The relation of the log at which the lane stopped, as it is not what `tables` says; null while it is none. */

@@ -20,7 +20,7 @@ import type { CatalogFingerprint } from '../core/ports.js';
 import { UnderstudyError } from '../core/errors.js';
 import { emitMessageSql, quoteTable } from '../core/postgres.js';
 import { WHOLE_DATABASE } from '../core/ports.js';
-import { formOn, requiredForms } from './format/forms.js';
+import { formOn, requiredForms, type Forms } from './format/forms.js';
 import { takeNames } from './format/naming.js';
 import { diffFingerprints, readFingerprint, type FingerprintDifference } from './postgres/fingerprint.js';
 import {
@@ -45,7 +45,7 @@ import { evolve, type Evolution, type Obstacle } from './postgres/schema/evolve.
 import type { SchemaPlan, SchemaStatement } from './postgres/schema/plan.js';
 import { awaitOlderTransactions, ensurePublication, streamNames } from './postgres/slot.js';
 import { inTransaction, run, sqlStateOf, type Session } from './postgres/statement.js';
-import { tableKey, type TableInfo } from './postgres/table.js';
+import { onlyTable, tableKey, type TableInfo } from './postgres/table.js';
 import { readTables } from './postgres/tables.js';
 import { readSource, type StageContext } from './schema-stage.js';
 
@@ -157,6 +157,7 @@ async function carry(
   },
 ): Promise<void> {
   const { destination, signal, settings } = context;
+  const forms = requiredForms(settings.format, read.tables, false);
   const roles = await rolesOf(destination.client);
   const runnable = (statement: SchemaStatement): boolean => !lacksRole(statement, roles);
   await applySettings(destination.client);
@@ -171,7 +172,7 @@ async function carry(
         await recordSteps(destination, evolution, read.plan);
         for (const column of evolution.addedColumns) await recordAddedColumn(destination, column);
         for (const table of read.tables) {
-          if (isAmong(evolution.recopied, table)) await emptyForCopy(destination, table);
+          if (isAmong(evolution.recopied, table)) await emptyForCopy(destination, table, forms);
         }
         await writeSourcePlan(destination, read.plan);
         await writeFingerprint(destination, 'source', read.fingerprint);
@@ -224,11 +225,11 @@ async function recordSteps(destination: Session, evolution: Evolution, plan: Sch
 }
 
 /** In replica role, which the guard lets pass: the shadow's own rows give way to a new copy of them. */
-async function emptyForCopy(destination: Session, table: TableInfo): Promise<void> {
+async function emptyForCopy(destination: Session, table: TableInfo, forms: Forms): Promise<void> {
   const what = `emptying ${tableKey(table)}`;
   await run(destination, `SET LOCAL session_replication_role = replica`, { what });
   await run(destination, emitMessageSql({ t: 'apply', lane: WHOLE_DATABASE, epoch: 0 }), { what });
-  await run(destination, `DELETE FROM ONLY ${quoteTable(table)}`, { what });
+  await run(destination, `DELETE FROM ${onlyTable(formOn(forms, table, 'destination'))}`, { what });
   await forgetTableCopy(destination, table);
 }
 
@@ -272,7 +273,7 @@ export async function acceptSchema(
       for (const column of evolution.addedColumns) await recordAddedColumn(destination, column);
       for (const table of read.tables) {
         if (chosen.includes(table) || isAmong(evolution.recopied, table))
-          await emptyForCopy(destination, table);
+          await emptyForCopy(destination, table, forms);
       }
       await writeSourcePlan(destination, read.plan);
       await writeFingerprint(destination, 'source', read.fingerprint);

@@ -14,6 +14,7 @@ import type { CatalogFingerprint, Direction, Finding } from '../core/ports.js';
 import { UnderstudyError } from '../core/errors.js';
 import type { ShadowSettings } from './settings.js';
 import { isIdentity, requiredForms } from './format/forms.js';
+import { inspectPartitioning } from './format/partitioning.js';
 import { formattedPlan, readOwnedSequences } from './format/schema.js';
 import { diffFingerprints, readFingerprint } from './postgres/fingerprint.js';
 import { ensureIdentities } from './postgres/identity.js';
@@ -128,6 +129,7 @@ async function readPlan(
       await readSchema(source.client, { destinationVersionNum: Number(version) }),
       forms,
       isIdentity(context.settings.format) ? [] : await readOwnedSequences(source, tables, forms),
+      { format: context.settings.format, destinationVersionNum: Number(version) },
     );
     const after = await readFingerprint(source.client);
     if (diffFingerprints(before, after).length === 0) return { plan, fingerprint: after };
@@ -168,6 +170,11 @@ export async function readSource(context: StageContext): Promise<{
 export async function buildBeforeCopy(context: StageContext): Promise<readonly TableInfo[]> {
   const { source, destination, settings, signal, onFindings } = context;
   const { tables, plan, fingerprint } = await readSource(context);
+  const unfit = (await inspectPartitioning(source.client, tables, settings.format)).find(
+    ({ severity }) => severity === 'blocker',
+  );
+  if (unfit !== undefined)
+    throw new UnderstudyError('format-refused', unfit.message, { advice: unfit.advice });
   const blocker = plan.unsupported.find((finding) => finding.severity === 'blocker');
   if (blocker !== undefined) {
     throw new UnderstudyError('schema-unsupported', `${blocker.object}: ${blocker.message}`, {

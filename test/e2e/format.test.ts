@@ -23,6 +23,11 @@ shadow:
           document: jsonb
           placed: { type: timestamptz, zone: UTC }
       public.line: { name: line_item, types: { order_id: bigint } }
+      public.reading:
+        partitioning:
+          by: range
+          columns: [day]
+          partitions: { reading_old: "FROM (MINVALUE) TO ('2024-01-01')", reading_new: DEFAULT }
 `;
 
 interface Writer {
@@ -54,6 +59,9 @@ async function writer(stack: Stack): Promise<Writer> {
           text: 'INSERT INTO public.line VALUES ($1, $2)',
           values: [id, 1],
         });
+        // From one partition of the destination into the other.
+        await client.query('INSERT INTO public.reading VALUES ($1, $2)', [id, '2023-12-31']);
+        await client.query('UPDATE public.reading SET day = day + 1 WHERE id = $1', [written.at(-2) ?? 0]);
         await client.query("UPDATE public.orders SET status = 'paid' WHERE id = $1", [written.at(-3) ?? id]);
         await client.query('COMMIT');
         written.push(id);
@@ -78,6 +86,8 @@ test('types and names change with a cutover and come back with a rollback, and n
   await pair.onSource.query(`
     CREATE TABLE public.orders (id serial PRIMARY KEY, status varchar(10), document json, placed timestamp);
     CREATE TABLE public.line (order_id integer REFERENCES public.orders, n integer, PRIMARY KEY (order_id, n));
+    CREATE TABLE public.reading (id integer, day date, PRIMARY KEY (id, day));
+    INSERT INTO public.reading SELECT n, '2023-12-01'::date + n FROM generate_series(-100, 0) n;
     INSERT INTO public.orders (status, document, placed) SELECT 'old', '{"a":  1}', now() FROM generate_series(1, 1000);
     ALTER DATABASE ${pair.source.database} SET timezone = 'UTC'`);
   await using stack = await Stack.start({ ...pair, yaml: FORMAT });
@@ -111,6 +121,11 @@ test('types and names change with a cutover and come back with a rollback, and n
     `SELECT pg_typeof(id)::text AS id, pg_typeof(placed)::text AS placed FROM sales.purchase WHERE state = 'paid' LIMIT 1`,
   );
   expect(types).toEqual([{ id: 'bigint', placed: 'timestamp with time zone' }]);
+  const { rows: parts } = await pair.onDestination.query(
+    `SELECT count(*) FILTER (WHERE tableoid = 'public.reading_old'::regclass) > 0 AS old,
+       count(*) FILTER (WHERE tableoid = 'public.reading_new'::regclass) > 0 AS new FROM public.reading`,
+  );
+  expect(parts).toEqual([{ old: 't', new: 't' }]);
   await expectEqual();
   expect(await stack.operate('rollback')).toMatchObject({ outcome: 'done' });
   await more();

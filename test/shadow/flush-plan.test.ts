@@ -123,7 +123,7 @@ function originate(rows: Rows, { what, key, to, value }: Command): Change | null
 /** What the steps do, by the words of their definition. */
 function apply(rows: Rows, steps: readonly Step[]): void {
   for (const step of steps) {
-    if (step.kind === 'truncate') {
+    if (step.kind === 'truncate' || step.kind === 'truncate-part') {
       rows.clear();
     } else if (step.kind === 'move') {
       const row = rows.get(keyId(step.from));

@@ -2,7 +2,7 @@
 import { expect, test } from 'vitest';
 import { systemClock } from '../../src/core/clock.js';
 import { silentLog } from '../../src/core/log.js';
-import type { Format } from '../../src/core/ports.js';
+import type { Format, Partitioning, TableFormat } from '../../src/core/ports.js';
 import { conversionOf } from '../../src/shadow/format/conversion.js';
 import { formsOf } from '../../src/shadow/format/forms.js';
 import { inspectFormat } from '../../src/shadow/format/preflight.js';
@@ -281,6 +281,153 @@ test('a destination with other names is built, followed both ways, compared, rep
   const later = await successor.engine.verify({ direction: 'reverse' }, AbortSignal.timeout(60_000));
   expect(later.mismatches).toBe(0);
 }, 60_000);
+
+test('a plain table is partitioned on the destination, followed both ways, compared and repaired', async () => {
+  await using pair = await databasePair();
+  await sql(
+    pair.onSource,
+    `CREATE TABLE kind (id int PRIMARY KEY); INSERT INTO kind VALUES (1), (2);
+     CREATE TABLE reading (id serial, day date, kind int REFERENCES kind, v text DEFAULT 'none', PRIMARY KEY (id, day)) WITH (fillfactor = 80);
+     CREATE INDEX reading_v ON reading (v) WHERE kind = 1; ALTER TABLE reading ADD CHECK (id > 0);
+     CREATE TABLE note (reading int, day date, line text, FOREIGN KEY (reading, day) REFERENCES reading (id, day));
+     CREATE TABLE "Spread" (id int PRIMARY KEY, v text);
+     CREATE VIEW today AS SELECT count(*) FROM reading;
+     INSERT INTO reading (day, kind) SELECT '2023-06-01'::date + n * 3, 1 FROM generate_series(1, 200) n;
+     INSERT INTO note SELECT id, day, 'n' FROM reading; INSERT INTO "Spread" SELECT n, 'v' FROM generate_series(1, 100) n`,
+  );
+  const format: Format = {
+    tables: {
+      'public.reading': {
+        types: { id: { type: 'bigint' } },
+        partitioning: {
+          by: 'range',
+          columns: ['day'],
+          partitions: {
+            reading_2023: "FROM ('2023-01-01') TO ('2024-01-01')",
+            reading_2024: "FROM ('2024-01-01') TO ('2025-01-01')",
+            reading_rest: 'DEFAULT',
+          },
+        },
+      },
+      'public.note': { types: { reading: { type: 'bigint' } } },
+      'public.Spread': { partitioning: { by: 'hash', columns: ['id'], partitions: 3 } },
+    },
+  };
+  await using harness = new EngineHarness(pair, { chunkRows: 30, format });
+  await harness.start().reach('following');
+  const rowsOf = async (table: string): Promise<number> => {
+    const { rows } = await pair.onDestination.query<{ n: string }>(
+      `SELECT count(*) AS n FROM public.${table}`,
+    );
+    return Number(rows[0]?.n);
+  };
+  expect([await rowsOf('reading_2023'), await rowsOf('reading_2024'), await rowsOf('reading_rest')]).toEqual([
+    71, 122, 7,
+  ]);
+  expect(await harness.engine.tables()).toContainEqual({
+    schema: 'public',
+    name: 'Spread',
+    partitions: [0, 1, 2].map((n) => ({ schema: 'public', name: `Spread_p${n}` })),
+  });
+  const verify = async (direction: 'forward' | 'reverse'): Promise<unknown> => {
+    await harness.caughtUp(direction);
+    const report = await harness.engine.verify({ direction }, AbortSignal.timeout(20_000));
+    expect(report.tables).toBe(4);
+    return report.verdicts.filter(({ mismatches }) => mismatches > 0);
+  };
+  await sql(
+    pair.onSource,
+    `UPDATE reading SET day = day + 365, kind = 2 WHERE id % 7 = 0 AND NOT EXISTS (SELECT FROM note WHERE reading = id AND false)
+       AND id NOT IN (SELECT reading FROM note); DELETE FROM note WHERE reading < 20; DELETE FROM reading WHERE id < 10;
+     UPDATE reading SET day = '2030-01-01', v = repeat('x', 9000) WHERE id = 12; UPDATE reading SET v = 'changed' WHERE id % 5 = 0;
+     INSERT INTO reading (day) VALUES ('2023-01-01'), ('1999-01-01'); UPDATE "Spread" SET id = id + 1000 WHERE id % 3 = 0`,
+  );
+  expect(await verify('forward')).toEqual([]);
+  await sql(
+    pair.onDestination,
+    `SET session_replication_role = replica; UPDATE reading SET v = 'wrong' WHERE id = 50; DELETE FROM reading_2024 WHERE id = 100;
+     INSERT INTO "Spread" VALUES (5000, 'extra'); RESET session_replication_role`,
+  );
+  const mended = await harness.engine.verify(
+    { direction: 'forward', repair: true },
+    AbortSignal.timeout(20_000),
+  );
+  expect(mended).toMatchObject({ mismatches: 3, repair: { rows: 3, remaining: 0 } });
+  await sql(
+    pair.onSource,
+    `ALTER TABLE reading ADD COLUMN more int DEFAULT 7; CREATE INDEX later ON reading (more)`,
+  );
+  await until(
+    async () => {
+      const { rows } = await pair.onDestination.query(
+        `SELECT to_regclass('public.later') IS NOT NULL AS there`,
+      );
+      return rows[0]?.there === 't' && (await harness.engine.status()).phase === 'following';
+    },
+    { what: 'the schema to be carried over' },
+  );
+  expect(await verify('forward')).toEqual([]);
+
+  await harness.engine.prepareReverse(AbortSignal.timeout(20_000));
+  await emitRoute(pair.onSource, 'destination', 1);
+  await emitRoute(pair.onDestination, 'destination', 1);
+  await sql(
+    pair.onDestination,
+    `UPDATE reading SET day = day + 400 WHERE id BETWEEN 190 AND 195 AND id NOT IN (SELECT reading FROM note);
+     DELETE FROM note WHERE reading > 150; UPDATE reading SET day = day + 400, v = 'moved' WHERE id BETWEEN 190 AND 195;
+     INSERT INTO reading (id, day, v) VALUES (900, '2024-05-05', 'new'), (901, '2040-01-01', repeat('y', 9000));
+     UPDATE reading SET kind = 2 WHERE id = 901; DELETE FROM reading_rest WHERE id = 901; INSERT INTO reading_2023 (id, day) VALUES (902, '2023-03-03');
+     DELETE FROM "Spread" WHERE id < 50`,
+  );
+  expect(await verify('reverse')).toEqual([]);
+  // One partition emptied, a new one, and the whole.
+  await sql(
+    pair.onDestination,
+    `TRUNCATE note; ALTER TABLE note DROP CONSTRAINT note_reading_day_fkey; TRUNCATE reading_2024;
+     CREATE TABLE reading_1990 PARTITION OF reading FOR VALUES FROM ('1990-01-01') TO ('1991-01-01');
+     INSERT INTO reading (id, day) VALUES (903, '1990-05-05'); TRUNCATE "Spread"; INSERT INTO "Spread" VALUES (1, 'anew')`,
+  );
+  expect(await verify('reverse')).toEqual([]);
+  const { rows } = await pair.onSource.query(
+    `SELECT count(*) FILTER (WHERE day BETWEEN '2024-01-01' AND '2024-12-31') AS emptied, count(*) FILTER (WHERE id = 903) AS new FROM public.reading`,
+  );
+  expect(rows).toEqual([{ emptied: '0', new: '1' }]);
+  expect(await harness.engine.verifyRecent('reverse', AbortSignal.timeout(20_000))).toMatchObject({
+    mismatches: 0,
+  });
+}, 60_000);
+
+test('a partitioning that can’t be undone is refused', async () => {
+  await using pair = await databasePair();
+  await sql(
+    pair.onSource,
+    `CREATE TABLE a (id int PRIMARY KEY, n int UNIQUE, v text); CREATE TABLE b (v text); CREATE TABLE p (id int PRIMARY KEY) PARTITION BY HASH (id)`,
+  );
+  const refused = async (
+    table: string,
+    partitioning: Partitioning,
+    more: TableFormat = {},
+  ): Promise<readonly string[]> => {
+    const format: Format = { tables: { [`public.${table}`]: { ...more, partitioning } } };
+    const findings = await inspectFormat(pair.onSource, { method: 'log', format });
+    return findings.filter(({ severity }) => severity === 'blocker').map(({ message }) => message);
+  };
+  const hash: Partitioning = { by: 'hash', columns: ['id'], partitions: 2 };
+  const expectOne = (messages: readonly string[], text: string): void =>
+    expect(messages).toEqual(expect.arrayContaining([expect.stringContaining(text)]));
+  expectOne(await refused('a', hash), 'across partitions');
+  expectOne(await refused('a', { ...hash, columns: ['v'] }), 'not a column of its key');
+  expectOne(await refused('b', { ...hash, columns: ['v'] }), 'no key');
+  expectOne(await refused('p', hash), 'only a plain table');
+  expectOne(await refused('a', hash, { name: 'other' }), 'keeps its name');
+  expectOne(await refused('a', { by: 'range', columns: ['id'], partitions: { b: 'DEFAULT' } }), 'already');
+  expectOne(
+    await refused('a', { by: 'range', columns: ['id'], partitions: { x: 'IN (1)' } }),
+    'is not IN (1)',
+  );
+  expectOne(await refused('a', { by: 'range', columns: ['id'], partitions: 2 }), 'only by hash');
+  expectOne(await refused('a', { ...hash, columns: ['lost'] }), 'no column of it');
+});
 
 test('names that can’t be had are refused', () => {
   const table = (schema: string, name: string, parents?: string[]): TableInfo => ({

@@ -192,7 +192,7 @@ export function choiceMap<const T extends string>(
 
 /** The destination's form of the source's tables; a mapping in the file, JSON elsewhere. */
 export function tableFormats(description: string, example: string) {
-  const expected = 'a mapping of tables to `name`, `columns` and `types`, see docs/format.md';
+  const expected = 'a mapping of tables to `name`, `columns`, `types` and `partitioning`, see docs/format.md';
   const error = (issue: { code: string; keys?: readonly string[] }): string =>
     issue.code === 'unrecognized_keys'
       ? `unknown key ${JSON.stringify(issue.keys?.[0])}: expected ${expected}`
@@ -216,6 +216,19 @@ export function tableFormats(description: string, example: string) {
         name: name.optional(),
         columns: z.record(name, name).optional(),
         types: z.record(name, type).optional(),
+        partitioning: z
+          .strictObject(
+            {
+              by: z.enum(['range', 'list', 'hash']),
+              columns: z.array(name).min(1).max(32),
+              partitions: z.union([z.number().int().min(1).max(1000), z.record(name, name)]),
+            },
+            {
+              error:
+                'expected { by: range, columns: [day], partitions: { name: bounds } }, see docs/format.md',
+            },
+          )
+          .optional(),
       },
       { error },
     ),

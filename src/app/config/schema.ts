@@ -245,7 +245,7 @@ export const sections = {
           'views',
         ),
         tables: tableFormats(
-          'What the destination has in another form than the source: by `schema.table`, its `name`, its `columns`’ names and their `types` there.',
+          'What the destination has in another form than the source: by `schema.table`, its `name`, its `columns`’ names, their `types` and its `partitioning` there.',
           '{"public.orders": {"types": {"id": "bigint"}}}',
         ),
       })

@@ -305,7 +305,7 @@ export class Conflicts {
       session,
       {
         text: `SELECT pg_catalog.to_jsonb(t.*)::text AS json, EXTRACT(epoch FROM ${written}) * 1000 AS written_ms
-          FROM ONLY ${table.sql} AS t WHERE ${where}`,
+          FROM ${table.only} AS t WHERE ${where}`,
         values,
       },
       { what: `reading a row of ${table.name}`, carriesRows: true },
@@ -333,7 +333,7 @@ async function writeToSource(
     const now = await run(
       source,
       {
-        text: `SELECT pg_catalog.to_jsonb(t.*)::text AS json FROM ONLY ${here.sql} AS t WHERE ${where} FOR UPDATE`,
+        text: `SELECT pg_catalog.to_jsonb(t.*)::text AS json FROM ${here.only} AS t WHERE ${where} FOR UPDATE`,
         values,
       },
       { what, carriesRows: true },

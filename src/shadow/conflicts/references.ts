@@ -96,7 +96,7 @@ export async function readReferenced(
     const { rows } = await run(
       session,
       {
-        text: `SELECT pg_catalog.to_json(ARRAY[${columns}]) AS parts FROM ONLY ${table.sql} AS t WHERE ${where}`,
+        text: `SELECT pg_catalog.to_json(ARRAY[${columns}]) AS parts FROM ${table.only} AS t WHERE ${where}`,
         values,
       },
       { what: `reading a row of ${table.name}`, carriesRows: true },
@@ -131,7 +131,7 @@ export async function brokenForeignKey(
     const locked = await run(
       session,
       {
-        text: `SELECT FROM ONLY ${table.sql} AS t JOIN ${foreign.referenced} AS f ON ${matches} WHERE ${where} FOR KEY SHARE OF f`,
+        text: `SELECT FROM ${table.only} AS t JOIN ${foreign.referenced} AS f ON ${matches} WHERE ${where} FOR KEY SHARE OF f`,
         values,
       },
       purpose,
@@ -141,7 +141,7 @@ export async function brokenForeignKey(
     const { rows } = await run(
       session,
       {
-        text: `SELECT EXISTS (SELECT FROM ONLY ${table.sql} AS t WHERE ${where} AND ${allowed}) AS broken`,
+        text: `SELECT EXISTS (SELECT FROM ${table.only} AS t WHERE ${where} AND ${allowed}) AS broken`,
         values,
       },
       purpose,

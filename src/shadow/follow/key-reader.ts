@@ -70,7 +70,7 @@ function readSql(table: ApplyTable): string {
   const values = table.columns.map((_, index) => `, l.v${index}`).join('');
   return `SELECT ${texts}, l.present${values}
     FROM unnest(${arrays}) WITH ORDINALITY AS u(${names}, n)
-    LEFT JOIN LATERAL (SELECT ${['true AS present', ...columns].join(', ')} FROM ONLY ${table.sql} AS t
+    LEFT JOIN LATERAL (SELECT ${['true AS present', ...columns].join(', ')} FROM ${table.only} AS t
       WHERE ${keyEquals(table, 't', cast)} OFFSET 0) AS l ON true
     ORDER BY u.n`;
 }

@@ -9,10 +9,11 @@ import { UnderstudyError } from '../../core/errors.js';
 import type { ColumnInfo, TableInfo } from '../postgres/table.js';
 import { tableKey } from '../postgres/table.js';
 import { readApplyTables, withTargets, type ApplyTable } from '../postgres/apply-table.js';
-import type { Session } from '../postgres/statement.js';
+import { run, textOf, type Session } from '../postgres/statement.js';
 import { readTables } from '../postgres/tables.js';
 import { conversionOf } from './conversion.js';
 import { nameFindings, nameOn } from './names.js';
+import { leavesOf, partitioningFindings } from './partitioning.js';
 
 export type TableForms = Readonly<Record<Side, TableInfo>>;
 
@@ -31,7 +32,8 @@ export function isIdentity(format: Format | undefined): boolean {
   return (
     empty(format?.schemas) &&
     Object.values(format?.tables ?? {}).every(
-      ({ name, columns, types }) => name === undefined && empty(columns) && empty(types),
+      ({ name, columns, types, partitioning }) =>
+        name === undefined && empty(columns) && empty(types) && partitioning === undefined,
     )
   );
 }
@@ -66,7 +68,10 @@ export function formsOf(
         ),
       );
     }
-    for (const column of Object.keys({ ...wanted.types, ...wanted.columns })) {
+    for (const column of [
+      ...Object.keys({ ...wanted.types, ...wanted.columns }),
+      ...(wanted.partitioning?.columns ?? []),
+    ]) {
       if (table.columns.some((each) => each.name === column)) continue;
       findings.push(
         finding(
@@ -80,8 +85,14 @@ export function formsOf(
   const forms = new Map<string, TableForms>();
   for (const table of tables) {
     const wanted = wantedOf(format, table, byName);
-    const typed = formsOfTable(table, wanted, findings);
+    const typed = withPartitions(formsOfTable(table, wanted, findings), format);
     forms.set(tableKey(table), named ? withNames(typed, wanted, nameOn(format, table)) : typed);
+    const { partitioning } = format?.tables?.[tableKey(table)] ?? {};
+    if (partitioning === undefined) continue;
+    const renamed =
+      tableKey(nameOn(format, table)) !== tableKey(table) ||
+      format?.tables?.[tableKey(table)]?.columns !== undefined;
+    findings.push(...partitioningFindings(table, partitioning, { tables, renamed }));
   }
   findings.push(...nameFindings(format, tables));
   return { forms, findings: [...new Map(findings.map((each) => [each.object, each])).values()] };
@@ -142,7 +153,46 @@ export async function readLaneTables(
     new Map([...forms.values()].map((each) => [tableKey(each[from]), each[to]])),
   );
   const names = new Map([...forms].map(([name, each]) => [tableKey(each[from]), name]));
-  return new Map([...targets].map(([key, table]) => [key, { ...table, name: names.get(key) ?? table.name }]));
+  const named = new Map(
+    [...targets].map(([key, table]) => [key, { ...table, name: names.get(key) ?? table.name }]),
+  );
+  if (from === 'source') return named;
+  for (const [key, table] of named) {
+    if (table.info.partitions === undefined) continue;
+    const leaves = await readLeaves(origin, table);
+    const rooted = { ...table, leaves };
+    for (const name of [key, ...leaves.keys()]) named.set(name, rooted);
+  }
+  return named;
+}
+
+/** The partitions that the root has now, by `schema.name`, with what a row must be to be in each. */
+async function readLeaves(session: Session, table: ApplyTable): Promise<ReadonlyMap<string, string | null>> {
+  const { rows } = await run(
+    session,
+    {
+      text: `SELECT n.nspname || '.' || c.relname AS name,
+          CASE WHEN p.partstrat <> 'h' THEN pg_catalog.pg_get_partition_constraintdef(c.oid) END AS condition
+        FROM pg_catalog.pg_partition_tree($1::text::pg_catalog.regclass) t JOIN pg_catalog.pg_class c ON c.oid = t.relid
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        JOIN pg_catalog.pg_partitioned_table p ON p.partrelid = t.parentrelid
+        WHERE t.isleaf`,
+      values: [table.sql],
+    },
+    { what: `reading the partitions of ${table.name}` },
+  );
+  // Where a column is another type on the source, the condition may mean other rows there.
+  const exact = table.columns.every(
+    ({ converted }) => converted === undefined || converted.conversion.sameText,
+  );
+  return new Map(rows.map((row) => [textOf(row, 'name'), exact ? (row['condition'] ?? null) : null]));
+}
+
+function withPartitions(forms: TableForms, format: Format | undefined): TableForms {
+  const { partitioning } = format?.tables?.[tableKey(forms.source)] ?? {};
+  if (partitioning === undefined) return forms;
+  const partitions = leavesOf(forms.source, partitioning).map(({ schema, name }) => ({ schema, name }));
+  return { ...forms, destination: { ...forms.destination, kind: 'partitioned', partitions } };
 }
 
 /** What is said of the table itself wins over what is said of those above it. */

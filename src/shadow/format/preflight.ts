@@ -8,6 +8,7 @@ import { readTables } from '../postgres/tables.js';
 import { formsOf, isIdentity } from './forms.js';
 import { hasNames, nameOn } from './names.js';
 import { readNamed, VIEWS_SINCE } from './naming.js';
+import { inspectPartitioning } from './partitioning.js';
 
 const ZONES_SQL = 'SELECT name FROM pg_catalog.pg_timezone_names';
 
@@ -36,8 +37,9 @@ export async function inspectFormat(
   { format, method }: Pick<PreflightSettings, 'format' | 'method'>,
 ): Promise<readonly Finding[]> {
   if (isIdentity(format)) return [];
-  const { forms, findings } = formsOf(format, await readTables(source), true);
-  const result = [...findings];
+  const tables = await readTables(source);
+  const { forms, findings } = formsOf(format, tables, true);
+  const result = [...findings, ...(await inspectPartitioning(source, tables, format))];
   const blocker = (object: string, message: string, advice: string): void =>
     void result.push({
       severity: 'blocker',

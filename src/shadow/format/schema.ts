@@ -4,25 +4,45 @@
  * Column types stand in CREATE TABLE alone; everything else that the server prints (keys, indexes, checks, views) is
  * read against whatever type the column has by then, and where that fails, the build names the statement.
  */
+import type { Format } from '../../core/ports.js';
+import { PARTITIONED_NOT_VALID_SINCE } from '../postgres/schema/read-constraints.js';
 import type { SchemaPlan, SchemaStatement, TableColumnShape } from '../postgres/schema/plan.js';
 import { run, textOf, type Session } from '../postgres/statement.js';
 import type { TableInfo } from '../postgres/table.js';
 import { formOn, type Forms } from './forms.js';
+import { partitionedStatements } from './partitioning.js';
+import { unquoted, unquotedName } from './unquoted.js';
 
 /** The plan in the destination's form. `sequences` as {@link readOwnedSequences} returns them. */
 export function formattedPlan(
   plan: SchemaPlan,
   forms: Forms,
   sequences: readonly SchemaStatement[],
+  {
+    format,
+    destinationVersionNum,
+  }: { readonly format: Format | undefined; readonly destinationVersionNum: number },
 ): SchemaPlan {
   const byName = new Map<string, TableInfo>();
   for (const { source, destination } of forms.values()) {
     if (source !== destination) byName.set(`${source.schema}.${source.name}`, destination);
   }
   if (byName.size === 0) return plan;
+  const partitioned = [...forms.values()].flatMap(({ source }) => {
+    const wanted = format?.tables?.[`${source.schema}.${source.name}`]?.partitioning;
+    return wanted === undefined ? [] : [{ table: source, wanted }];
+  });
+  const notValid = destinationVersionNum >= PARTITIONED_NOT_VALID_SINCE;
+  const inParts = (statements: readonly SchemaStatement[]): readonly SchemaStatement[] =>
+    partitioned.reduce<readonly SchemaStatement[]>(
+      (all, { table, wanted }) =>
+        all.flatMap((statement) => partitionedStatements(statement, table, wanted, notValid)),
+      statements,
+    );
   return {
     ...plan,
-    beforeCopy: [...plan.beforeCopy.map((statement) => formatted(statement, byName)), ...sequences],
+    beforeCopy: inParts([...plan.beforeCopy.map((statement) => formatted(statement, byName)), ...sequences]),
+    afterCopy: inParts(plan.afterCopy),
   };
 }
 
@@ -68,16 +88,6 @@ function formattedDefault(
   if (conversion?.sourceType.startsWith('timestamp') !== true) return statement;
   const local = `CAST((${expression}) AS ${conversion.sourceType})`;
   return { ...statement, sql: `${head}${conversion.fromSource(local)}` };
-}
-
-/** `public."Order"` → `public.Order`. */
-function unquotedName(name: string): string {
-  const parts = name.match(/"(?:[^"]|"")*"|[^."]+/g) ?? [];
-  return parts.map((part) => unquoted(part)).join('.');
-}
-
-function unquoted(name: string): string {
-  return name.startsWith('"') ? name.slice(1, -1).replaceAll('""', '"') : name;
 }
 
 /** Serial's and identity's sequences, which must go as far as their column; of the source. */

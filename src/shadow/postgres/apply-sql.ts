@@ -137,7 +137,7 @@ export function deleteSql(table: ApplyTable): BulkStatement {
   const columns = keyIndexes(table);
   const matches = keyEquals(table, 't', (column) => cast(table, column));
   return {
-    text: `DELETE FROM ONLY ${table.sql} AS t USING ${unnest(table, columns)} WHERE ${matches}`,
+    text: `DELETE FROM ${table.only} AS t USING ${unnest(table, columns)} WHERE ${matches}`,
     columns,
   };
 }
@@ -180,7 +180,7 @@ export function updateSql(table: ApplyTable, carried: readonly number[]): BulkSt
   );
   return {
     text:
-      `UPDATE ONLY ${table.sql} AS t SET ${assignments.join(', ')} FROM ${unnest(table, columns)} ` +
+      `UPDATE ${table.only} AS t SET ${assignments.join(', ')} FROM ${unnest(table, columns)} ` +
       `WHERE ${keyEquals(table, 't', (column) => cast(table, column))}`,
     columns,
   };
@@ -212,7 +212,7 @@ export function moveSql(table: ApplyTable, from: Key, row: Row): SingleStatement
   });
   return {
     text:
-      `WITH o AS (DELETE FROM ONLY ${table.sql} AS t WHERE ${found} RETURNING t.*) ` +
+      `WITH o AS (DELETE FROM ${table.only} AS t WHERE ${found} RETURNING t.*) ` +
       `INSERT INTO ${table.sql} (${columnList(table)}) OVERRIDING SYSTEM VALUE SELECT ${selected.join(', ')} FROM o`,
     values,
   };
@@ -248,7 +248,7 @@ export function deleteOneSql(table: ApplyTable, old: Row): SingleStatement {
   });
   const where = conditions.length === 0 ? 'true' : conditions.join(' AND ');
   return {
-    text: `DELETE FROM ONLY ${table.sql} WHERE ctid = (SELECT t.ctid FROM ONLY ${table.sql} AS t WHERE ${where} LIMIT 1)`,
+    text: `DELETE FROM ${table.only} WHERE ctid = (SELECT t.ctid FROM ${table.only} AS t WHERE ${where} LIMIT 1)`,
     values,
   };
 }

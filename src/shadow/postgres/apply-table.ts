@@ -1,6 +1,6 @@
 /** A table as the stream writes it: the columns it carries, how a row is found, and how its values are cast. */
 import type { ColumnInfo, TableInfo } from './table.js';
-import { tableKey } from './table.js';
+import { onlyTable, tableKey } from './table.js';
 import { quoteIdent, quoteTable } from '../../core/postgres.js';
 import { textOf, run, type Session } from './statement.js';
 import { UnderstudyError } from '../../core/errors.js';
@@ -19,6 +19,10 @@ export interface ApplyTable {
   readonly name: string;
   /** Quoted, for SQL. */
   readonly sql: string;
+  /** As `sql`, where only the table's own rows are meant. */
+  readonly only: string;
+  /** Partitions by which the log tells of it, by `schema.name`; with the condition of their rows, where that is known. */
+  readonly leaves?: ReadonlyMap<string, string | null>;
   /** What the log carries: everything but generated columns. */
   readonly columns: readonly ColumnInfo[];
   /** Indexes into `columns`; null where rows can only be told apart by all their values. */
@@ -69,6 +73,7 @@ export function applyTable(info: TableInfo, operatorSchemas: readonly string[]):
     info,
     name: tableKey(info),
     sql: quoteTable(info),
+    only: onlyTable(info),
     columns,
     key,
     operatorSchemas: schemas,
@@ -111,7 +116,7 @@ export async function readApplyTables(
   );
   const result = new Map<string, ApplyTable>();
   for (const info of tables) {
-    if (info.kind === 'partitioned') continue;
+    if (info.kind === 'partitioned' && info.partitions === undefined) continue;
     const operators = (info.key ?? []).map(
       (column) => schemas.get(JSON.stringify([info.schema, info.name, column])) ?? 'pg_catalog',
     );

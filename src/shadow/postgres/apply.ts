@@ -5,6 +5,7 @@
  * the source has checked and fired them already, and rows may arrive in any order.
  */
 import type pg from 'pg';
+import { UnderstudyError } from '../../core/errors.js';
 import { targetOf, type ApplyTable, type Value } from './apply-table.js';
 import {
   arrayParameters,
@@ -83,6 +84,9 @@ export class Applier {
           }
           break;
         }
+        case 'truncate-part':
+          await this.#truncatePart(targetOf(step.table), step.condition);
+          break;
         case 'truncate':
           await this.#truncate(step.tables.map((table) => targetOf(table)));
           break;
@@ -212,7 +216,7 @@ export class Applier {
    */
   async #truncate(tables: readonly ApplyTable[]): Promise<void> {
     const { client, side } = this.#session;
-    const names = tables.map((table) => `ONLY ${table.sql}`).join(', ');
+    const names = tables.map((table) => table.only).join(', ');
     await run(this.#session, 'SAVEPOINT truncation', { what: 'truncating' });
     try {
       await run({ client, side }, `TRUNCATE ${names}`, { what: 'truncating' });
@@ -220,10 +224,21 @@ export class Applier {
       if (sqlStateOf(error) !== TRUNCATE_REFERENCED_SQLSTATE) throw error;
       await run(this.#session, 'ROLLBACK TO SAVEPOINT truncation', { what: 'truncating' });
       for (const table of tables) {
-        await run(this.#session, `DELETE FROM ONLY ${table.sql}`, { what: 'truncating' });
+        await run(this.#session, `DELETE FROM ${table.only}`, { what: 'truncating' });
       }
     }
     await run(this.#session, 'RELEASE SAVEPOINT truncation', { what: 'truncating' });
+  }
+
+  async #truncatePart(table: ApplyTable, condition: string | null): Promise<void> {
+    if (condition === null) {
+      throw new UnderstudyError(
+        'apply-failed',
+        `${table.name}: which rows a partition held that was truncated is not known on the ${this.#session.side}`,
+        { details: { sqlState: TRUNCATE_REFERENCED_SQLSTATE } },
+      );
+    }
+    await this.#execute({ text: `DELETE FROM ${table.only} WHERE ${condition}`, values: [] }, table);
   }
 
   async #bulk(statement: BulkStatement, rows: readonly Row[], table: ApplyTable): Promise<number> {

@@ -41,7 +41,7 @@ export class ChunkWriter {
     const replaced = dropped.length === 0 ? keys : await this.#without(table, keys, dropped);
     if (replaced.length === 0) return;
     const recorded = await this.#recordBefore(table, replaced);
-    await this.#deleteKeys(table, `ONLY ${table.sql}`, replaced);
+    await this.#deleteKeys(table, table.only, replaced);
     if (read.rows > 0) await this.#staged(table, read, dropped);
     if (overlays.length > 0) await this.#applier.overlay(table, overlays);
     await this.#recordAfter(table, recorded);
@@ -57,7 +57,7 @@ export class ChunkWriter {
     const removed = dropped.length === 0 ? keys : await this.#without(table, keys, dropped);
     if (removed.length === 0) return;
     await this.#recordBefore(table, removed);
-    await this.#deleteKeys(table, `ONLY ${table.sql}`, removed);
+    await this.#deleteKeys(table, table.only, removed);
   }
 
   /** The keys of which none is equal to one of `others`, as the server compares them: 1.0 is 1.00. */
@@ -94,7 +94,7 @@ export class ChunkWriter {
         text:
           `INSERT INTO understudy.repaired_row (schema_name, table_name, key, before) ` +
           `SELECT $1, $2, ARRAY[${texts.join(', ')}], ` +
-          `(SELECT pg_catalog.to_jsonb(t.*) FROM ONLY ${table.sql} AS t WHERE ${matches('t')}) FROM ${unnest} RETURNING id`,
+          `(SELECT pg_catalog.to_jsonb(t.*) FROM ${table.only} AS t WHERE ${matches('t')}) FROM ${unnest} RETURNING id`,
         values: [table.info.schema, table.info.name, ...values],
       },
       { what: `recording rows of ${table.name}`, carriesRows: true },
@@ -112,7 +112,7 @@ export class ChunkWriter {
       {
         text:
           `UPDATE understudy.repaired_row AS r SET after = ` +
-          `(SELECT pg_catalog.to_jsonb(t.*) FROM ONLY ${table.sql} AS t WHERE ${matches}) WHERE r.id = ANY ($1::bigint[])`,
+          `(SELECT pg_catalog.to_jsonb(t.*) FROM ${table.only} AS t WHERE ${matches}) WHERE r.id = ANY ($1::bigint[])`,
         values: [`{${ids.join(',')}}`],
       },
       { what: `recording rows of ${table.name}`, carriesRows: true },
@@ -142,7 +142,7 @@ export class ChunkWriter {
     if (dropped.length > 0) await this.#deleteKeys(table, staging, dropped);
     if (!table.updatable) {
       const matches = keyEquals(table, 't', (column) => `s.${columnListOf(table, column)}`);
-      await run(this.#session, `DELETE FROM ONLY ${table.sql} AS t USING ${staging} AS s WHERE ${matches}`, {
+      await run(this.#session, `DELETE FROM ${table.only} AS t USING ${staging} AS s WHERE ${matches}`, {
         what,
         carriesRows: true,
       });
@@ -174,7 +174,7 @@ export class ChunkWriter {
     await run(
       this.#session,
       `CREATE TEMPORARY TABLE IF NOT EXISTS ${staging.slice('pg_temp.'.length)} ON COMMIT DELETE ROWS AS ` +
-        `SELECT ${columnList(table)} FROM ONLY ${table.sql} WITH NO DATA`,
+        `SELECT ${columnList(table)} FROM ${table.sql} WITH NO DATA`,
       { what: `making a staging table for ${table.name}` },
     );
     return staging;

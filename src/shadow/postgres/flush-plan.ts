@@ -33,7 +33,9 @@ export interface TableRows {
 export type Step =
   | { readonly kind: 'rows'; readonly tables: readonly TableRows[] }
   | { readonly kind: 'move'; readonly table: ApplyTable; readonly from: Key; readonly row: Row }
-  | { readonly kind: 'truncate'; readonly tables: readonly ApplyTable[] };
+  | { readonly kind: 'truncate'; readonly tables: readonly ApplyTable[] }
+  /** Some partitions of a table that is plain where it is written; `condition`: of the rows in one, null where unknown. */
+  | { readonly kind: 'truncate-part'; readonly table: ApplyTable; readonly condition: string | null };
 
 export function isPartial(row: Row): boolean {
   return row.includes(undefined);
@@ -71,6 +73,30 @@ export function boundUpdate(binding: Binding, change: Extract<RowChange, { kind:
   return { row, newKey, oldKey: old === null ? newKey : keyOf(table, old) };
 }
 
+/** A table of which only some partitions are emptied keeps the rows of the others. */
+function truncation(
+  relations: readonly RelationMessage[],
+  bindingOf: (relation: RelationMessage) => Binding,
+): readonly Step[] {
+  const emptied = new Map<ApplyTable, Set<string>>();
+  for (const relation of relations) {
+    const { table } = bindingOf(relation);
+    const names = emptied.get(table) ?? new Set();
+    emptied.set(table, names.add(`${relation.schema}.${relation.name}`));
+  }
+  const whole: ApplyTable[] = [];
+  const parts: Step[] = [];
+  for (const [table, names] of emptied) {
+    const { leaves } = table;
+    if (leaves === undefined || [...leaves.keys()].every((leaf) => names.has(leaf))) whole.push(table);
+    else {
+      for (const name of names)
+        parts.push({ kind: 'truncate-part', table, condition: leaves.get(name) ?? null });
+    }
+  }
+  return whole.length === 0 ? parts : [{ kind: 'truncate', tables: whole }, ...parts];
+}
+
 export class FlushPlanner {
   readonly #coalesce: boolean;
   readonly #steps: Step[] = [];
@@ -86,10 +112,7 @@ export class FlushPlanner {
   add(change: Change, bindingOf: (relation: RelationMessage) => Binding): void {
     if (change.kind === 'truncate') {
       this.#seal();
-      this.#steps.push({
-        kind: 'truncate',
-        tables: change.relations.map((relation) => bindingOf(relation).table),
-      });
+      this.#steps.push(...truncation(change.relations, bindingOf));
       return;
     }
     const binding = bindingOf(change.relation);

@@ -1,5 +1,6 @@
 /** What the shadow knows of a table: the part of the catalogs that copying, applying and comparing need. */
 import type { Side, TableName } from '../../core/ports.js';
+import { quoteTable } from '../../core/postgres.js';
 import type { ColumnConversion } from '../format/conversion.js';
 
 export interface ColumnInfo {
@@ -28,6 +29,8 @@ export type TableKind = 'ordinary' | 'partitioned' | 'partition';
 
 export interface TableInfo extends TableName {
   readonly kind: TableKind;
+  /** A format partitions the source's table on this side: its root is read and written, as if the rows were its own. */
+  readonly partitions?: readonly TableName[];
   /** In attribute order, dropped columns left out. */
   readonly columns: readonly ColumnInfo[];
   /** Columns of the replica identity or primary key that identify a row; null where there is none. */
@@ -39,6 +42,11 @@ export interface TableInfo extends TableName {
   readonly bytes: number;
   /** `schema.name` of the partition root or the inheritance parents right above it. */
   readonly parents?: readonly string[];
+}
+
+/** For FROM, UPDATE and DELETE: the rows of this table alone, or of the root of what a format has partitioned. */
+export function onlyTable(table: TableInfo): string {
+  return table.partitions === undefined ? `ONLY ${quoteTable(table)}` : quoteTable(table);
 }
 
 /** `schema.name`, for messages, metrics and map keys; not quoted, so not for SQL. */

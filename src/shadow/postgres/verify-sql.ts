@@ -5,8 +5,8 @@
  * commas. NULL prints as a bare NULL and every value in quotes with quotes doubled, so that no two different rows
  * have one text. The server's own hash functions are never used: they differ between versions and collations.
  */
-import { quoteIdent, quoteLiteral, quoteTable } from '../../core/postgres.js';
-import type { ColumnInfo, TableInfo } from './table.js';
+import { quoteIdent, quoteLiteral } from '../../core/postgres.js';
+import { onlyTable, type ColumnInfo, type TableInfo } from './table.js';
 
 /** format() takes at most 100 arguments. */
 const FORMAT_ARGUMENTS_MAX = 60;
@@ -122,7 +122,7 @@ export function rangeDigestSql(
   const values: unknown[] = [];
   const where = rangeCondition(table, access, range, values);
   const text = `SELECT ${partNumber(table, access)}, count(*), sum(${prefix64(rowHash(table, options))})
-    FROM ONLY ${quoteTable(table)} AS t WHERE ${where} GROUP BY 1`;
+    FROM ${onlyTable(table)} AS t WHERE ${where} GROUP BY 1`;
   return { text, values };
 }
 
@@ -136,7 +136,7 @@ export function rangeBoundarySql(
   const values: unknown[] = [];
   const where = rangeCondition(table, access, range, values);
   const order = access.columns.map((name) => `t.${quoteIdent(name)}`).join(', ');
-  const text = `SELECT ${keyTexts(access.columns)} FROM ONLY ${quoteTable(table)} AS t WHERE ${where}
+  const text = `SELECT ${keyTexts(access.columns)} FROM ${onlyTable(table)} AS t WHERE ${where}
     ORDER BY ${order} OFFSET ${rows - 1} LIMIT 1`;
   return { text, values };
 }
@@ -153,7 +153,7 @@ export function rangeRowsSql(
   const where = rangeCondition(table, access, range, values);
   values.push(parts);
   const text = `SELECT ${keyTexts(table.key ?? [])}, ${rowHash(table, options)}
-    FROM ONLY ${quoteTable(table)} AS t
+    FROM ${onlyTable(table)} AS t
     WHERE ${where} AND ${partNumber(table, access)} = ANY ($${values.length}::integer[])`;
   return { text, values };
 }
@@ -172,7 +172,7 @@ function hashedRows(table: TableInfo, options: HashOptions): string {
     table.key === null ? `''` : md5(formatted(key.map((name) => columnNamed(table, name))), options);
   const texts = key.map((name, index) => `, t.${quoteIdent(name)}::text AS k${index}`).join('');
   return `(SELECT ${rowHash(table, options)} AS hash, ${spread} AS spread${texts}
-    FROM ONLY ${quoteTable(table)} AS t OFFSET 0)`;
+    FROM ${onlyTable(table)} AS t OFFSET 0)`;
 }
 
 /** Number of the bucket, below `buckets`, a power of two up to {@link BUCKETS_MAX}. */
@@ -255,7 +255,7 @@ function joinByKeyText(table: TableInfo, arrays: readonly string[], options: Has
     .map((name, index) => `t.${quoteIdent(name)}::text = u.k${index}`)
     .join(' AND ');
   return `SELECT u.n, ${rowHash(table, options)} FROM ${wantedKeys(arrays)}
-    JOIN ONLY ${quoteTable(table)} AS t ON ${on}`;
+    JOIN ${onlyTable(table)} AS t ON ${on}`;
 }
 
 function probeByKey(
@@ -271,7 +271,7 @@ function probeByKey(
     })
     .join(' AND ');
   return `SELECT u.n, l.hash FROM ${wantedKeys(arrays)} CROSS JOIN LATERAL
-    (SELECT ${rowHash(table, options)} AS hash FROM ONLY ${quoteTable(table)} AS t WHERE ${on} OFFSET 0) AS l`;
+    (SELECT ${rowHash(table, options)} AS hash FROM ${onlyTable(table)} AS t WHERE ${on} OFFSET 0) AS l`;
 }
 
 /**

@@ -134,7 +134,7 @@ interface ForeignKeyRow {
 }
 
 /** From 18 a foreign key of a partitioned table may be added NOT VALID too. */
-const PARTITIONED_NOT_VALID_SINCE = 180000;
+export const PARTITIONED_NOT_VALID_SINCE = 180000;
 
 /**
  * Added NOT VALID, which takes its locks for an instant only, and validated in a step of its own, which lets writes
