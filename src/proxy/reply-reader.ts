@@ -31,8 +31,9 @@ export class ReplyReader {
     else this.#rows.push(parseRawRow(payload));
   }
 
-  error(payload: Buffer): void {
-    this.#sqlState ??= parseErrorFields(payload).sqlState;
+  /** As `row`. */
+  error(payload: Buffer, payloadBytes: number): void {
+    this.#sqlState ??= parseErrorFields(payload, payload.length < payloadBytes).sqlState;
   }
 
   /** The answer is complete; the next one begins. */

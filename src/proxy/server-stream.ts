@@ -141,11 +141,17 @@ export class ServerStream implements FrameVisitor {
     this.walker.actions = whole ? WHOLE : this.#asItComes;
   }
 
+  /** Something may have to be said in place of an error. */
+  get #hasInstead(): boolean {
+    return this.cancelled !== null || this.refusing !== null;
+  }
+
   begin(type: number, payloadBytes: number): number {
     const { tracker, log } = this.#deps;
     switch (type) {
       case BACKEND.errorResponse:
-        return this.cancelled === null && this.refusing === null ? PEEK : PEEK | DROP;
+        // One that is too long to be kept passes as it comes, whatever is to be said instead.
+        return this.#hasInstead && payloadBytes <= this.#deps.replyBytesMax ? PEEK | DROP : PEEK;
       case BACKEND.copyInResponse:
         tracker.gotCopyIn();
         return PASS;
@@ -206,7 +212,7 @@ export class ServerStream implements FrameVisitor {
         if (this.#ownDue) this.#choose();
         return;
       case BACKEND.errorResponse:
-        this.#error(Buffer.from(bytes.subarray(start, end)));
+        this.#error(Buffer.from(bytes.subarray(start, end)), payloadBytes);
         return;
       case BACKEND.parameterStatus:
         this.#parameter(bytes.subarray(start, end));
@@ -232,13 +238,14 @@ export class ServerStream implements FrameVisitor {
     if (this.#ownDue) this.#choose();
   }
 
-  #error(payload: Buffer): void {
+  #error(payload: Buffer, payloadBytes: number): void {
     const { tracker, log } = this.#deps;
-    const error = parseErrorFields(payload);
+    const error = parseErrorFields(payload, payload.length < payloadBytes);
     const frame = encodeFrame(BACKEND.errorResponse, payload);
+    const kept = (this.walker.frameAction & DROP) !== 0;
     if (isFatal(error.severity)) {
       this.fatal = frame;
-      if (this.cancelled !== null || this.refusing !== null) this.#deps.forward(frame);
+      if (kept) this.#deps.forward(frame);
       return;
     }
     const { refusing } = this;
@@ -247,14 +254,14 @@ export class ServerStream implements FrameVisitor {
       log.failed(tracker.answered, this.walker.position, refusing.sqlState);
       tracker.gotError();
       if (this.#ownDue) this.#choose();
-      this.#deps.forward(encodeErrorResponse(refusing));
+      if (kept) this.#deps.forward(encodeErrorResponse(refusing));
       return;
     }
     this.#deps.onError(error.sqlState);
     log.failed(tracker.answered, this.walker.position, error.sqlState);
     tracker.gotError();
     if (this.#ownDue) this.#choose();
-    if (this.cancelled === null) return;
+    if (!kept || this.cancelled === null) return;
     this.#deps.forward(error.sqlState === QUERY_CANCELED ? encodeErrorResponse(this.cancelled) : frame);
   }
 
@@ -274,7 +281,7 @@ export class ServerStream implements FrameVisitor {
         this.#deps.forward(encodeFrame(type, payload));
         return;
       case BACKEND.errorResponse: {
-        const error = parseErrorFields(payload);
+        const error = parseErrorFields(payload, payload.length < payloadBytes);
         // At rest it is not relayed: the session may be about to leave this connection unharmed.
         if (isFatal(error.severity)) this.fatal = encodeFrame(type, payload);
         else if (tracker.ownAtHead) own.failed(error.sqlState);

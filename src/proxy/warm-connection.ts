@@ -153,7 +153,7 @@ export class WarmConnection {
         this.#reply.row(payload, payloadBytes);
         return;
       case BACKEND.errorResponse:
-        this.#reply.error(payload);
+        this.#reply.error(payload, payloadBytes);
         return;
       case BACKEND.parameterStatus: {
         const { name, value } = parseParameterStatus(payload);

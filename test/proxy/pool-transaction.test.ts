@@ -1,5 +1,6 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { POOL_DEFAULTS, type PoolSettings, type PoolStatus } from '../../src/proxy/pool/pool-settings.js';
+import { PROXY_DEFAULTS } from '../../src/proxy/settings.js';
 import { databasePair, until, untilActive, type DatabasePair } from '../support/servers.js';
 import {
   RawClient,
@@ -109,6 +110,25 @@ describe('a backend per transaction', () => {
     expect(sqlStates(await one.run([send.query('SELECT 1')]))).toEqual(['25P02']);
     await one.run([send.query('ROLLBACK')]);
     expect(await one.column('SELECT 8')).toEqual(['8']);
+  });
+
+  test('an error longer than anything that is looked at passes whole, and ends nothing, nor its recording', async () => {
+    const recorded: Buffer[] = [];
+    const recorder = {
+      opened: () => undefined,
+      closed: () => undefined,
+      sent: (_id: number, bytes: Buffer) => void recorded.push(Buffer.from(bytes)),
+    };
+    const pool = { ...POOL_DEFAULTS, poolMode: 'transaction' } as const;
+    await using own = await startProxy(pair, { pool }, { recorder });
+    await using client = await RawClient.connect(own.port, own.database);
+    for (const bytes of [100_000, PROXY_DEFAULTS.stateBytesMax + 100_000]) {
+      const [error] = await client.run([send.query(`SELECT repeat('x', ${bytes})::int`)]);
+      expect(error && errorField(error, 'C')).toBe('22P02');
+      expect(error && errorField(error, 'M').length).toBeGreaterThan(bytes);
+      await client.column(`SELECT ${bytes}`);
+      expect(Buffer.concat(recorded.splice(0)).toString('latin1')).toContain(`SELECT ${bytes}\0`);
+    }
   });
 
   test('waits in order, and is refused by name when the time is up', async () => {

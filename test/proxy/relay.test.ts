@@ -5,6 +5,7 @@ import { once } from 'node:events';
 import pg from 'pg';
 import postgres from 'postgres';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { PROXY_DEFAULTS } from '../../src/proxy/settings.js';
 import { databasePair, until, untilActive, type DatabasePair } from '../support/servers.js';
 import {
   RawClient,
@@ -473,6 +474,15 @@ test('a tap that throws harms nobody', async () => {
   await using client = await RawClient.connect(own.port, own.database);
   expect(await client.column('SELECT 1')).toEqual(['1']);
   expect(await client.column('SELECT 2')).toEqual(['2']);
+});
+
+test('an error longer than anything that is looked at passes whole, and ends nothing', async () => {
+  await using client = await raw();
+  const bytes = PROXY_DEFAULTS.stateBytesMax + 100_000;
+  const [error] = await client.run([send.query(`SELECT repeat('x', ${bytes})::int`)]);
+  expect(error && errorField(error, 'C')).toBe('22P02');
+  expect(error && errorField(error, 'M').length).toBeGreaterThan(bytes);
+  expect(await client.column('SELECT 1')).toEqual(['1']);
 });
 
 test('a replication connection passes, and is named as what can’t be moved', async () => {

@@ -308,7 +308,10 @@ export class PooledBackend implements FrameVisitor {
     switch (type) {
       case BACKEND.errorResponse:
         // Looked at first: it may name a statement as the pool calls it.
-        return user.cancelledAs !== null || payloadBytes <= NAMING_ERROR_BYTES_MAX ? PEEK | DROP : PEEK;
+        // One that is too long to be kept passes as it comes.
+        return payloadBytes <= (user.cancelledAs === null ? NAMING_ERROR_BYTES_MAX : this.#deps.replyBytesMax)
+          ? PEEK | DROP
+          : PEEK;
       case BACKEND.copyInResponse:
         tracker.gotCopyIn();
         return PASS;
@@ -356,7 +359,7 @@ export class PooledBackend implements FrameVisitor {
         return;
       }
       case BACKEND.errorResponse:
-        this.#error(user, Buffer.from(bytes.subarray(start, end)));
+        this.#error(user, Buffer.from(bytes.subarray(start, end)), payloadBytes);
         return;
       case BACKEND.parameterStatus:
         this.#parameter(bytes.subarray(start, end));
@@ -375,12 +378,12 @@ export class PooledBackend implements FrameVisitor {
     return this.#walker.position - this.#linkedAt;
   }
 
-  #error(user: LinkUser, payload: Buffer): void {
+  #error(user: LinkUser, payload: Buffer, payloadBytes: number): void {
     const { tracker, log } = user;
-    const error = parseErrorFields(payload);
+    const error = parseErrorFields(payload, payload.length < payloadBytes);
     const { cancelledAs } = user;
     const kept = (this.#walker.frameAction & DROP) !== 0;
-    const frame = encodeFrame(BACKEND.errorResponse, user.inClientsWords(payload));
+    const frame = encodeFrame(BACKEND.errorResponse, kept ? user.inClientsWords(payload) : payload);
     if (error.severity === 'FATAL' || error.severity === 'PANIC') {
       if (kept) this.forward(frame);
       user.onServerError(error.sqlState, frame);
@@ -406,7 +409,7 @@ export class PooledBackend implements FrameVisitor {
         this.#reply.row(payload, payloadBytes);
         return;
       case BACKEND.errorResponse:
-        this.#reply.error(payload);
+        this.#reply.error(payload, payloadBytes);
         return;
       case BACKEND.parameterStatus:
         this.#parameter(payload);

@@ -260,6 +260,11 @@ export class PayloadReader {
     return this.#payload.subarray(at, at + count);
   }
 
+  /** Whether the next string ends within the payload. */
+  get hasCstring(): boolean {
+    return this.#payload.includes(0, this.#offset);
+  }
+
   cstring(): string {
     const end = this.#payload.indexOf(0, this.#offset);
     if (end === -1) throw this.#malformed();
@@ -280,12 +285,17 @@ export class PayloadReader {
   }
 }
 
-/** Payload of an ErrorResponse or NoticeResponse. Unknown fields are skipped. Throws `protocol-violation`. */
-export function parseErrorFields(payload: Buffer): ParsedError {
+/**
+ * Payload of an ErrorResponse or NoticeResponse, or, with `cut`, as much of its beginning as there is: severity and
+ * SQLSTATE come first. Unknown fields are skipped. Throws `protocol-violation`.
+ */
+export function parseErrorFields(payload: Buffer, cut = false): ParsedError {
   const reader = new PayloadReader(payload, 'ErrorResponse');
   const fields = new Map<string, string>();
   for (let code = reader.byte(); code !== 0; code = reader.byte()) {
+    if (cut && !reader.hasCstring) break;
     fields.set(String.fromCharCode(code), reader.cstring());
+    if (cut && reader.remaining === 0) break;
   }
   const detail = fields.get('D');
   const hint = fields.get('H');
