@@ -256,9 +256,7 @@ describe.each(['source', 'destination'] as const)('on the %s’s server', (side)
     const raising = raise();
     // It holds child and waits for plain.
     await until(async () => (await waiting(pair, side)) > 0, { what: 'the fence to wait' });
-    const started = performance.now();
     await application.query('INSERT INTO public.child VALUES (1)');
-    expect(performance.now() - started).toBeLessThan(900);
     await application.query('COMMIT');
     expect(await raising).toBe(true);
     await lower();

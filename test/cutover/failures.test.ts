@@ -67,7 +67,7 @@ describe.each(['cutover', 'rollback'] as const)('%s', (kind) => {
     expect(report.reason?.message).toMatch(message);
     expect(stage.traffic.current).toEqual({ side: from, epoch });
     expect(stage.traffic.gate).toBe('open');
-    expect(await stage.writable()).toEqual([from]);
+    expect(await stage.writableAtRest()).toEqual([from]);
     expect(await stage.journalState(report.id)).toBe('aborted');
     expect((await stage.coordinator.status()).last).toMatchObject({
       id: report.id,
@@ -155,7 +155,7 @@ describe.each(['cutover', 'rollback'] as const)('%s', (kind) => {
     const report = await running;
     expect(report).toMatchObject({ outcome: 'aborted', reason: { code: 'fence-timeout' } });
     await on(from).query('ROLLBACK');
-    expect(await stage.writable()).toEqual([from]);
+    expect(await stage.writableAtRest()).toEqual([from]);
   });
 
   test('catch-up: DDL slipped in before the fence, and is named', async () => {
@@ -201,7 +201,7 @@ describe.each(['cutover', 'rollback'] as const)('%s', (kind) => {
       });
       const report = await stage.operate(kind, controller.signal);
       expect(report).toMatchObject({ outcome: 'aborted', reason: { code: 'cancelled' } });
-      expect(await stage.writable()).toEqual([from]);
+      expect(await stage.writableAtRest()).toEqual([from]);
     },
   );
 
@@ -210,13 +210,16 @@ describe.each(['cutover', 'rollback'] as const)('%s', (kind) => {
     async (purpose) => {
       stage.shadow.onMark = async () => {
         for (const side of ['source', 'destination'] as const) {
-          await on(side).query(
-            `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+          const { rows } = await on(side).query<{ pid: string }>(
+            `SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity
               WHERE application_name = $1 AND datname = current_database()`,
             [`understudy ${kind} ${purpose}`],
           );
+          const pids = rows.map(({ pid }) => pid);
+          const left = 'SELECT FROM pg_stat_activity WHERE pid = ANY ($1)';
+          await until(async () => (await on(side).query(left, [pids])).rowCount === 0);
         }
-        // Until the process has seen it, the loss is not noticed in time to matter.
+        // Gone on the server; the process hears of it in a turn of the loop that reads sockets.
         await new Promise((resolve) => setTimeout(resolve, 30));
       };
       const report = await stage.operate(kind);
@@ -309,7 +312,7 @@ describe('losing a side', () => {
     const report = await stage.operate('cutover');
     expect(report).toMatchObject({ outcome: 'aborted', reason: { code: 'destination-unreachable' } });
     expect(stage.traffic.gate).toBe('open');
-    expect(await stage.writable()).toEqual(['source']);
+    expect(await stage.writableAtRest()).toEqual(['source']);
     expect(await stage.journalState(report.id)).toBe('verifying');
     expect(await stage.coordinator.status()).toMatchObject({
       journal: 'unreachable',
@@ -331,7 +334,7 @@ describe('losing a side', () => {
       outcome: 'aborted',
       reason: { code: 'destination-unreachable' },
     });
-    expect(await stage.writable()).toEqual(['destination']);
+    expect(await stage.writableAtRest()).toEqual(['destination']);
   });
 
   test('the source, after a rollback’s commit: it goes forward once the source is back', async () => {
@@ -342,7 +345,7 @@ describe('losing a side', () => {
     expect(stage.coordinator.abort()).toBe(false);
     relays.source.restore();
     expect(await running).toMatchObject({ outcome: 'done' });
-    expect(await stage.writable()).toEqual(['source']);
+    expect(await stage.writableAtRest()).toEqual(['source']);
   });
 
   test('the source, while its fence is to be lowered: the gate stays closed until that is done', async () => {
@@ -356,7 +359,7 @@ describe('losing a side', () => {
     relays.source.restore();
     stage.shadow.recentMismatches = 0;
     expect(await running).toMatchObject({ outcome: 'aborted', reason: { code: 'verify-mismatch' } });
-    expect(await stage.writable()).toEqual(['source']);
+    expect(await stage.writableAtRest()).toEqual(['source']);
     expect(stage.traffic.gate).toBe('open');
   });
 });
@@ -383,7 +386,7 @@ describe('at rest', () => {
     expect(await rehearse()).toMatchObject({ outcome: 'dry-run', reason: { code: 'shadow-not-ready' } });
     stage.shadow.lagBytes = 0;
     expect((await stage.coordinator.status()).last).toBeNull();
-    expect(await stage.writable()).toEqual(['source']);
+    expect(await stage.writableAtRest()).toEqual(['source']);
   });
 
   test('the gate is never closed beyond its budget before the commit', async () => {
@@ -394,7 +397,7 @@ describe('at rest', () => {
       reason: { code: 'limit-reached' },
     });
     stage.shadow.onMark = undefined;
-    expect(await stage.writable()).toEqual(['source']);
+    expect(await stage.writableAtRest()).toEqual(['source']);
   });
 
   test('a blocker found by inspection stops it, and is reported', async () => {

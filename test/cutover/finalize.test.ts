@@ -76,7 +76,7 @@ test('removes everything but the source’s fence, the tombstone and the journal
     'destination: 1 tables of schema understudy',
   ]);
   expect(stopped).toBe(1);
-  expect(await stage.writable()).toEqual(['destination']);
+  expect(await stage.writableAtRest()).toEqual(['destination']);
   // Why it was switched, and which rows lost to others, is asked long after.
   const kept = await stage.pair.onDestination.query(
     `SELECT relname FROM pg_class WHERE relnamespace = 'understudy'::regnamespace
@@ -129,7 +129,7 @@ test('removing the fence leaves the tombstone', async () => {
     fence: 'removed',
     removed: ['source: fence'],
   });
-  expect(await stage.writable()).toEqual(['source', 'destination']);
+  expect(await stage.writableAtRest()).toEqual(['source', 'destination']);
   expect(await stage.restart()).toMatchObject({ route: { side: 'destination' }, finalized: true });
 });
 

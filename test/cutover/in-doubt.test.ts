@@ -52,7 +52,7 @@ describe.each(['cutover', 'rollback'] as const)('%s', (kind) => {
     expect(await stage.operate(kind)).toMatchObject({ outcome: 'done' });
     expect(relay.lost).toBe(lost + 1);
     expect(stage.traffic.current.side).toBe(to);
-    expect(await stage.writable()).toEqual([to]);
+    expect(await stage.writableAtRest()).toEqual([to]);
   });
 
   test('the COMMIT is lost: it is undone', async () => {
@@ -62,7 +62,7 @@ describe.each(['cutover', 'rollback'] as const)('%s', (kind) => {
     expect(report).toMatchObject({ outcome: 'aborted', epoch, reason: { code: 'in-doubt' } });
     expect(stage.traffic.current.side).toBe(from);
     expect(stage.traffic.gate).toBe('open');
-    expect(await stage.writable()).toEqual([from]);
+    expect(await stage.writableAtRest()).toEqual([from]);
   });
 
   test.each(['answer', 'commit'] as const)(
@@ -81,7 +81,7 @@ describe.each(['cutover', 'rollback'] as const)('%s', (kind) => {
       relay.restore();
       const report: OperationReport = await running;
       expect(report.outcome).toBe(loss === 'answer' ? 'done' : 'aborted');
-      expect(await stage.writable()).toEqual([loss === 'answer' ? to : from]);
+      expect(await stage.writableAtRest()).toEqual([loss === 'answer' ? to : from]);
       expect(stage.traffic.gate).toBe('open');
     },
   );
@@ -94,7 +94,7 @@ describe.each(['cutover', 'rollback'] as const)('%s', (kind) => {
     expect(await running).toBe('StoppedDead');
     relay.restore();
     expect(await stage.startAnother()).toMatchObject({ action: 'completed', route: { side: to } });
-    expect(await stage.writable()).toEqual([to]);
+    expect(await stage.writableAtRest()).toEqual([to]);
   });
 });
 
@@ -102,5 +102,5 @@ test('a COMMIT lost in silence: the server ends the transaction itself, and only
   await arrange('cutover', 'silence', false, { ...SETTINGS, holdBudgetMs: 3_000 });
   expect(await stage.operate('cutover')).toMatchObject({ outcome: 'aborted', reason: { code: 'in-doubt' } });
   expect(stage.traffic.failedHeld).toContain('08007');
-  expect(await stage.writable()).toEqual(['source']);
+  expect(await stage.writableAtRest()).toEqual(['source']);
 });

@@ -43,7 +43,7 @@ test.each([
     ({ id } = report);
     expect(report).toMatchObject({ outcome: 'aborted', epoch: 0 });
     expect(stage.traffic.gate).toBe('open');
-    expect(await stage.writable()).toEqual(['source']);
+    expect(await stage.writableAtRest()).toEqual(['source']);
   });
   // By itself: nothing else has to begin, and no connection has to be lost, for the journal to be told.
   await until(async () => (await stage.journalState(id)) === 'aborted', {
@@ -54,5 +54,5 @@ test.each([
 
 test('and a cutover works', async () => {
   expect(await stage.operate('cutover')).toMatchObject({ outcome: 'done', epoch: 1 });
-  expect(await stage.writable()).toEqual(['destination']);
+  expect(await stage.writableAtRest()).toEqual(['destination']);
 });

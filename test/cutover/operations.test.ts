@@ -49,7 +49,7 @@ function expectReport(report: OperationReport, epoch: number): void {
 }
 
 test('before anything, the source alone is writable', async () => {
-  expect(await stage.writable()).toEqual(['source']);
+  expect(await stage.writableAtRest()).toEqual(['source']);
   expect(await stage.coordinator.status()).toMatchObject({
     route: { side: 'source', epoch: 0 },
     barriers: { source: 'lowered', destination: 'raised' },
@@ -70,7 +70,7 @@ test('a cutover', async () => {
     'verifyRecent forward',
   ]);
   expectReport(report, 1);
-  expect(await stage.writable()).toEqual(['destination']);
+  expect(await stage.writableAtRest()).toEqual(['destination']);
   expect(await nextId('onDestination')).toBe(100 + 32 + 1);
   expect(await stage.coordinator.status()).toMatchObject({
     route: { side: 'destination', epoch: 1 },
@@ -85,13 +85,13 @@ test('a rollback', async () => {
   // Verified not long ago: what changed since is compared behind the gate.
   expect(stage.shadow.calls).toEqual(['analyze source', 'mark reverse', 'verifyRecent reverse']);
   expectReport(report, 2);
-  expect(await stage.writable()).toEqual(['source']);
+  expect(await stage.writableAtRest()).toEqual(['source']);
   expect(await nextId('onSource')).toBe(133 + 32 + 1);
 });
 
 test('a cutover again', async () => {
   expectReport(await stage.operate('cutover'), 3);
-  expect(await stage.writable()).toEqual(['destination']);
+  expect(await stage.writableAtRest()).toEqual(['destination']);
 });
 
 test('the journal tells the story, and every state was written down before it was acted on', async () => {
@@ -148,7 +148,7 @@ test('the messages in the logs say who leads, in the transactions that made it s
 test('a restart after it finds nothing to do', async () => {
   expect(await stage.restart()).toMatchObject({ route: { side: 'destination' }, action: 'none' });
   await stage.coordinator.installBarriers(TABLES);
-  expect(await stage.writable()).toEqual(['destination']);
+  expect(await stage.writableAtRest()).toEqual(['destination']);
 });
 
 test('closing while an operation is before its commit undoes it', async () => {
@@ -163,7 +163,7 @@ test('closing while an operation is before its commit undoes it', async () => {
   });
   await closing;
   stage.shadow.onMark = undefined;
-  expect(await stage.writable()).toEqual(['destination']);
+  expect(await stage.writableAtRest()).toEqual(['destination']);
 });
 
 test('triggers that would fire for the shadow’s writes are on exactly while the destination leads', async () => {

@@ -93,7 +93,7 @@ test('a rollback that died before its commit, with the source switched off: undo
   relays.source.cut();
   await stage.startAnother({ source: relays.source.endpoint });
   expect(stage.recovery).toMatchObject({ route: { side: 'destination' }, action: 'aborted' });
-  expect(await stage.writable()).toEqual(['destination']);
+  expect(await stage.writableAtRest()).toEqual(['destination']);
 });
 
 test('the fence was lowered by hand while the destination leads: nobody is served before somebody decides', async () => {
@@ -116,7 +116,7 @@ test('the guard was lowered by hand while the source leads: it is raised', async
   await bring('source');
   await stage.pair.onDestination.query(LOWER_BY_HAND);
   await recoverOnly();
-  expect(await stage.writable()).toEqual(['source']);
+  expect(await stage.writableAtRest()).toEqual(['source']);
 });
 
 test('the runbook’s way out of a fence left standing is understood afterwards', async () => {
@@ -132,7 +132,7 @@ test('the runbook’s way out of a fence left standing is understood afterwards'
   );
   await stage.pair.onSource.query(LOWER_BY_HAND);
   await bring('destination');
-  expect(await stage.writable()).toEqual(['destination']);
+  expect(await stage.writableAtRest()).toEqual(['destination']);
 });
 
 test('an operation of a live process is left alone', async () => {

@@ -56,7 +56,7 @@ test('leaves no trace on either server, may be repeated, and this process cuts o
   const report = await remove(stage);
   expect(report.removed).toContain('source: barrier');
   expect(await traces(stage.pair)).toEqual({ source: [], destination: [] });
-  expect(await stage.writable()).toEqual(['source', 'destination']);
+  expect(await stage.writableAtRest()).toEqual(['source', 'destination']);
   expect((await remove(stage)).removed).toEqual([]);
   await expect(stage.operate('cutover')).rejects.toMatchObject({ code: 'shadow-not-ready' });
   expect(await traces(stage.pair)).toEqual({ source: [], destination: [] });
@@ -69,7 +69,7 @@ test('is refused while the destination leads, and changes nothing', async () => 
   await expect(remove(stage)).rejects.toMatchObject({ code: 'already-cut-over' });
   await expect(remove(stage, true)).rejects.toMatchObject({ code: 'already-cut-over' });
   expect(await traces(stage.pair)).toEqual(before);
-  expect(await stage.writable()).toEqual(['destination']);
+  expect(await stage.writableAtRest()).toEqual(['destination']);
 });
 
 test('after a switch there and back the source keeps its epoch, so that an old journal is not believed', async () => {

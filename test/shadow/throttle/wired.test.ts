@@ -32,15 +32,16 @@ shadow: { method: log, chunkRows: 100, copyConcurrency: 1, throttle: { latencyP9
   })();
   try {
     const throttle = async () => (await stack.status()).shadow.steering?.throttle;
+    let held: Awaited<ReturnType<typeof throttle>>;
     await until(
       async () => {
-        const now = await throttle();
-        return now?.by === 'latency' && now.share < 0.2;
+        held = await throttle();
+        return held?.by === 'latency' && held.share < 0.2 && held.latencyP99Ms !== null;
       },
       { what: 'the copy to be held back' },
     );
-    expect(await throttle()).toMatchObject({ latencyTargetMs: 0.001, baselineP99Ms: null });
-    expect((await throttle())?.latencyP99Ms).toBeGreaterThan(0.001);
+    expect(held).toMatchObject({ latencyTargetMs: 0.001, baselineP99Ms: null });
+    expect(held?.latencyP99Ms).toBeGreaterThan(0.001);
     const steering = await stack.operate<ShadowSteering>('shadow', {
       action: 'prioritise',
       tables: ['public.small'],
@@ -59,5 +60,7 @@ shadow: { method: log, chunkRows: 100, copyConcurrency: 1, throttle: { latencyP9
   }
   // Nobody is hurt any more.
   await stack.following();
-  expect((await stack.status()).shadow.steering?.throttle).toBeNull();
+  await until(async () => (await stack.status()).shadow.steering?.throttle === null, {
+    what: 'the throttle to let go',
+  });
 });
