@@ -21,6 +21,8 @@ export interface OperationDeps {
    * the same for all.
    */
   readonly direction: (subset: SubsetId | undefined) => Direction;
+  /** Whether the sides lead different subsets. */
+  readonly parted: () => boolean;
   /** Throws `route-unknown` while it is not known which side leads. */
   readonly requireRoute: () => void;
   /** Ends both streams for good, for finalize and remove. */
@@ -104,6 +106,15 @@ export class Operations {
     this.#deps.requireRoute();
     switch (operation) {
       case 'verify':
+        if (options.repair === true && this.#deps.parted()) {
+          throw new UnderstudyError(
+            'request-invalid',
+            'rows are repaired only while the source leads everything',
+            {
+              advice: 'Run `understudy verify` without --repair, and roll back first.',
+            },
+          );
+        }
         return shadow.verify(
           {
             direction: options.direction ?? this.#deps.direction(options.subset),

@@ -131,7 +131,8 @@ export class ThreadShadow implements ShadowControl {
     onProgress?: (progress: VerifyProgress) => void,
   ): Promise<VerifyReport> {
     const report = await this.#require().verify(options, signal, onProgress);
-    this.#lastVerify = report;
+    // Of some tables only, it says nothing of the others.
+    if (options.tables === undefined) this.#lastVerify = report;
     return report;
   }
 

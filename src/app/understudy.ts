@@ -205,6 +205,7 @@ class Composition implements Understudy, AdminControl {
       shadow: this.#shadow,
       subsets: subsetIds(config.subsets),
       direction: (subset) => this.#direction(subset),
+      parted: () => this.#parted(),
       requireRoute: () => this.#requireRoute(),
       retireShadow: () => this.#shadowThread.stop(),
       retireCapture: async () => {
@@ -333,10 +334,15 @@ class Composition implements Understudy, AdminControl {
     }
   }
 
+  #parted(): boolean {
+    const [first, ...others] = this.#route.recovery?.subsets ?? [];
+    return others.some((each) => each.route.side !== first?.route.side);
+  }
+
   #direction(subset: SubsetId | undefined): Direction {
     const { subsets = [], route } = this.#route.recovery ?? {};
-    const [first, ...others] = subsets;
-    if (subset === undefined && others.some((each) => each.route.side !== first?.route.side)) {
+    const [first] = subsets;
+    if (subset === undefined && this.#parted()) {
       throw new UnderstudyError('request-invalid', 'the sides lead different subsets: which one?', {
         advice: `Name one, as in --subset ${first?.subset ?? ''}.`,
       });

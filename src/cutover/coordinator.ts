@@ -27,10 +27,17 @@ import {
 import { abandonDestination, readEpoch } from './fence.js';
 import { finalize } from './finalize.js';
 import { remove } from './remove.js';
-import { assertNoOther, beginOperation, createJournal, readRoute, type OperationKey } from './journal.js';
+import {
+  assertNoOther,
+  beginOperation,
+  createJournal,
+  readRoute,
+  readUnknownLed,
+  type OperationKey,
+} from './journal.js';
 import { JournalDebts } from './journal-debts.js';
 import type { Operation } from './operation.js';
-import { recover } from './recovery.js';
+import { reconfigured, recover } from './recovery.js';
 import { Registration } from './registration.js';
 import { OperationRunner, StoppedDead } from './runner.js';
 import { Connections, type Session } from './session.js';
@@ -189,6 +196,8 @@ export class CutoverCoordinator {
     }
     const destination = await this.#connections.open('destination', 'journal');
     try {
+      const foreign = await readUnknownLed(destination, this.#subsets);
+      if (foreign.length > 0) throw reconfigured(foreign);
       for (const subset of this.#subsets) await this.#ensureRoute(destination, subset);
     } finally {
       await destination.end();

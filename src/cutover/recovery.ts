@@ -133,8 +133,6 @@ async function withJournal<T>(
 ): Promise<T> {
   const session = await open(context, 'destination');
   try {
-    const foreign = await readUnknownLed(session, context.known);
-    if (foreign.length > 0) throw reconfigured(foreign);
     const route = await readRoute(session, context.deps.subset);
     if (route === null) return await act(null);
     return await act({ session, route, open: await readOpenOperation(session, context.deps.subset) });
@@ -160,6 +158,14 @@ async function recoverUnfenced(context: RecoveryContext, seen: Seen): Promise<Re
   try {
     return await withJournal(context, async (journal) => {
       if (journal === null || (await livesElsewhere(context, journal))) return nothing(route);
+      const foreign = await readUnknownLed(journal.session, context.known);
+      if (foreign.length > 0) {
+        deps.log.error(
+          { subsets: foreign },
+          'the destination holds to lead what no fence confirms; it is not trusted',
+        );
+        return nothing(route);
+      }
       return await settleUnfenced(context, seen, journal, route);
     });
   } catch (error) {
@@ -395,7 +401,7 @@ function acted(action: 'aborted' | 'completed', route: Route, operation: Journal
   return { route, action, operation: { id: operation.id, kind: operation.kind }, finalized: false };
 }
 
-function reconfigured(subsets: readonly SubsetId[]): UnderstudyError {
+export function reconfigured(subsets: readonly SubsetId[]): UnderstudyError {
   return new UnderstudyError(
     'journal-conflict',
     `the destination leads ${subsets.join(', ')}, which the configuration does not know`,

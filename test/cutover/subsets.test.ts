@@ -149,6 +149,8 @@ describe('a process that dies', () => {
     // It returns, and is not trusted, by whatever names it is asked.
     expect(await stage.restart().catch(codeOf)).toBe('journal-conflict');
     expect(await stage.restart({ subsets: [] }).catch(codeOf)).toBe('journal-conflict');
+    // The source, which no fence closes, is served all the same.
+    expect(stage.recovery).toMatchObject({ route: { side: 'source' }, action: 'none' });
   });
 });
 
