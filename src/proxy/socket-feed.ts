@@ -11,7 +11,8 @@
  *
  * Invariants:
  * - A chunk is valid until the consumer returns, unless `keep` was called by then: its memory is then left to whoever
- *   holds it, and the next chunk is read elsewhere.
+ *   holds it, and the next chunk is read behind it or elsewhere. So many small chunks that wait for a slow reader hold
+ *   hardly more memory than their own bytes.
  * - What the stream had read before is handed on first.
  * - Pausing and resuming are the socket's own; a paused socket hands on nothing.
  */
@@ -50,6 +51,8 @@ class ReusedReads {
   #size = 0;
   #quiet = 0;
   #kept = false;
+  /** Of the last read. */
+  #bytes = 0;
 
   private constructor(socket: net.Socket) {
     this.#socket = socket;
@@ -92,6 +95,7 @@ class ReusedReads {
   }
 
   #read(bytes: number, buffer: Buffer): boolean {
+    this.#bytes = bytes;
     this.#onChunk(bytes === buffer.length ? buffer : buffer.subarray(0, bytes));
     this.#fit(bytes);
     return true;
@@ -114,8 +118,9 @@ class ReusedReads {
   #next(): Buffer | undefined {
     const size = SIZES[this.#size] ?? SIZES[0];
     if (!this.#kept && this.#buffer.length === size) return undefined;
+    const left = this.#kept ? this.#buffer.length - this.#bytes : 0;
     this.#kept = false;
-    this.#buffer = bufferOf(size);
+    this.#buffer = left >= SIZES[0] ? this.#buffer.subarray(this.#bytes) : bufferOf(size);
     return this.#buffer;
   }
 }

@@ -76,6 +76,31 @@ test('every byte is handed on once and in order, in reads of any size, and what 
   expect(kept.digest('hex')).toBe(expected);
 });
 
+test('chunks that are kept hold hardly more memory than their own bytes', async () => {
+  const { near, far } = await connection();
+  const chunks: Buffer[] = [];
+  let bytes = 0;
+  let keeping = false;
+  const feed: SocketFeed = feedFrom(near, (chunk) => {
+    bytes += chunk.length;
+    if (!keeping) return;
+    chunks.push(chunk);
+    feed.keep();
+  });
+  near.resume();
+  const large = Buffer.alloc(1_000_000);
+  far.write(large);
+  await until(() => bytes === large.length);
+  keeping = true;
+  for (let sent = 1; sent <= 60; sent++) {
+    far.write(Buffer.alloc(100, sent));
+    await until(() => bytes === large.length + sent * 100);
+  }
+  expect(chunks.map((chunk) => chunk[99])).toEqual(chunks.map((_, index) => index + 1));
+  const held = [...new Set(chunks.map(({ buffer }) => buffer))];
+  expect(held.reduce((total, { byteLength }) => total + byteLength, 0)).toBeLessThanOrEqual(2 * 65_536);
+});
+
 test('what had been read before comes first, and a paused socket hands on nothing else', async () => {
   const { near, far } = await connection();
   const seen: string[] = [];
