@@ -178,6 +178,7 @@ class Composition implements Understudy, AdminControl {
       destination: config.destination,
       subset: WHOLE_DATABASE,
       subsets: config.subsets,
+      routesSubsets: this.#reach !== undefined,
       migrationId: config.migration.id,
       traffic: this.#proxy,
       shadow: this.#shadow,

@@ -58,6 +58,8 @@ export class ClientStream implements FrameVisitor {
   bytes = 0;
   /** Grows with each statement that may change what the session holds. */
   changes = 0;
+  /** Those of them that only prepared a statement or let go of one, and left every setting as it was. */
+  preparing = 0;
   /** Something pinned the session when it was asked last, so that dropping things counts as a change. */
   pinnedWhenAsked = false;
   /** What the client's OIDs are to its present server; null where they are the same. */
@@ -231,6 +233,7 @@ export class ClientStream implements FrameVisitor {
         } else {
           log.closeStatement(name);
           this.changes += 1;
+          this.preparing += 1;
         }
         return;
       }
@@ -271,6 +274,7 @@ export class ClientStream implements FrameVisitor {
     if (end - start === payloadBytes) this.#deps.types?.parameters(bytes, textEnd + 1, end);
     if (name !== '') {
       this.changes += 1;
+      this.preparing += 1;
       return;
     }
     if (end - start < payloadBytes) {

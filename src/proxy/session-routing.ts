@@ -229,8 +229,9 @@ export class SessionRouting {
   #knownReach(segment: Segment): Reach | null {
     const refused = this.#unreadable(segment);
     if (refused !== null) return unknown(refused);
-    if (segment.runs.length === 0) return NOTHING;
-    if (this.#scope === null || this.#scopeAtChange !== this.#session.clientStream.changes) return null;
+    if (segment.runs.length + segment.prepares.length === 0) return NOTHING;
+    // Also for what only prepares: in the middle of a pipeline nobody can be asked any more.
+    if (this.#scope === null || this.#scopeAtChange !== this.#settingChanges) return null;
     let reach = NOTHING;
     for (const run of segment.runs) {
       const text = this.#textOf(run);
@@ -268,28 +269,33 @@ export class SessionRouting {
   async #read(segment: Segment): Promise<Reach> {
     const scope = await this.#scopeNow();
     if (scope === null) return unknown('what its names mean can’t be asked at the moment');
+    // What others prepare in front of it is not there yet.
+    const alone = segment.runs.length === 1 && this.#session.tracker.settled;
     let reach = NOTHING;
     for (const run of segment.runs) {
       const text = this.#textOf(run);
       const read =
         text === undefined
-          ? await this.#readPrepared(run.statement ?? '', scope)
+          ? await this.#readPrepared(run.statement ?? '', scope, alone)
           : await this.#shared.reaches.read(text, scope);
       reach = both(reach, read);
-      for (const name of read.executes) reach = both(reach, await this.#readPrepared(name, scope));
+      for (const name of read.executes) reach = both(reach, await this.#readPrepared(name, scope, alone));
     }
     return reach;
   }
 
   /** What the server says that a prepared statement's text is. */
-  async #readPrepared(name: string, scope: NameScope): Promise<StatementReach> {
-    const { tracker, ask } = this.#session;
+  async #readPrepared(name: string, scope: NameScope, alone: boolean): Promise<StatementReach> {
+    const { tracker, ask, clientStream } = this.#session;
+    // The server says that there is no such statement.
+    if (name === '' && !clientStream.unnamedIrreplaceable) return { ...NOTHING, executes: [] };
     const why = `the prepared statement ${printable(name)} is not known`;
     if (name === '' || !tracker.settled || tracker.status === STATUS_FAILED) return unread(why);
     const literal = `'${Buffer.from(name, 'utf8').toString('latin1').replaceAll("'", "''")}'`;
     const { rows, sqlState } = await ask(
       `SELECT from_sql::text, statement FROM pg_catalog.pg_prepared_statements WHERE name = ${literal}`,
     );
+    if (sqlState === null && rows.length === 0 && alone) return { ...NOTHING, executes: [] };
     const [fromSql, raw] = rows[0] ?? [];
     if (sqlState !== null || raw === undefined || raw === null) return unread(why);
     const text = Buffer.from(raw, 'latin1').toString('utf8');
@@ -298,14 +304,19 @@ export class SessionRouting {
     return await this.#shared.reaches.read(text, scope);
   }
 
+  get #settingChanges(): number {
+    const { changes, preparing } = this.#session.clientStream;
+    return changes - preparing;
+  }
+
   /** Asks the server where that is not known any more. Null where it can't be asked. */
   async #scopeNow(): Promise<NameScope | null> {
-    const { tracker, clientStream, ask } = this.#session;
-    if (this.#scope !== null && this.#scopeAtChange === clientStream.changes) return this.#scope;
+    const { tracker, ask } = this.#session;
+    if (this.#scope !== null && this.#scopeAtChange === this.#settingChanges) return this.#scope;
     // A failed transaction runs nothing but its end, whatever names mean.
     if (tracker.status === STATUS_FAILED) return { searchPath: '', user: '' };
     if (!tracker.settled) return null;
-    const change = clientStream.changes;
+    const change = this.#settingChanges;
     const { rows, sqlState } = await ask('SHOW search_path; SHOW role; SHOW session_authorization');
     const [path, role, user] = rows.map((row) => Buffer.from(row[0] ?? '', 'latin1').toString('utf8'));
     if (sqlState !== null || path === undefined || role === undefined || user === undefined) return null;

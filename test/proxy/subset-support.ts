@@ -1,6 +1,6 @@
 /** Two databases with the same tables and different contents, three subsets, and a proxy that routes between them. */
 import { ReachService } from '../../src/capture/subset/service.js';
-import type { Side, SubsetId } from '../../src/core/ports.js';
+import type { Side, SubsetId, SubsetRules } from '../../src/core/ports.js';
 import type { NameScope, StatementReach, StatementReaches } from '../../src/core/subset-ports.js';
 import type { DatabasePair } from '../support/servers.js';
 import { startProxy, type RunningProxy } from './proxy-support.js';
@@ -25,12 +25,14 @@ const RULES = [
 ].map((rule) => ({ ...rule, foreignKeys: 'together' as const, crossing: 'refuse' as const }));
 
 /** In this thread, and nothing kept: each text is read each time. */
-class ReadHere implements StatementReaches {
+export class ReadHere implements StatementReaches {
   readonly #service: ReachService;
 
-  constructor(pair: DatabasePair) {
-    const { source, destination } = pair;
-    this.#service = new ReachService({ source, destination, subsets: RULES }, () => undefined);
+  constructor(
+    { source, destination }: Pick<DatabasePair, 'source' | 'destination'>,
+    subsets: readonly SubsetRules[] = RULES,
+  ) {
+    this.#service = new ReachService({ source, destination, subsets }, () => undefined);
   }
 
   known(): undefined {

@@ -22,6 +22,8 @@ export function reachOf(
   parser: PostgresParser,
 ): StatementReach {
   const parsed = text.length > REACH_CHARACTERS_MAX ? null : parser.parse(text);
+  // Drivers ping so; nothing runs.
+  if (text.trim() === '' || parsed?.statements.length === 0) return { ...NOTHING_RUN };
   if (parsed === null || parsed.fingerprint === '') {
     const fingerprint = createHash('sha256').update(text).digest('hex').slice(0, 16);
     return unread(fingerprint, 'PostgreSQL’s parser does not understand it');
@@ -34,6 +36,15 @@ export function reachOf(
   }
   return reader.reach(parsed.fingerprint);
 }
+
+const NOTHING_RUN: StatementReach = {
+  fingerprint: '0'.repeat(16),
+  subsets: [],
+  unknown: null,
+  redo: 'skip',
+  changesScope: false,
+  executes: [],
+};
 
 export function unread(fingerprint: string, why: string): StatementReach {
   return { fingerprint, subsets: [], unknown: why, redo: 'anchor', changesScope: true, executes: [] };
@@ -85,6 +96,7 @@ class ReachReader {
   readonly #found: Found = { subsets: new Set(), unknown: null, volatile: false };
   readonly #executes = new Set<string>();
   #redo: Redo = 'skip';
+  #prepares = false;
   #changesScope = false;
 
   constructor(path: readonly string[], catalog: ReachCatalog, prepared: boolean) {
@@ -144,9 +156,12 @@ class ReachReader {
         if (node['name'] === 'TRANSACTION SNAPSHOT') this.#refuse('a snapshot is of use on one side only');
         return;
       case 'PrepareStmt':
+        this.#prepares = true;
+        if (this.#executes.size > 0) this.#refuse('it prepares and executes at once');
         if (this.#prepared) this.statement(asNode(node['query']));
         return;
       case 'ExecuteStmt':
+        if (this.#prepares) this.#refuse('it prepares and executes at once');
         this.#executes.add(asText(node['name']));
         this.#functions(node);
         return;

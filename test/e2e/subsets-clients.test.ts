@@ -1,0 +1,128 @@
+/** Two subsets switched one after another, and back, under clients that use both through the proxy: nothing is lost. */
+import pg from 'pg';
+import { expect, test } from 'vitest';
+import type { VerifyReport } from '../../src/core/ports.js';
+import { databasePair, until } from '../support/servers.js';
+import { Stack } from '../support/stack.js';
+
+const YAML = `
+subsets:
+  orders: { tables: [public.orders] }
+  stock: { tables: [public.stock] }
+`;
+
+interface Writer {
+  readonly written: { readonly orders: number[]; readonly stock: number[] };
+  readonly errors: Error[];
+  stop(): Promise<void>;
+}
+
+/** Transactions on one subset, then on the other, without pause. */
+async function writer(stack: Stack): Promise<Writer> {
+  const client = new pg.Client({ connectionString: stack.url('postgres', 'understudy-local') });
+  const written = { orders: [] as number[], stock: [] as number[] };
+  const errors: Error[] = [];
+  client.on('error', (error) => errors.push(error));
+  await client.connect();
+  const stopped = new AbortController();
+  const running = (async () => {
+    while (!stopped.signal.aborted && errors.length === 0) {
+      for (const table of ['orders', 'stock'] as const) {
+        try {
+          await client.query('BEGIN');
+          const { rows } = await client.query<{ id: number }>({
+            name: `insert ${table}`,
+            text: `INSERT INTO ${table} (n) VALUES ($1) RETURNING id`,
+            values: [written[table].length],
+          });
+          await client.query(`UPDATE ${table} SET n = n + 1 WHERE id = ${rows[0]?.id}`);
+          await client.query('COMMIT');
+          written[table].push(rows[0]?.id ?? 0);
+        } catch (error) {
+          errors.push(error as Error);
+        }
+      }
+    }
+  })();
+  return {
+    written,
+    errors,
+    async stop() {
+      stopped.abort();
+      await running;
+      await client.end();
+    },
+  };
+}
+
+test('subsets are switched one by one under clients that use both', async () => {
+  await using pair = await databasePair();
+  await pair.onSource.query(`
+    CREATE TABLE public.orders (id serial PRIMARY KEY, n int);
+    CREATE TABLE public.stock (id serial PRIMARY KEY, n int);
+    CREATE TABLE public.note (id serial PRIMARY KEY, n int);
+    INSERT INTO public.note (n) VALUES (1)`);
+  await using stack = await Stack.start({ ...pair, yaml: YAML });
+  await stack.following();
+  const writing = await writer(stack);
+  const client = new pg.Client({ connectionString: stack.url('postgres', 'understudy-local') });
+  await client.connect();
+  const more = async (): Promise<void> => {
+    const before = writing.written.stock.length;
+    await until(() => writing.written.stock.length > before + 5 || writing.errors.length > 0, {
+      what: 'the writer',
+    });
+    expect(writing.errors).toEqual([]);
+  };
+  const switched = async (operation: 'cutover' | 'rollback', subset: string): Promise<void> => {
+    expect(await stack.operate(operation, { subset })).toMatchObject({ outcome: 'done', subset });
+    await more();
+  };
+  const version = async (table: string): Promise<string> => {
+    const { rows } = await client.query<{ major: string }>(
+      `SELECT left(current_setting('server_version'), 2) AS major FROM ${table} LIMIT 1`,
+    );
+    return rows[0]?.major ?? '';
+  };
+  const crosses = (): Promise<unknown> => client.query('SELECT FROM orders, stock');
+
+  await more();
+  await switched('cutover', 'orders');
+  expect([await version('orders'), await version('stock'), await version('note')]).toEqual([
+    '18',
+    '14',
+    '14',
+  ]);
+  await expect(crosses()).rejects.toMatchObject({
+    code: '0A000',
+    message: expect.stringMatching(/orders is on the destination, stock is not/) as string,
+  });
+  await switched('rollback', 'orders');
+  await crosses();
+  await switched('cutover', 'orders');
+  await switched('cutover', 'stock');
+  expect([await version('orders'), await version('stock'), await version('note')]).toEqual([
+    '18',
+    '18',
+    '14',
+  ]);
+  await crosses();
+  await switched('cutover', 'rest');
+  expect(await version('note')).toBe('18');
+  expect((await stack.status()).proxy).toMatchObject({ armed: false, bySide: { source: 0 } });
+  await writing.stop();
+  await client.end();
+  const { mismatches } = await stack.operate<VerifyReport>('verify');
+  expect(mismatches).toBe(0);
+  for (const side of [pair.onSource, pair.onDestination]) {
+    for (const table of ['orders', 'stock'] as const) {
+      await until(async () => {
+        const { rows } = await side.query<{ n: string }>(
+          `SELECT count(*) AS n FROM public.${table} WHERE id = ANY ($1::integer[])`,
+          [`{${writing.written[table].join(',')}}`],
+        );
+        return Number(rows[0]?.n) === writing.written[table].length;
+      });
+    }
+  }
+}, 120_000);
