@@ -94,11 +94,9 @@ describe('a process that dies', () => {
   afterAll(() => stage[Symbol.asyncDispose]());
 
   const points: readonly (readonly [StepPoint, Side])[] = [
-    ['after:hold', 'source'],
     ['after:fence', 'source'],
     ['before:send-commit', 'source'],
     ['after:send-commit', 'destination'],
-    ['before:switch', 'destination'],
   ];
   test.each(points)('in a cutover of the rest, %s: the others stay where they are', async (point, side) => {
     stage.observe = (at) => {
