@@ -1,5 +1,6 @@
 /** The loop with what this process has: series, catalogs, shadow, operations. */
 import type { Clock } from '../../core/clock.js';
+import { asUnderstudyError } from '../../core/errors.js';
 import type { Log } from '../../core/log.js';
 import type { ShadowControl, Side } from '../../core/ports.js';
 import type { ResolvedConfig } from '../config.js';
@@ -51,7 +52,11 @@ export function makeAutopilot({ config, log, clock, shadow, operations, route }:
       const copies = await decisions.pastCopies();
       if (typeof closure !== 'string') {
         const bytes = new Map(closure.tables.map((table) => [table.table, table.bytes]));
-        await recordSizes(config.destination, { atMs: nowMs, bytes });
+        // A plan without this hour's sizes is a plan; one more hour will come.
+        await recordSizes(config.destination, { atMs: nowMs, bytes }).catch((error: unknown) => {
+          const { code, message } = asUnderstudyError(error, 'destination-unreachable', 'sizes');
+          log.debug({ code, error: message }, 'sizes could not be kept');
+        });
       }
       const switches = measuredSwitch(past.map(({ report }) => report));
       return makePlanReport(

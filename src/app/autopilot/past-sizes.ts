@@ -2,6 +2,7 @@
  * What tables measured, hour by hour, in the destination's schema `understudy`, table `past_size`: a row per hour, all tables in
  * one. Of days further back than two only the first hour is kept; nothing beyond {@link KEPT_DAYS}.
  */
+import type pg from 'pg';
 import type { DatabaseEndpoint } from '../../core/ports.js';
 import { asUnderstudyError } from '../../core/errors.js';
 import { connectControl } from '../../core/postgres.js';
@@ -10,11 +11,15 @@ import type { SizesAt } from '../plan/growth.js';
 const KEPT_DAYS = 90;
 /** The largest; a database of more is not measured whole. */
 const TABLES_MAX = 5_000;
+/** Under the lock that whoever makes tables in this schema takes: two that make one at once fail. */
 const SCHEMA_SQL = [
+  'BEGIN',
+  `SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('understudy'))`,
   'CREATE SCHEMA IF NOT EXISTS understudy',
   `CREATE TABLE IF NOT EXISTS understudy.past_size (
      hour timestamptz PRIMARY KEY,
      bytes json NOT NULL)`,
+  'COMMIT',
 ];
 const CONNECTION = {
   purpose: 'sizes',
@@ -24,11 +29,18 @@ const CONNECTION = {
 
 type Row = Readonly<Record<string, string | null>>;
 
+async function isThere(client: pg.Client): Promise<boolean> {
+  const there = await client.query<Row>(
+    `SELECT pg_catalog.to_regclass('understudy.past_size') IS NOT NULL AS found`,
+  );
+  return there.rows[0]?.['found'] === 't';
+}
+
 /** Keeps the first measurement of each hour. Throws `destination-unreachable`. */
 export async function recordSizes(destination: DatabaseEndpoint, sizes: SizesAt): Promise<void> {
   const client = await connectControl('destination', destination, CONNECTION);
   try {
-    for (const sql of SCHEMA_SQL) await client.query(sql);
+    if (!(await isThere(client))) for (const sql of SCHEMA_SQL) await client.query(sql);
     const largest = [...sizes.bytes].sort((a, b) => b[1] - a[1]).slice(0, TABLES_MAX);
     await client.query(
       `INSERT INTO understudy.past_size (hour, bytes)
@@ -53,10 +65,7 @@ export async function recordSizes(destination: DatabaseEndpoint, sizes: SizesAt)
 export async function pastSizes(destination: DatabaseEndpoint): Promise<readonly SizesAt[]> {
   const client = await connectControl('destination', destination, CONNECTION);
   try {
-    const there = await client.query<Row>(
-      `SELECT pg_catalog.to_regclass('understudy.past_size') IS NOT NULL AS found`,
-    );
-    if (there.rows[0]?.['found'] !== 't') return [];
+    if (!(await isThere(client))) return [];
     const found = await client.query<Row>(
       `SELECT (pg_catalog.date_part('epoch', hour) * 1000)::bigint AS at_ms, bytes
        FROM understudy.past_size ORDER BY hour`,
