@@ -105,6 +105,7 @@ test('a switch there and back moves the pooled clients of all processes, and no 
           await client.query('INSERT INTO public.item VALUES ($1, $2)', [mine, 'x']);
           acknowledged.push(mine);
           expect(await value(client, 'SELECT 1 AS ready')).toBe(1);
+          await new Promise((resolve) => setTimeout(resolve, 5));
         } catch (error) {
           failures.push(error);
           return;

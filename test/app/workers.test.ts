@@ -130,6 +130,8 @@ class Writers {
           try {
             await client.query('INSERT INTO public.item VALUES ($1, $2)', [mine, 'x']);
             this.acknowledged.push(mine);
+            // Six of them without a pause would take the cores from the processes under test.
+            await new Promise((resolve) => setTimeout(resolve, 5));
           } catch (error) {
             this.failures.push(error);
             return;

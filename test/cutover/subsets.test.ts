@@ -29,7 +29,7 @@ async function open(): Promise<Stage> {
 async function expectLed(stage: Stage, sides: Readonly<Record<Part, Side>>): Promise<void> {
   for (const part of ['days', 'rest'] as const) {
     expect([part, stage.traffic.route(part).side]).toEqual([part, sides[part]]);
-    expect([part, await stage.writable(MEMBERS[part])]).toEqual([part, [sides[part]]]);
+    expect([part, await stage.writableAtRest(MEMBERS[part])]).toEqual([part, [sides[part]]]);
   }
 }
 
@@ -142,8 +142,8 @@ describe('a process that dies', () => {
       'not-cut-over',
     );
     expect(await stage.coordinator.abandonDestination('gone', signal)).toBe(3);
-    expect(await stage.writable(MEMBERS.days)).toEqual(['source', 'destination']);
-    expect(await stage.writable(MEMBERS.rest)).toEqual(['source']);
+    expect(await stage.writableAtRest(MEMBERS.days)).toEqual(['source', 'destination']);
+    expect(await stage.writableAtRest(MEMBERS.rest)).toEqual(['source']);
     // It returns, and is not trusted, by whatever names it is asked.
     expect(await stage.restart().catch(codeOf)).toBe('journal-conflict');
     expect(await stage.restart({ subsets: [] }).catch(codeOf)).toBe('journal-conflict');
@@ -159,8 +159,8 @@ test('borders may be drawn anew while one side leads everything', async () => {
   const one = TABLES.filter(({ name }) => name === 'parent' || name === 'child');
   stage.shadow.members = { one };
   expect(await stage.operate('cutover', undefined, 'one')).toMatchObject(done);
-  expect(await stage.writable(one)).toEqual(['destination']);
-  expect(await stage.writable(MEMBERS.days)).toEqual(['source']);
+  expect(await stage.writableAtRest(one)).toEqual(['destination']);
+  expect(await stage.writableAtRest(MEMBERS.days)).toEqual(['source']);
   // A part is not switched where statements can't find it.
   await stage.restart({ subsets: [rule('one', ['public.parent'])], routesSubsets: false });
   const refused = await stage.operate('rollback', undefined, 'one');

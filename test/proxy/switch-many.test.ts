@@ -138,4 +138,4 @@ test('two hundred sessions of mixed state', async () => {
   } finally {
     for (const { client } of sessions) client.socket.destroy();
   }
-}, 120_000);
+});

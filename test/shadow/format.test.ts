@@ -165,7 +165,7 @@ test('a destination with wider types is built, copied, followed both ways, compa
     await harness.engine.steer({ action: 'skip', note: 'no room on the source' });
     await harness.caughtUp('reverse');
   }
-}, 60_000);
+});
 
 test('a destination with other names is built, followed both ways, compared, repaired, and follows the schema', async () => {
   await using pair = await databasePair();
@@ -280,7 +280,7 @@ test('a destination with other names is built, followed both ways, compared, rep
   await successor.caughtUp('reverse');
   const later = await successor.engine.verify({ direction: 'reverse' }, AbortSignal.timeout(60_000));
   expect(later.mismatches).toBe(0);
-}, 60_000);
+});
 
 test('a plain table is partitioned on the destination, followed both ways, compared and repaired', async () => {
   await using pair = await databasePair();

@@ -18,6 +18,8 @@ async function liveWriter(pair: DatabasePair): Promise<{ stop: () => Promise<num
          DELETE FROM account WHERE id = ${1 + (written % 900)}; COMMIT`,
       );
       written += 1;
+      // At a pace that the shadow keeps up with on a busy machine.
+      await new Promise((resolve) => setTimeout(resolve, 5));
     }
   })();
   return {
@@ -93,7 +95,7 @@ test('carries over what is added while the application writes', async () => {
     );
     return (await harness.engine.status()).phase === 'following' && found.rows[0]?.there === 't';
   };
-  await until(settled, { timeoutMs: 60_000, what: 'the schema to be carried over' });
+  await until(settled, { timeoutMs: 120_000, what: 'the schema to be carried over' });
   expect(await writer.stop()).toBeGreaterThan(0);
   await harness.reach('following');
   await harness.caughtUp();

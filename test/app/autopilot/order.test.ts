@@ -43,4 +43,4 @@ test('the hottest table comes first in a copy, and the reason is recorded', asyn
   );
   expect(rows[0]?.reason).toMatch(/^The hottest .* come first: public\.hot, public\.warm/);
   expect(JSON.parse(rows[0]?.figures ?? '{}')).toMatchObject({ 'public.hot': expect.any(Number) as number });
-}, 120_000);
+});

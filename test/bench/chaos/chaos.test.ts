@@ -16,7 +16,7 @@ let keepIn: string;
 beforeAll(async () => {
   keepIn = await mkdtemp(join(tmpdir(), 'chaos-kept-'));
   stage = await Stage.open();
-}, 120_000);
+});
 
 afterAll(async () => {
   await stage?.[Symbol.asyncDispose]();

@@ -31,7 +31,7 @@ shadow: { method: ${method}, pollIntervalMs: 100, compareIntervalMs: ${method ==
 cutover: { markTimeoutMs: 20000, holdBudgetMs: 30000, fenceTimeoutMs: 10000 }`,
     });
     await stack.following();
-  }, 60_000);
+  });
 
   afterAll(async () => {
     await Promise.all(clients.map((client) => client.end().catch(() => undefined)));
@@ -101,12 +101,14 @@ cutover: { markTimeoutMs: 20000, holdBudgetMs: 30000, fenceTimeoutMs: 10000 }`,
         await writer.query('INSERT INTO public.account (id, owner) VALUES ($1, $2)', [id, 'switched']);
         if (id % 3 === 0) await writer.query('DELETE FROM public.account WHERE id = $1', [id]);
         else written.push(id);
+        // Some writes to each step; more would take the cores from the processes under test.
+        await new Promise((resolve) => setTimeout(resolve, 5));
       }
     })().catch((error: unknown) => (failed = error));
     const ids = async (client: pg.Client): Promise<readonly number[]> =>
       (
         await client.query<{ id: string }>(
-          'SELECT id FROM public.account WHERE id BETWEEN 70000 AND 79999 ORDER BY id',
+          'SELECT id FROM public.account WHERE id BETWEEN 70000 AND 999999 ORDER BY id',
         )
       ).rows.map((row) => Number(row.id));
     const over = await stack.operate('cutover');
