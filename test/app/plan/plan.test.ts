@@ -197,6 +197,13 @@ test('subsets: proposed where foreign keys let them be parted, taken as configur
   ]);
   const written = loadYaml(yamlLines(plan).join('\n')) as { readonly subsets: Record<string, unknown> };
   expect(written.subsets['lines']).toEqual({ tables: ['public.lines', 'public.orders'] });
+  expect(yamlLines(plan).filter((line) => line.includes('foreign keys'))).toEqual([]);
+  // From logs alone no foreign key is known, and what is pasted says so; no name of a table ends a comment.
+  const blind = planOf(data);
+  const unsafe = { ...blind, unknown: [...blind.unknown, 'a table\nsubsets: {}'] };
+  expect(yamlLines(blind)).toContainEqual(expect.stringMatching(/^# Not known: .*foreign keys/));
+  expect(Object.keys(loadYaml(yamlLines(unsafe).join('\n')) ?? {})).not.toContain('a table');
+  expect(yamlLines(unsafe).every((line) => !line.includes('\n'))).toBe(true);
   const grown = plan.subsets.find(({ subset }) => subset === 'public.lines') ?? plan.whole;
   expect(grown.growthPerDay?.value).toBeCloseTo(24e6, -3);
   expect(explainLines(plan, grown).join('\n')).toContain('by 24.0 MB a day');
