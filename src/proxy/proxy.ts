@@ -236,7 +236,7 @@ class PostgresProxy implements Proxy {
     const closed = this.#door.stop();
     this.#gate.refuseWaiting(NOT_NOW);
     await this.#clients.leave(options.drainTimeoutMs);
-    this.#clients.end((backend) => this.#cancelBackend(backend));
+    this.#clients.end((backend) => void this.#cancelBackend(backend));
     this.#pools.stop();
     await closed;
     this.#gate.discardWarm();
@@ -251,14 +251,16 @@ class PostgresProxy implements Proxy {
     this.#clients.cancel(processId, secret);
   }
 
-  #cancelBackend(backend: Backend): void {
+  #cancelBackend(backend: Backend): Promise<void> {
     const { endpoint, processId, secretKey } = backend;
-    sendCancel(endpoint, processId, secretKey, this.#settings.connectTimeoutMs).catch((error: unknown) => {
-      this.#deps.log.warn(
-        { side: endpoint.side, error: String(error) },
-        'a cancel request did not get through',
-      );
-    });
+    return sendCancel(endpoint, processId, secretKey, this.#settings.connectTimeoutMs).catch(
+      (error: unknown) => {
+        this.#deps.log.warn(
+          { side: endpoint.side, error: String(error) },
+          'a cancel request did not get through',
+        );
+      },
+    );
   }
 
   // ----------------------------------------------------------------------------------------------- traffic control

@@ -31,8 +31,8 @@ export interface SessionContext {
   readonly onClosed: (session: Session) => void;
   /** SQLSTATE of an error a client met. */
   readonly onError: (sqlState: string) => void;
-  /** Sends a CancelRequest to a backend; never throws. */
-  readonly cancelBackend: (backend: Backend) => void;
+  /** Sends a CancelRequest to a backend. Resolves once the server has taken it, or it has failed; never rejects. */
+  readonly cancelBackend: (backend: Backend) => Promise<void>;
 }
 
 export interface SessionInfo {

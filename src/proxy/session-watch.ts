@@ -7,8 +7,9 @@
  *
  * - idle: nothing is in flight, no transaction open. Closed with 57P05, as by idle_session_timeout.
  * - idle-in-transaction: a transaction or a pipeline is open and the server owes nothing. Closed with 25P03.
- * - running: the server owes an answer; a COPY counts. First the statement is cancelled, and its client told 57014;
- *   what does not end by that is closed.
+ * - running: the server owes an answer; a COPY counts. First the statement is cancelled, and its client told 57014; again
+ *   at each look, as a backend that had not read the statement yet has ignored the request. What does not end by that
+ *   within `cancelTimeoutMs` is closed.
  * - exempt: behind the gate, or replication. Time does not add up.
  */
 import type { Clock } from '../core/clock.js';
@@ -19,7 +20,7 @@ export interface WatchedSession {
   readonly activity: SessionActivity;
   /** Differs from what it was once a statement was answered or the client sent something. */
   readonly progress: number;
-  /** Cancels what is running, and tells its client that it took too long. */
+  /** Cancels what is running, and tells its client that it took too long. Does nothing while the last request is underway. */
   cancelLate(): void;
   terminate(sqlState: string, message: string): void;
 }
@@ -37,7 +38,7 @@ interface Seen {
   activity: SessionActivity;
   progress: number;
   sinceMs: number;
-  /** When what runs was cancelled. */
+  /** When what runs was first cancelled. */
   cancelledMs: number | null;
 }
 
@@ -101,11 +102,11 @@ export class SessionWatch {
     if (activity !== 'running') {
       const { sqlState, message } = ENDED[activity];
       session.terminate(sqlState, message);
-    } else if (seen.cancelledMs === null) {
-      seen.cancelledMs = nowMs;
-      session.cancelLate();
-    } else if (nowMs - seen.cancelledMs >= limits.cancelTimeoutMs) {
+    } else if (seen.cancelledMs !== null && nowMs - seen.cancelledMs >= limits.cancelTimeoutMs) {
       session.terminate('57014', 'terminating connection due to query timeout');
+    } else {
+      seen.cancelledMs ??= nowMs;
+      session.cancelLate();
     }
   }
 }

@@ -88,6 +88,8 @@ export class Session {
   /** It is to be made, or ended, at the next boundary. */
   #routingWanted: boolean | null = null;
   #cancelWanted = false;
+  /** Requests underway. */
+  #cancels = 0;
   /** What runs was cancelled for taking too long. */
   #late = false;
   #backendLost = false;
@@ -410,8 +412,7 @@ export class Session {
     this.#followTransaction();
     if (this.#cancelWanted && !this.#tracker.ownAtHead) {
       this.#cancelWanted = false;
-      if (this.#tracker.awaitingReady || this.#tracker.owesExtended)
-        this.#context.cancelBackend(this.backend);
+      if (this.#tracker.awaitingReady || this.#tracker.owesExtended) this.#cancelBackend();
     }
     if (this.#routing !== null && this.#phase.is('serving', 'draining')) this.#routing.go();
     if (this.#phase.is('draining')) {
@@ -424,6 +425,11 @@ export class Session {
       this.#sockets.endServer();
     if (this.#tracker.depth > PIPELINE_DEPTH_MAX) this.#sockets.pauseClient(TOO_DEEP);
     else if (this.#tracker.depth < PIPELINE_DEPTH_MAX / 4) this.#sockets.resumeClient(TOO_DEEP);
+  }
+
+  #cancelBackend(): void {
+    this.#cancels += 1;
+    void this.#context.cancelBackend(this.backend).finally(() => (this.#cancels -= 1));
   }
 
   /** As a server does, what was sent is answered before the connection is closed. */
@@ -637,9 +643,12 @@ export class Session {
     this.#cancelWanted &&= this.#tracker.ownAtHead;
   }
 
-  /** The statement that runs is taking too long: its client is told so by the error that ends it. */
+  /**
+   * The statement that runs is taking too long: its client is told so by the error that ends it. One request at a time:
+   * each more that is underway might meet the next statement instead.
+   */
   cancelLate(): void {
-    if (this.#rollingBack) return;
+    if (this.#rollingBack || this.#cancels > 0) return;
     this.#late = true;
     this.#serverStream.cancelled = QUERY_TIMED_OUT;
     this.cancelStatement();
@@ -691,7 +700,7 @@ export class Session {
       terminate: (sqlState, message) => this.terminate(sqlState, message),
       toServer: (bytes) => this.#sockets.toServer(bytes),
       toClient: (bytes) => this.#sockets.toClient(bytes),
-      cancelBackend: () => this.#context.cancelBackend(this.backend),
+      cancelBackend: () => this.#cancelBackend(),
       setCancelling: (cancelling) => {
         this.#late = false;
         this.#serverStream.cancelled = cancelling ? ROLLED_BACK : null;

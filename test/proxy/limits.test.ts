@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import net from 'node:net';
 import pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { POOL_DEFAULTS } from '../../src/proxy/pool/pool-settings.js';
 import { canReusePort } from '../../src/proxy/listener.js';
 import { systemClock } from '../../src/core/clock.js';
 import { databasePair, until, untilActive, type DatabasePair } from '../support/servers.js';
@@ -132,6 +133,21 @@ test('a statement that a cancel does not end takes its session along', async () 
   expect(sqlStates(client.messages)).toEqual(['57014']);
   await pair.onSource.query('SELECT pg_terminate_backend($1)', [pid]);
 });
+
+test.each(['session', 'transaction'] as const)(
+  'a cancel that had no effect is sent again, with poolMode %s',
+  async (poolMode) => {
+    const pool = { ...POOL_DEFAULTS, poolMode };
+    await using running = await startProxy(pair, { queryTimeoutMs: 100, cancelTimeoutMs: 60_000, pool });
+    await using client = await RawClient.connect(running.port, running.database);
+    const deafOnce = `DO $$ BEGIN
+      BEGIN PERFORM pg_sleep(600); EXCEPTION WHEN query_canceled THEN NULL; END;
+      PERFORM pg_sleep(600);
+    END $$`;
+    const messages = await client.run([send.query(deafOnce)]);
+    expect([sqlStates(messages), statuses(messages)]).toEqual([['57014'], 'I']);
+  },
+);
 
 test('behind the closed gate neither idle time nor a statement’s time adds up', async () => {
   let nowMs = 0;

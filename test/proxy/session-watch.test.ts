@@ -51,13 +51,13 @@ test('time left open in a transaction counts from when the transaction was left,
   expect([lookAt(900), lookAt(1399), lookAt(1400)]).toEqual([[], [], ['25P03']]);
 });
 
-test('a statement is cancelled first, once, and its session ended only where that does not help', () => {
+test('a statement is cancelled first, at each look, and its session ended only where that does not help', () => {
   const { session, lookAt } = watched('running');
   lookAt(0);
   expect([lookAt(1999), lookAt(2000), lookAt(2200), lookAt(2300)]).toEqual([
     [],
     ['cancelled'],
-    [],
+    ['cancelled'],
     ['57014'],
   ]);
   const helped = watched('running');

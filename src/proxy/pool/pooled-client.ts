@@ -177,6 +177,7 @@ export class PooledClient implements LinkUser, WatchedSession, IntakeHost {
   }
 
   cancelLate(): void {
+    if (this.#backend?.cancelling != null) return;
     if (this.#phase.is('linked')) this.#cancelledAs = QUERY_TIMED_OUT;
     this.cancelStatement();
   }
