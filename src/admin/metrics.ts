@@ -234,8 +234,6 @@ function poolMetrics(make: SourcedMetrics): readonly Collector[] {
       const pools = source.proxy.pools.filter((pool) => pool.side === side);
       return [pools.reduce((total, pool) => total + pick(pool), 0), { side }];
     });
-  const pinned = ({ pinned }: PoolStatus): number =>
-    Object.values(pinned).reduce((total, clients) => total + clients, 0);
   return [
     make.gauge(
       'understudy_pools',
@@ -255,7 +253,12 @@ function poolMetrics(make: SourcedMetrics): readonly Collector[] {
       ['side'],
       sum((pool) => pool.waiting),
     ),
-    make.gauge('understudy_pool_clients_pinned', 'Of these, those that keep theirs.', ['side'], sum(pinned)),
+    make.counter(
+      'understudy_pool_clients_pinned_total',
+      'Clients that began to keep a connection of a pool, by what they left in it.',
+      ['reason'],
+      ({ proxy }) => Object.entries(proxy.pinned).map(([reason, clients]): Sample => [clients, { reason }]),
+    ),
     make.gauge(
       'understudy_pool_connections_active',
       'Connections of pools in use by a client.',

@@ -125,6 +125,8 @@ export interface ProxyStatus {
   readonly bytesToClients: number;
   readonly clients: readonly ClientInfo[];
   readonly pools: readonly PoolStatus[];
+  /** Clients that were pinned since the start, over all pools, by reason. */
+  readonly pinned: Readonly<Record<string, number>>;
   /** The processes that serve clients; absent where this one does. */
   readonly workers?: readonly WorkerStatus[];
 }

@@ -375,6 +375,7 @@ class PostgresProxy implements Proxy {
       bytesToClients: toClients + sum((info) => info.bytesToClient),
       clients,
       pools: this.#pools.status(),
+      pinned: this.#pools.pinned,
     };
   }
 }

@@ -33,7 +33,6 @@ const pool: PoolStatus = {
   opening: 0,
   counted: 0,
   waiting: 3,
-  pinned: { listening: 1, 'temporary-table': 1 },
   shared: {
     connections: 0,
     depth: 0,
@@ -63,6 +62,7 @@ const SOURCE: MetricsSource = {
     clients: [client, { ...client, id: 2, phase: 'held', inTransactionMs: 3 }],
     passedThrough: 0,
     pools: [pool, { ...pool, user: 'another' }],
+    pinned: { listening: 1, 'temporary-table': 2 },
   },
   capture: {
     offered: 7,
@@ -162,7 +162,10 @@ test('a scrape says what the parts have counted, once, however often it is asked
   expect(samples.get('understudy_gate_state{state="open"}')).toBe(0);
   expect(samples.get('understudy_route_epoch')).toBe(4);
   expect(samples.get('understudy_pool_clients_waiting{side="source"}')).toBe(6);
-  expect(samples.get('understudy_pool_clients_pinned{side="source"}')).toBe(4);
+  // Whatever the number of pools; it only grows.
+  expect(samples.get('understudy_pool_clients_pinned_total{reason="listening"}')).toBe(1);
+  expect(samples.get('understudy_pool_clients_pinned_total{reason="temporary-table"}')).toBe(2);
+  expect(await metrics.text()).toContain('# TYPE understudy_pool_clients_pinned_total counter');
   expect(samples.get('understudy_shadow_lag_seconds{direction="forward"}')).toBe(1.5);
 });
 

@@ -151,7 +151,7 @@ test('what a client of one process changes in the catalogs, the others know', as
 
 test('clients that keep their connections are counted over all processes', async () => {
   const all = await clients(4);
-  const pinned = async (): Promise<number> => (await pool()).pinned['temporary-table'] ?? 0;
+  const pinned = async (): Promise<number> => (await stack.status()).proxy.pinned['temporary-table'] ?? 0;
   const before = await pinned();
   await Promise.all(all.slice(0, 3).map((client) => client.query('CREATE TEMPORARY TABLE mine (id int)')));
   await until(async () => (await pinned()) === before + 3, { what: 'three that keep theirs' });

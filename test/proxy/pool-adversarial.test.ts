@@ -204,11 +204,11 @@ test('catalogs changed by a client that keeps its connection are known to have c
   await using pinned = await raw();
   await client.run([send.query('CREATE VIEW turning AS SELECT 1 AS n')]);
   await until(async () => (await sharedBy(() => client.column('SELECT n FROM turning'))) > 0);
-  const { listening = 0 } = running.proxy.status().pools[0]?.pinned ?? {};
+  const { listening = 0 } = running.proxy.status().pinned;
   await pinned.run([
     send.query("CREATE OR REPLACE VIEW turning AS SELECT leak('turned')::int AS n; LISTEN anything"),
   ]);
-  await until(() => (running.proxy.status().pools[0]?.pinned['listening'] ?? 0) > listening);
+  await until(() => (running.proxy.status().pinned['listening'] ?? 0) > listening);
   expect(await sharedBy(() => client.column('SELECT n FROM turning'))).toBe(0);
   await client.run([send.query('DROP VIEW turning')]);
 });

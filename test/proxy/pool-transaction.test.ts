@@ -475,7 +475,7 @@ describe('session state', () => {
     // Its prepared statements are under its own names there.
     const messages = await client.run([send.bind(['3'], 'mine'), send.execute(), send.sync()]);
     expect(messages.map(({ type }) => type).join('')).toBe('2DCZ');
-    expect(Object.values(pool().pinned)).toEqual([1]);
+    expect(Object.values(running.proxy.status().pinned)).toEqual([1]);
     await client[Symbol.asyncDispose]();
     await until(() => pinned() === 0);
   });

@@ -38,6 +38,7 @@ export function mergeSwitch(reports: readonly SwitchReport[]): SwitchReport {
 export type Counts = Pick<ProxyStatus, 'cancelRequests' | 'bytesFromClients' | 'bytesToClients'> & {
   readonly accepted: number;
   readonly refused: number;
+  readonly pinned: ProxyStatus['pinned'];
 };
 
 export const NO_COUNTS: Counts = {
@@ -46,6 +47,7 @@ export const NO_COUNTS: Counts = {
   bytesToClients: 0,
   accepted: 0,
   refused: 0,
+  pinned: {},
 };
 
 export function addCounts(counts: Counts, status: ProxyStatus): Counts {
@@ -55,7 +57,14 @@ export function addCounts(counts: Counts, status: ProxyStatus): Counts {
     bytesToClients: counts.bytesToClients + status.bytesToClients,
     accepted: counts.accepted + status.connections.accepted,
     refused: counts.refused + status.connections.refused,
+    pinned: bothPinned(counts.pinned, status.pinned),
   };
+}
+
+function bothPinned(a: ProxyStatus['pinned'], b: ProxyStatus['pinned']): ProxyStatus['pinned'] {
+  const pinned: Record<string, number> = { ...a };
+  for (const [reason, clients] of Object.entries(b)) pinned[reason] = (pinned[reason] ?? 0) + clients;
+  return pinned;
 }
 
 /** What the process in charge knows better than any of the others. */
@@ -97,6 +106,7 @@ export function mergeStatus(all: readonly ProxyStatus[], own: FleetOwn): ProxySt
     bytesToClients: counts.bytesToClients,
     clients: all.flatMap((status) => status.clients),
     pools: mergePools(all.flatMap((status) => status.pools)),
+    pinned: counts.pinned,
   };
 }
 
@@ -112,8 +122,6 @@ function mergePools(pools: readonly PoolStatus[]): readonly PoolStatus[] {
 }
 
 function bothPools(a: PoolStatus, b: PoolStatus): PoolStatus {
-  const pinned: Record<string, number> = { ...a.pinned };
-  for (const [reason, clients] of Object.entries(b.pinned)) pinned[reason] = (pinned[reason] ?? 0) + clients;
   return {
     ...a,
     clients: a.clients + b.clients,
@@ -122,7 +130,6 @@ function bothPools(a: PoolStatus, b: PoolStatus): PoolStatus {
     opening: a.opening + b.opening,
     counted: a.counted + b.counted,
     waiting: a.waiting + b.waiting,
-    pinned,
     shared: {
       connections: a.shared.connections + b.shared.connections,
       depth: a.shared.depth + b.shared.depth,

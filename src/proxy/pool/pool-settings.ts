@@ -117,8 +117,6 @@ export interface PoolStatus {
   readonly counted: number;
   /** Clients that wait for one. */
   readonly waiting: number;
-  /** Clients that keep theirs, by reason. */
-  readonly pinned: Readonly<Record<string, number>>;
   readonly shared: {
     readonly connections: number;
     /** Reads underway. */

@@ -54,7 +54,6 @@ export class Pools implements GateParty {
   readonly #warming: <T>(work: () => Promise<T>) => Promise<T>;
   #gateClosed = false;
   #onProgress: () => void = () => undefined;
-  /** Clients that were pinned, by reason; as long as the process lives. */
   readonly #pinned = new Map<PinReason, number>();
   readonly #sweeper: NodeJS.Timeout;
 
@@ -342,6 +341,11 @@ export class Pools implements GateParty {
     this.#retire('destination');
   }
 
+  /** Clients that left something which kept their connection theirs, by reason; as long as the process lives. */
+  get pinned(): Readonly<Record<string, number>> {
+    return Object.fromEntries(this.#pinned);
+  }
+
   status(): readonly PoolStatus[] {
     const byPool = this.#byPool();
     return this.#all().map((pool) => ({
@@ -351,7 +355,6 @@ export class Pools implements GateParty {
       user: pool.key.user,
       clients: byPool.get(pool)?.length ?? 0,
       ...pool.counts,
-      pinned: Object.fromEntries(this.#pinned),
       shared: pool.sharedStatus,
     }));
   }
