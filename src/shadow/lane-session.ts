@@ -23,7 +23,6 @@ import { hasPartitioning } from './format/partitioning.js';
 import { readNamed } from './format/naming.js';
 import { asUnderstudyError, UnderstudyError } from '../core/errors.js';
 import { readSubsetTables } from '../core/subsets.js';
-import { authorityOf } from './authority.js';
 import type { ChunkEnd, Flush } from './flush.js';
 import { FlushWriter, isWritable } from './flush-writer.js';
 import { strayWrites } from './conflicts/strays.js';
@@ -32,8 +31,11 @@ import { PartQueue } from './part-queue.js';
 import { APPLY_SETTINGS } from './postgres/apply.js';
 import {
   bind,
+  carriedBy,
+  columnsApart,
   readApplyTables,
   relationDifference,
+  targetOf,
   type ApplyTable,
   type Binding,
 } from './postgres/apply-table.js';
@@ -86,6 +88,7 @@ export class LaneSession {
   #failure: UnderstudyError | undefined;
   #notify: () => void = () => undefined;
 
+  /** Also where what held the lane up no longer does. */
   readonly #onConnected: () => void;
 
   constructor(state: LaneState, settings: LaneSettings, onConnected: () => void) {
@@ -125,9 +128,7 @@ export class LaneSession {
     endOnAbort(this.#origin, signal, STOP_GRACE_MS);
     this.#apply = await openSession(target, targetEndpoint, `${direction} apply`, APPLY_SETTINGS);
     endOnAbort(this.#apply, signal, STOP_GRACE_MS);
-    if (this.#mayBePartition) this.#state.tables = undefined;
-    this.#state.tables ??= await this.#readTables(this.#origin, this.#apply);
-    this.#tables = this.#state.tables;
+    this.#tables = await this.#knownTables(this.#origin, this.#apply);
     await this.#readMembers(this.#origin);
     if (direction === 'forward') this.#state.addedColumns = await readAddedColumns(this.#apply);
     this.#writer = new FlushWriter(this.#state, this.#apply, this.#tables, this.#bindingOf);
@@ -146,7 +147,7 @@ export class LaneSession {
     this.#skips = await readSkips(this.#apply, direction, progress.position);
     this.#assembler = new TransactionAssembler(origin, {
       authority: this.#state.authority,
-      wanted: (relation) => this.#wanted(relation),
+      wanted: (relation, led) => this.#wanted(relation, led),
       subsetOf: (relation) => this.#state.subsetOf(nameOf(relation)),
       notesStrays: this.#state.onStrays !== null,
       partBytesMax: Math.max(65_536, Math.floor(this.#settings.streamBytesMax / 4)),
@@ -202,6 +203,20 @@ export class LaneSession {
     );
   }
 
+  async #knownTables(origin: Session, apply: Session): Promise<ReadonlyMap<string, ApplyTable>> {
+    const state = this.#state;
+    if (state.tables !== undefined && !state.tablesMoved && !this.#mayBePartition) return state.tables;
+    if (state.direction === 'reverse') {
+      const there = await readTables(apply.client);
+      state.columnsThere = new Map(
+        there.map((table) => [nameOf(table), new Set(table.columns.map(({ name }) => name))] as const),
+      );
+    }
+    state.tables = await this.#readTables(origin, apply);
+    state.tablesMoved = false;
+    return state.tables;
+  }
+
   /** The origin's tables, each with its form on the other side. */
   async #readTables(origin: Session, apply: Session): Promise<ReadonlyMap<string, ApplyTable>> {
     const { format } = this.#settings;
@@ -245,30 +260,27 @@ export class LaneSession {
   }
 
   /** Whether the lane writes the table's changes. Where the log tells of another table than is known, it stops. */
-  #wanted(relation: RelationMessage): boolean {
+  #wanted(relation: RelationMessage, led: boolean): boolean {
     const state = this.#state;
-    const name = `${relation.schema}.${relation.name}`;
+    const name = nameOf(relation);
     const table = this.#tables.get(name);
-    const { added, missing } =
-      table === undefined ? { added: [], missing: [] } : relationDifference(relation, table);
-    const fills = state.addedColumns.get(name);
-    const unexplained = missing.filter((column) => fills?.has(column) !== true);
-    if (table !== undefined && added.length === 0 && unexplained.length === 0) return true;
     if (table === undefined && this.#mayBePartition && !state.lookedFor.has(name)) {
       state.lookedFor.add(name);
       const message = `${name} is new: the tables are read again`;
       this.#fail(new UnderstudyError('catalog-changed', message, { retryable: true }));
       return false;
     }
-    // Nothing of it is written while the other side leads, whose schema this one follows.
-    if (
-      state.direction === 'reverse' &&
-      (table === undefined || !authorityOf(state.authority, state.subsetOf(name)).authoritative)
-    ) {
+    if (state.direction === 'reverse') {
       if (table === undefined) state.ignored.add(name);
-      return table !== undefined;
+      if (led) this.#compareBack(relation, table);
+      return table !== undefined && this.#failure === undefined;
     }
-    const signature = JSON.stringify([name, relation.columns.map((column) => column.name)]);
+    const { added, missing } =
+      table === undefined ? { added: [], missing: [] } : relationDifference(relation, table);
+    const fills = state.addedColumns.get(name);
+    const unexplained = missing.filter((column) => fills?.has(column) !== true);
+    if (table !== undefined && added.length === 0 && unexplained.length === 0) return true;
+    const signature = signatureOf(relation);
     if (state.settled.has(signature)) {
       if (table === undefined) state.ignored.add(name);
       return table !== undefined;
@@ -278,14 +290,10 @@ export class LaneSession {
       table === undefined
         ? 'is not one of the shadow’s tables'
         : `changed its columns (${columns.join(', ')})`;
-    // On the way back nobody follows: what the source should look like is for a person to say.
-    const retryable = state.direction === 'forward';
     this.#fail(
       new UnderstudyError('catalog-changed', `${name} ${what}`, {
-        retryable,
-        advice: retryable
-          ? 'Nothing yet: the schema is compared, and what can be carried over is.'
-          : 'Make the same change on the source, then restart Understudy.',
+        retryable: true,
+        advice: 'Nothing yet: the schema is compared, and what can be carried over is.',
         details: { table: name, added, missing: unexplained },
       }),
     );
@@ -294,13 +302,48 @@ export class LaneSession {
     return false;
   }
 
+  /**
+   * On the way back nobody follows the schema. What the log carries in a column that both sides have is written; a row
+   * from before a column was added, or from after it was dropped, leaves that one alone. A column that only one side
+   * has, and the log carries, holds the lane up, once the tables were read again, until somebody has acted.
+   */
+  #compareBack(relation: RelationMessage, table: ApplyTable | undefined): void {
+    const state = this.#state;
+    const name = nameOf(relation);
+    const apart =
+      table === undefined ? [] : columnsApart(relation, table, state.columnsThere.get(targetOf(table).name));
+    const known = state.moved?.table === name ? state.moved : null;
+    if (apart.length === 0) {
+      if (known === null) return;
+      state.moved = null;
+      this.#onConnected();
+      return;
+    }
+    const signature = signatureOf(relation);
+    state.moved = { table: name, signature, held: known?.signature === signature };
+    state.tablesMoved = true;
+    this.#fail(
+      new UnderstudyError(
+        'catalog-changed',
+        `${name} changed on the destination, and the way back waits: columns ${apart.join(', ')} are not on both sides`,
+        {
+          retryable: true,
+          advice:
+            'Make the same change on the source, and the way back goes on by itself. A column that was dropped again has to be on both sides until its rows are carried.',
+          details: { table: name, columns: apart },
+        },
+      ),
+    );
+  }
+
   #bindingOf = (relation: RelationMessage): Binding => {
     let binding = this.#bindings.get(relation);
     if (binding === undefined) {
       const name = `${relation.schema}.${relation.name}`;
       const table = this.#tables.get(name);
       if (table === undefined) throw new UnderstudyError('internal', `no table ${name}`);
-      binding = bind(relation, table, this.#state.addedColumns.get(name));
+      const carried = this.#state.direction === 'reverse' ? carriedBy(relation, table) : table;
+      binding = bind(relation, carried, this.#state.addedColumns.get(name));
       this.#bindings.set(relation, binding);
     }
     return binding;
@@ -540,6 +583,10 @@ export class LaneSession {
 
 function nameOf({ schema, name }: { readonly schema: string; readonly name: string }): string {
   return `${schema}.${name}`;
+}
+
+function signatureOf({ schema, name, columns }: RelationMessage): string {
+  return JSON.stringify([`${schema}.${name}`, columns.map((column) => column.name)]);
 }
 
 function isKnownHigh(message: TransactionPart['messages'][number], windows: LaneState['windows']): boolean {

@@ -66,6 +66,12 @@ export class LaneState {
   readonly ignored = new Set<string>();
   /** Tables that the lane did not know, and has looked for once more: they may be new partitions of one that it knows. */
   readonly lookedFor = new Set<string>();
+  /** The next session reads the origin's tables anew. */
+  tablesMoved = false;
+  /** The relation that was last not what both sides have, and whether it still was with the tables read again. */
+  moved: { readonly table: string; readonly signature: string; readonly held: boolean } | null = null;
+  /** The columns of the target's tables, by `schema.name`, on the way back, where nobody follows the schema. Read with `tables`. */
+  columnsThere: ReadonlyMap<string, ReadonlySet<string>> = new Map();
   /** What rows from before a column was added hold in it. Read with `tables`. */
   addedColumns: AddedColumns = new Map();
   /** The relation of the log at which the lane stopped, as it is not what `tables` says; null while it is none. */
@@ -78,7 +84,7 @@ export class LaneState {
    * meanwhile: their unique values were still another row's.
    */
   readonly unmended = new Map<string, number>();
-  /** The origin's tables by name. Read once: another definition met later is an error, not news. */
+  /** The origin's tables by name. Read once: another definition met later has the shadow, or on the way back the lane, look again. */
   tables: ReadonlyMap<string, ApplyTable> | undefined;
   /** All there are. */
   readonly subsets: readonly SubsetId[];
@@ -222,6 +228,7 @@ export class LaneState {
   forgetTables(): void {
     this.tables = undefined;
     this.haltedAt = null;
+    this.moved = null;
   }
 
   /** The lane will not go on: nobody waits in vain. */

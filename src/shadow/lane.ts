@@ -4,6 +4,9 @@
  * A change that the other side refuses is named, and holds the lane up: it is tried again now and then, as what refuses it
  * may be taken away, until an operator decides to leave it out. Both are in `status`.
  *
+ * A relation of the log that is not what it was known to be holds the lane up too, until the schemas agree: forward the
+ * shadow's schema is brought on and the lane started anew; on the way back it is looked at again now and then.
+ *
  * A session that ends on a retryable error is followed by another after a pause, for ever; any other error fails the
  * lane. Everything durable is in the progress row, so a new session begins exactly where the last commit was.
  *
@@ -139,6 +142,8 @@ export class Lane {
     const backoff = new Backoff({ firstMs: retryFirstMs, maxMs: retryMaxMs, random });
     while (!signal.aborted) {
       const session = new LaneSession(this.state, this.#settings, () => {
+        // What holds it up is met again only behind the connection.
+        if (this.state.moved?.held === true || this.state.haltedAt !== null) return;
         backoff.reset();
         this.#context.onTrouble(undefined);
       });

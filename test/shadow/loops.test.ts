@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { databasePair, type DatabasePair } from '../support/servers.js';
+import { databasePair, until, type DatabasePair } from '../support/servers.js';
 import { emitRoute, EngineHarness, sql } from './engine-harness.js';
 
 async function changes(harness: EngineHarness, stream: 0 | 1): Promise<number> {
@@ -82,6 +82,46 @@ test('changes cross once and in one direction, over cutover, rollback, restart a
   });
   const report = await again.engine.verify({ direction: 'reverse' }, AbortSignal.timeout(60_000));
   expect(report.mismatches).toBe(0);
+
+  // A column that both sides get is carried, and the stream of the side that does not lead passes over it.
+  for (const client of [pair.onSource, pair.onDestination])
+    await sql(client, 'ALTER TABLE t ADD COLUMN extra int');
+  await sql(pair.onDestination, 'UPDATE t SET extra = id WHERE id < 20');
+  await again.caughtUp('reverse');
+  await again.caughtUp();
+  await again.expectSame();
+  // One that the source lacks holds the way back until the source has it, whatever is changed meanwhile.
+  await sql(pair.onDestination, 'ALTER TABLE t ADD COLUMN late int; UPDATE t SET late = 1 WHERE id = 8');
+  await until(
+    async () => {
+      const { error, phase } = await again.engine.status();
+      expect(phase).toBe('following');
+      return error?.code === 'catalog-changed' && /public\.t .*\blate\b/.test(error.message);
+    },
+    { what: 'the way back waiting' },
+  );
+  await sql(
+    pair.onDestination,
+    'ALTER TABLE t ADD COLUMN later int DEFAULT 5; UPDATE t SET later = 6 WHERE id = 9',
+  );
+  await sql(pair.onSource, 'ALTER TABLE t ADD COLUMN late int, ADD COLUMN later int DEFAULT 5');
+  await again.caughtUp('reverse');
+  await again.caughtUp();
+  await again.expectSame();
+  expect((await again.engine.status()).error).toBeNull();
+  // One that is dropped is left alone on the source until it is dropped there.
+  await sql(
+    pair.onDestination,
+    `ALTER TABLE t DROP COLUMN late; UPDATE t SET v = 'without' WHERE id IN (8, 9)`,
+  );
+  await again.caughtUp('reverse');
+  const kept = await pair.onSource.query('SELECT v, late FROM public.t WHERE id = 8');
+  expect(kept.rows).toEqual([{ v: 'without', late: '1' }]);
+  await sql(pair.onSource, 'ALTER TABLE t DROP COLUMN late');
+  await sql(pair.onDestination, `INSERT INTO t (id, v) VALUES (-1, 'last')`);
+  await again.caughtUp('reverse');
+  await again.caughtUp();
+  await again.expectSame();
 });
 
 test('recently changed keys are compared alone, and forgotten once equal', async () => {

@@ -164,6 +164,44 @@ export function relationDifference(
   };
 }
 
+/**
+ * The log's columns that can't be written as they are: those that the table as known lacks, and those that it lacks
+ * where it is written (`there`; undefined is not known). Those of the key must be among the log's.
+ */
+export function columnsApart(
+  relation: RelationMessage,
+  table: ApplyTable,
+  there: ReadonlySet<string> | undefined,
+): readonly string[] {
+  const { added, missing } = relationDifference(relation, table);
+  const target = targetOf(table);
+  const lacking = table.columns.flatMap(({ name }, index) => {
+    const written = target.columns[index]?.name ?? name;
+    return !missing.includes(name) && there?.has(written) === false ? [written] : [];
+  });
+  return [...added, ...lacking, ...missing.filter((name) => table.info.key?.includes(name) === true)];
+}
+
+/**
+ * The table without the columns that the log's relation does not have: what is not carried is not written. The table
+ * itself where the relation has them all. Its key must be among what is left.
+ */
+export function carriedBy(relation: RelationMessage, table: ApplyTable): ApplyTable {
+  const theirs = new Set(relation.columns.map(({ name }) => name));
+  const kept = table.columns.flatMap(({ name }, index) => (theirs.has(name) ? [index] : []));
+  return kept.length === table.columns.length ? table : onlyColumns(table, kept);
+}
+
+function onlyColumns(table: ApplyTable, kept: readonly number[]): ApplyTable {
+  const { target, key } = table;
+  return {
+    ...table,
+    columns: table.columns.filter((_, index) => kept.includes(index)),
+    key: key === null ? null : key.map((index) => kept.indexOf(index)),
+    ...(target === undefined ? {} : { target: onlyColumns(target, kept) }),
+  };
+}
+
 /** `fills`: see {@link Binding}; by name, where it is not null. */
 export function bind(
   relation: RelationMessage,

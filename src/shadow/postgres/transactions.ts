@@ -2,7 +2,8 @@
  * Assembles the stream's messages into transactions, in commit order, and decides what of them counts.
  *
  * - A transaction whose first message is `apply` was written by Understudy itself: its changes came from the other
- *   side and must not go back there. They are dropped, its position counts.
+ *   side and must not go back there. They are dropped, its position counts; what their tables look like is nobody's
+ *   matter, so a relation is judged by the first change of it that counts, not when the log describes it.
  * - Changes to tables that the stream's origin does not lead are dropped too; messages are read all the same. Which
  *   side leads a subset follows from the origin's own log alone: see `route` in lane.ts.
  * - A transaction larger than `partBytesMax` is handed on in parts, so that memory stays bounded.
@@ -92,13 +93,15 @@ export function parseLogMessage(content: string): LogMessage | null {
 
 interface KnownRelation {
   readonly relation: RelationMessage;
-  readonly wanted: boolean;
   readonly subset: SubsetId;
+  /** Of its changes made while the origin led, and while it did not; undefined before the first of them. */
+  wantedLed: boolean | undefined;
+  wantedStray: boolean | undefined;
 }
 
 export class TransactionAssembler {
   readonly #origin: Side;
-  readonly #wanted: (relation: RelationMessage) => boolean;
+  readonly #wanted: (relation: RelationMessage, led: boolean) => boolean;
   readonly #partBytesMax: number;
   readonly #notesStrays: boolean;
   readonly #subsetOf: (relation: RelationMessage) => SubsetId;
@@ -110,8 +113,8 @@ export class TransactionAssembler {
     origin: Side,
     options: {
       readonly authority: Authority;
-      /** Whether the table is one of the lane's. */
-      readonly wanted: (relation: RelationMessage) => boolean;
+      /** Whether the table is one of the lane's. `led`: the change was made while the origin led it. */
+      readonly wanted: (relation: RelationMessage, led: boolean) => boolean;
       readonly partBytesMax: number;
       /** Absent: all of them are one. */
       readonly subsetOf?: (relation: RelationMessage) => SubsetId;
@@ -170,7 +173,13 @@ export class TransactionAssembler {
     // The server repeats itself after every change to its caches: only another definition is another relation.
     if (known !== undefined && sameRelation(known, message)) return;
     const subset = this.#subsetOf(message);
-    this.#relations.set(message.id, { relation: message, wanted: this.#wanted(message), subset });
+    const unjudged = { wantedLed: undefined, wantedStray: undefined };
+    this.#relations.set(message.id, { relation: message, subset, ...unjudged });
+  }
+
+  #isWanted(known: KnownRelation, led: boolean): boolean {
+    if (led) return (known.wantedLed ??= this.#wanted(known.relation, true));
+    return (known.wantedStray ??= this.#wanted(known.relation, false));
   }
 
   #logicalMessage(message: LogicalMessage): void {
@@ -220,13 +229,13 @@ export class TransactionAssembler {
     if (message.kind === 'truncate') {
       const relations = message.relationIds.flatMap((id) => {
         const known = this.#relation(id);
-        return known.wanted && this.#leads(known) === led ? [known.relation] : [];
+        return this.#leads(known) === led && this.#isWanted(known, led) ? [known.relation] : [];
       });
       return relations.length === 0 ? null : { kind: 'truncate', relations };
     }
     const known = this.#relation(message.relationId);
     const { relation } = known;
-    if (!known.wanted || this.#leads(known) !== led) return null;
+    if (this.#leads(known) !== led || !this.#isWanted(known, led)) return null;
     switch (message.kind) {
       case 'insert':
         return { kind: 'insert', relation, row: message.row };
