@@ -17,6 +17,7 @@ import {
 } from '../core/ports.js';
 import { UnderstudyError } from '../core/errors.js';
 import { quoteTable } from '../core/postgres.js';
+import { subsetIds } from '../core/subsets.js';
 import {
   barrierState,
   planBarrier,
@@ -83,9 +84,29 @@ function wholeOr(subset: SubsetId): SubsetId | undefined {
   return subset === WHOLE_DATABASE ? undefined : subset;
 }
 
-/** While the sides lead different subsets, every statement has to find its own. */
-function routingFindings({ deps }: Operation): readonly Finding[] {
-  if (deps.subset === WHOLE_DATABASE || deps.routesSubsets === true) return [];
+/**
+ * While the sides lead different subsets, every statement has to find its own, and is read for that. What a reader misses
+ * no barrier catches where it only reads: that is for the operator to accept. The way back is never refused for it.
+ */
+function routingFindings({ deps, kind, to }: Operation): readonly Finding[] {
+  if (deps.subset === WHOLE_DATABASE) return [];
+  if (deps.routesSubsets === true) {
+    const others = subsetIds(deps.subsets ?? []).filter((each) => each !== deps.subset);
+    const parts = kind === 'cutover' && others.some((each) => deps.traffic.route(each).side !== to);
+    if (!parts || deps.settings.parting === 'accept') return [];
+    return [
+      {
+        severity: 'blocker',
+        check: 'subset-parting',
+        side: 'proxy',
+        object: deps.subset,
+        message:
+          'other subsets would stay on the source: each statement is then read to find its side, and what can’t be read off it would read the side that does not lead',
+        advice:
+          'Read docs/subsets.md, “What is not seen”, and say cutover.parting: accept; or take `subsets` out of the configuration to switch the whole database.',
+      },
+    ];
+  }
   return [
     {
       severity: 'blocker',

@@ -24,6 +24,8 @@ export interface CutoverSettings {
   readonly drainTimeoutMs: number;
   readonly onDrainTimeout: HoldOptions['onDrainTimeout'];
   readonly onPinned: HoldOptions['onPinned'];
+  /** accept: a subset may be switched while others stay; see docs/subsets.md for what the operator accepts. */
+  readonly parting: 'refuse' | 'accept';
   /** All attempts of one barrier change together. */
   readonly fenceTimeoutMs: number;
   /** One wait for one lock of a barrier change; kept below the server's deadlock_timeout, whatever stands here. */
@@ -56,6 +58,7 @@ export const DEFAULT_CUTOVER_SETTINGS: CutoverSettings = {
   drainTimeoutMs: 5_000,
   onDrainTimeout: 'abort',
   onPinned: 'refuse',
+  parting: 'refuse',
   fenceTimeoutMs: 2_000,
   lockTimeoutMs: 20,
   installTimeoutMs: 60_000,

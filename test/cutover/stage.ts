@@ -276,7 +276,7 @@ export class Stage implements AsyncDisposable {
         sleep: (ms, signal) =>
           process.stopped ? new Promise(() => undefined) : systemClock.sleep(ms, signal),
       },
-      settings: { ...DEFAULT_CUTOVER_SETTINGS, lagWaitMs: 100, ...this.#options.settings },
+      settings: { ...DEFAULT_CUTOVER_SETTINGS, parting: 'accept', lagWaitMs: 100, ...this.#options.settings },
       random: (bytes) => randomBytes(bytes).toString('hex'),
       inspect: () => Promise.resolve(this.#options.findings ?? []),
       readFingerprint: readColumns,

@@ -152,6 +152,19 @@ describe('a process that dies', () => {
   });
 });
 
+test('subsets are parted with the operator’s consent alone; the way back needs none', async () => {
+  await using stage = await open();
+  const restart = (parting: 'refuse' | 'accept') =>
+    stage.restart({ subsets: SUBSETS, settings: { parting } });
+  await restart('refuse');
+  const refused = await switched(stage, 'cutover', 'days');
+  expect(refused.findings.map(({ check }) => check)).toEqual(['subset-parting']);
+  await restart('accept');
+  expect(await switched(stage, 'cutover', 'days')).toMatchObject(done);
+  await restart('refuse');
+  expect(await switched(stage, 'rollback', 'days')).toMatchObject(done);
+});
+
 test('borders may be drawn anew while one side leads everything', async () => {
   await using stage = await open();
   await stage.restart({ subsets: [rule('one', ['public.parent'])] });

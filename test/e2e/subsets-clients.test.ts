@@ -9,6 +9,7 @@ const YAML = `
 subsets:
   orders: { tables: [public.orders] }
   stock: { tables: [public.stock] }
+cutover: { parting: accept }
 `;
 
 interface Writer {

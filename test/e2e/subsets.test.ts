@@ -52,6 +52,7 @@ class Life {
       clock: systemClock,
       settings: {
         ...DEFAULT_CUTOVER_SETTINGS,
+        parting: 'accept',
         holdBudgetMs: 60_000,
         markTimeoutMs: 40_000,
         fenceTimeoutMs: 20_000,

@@ -368,6 +368,11 @@ export const sections = {
       ['refuse', 'close'],
       CUTOVER.onPinned,
     ),
+    parting: choice(
+      'May a subset be switched while others stay? `accept` says that you have read in docs/subsets.md what is not seen.',
+      ['refuse', 'accept'],
+      CUTOVER.parting,
+    ),
     fenceTimeoutMs: milliseconds(
       'All attempts to raise or lower the fence together.',
       CUTOVER.fenceTimeoutMs,
