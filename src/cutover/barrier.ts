@@ -350,12 +350,14 @@ export async function changeBarrier(
     ...(change.end === 'stage' ? [UNBOUND_SQL] : []),
   ];
   return await inBarrierTransaction(session, plan, limits, async (begin) => {
-    const answers = await session.batch([...begin, ...change.claimSql]);
-    if (answers.at(-1)?.count !== 1) {
+    // Raising is undone whole by a rollback, so its claim may be judged after it. A sequence that lowering sets is not.
+    const claimed = [...begin, ...change.claimSql];
+    const answers = await session.batch(change.raise ? [...claimed, ...statements] : claimed);
+    if (answers[claimed.length - 1]?.count !== 1) {
       await session.batch(['ROLLBACK']);
       return false;
     }
-    if (statements.length > 0) await session.batch(statements);
+    if (!change.raise && statements.length > 0) await session.batch(statements);
     if (change.end === 'stage') return true;
     limits.signal.throwIfAborted();
     await commit(session);

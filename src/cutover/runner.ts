@@ -15,7 +15,8 @@
  *  11. finish      report, journaled
  *
  * Invariants:
- * - A state is journaled before it is acted on: what only reads or waits may begin meanwhile.
+ * - A state is journaled before it is acted on: what only reads or waits may begin meanwhile. Past the commit, where a
+ *   successor does the same whichever state it finds, they are journaled beside the steps, in order: clients wait for those.
  * - A failure before COMMIT is sent: staged transactions discarded, then the abort journaled, only then the barrier
  *   lowered, only then the gate opened. If the destination is gone, a cutover may be undone without it, because COMMIT
  *   was not sent and nobody else has this attempt's nonce; the journal is put right when it returns.
@@ -212,6 +213,7 @@ export class OperationRunner {
 
   async #afterCommit(): Promise<OperationReport> {
     const { key } = this.#operation;
+    const journaled: Promise<void>[] = [];
     for (const step of STEPS_AFTER_COMMIT) {
       await this.#at(`before:${step.name}`);
       await this.#timed(step.name, () =>
@@ -226,8 +228,9 @@ export class OperationRunner {
         ),
       );
       await this.#at(`after:${step.name}`);
-      if (step.done !== undefined) await this.#journaledIfPossible(step.done);
+      if (step.done !== undefined) journaled.push(this.#journaledIfPossible(step.done));
     }
+    await Promise.all(journaled);
     await this.#at('before:finish');
     this.#input('released');
     const report = this.#report('done');
