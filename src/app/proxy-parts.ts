@@ -83,6 +83,7 @@ export function makeProxy(deps: ProxyPartsDeps): ProxyParts<Proxy> {
       if (!changed) return;
       hints = read;
       names = unqualifiedNames(read.statefulFunctions);
+      proxy.statefulFunctionsChanged();
     },
   };
 }

@@ -460,6 +460,13 @@ export class Gate {
     for (const session of this.#deps.sessions()) session.route(wanted);
   }
 
+  /** Functions that change what a session holds may have been called by statements that were not known to call one. */
+  statefulFunctionsChanged(): void {
+    if (!this.#deps.router.armed) return;
+    this.#deps.context.text.setStatefulNames(this.#deps.statefulFunctions());
+    for (const session of this.#deps.sessions()) session.clientStream.changes += 1;
+  }
+
   /** Routes were set without a switch. */
   routesChanged(): void {
     this.#routeSessions(this.#deps.router.armed);

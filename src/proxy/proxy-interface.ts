@@ -178,6 +178,8 @@ export interface Proxy extends ProxyControl {
   setTls(tls: ClientTls | undefined): void;
   /** A client of another proxy has changed the catalogs. */
   catalogsChanged(): void;
+  /** Those that `statefulFunctions` tells are others now. */
+  statefulFunctionsChanged(): void;
   /** A cancel request that came in at another proxy. */
   cancel(processId: number, secret: Buffer): void;
 }

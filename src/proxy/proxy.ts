@@ -247,6 +247,10 @@ class PostgresProxy implements Proxy {
     this.#pools.catalogsChanged();
   }
 
+  statefulFunctionsChanged(): void {
+    this.#gate.statefulFunctionsChanged();
+  }
+
   cancel(processId: number, secret: Buffer): void {
     this.#clients.cancel(processId, secret);
   }

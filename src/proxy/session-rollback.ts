@@ -1,7 +1,8 @@
 /**
  * The drain deadline has passed: ends what one session has open, and has its client told 40001.
  *
- * 1. A client in the middle of a message is closed: nothing can be said to either end in between.
+ * 1. A client in the middle of a message is closed: nothing can be said to either end in between. So is one that is
+ *    between two sides, or gets there meanwhile: it has no transaction that could be ended.
  * 2. What runs is cancelled, a COPY is failed, and its error is told as 40001.
  * 3. What is left open, a transaction block or a pipeline without its Sync, is rolled back on the backend by the
  *    proxy's own ROLLBACK. From then on the client is answered here: its next statement gets 40001, further ones
@@ -18,8 +19,8 @@ import type { SessionPhase } from './session-phases.js';
 export interface RollbackSubject {
   readonly tracker: ResponseTracker;
   readonly phase: () => SessionPhase;
-  /** The client has sent part of a message. */
-  readonly insideClientMessage: () => boolean;
+  /** The client has sent part of a message, or the session is between two sides. */
+  readonly midway: () => boolean;
   readonly terminate: (sqlState: string, message: string) => void;
   readonly toServer: (bytes: Buffer) => void;
   readonly toClient: (bytes: Buffer) => void;
@@ -37,13 +38,16 @@ export interface RollbackSubject {
 /** Resolves once the backend is idle, or the session closed, or what runs did not end within the bound. */
 export async function rollBackSession(subject: RollbackSubject): Promise<void> {
   const { tracker, phase } = subject;
-  if (subject.insideClientMessage()) {
-    subject.terminate('57P01', 'terminating connection because the database is being switched over');
-    return;
-  }
+  if (closedMidway(subject)) return;
   if (busy(tracker)) await cancelRunning(subject);
-  if (phase() !== 'draining' || busy(tracker)) return;
+  if (phase() !== 'draining' || closedMidway(subject) || busy(tracker)) return;
   await endTransaction(subject);
+}
+
+function closedMidway({ midway, terminate }: RollbackSubject): boolean {
+  if (!midway()) return false;
+  terminate('57P01', 'terminating connection because the database is being switched over');
+  return true;
 }
 
 function busy(tracker: ResponseTracker): boolean {

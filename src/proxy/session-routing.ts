@@ -90,6 +90,9 @@ export class SessionRouting {
   /** What the transaction has done so far, while it is bound to no side. */
   #redo: Redone[] = [];
   #redoBytes = 0;
+  #redoSinceChange = 0;
+  /** Counts what was given up; a reading that was begun before is of no use any more. */
+  #generation = 0;
   #scope: NameScope | null = null;
   #scopeAtChange = -1;
   /** The transaction has set what names mean; its end may undo that. */
@@ -106,6 +109,11 @@ export class SessionRouting {
     return this.#state === 'moving';
   }
 
+  /** The client is in the middle of a message that is dropped or passed on, or the session is between sides. */
+  get midway(): boolean {
+    return this.#state === 'moving' || this.#passing > 0 || this.#dropped > 0;
+  }
+
   /** Nothing of what it began is under way. */
   get atRest(): boolean {
     return this.#state === 'resting' && this.#passing === 0;
@@ -114,6 +122,17 @@ export class SessionRouting {
   end(): void {
     this.#state = 'ended';
     this.#session.moves.end();
+  }
+
+  /** What is held is answered by others, and what is open is ended by them: what was decided on it counts no more. */
+  givenUp(): void {
+    if (this.#state === 'ended') return;
+    this.#generation += 1;
+    this.#state = 'resting';
+    this.#flushed = false;
+    this.#names.clear();
+    this.#scope = null;
+    this.#ended();
   }
 
   /** Sends on what may be sent. Call whenever something has come, or has been answered. */
@@ -206,15 +225,16 @@ export class SessionRouting {
     const known = this.#knownReach(segment);
     if (known !== null) return this.#decide(segment, known);
     this.#state = 'reading';
-    this.#read(segment).then(
-      (reach) => this.#haveRead(segment, reach),
-      (error: unknown) => this.#haveRead(segment, unknown(reasonOf(error))),
+    const generation = this.#generation;
+    this.#read(segment, generation).then(
+      (reach) => this.#haveRead(segment, reach, generation),
+      (error: unknown) => this.#haveRead(segment, unknown(reasonOf(error)), generation),
     );
     return false;
   }
 
-  #haveRead(segment: Segment, reach: Reach): void {
-    if (this.#state !== 'reading') return;
+  #haveRead(segment: Segment, reach: Reach, generation: number): void {
+    if (this.#state !== 'reading' || generation !== this.#generation) return;
     this.#state = 'resting';
     const { mayBegin, closed, settle } = this.#session;
     if (closed()) return;
@@ -266,13 +286,14 @@ export class SessionRouting {
     return payload.toString('utf8', 1, Math.max(1, payload.indexOf(0, 1)));
   }
 
-  async #read(segment: Segment): Promise<Reach> {
+  async #read(segment: Segment, generation: number): Promise<Reach> {
     const scope = await this.#scopeNow();
     if (scope === null) return unknown('what its names mean can’t be asked at the moment');
     // What others prepare in front of it is not there yet.
     const alone = segment.runs.length === 1 && this.#session.tracker.settled;
     let reach = NOTHING;
     for (const run of segment.runs) {
+      if (generation !== this.#generation) return unknown('it was given up');
       const text = this.#textOf(run);
       const read =
         text === undefined
@@ -375,6 +396,7 @@ export class SessionRouting {
   }
 
   #note(segment: Segment, bytes: Buffer): void {
+    if (this.#redo.length === 0) this.#redoSinceChange = this.#session.clientStream.changes;
     this.#redoBytes += segment.bytes;
     const entry = segment.whole && this.#redoBytes <= REDO_BYTES_MAX ? redone(bytes, segment.simple) : null;
     if (entry === null) this.#bound = { side: this.#session.side(), subset: null };
@@ -387,7 +409,7 @@ export class SessionRouting {
    * 3. What there was of its transaction is run again there; or here, where it could not go, for its client to see it fail.
    */
   async #move(segment: Segment, reach: Reach, subset: SubsetId, wanted: Side): Promise<void> {
-    const { tracker, again, moves, closed, settle, terminate, unnamedAgain } = this.#session;
+    const { tracker, again, moves, closed, settle, terminate, unnamedAgain, clientStream } = this.#session;
     if (tracker.unsynced) await again(encodeSync(), 'own-sync');
     if (tracker.status !== STATUS_IDLE) await again(encodeRawQuery('ROLLBACK'), 'own-query');
     const failed = await moves.to(wanted);
@@ -400,6 +422,8 @@ export class SessionRouting {
         return;
       }
     }
+    // What it sets by that was undone here when the session was asked what it holds.
+    if (this.#redo.length > 0 && clientStream.changes !== this.#redoSinceChange) clientStream.changes += 1;
     if (this.#redo.length > 0) unnamedAgain();
     if (this.#state !== 'moving') return;
     this.#state = 'resting';

@@ -403,7 +403,7 @@ export class Session {
   }
 
   #mayRest(): boolean {
-    return this.#atBoundary() && this.#routing?.moving !== true;
+    return this.#atBoundary() && this.#routing?.midway !== true;
   }
 
   /** After anything that may have settled something: goes on with what waited for that. */
@@ -578,6 +578,11 @@ export class Session {
     this.clientStream.draining = false;
     this.#phase.move('serving');
     this.#serverStream.whole = false;
+    // The gate opened before it came to its boundary: nothing new is begun until it has.
+    if (this.#routingWanted !== null) {
+      this.route(this.#routingWanted);
+      if (!this.#phase.is('serving')) return;
+    }
     if (this.#routing === null) this.#pump();
     this.#settle();
   }
@@ -657,6 +662,7 @@ export class Session {
   // --------------------------------------------------------------------------------------------- local answers
 
   #answer(mode: AnswerMode, sqlState: string, message: string, options: AnswerOptions = {}): void {
+    this.#routing?.givenUp();
     this.#answers.begin(mode, sqlState, message, options);
     this.#phase.move('answering');
     this.#answerHeld();
@@ -679,6 +685,7 @@ export class Session {
     this.#answers.end();
     if (this.#gateClosed) {
       this.#phase.move('held');
+      if (this.#routingWanted !== null) this.#setRouting(this.#routingWanted);
       this.#lookAtHeld();
     } else {
       this.#serve();
@@ -689,14 +696,15 @@ export class Session {
 
   /**
    * The drain deadline has passed: ends what the session has open, and tells its client 40001. Resolves once the
-   * backend is idle. A client in the middle of a message is closed with 57P01, as nothing can be said in between.
+   * backend is idle. A client in the middle of a message, or between sides, is closed with 57P01, as nothing can be said
+   * in between.
    */
   async rollBack(): Promise<void> {
     if (this.atRest) return;
     await rollBackSession({
       tracker: this.#tracker,
       phase: () => this.phase,
-      insideClientMessage: () => this.clientStream.walker.insideFrame,
+      midway: () => this.clientStream.walker.insideFrame || this.#routing?.midway === true,
       terminate: (sqlState, message) => this.terminate(sqlState, message),
       toServer: (bytes) => this.#sockets.toServer(bytes),
       toClient: (bytes) => this.#sockets.toClient(bytes),

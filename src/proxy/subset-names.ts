@@ -24,6 +24,11 @@ export class PreparedNames {
     }
   }
 
+  clear(): void {
+    this.#texts.clear();
+    this.#characters = 0;
+  }
+
   textOf(name: string): string | undefined {
     return this.#texts.get(name);
   }

@@ -655,7 +655,7 @@ export class PooledClient implements LinkUser, WatchedSession, IntakeHost {
     await rollBackLinked(backend, this.#context, {
       tracker: this.tracker,
       phase: () => (this.#phase.is('linked') ? 'draining' : this.#sessionPhase()),
-      insideClientMessage: () => this.#input.passing > 0,
+      midway: () => this.#input.passing > 0,
       terminate: (sqlState, message) => this.terminate(sqlState, message),
       toClient: (bytes) => void this.toClient(bytes),
       setCancelling: (cancelling) => (this.#cancelledAs = cancelling ? ROLLED_BACK : null),

@@ -1,0 +1,188 @@
+/** What a session holds, and what it has begun, while subsets are on different sides. */
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import type { NameScope, StatementReach } from '../../src/core/subset-ports.js';
+import { databasePair, until, type DatabasePair } from '../support/servers.js';
+import { RawClient, errorField, firstColumn, send, startProxy, type RunningProxy } from './proxy-support.js';
+import { ReadHere, makeSides } from './subset-support.js';
+
+/** Holds back what it reads of texts that contain `heldBack`, until it is let go. */
+class Slowly extends ReadHere {
+  heldBack: string | null = null;
+  waiting: (() => void)[] = [];
+
+  override async read(text: string, scope: NameScope): Promise<StatementReach> {
+    const reach = await super.read(text, scope);
+    if (this.heldBack !== null && text.includes(this.heldBack))
+      await new Promise<void>((resolve) => this.waiting.push(resolve));
+    return reach;
+  }
+
+  letGo(): void {
+    this.heldBack = null;
+    for (const resolve of this.waiting.splice(0)) resolve();
+  }
+}
+
+let pair: DatabasePair;
+let running: RunningProxy;
+let reaches: Slowly;
+let stateful: string[] = [];
+
+beforeAll(async () => {
+  pair = await databasePair();
+  await makeSides(pair);
+  for (const client of [pair.onSource, pair.onDestination]) {
+    await client.query(`CREATE FUNCTION public.enter(text) RETURNS void LANGUAGE sql
+      SET work_mem = '4MB' AS $$ SELECT set_config('app.tenant', $1, false) $$`);
+    await client.query(
+      `DO $$ BEGIN CREATE ROLE subset_reader; EXCEPTION WHEN duplicate_object THEN NULL; END $$`,
+    );
+    await client.query('GRANT SELECT ON ALL TABLES IN SCHEMA public TO subset_reader');
+  }
+  reaches = new Slowly(pair);
+  running = await startProxy(
+    pair,
+    { askTimeoutMs: 5000 },
+    {
+      subsets: { ids: ['a', 'b', 'rest'], reaches },
+      customSettings: () => ['app.tenant'],
+      statefulFunctions: () => stateful,
+    },
+  );
+  running.proxy.setRoute('a', { side: 'destination', epoch: 1 });
+});
+afterAll(async () => {
+  await running[Symbol.asyncDispose]();
+  await pair[Symbol.asyncDispose]();
+});
+
+const raw = (parameters: Record<string, string> = {}): Promise<RawClient> =>
+  RawClient.connect(running.port, running.database, parameters);
+
+/** Of each text: its rows, or its error's SQLSTATE. */
+async function say(client: RawClient, ...texts: string[]): Promise<unknown[]> {
+  const said: unknown[] = [];
+  for (const text of texts) {
+    const messages = await client.run([send.query(text)]);
+    const error = messages.find(({ type }) => type === 'E');
+    said.push(
+      error === undefined
+        ? messages
+            .filter(({ type }) => type === 'D')
+            .map(firstColumn)
+            .join()
+        : errorField(error, 'C'),
+    );
+  }
+  return said;
+}
+
+const hold = (drainTimeoutMs: number, onDrainTimeout: 'abort' | 'cancel'): Promise<unknown> =>
+  running.proxy.hold('b', 'destination', {
+    drainTimeoutMs,
+    onDrainTimeout,
+    onPinned: 'refuse',
+    signal: new AbortController().signal,
+  });
+
+test('what a transaction that was moved has set is there on the way back', async () => {
+  await using client = await raw();
+  expect(
+    await say(
+      client,
+      'SELECT note FROM b1',
+      'BEGIN',
+      'SET ROLE subset_reader',
+      "SET application_name = 'kept'",
+      'SELECT note || current_user FROM a1',
+      'COMMIT',
+      'SELECT note || current_user FROM b1',
+      'SHOW application_name',
+      'SELECT note || current_user FROM a1',
+    ),
+  ).toEqual(
+    ['source', '', '', '', 'destinationsubset_reader', '', 'sourcesubset_reader', 'kept'].concat(
+      'destinationsubset_reader',
+    ),
+  );
+});
+
+test('what was read for a statement that was answered here is not applied to another', async () => {
+  const { proxy } = running;
+  await using client = await raw();
+  expect(await say(client, 'SELECT note FROM b1')).toEqual(['source']);
+  await proxy.prepare('b', 'destination', new AbortController().signal);
+  reaches.heldBack = 'waits';
+  client.write(send.query('SELECT note AS waits FROM a1'));
+  await until(() => reaches.waiting.length === 1);
+  await hold(20_000, 'abort');
+  await client.cancel();
+  await client.readies(1);
+  expect(
+    client
+      .take()
+      .filter(({ type }) => type === 'E')
+      .map((each) => errorField(each, 'C')),
+  ).toEqual(['57014']);
+  client.write(send.query('SELECT note AS waits FROM b1'));
+  proxy.release('b');
+  await until(() => reaches.waiting.length === 2);
+  reaches.letGo();
+  await client.readies(1);
+  expect(
+    client
+      .take()
+      .filter(({ type }) => type === 'D')
+      .map(firstColumn),
+  ).toEqual(['source']);
+  proxy.discardWarm('b');
+});
+
+test('a pipeline that was refused and then rolled back drops nothing of the next', async () => {
+  const { proxy } = running;
+  await using client = await raw();
+  client.write(send.parse('SELECT a1.note FROM a1, b1'), send.bind(), send.execute(), send.flush());
+  await until(() => client.types.endsWith('E'));
+  client.take();
+  await proxy.prepare('b', 'destination', new AbortController().signal);
+  await hold(50, 'cancel');
+  proxy.release('b');
+  proxy.discardWarm('b');
+  await client.run([send.sync()]);
+  const messages = await client.run([
+    send.parse('SELECT note FROM b1'),
+    send.bind(),
+    send.execute(),
+    send.sync(),
+  ]);
+  expect(messages.filter(({ type }) => type === 'D').map(firstColumn)).toEqual(['source']);
+});
+
+test('a session that could not be routed at once is so as soon as it can be', async () => {
+  const { proxy } = running;
+  proxy.setRoute('a', { side: 'source', epoch: 2 });
+  await using client = await raw();
+  await say(client, 'BEGIN', 'SELECT note FROM b1');
+  proxy.setRoute('a', { side: 'destination', epoch: 3 });
+  await proxy.prepare('b', 'destination', new AbortController().signal);
+  await expect(hold(50, 'abort')).rejects.toMatchObject({ code: 'drain-timeout' });
+  proxy.discardWarm('b');
+  client.write(send.query('COMMIT'), send.query('SELECT note FROM a1'));
+  await client.readies(2);
+  expect(
+    client
+      .take()
+      .filter(({ type }) => type === 'D')
+      .map(firstColumn),
+  ).toEqual(['destination']);
+});
+
+test('functions that are told later to change what a session holds are known from then on', async () => {
+  await using client = await raw();
+  const enter = (tenant: string): string => `SELECT enter('${tenant}') FROM b1`;
+  const there = "SELECT current_setting('app.tenant', true) FROM a1";
+  await say(client, there, enter('one'));
+  stateful = ['enter'];
+  running.proxy.statefulFunctionsChanged();
+  expect(await say(client, there, enter('two'), there)).toEqual(['one', '', 'two']);
+});
