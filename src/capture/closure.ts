@@ -4,11 +4,11 @@
  * several tables. What can't be read (dynamic SQL, other languages) is named in `unknown`, never guessed.
  */
 import type pg from 'pg';
-import { loadModule, parsePlPgSQLSync } from 'libpg-query';
+import { loadModule } from 'libpg-query';
 import type { TableReference } from './access.js';
 import { pathOf } from './catalog-read.js';
 import { PostgresParser } from './parser.js';
-import { analyse } from './tree-footprint.js';
+import { bodyOf, type Routine } from './routine-body.js';
 
 export interface ClosureTable {
   /** `schema.name`. */
@@ -111,6 +111,7 @@ const BOUND_SQL = `
 const ROUTINES_SQL = `
   SELECT p.oid, n.nspname AS schema, p.proname AS name, l.lanname AS language, p.prosrc AS body,
     CASE WHEN l.lanname = 'plpgsql' THEN pg_catalog.pg_get_functiondef(p.oid) END AS definition,
+    p.prosecdef AS definer, pg_catalog.array_to_json(p.proconfig) AS settings,
     (SELECT pg_catalog.json_agg(DISTINCT ${NAME('t.tgrelid')})
      FROM pg_catalog.pg_trigger t WHERE t.tgfoid = p.oid AND NOT t.tgisinternal AND t.tgparentid = 0) AS tables
   FROM pg_catalog.pg_proc p
@@ -164,17 +165,6 @@ function tieFrom(row: Row): Tie {
   return { a: row['a'] ?? '', b: row['b'] ?? '', by: row['by'] ?? '' };
 }
 
-export interface Routine {
-  readonly schema: string;
-  readonly name: string;
-  readonly language: string;
-  readonly body: string;
-  /** Of PL/pgSQL: the whole CREATE FUNCTION. */
-  readonly definition: string | null;
-  /** That have a trigger which calls it. */
-  readonly triggerTables: readonly string[];
-}
-
 function routineFrom(row: Row): Routine {
   return {
     schema: row['schema'] ?? '',
@@ -182,16 +172,10 @@ function routineFrom(row: Row): Routine {
     language: row['language'] ?? '',
     body: row['body'] ?? '',
     definition: row['definition'] ?? null,
+    settings: JSON.parse(row['settings'] ?? '[]') as readonly string[],
+    definer: row['definer'] === 't',
     triggerTables: JSON.parse(row['tables'] ?? '[]') as readonly string[],
   };
-}
-
-/** What a function's body names, and why that may not be all. */
-export interface Body {
-  readonly tables: readonly TableReference[];
-  readonly calls: readonly TableReference[];
-  /** Why it can't be read in full. */
-  readonly problem: 'dynamic SQL' | 'another language' | 'a body that can’t be read' | null;
 }
 
 /** Ties by what routines touch, themselves and through those that they call. */
@@ -205,38 +189,53 @@ export async function readRoutines(
   const parser = new PostgresParser();
   await parser.load();
   const bodies = new Map(routines.map((routine) => [routine, bodyOf(routine, parser)]));
+  const ids = new Map(routines.map((routine, at) => [routine, at]));
   const byName = new Map<string, Routine[]>();
   for (const routine of routines) byName.set(routine.name, [...(byName.get(routine.name) ?? []), routine]);
-  const tableOf = ({ schema, name }: TableReference): string | undefined =>
-    (schema === null ? path : [schema]).map((each) => `${each}.${name}`).find((table) => known.has(table));
-  const touched = (routine: Routine, depth: number, into: Set<string>, seen: Set<Routine>): void => {
-    if (seen.has(routine) || depth > DEPTH_MAX) return;
-    seen.add(routine);
+  const tableOf = ({ schema, name }: TableReference, within: readonly string[]): string | undefined =>
+    (schema === null ? within : [schema]).map((each) => `${each}.${name}`).find((table) => known.has(table));
+  /** Into `into`; returns the first reason why that is not all. */
+  const touched = (
+    routine: Routine,
+    within: readonly string[],
+    depth: number,
+    into: Set<string>,
+    seen: Set<string>,
+  ): string | null => {
     const body = bodies.get(routine);
-    for (const reference of body?.tables ?? []) {
-      const table = tableOf(reference);
+    if (body === undefined) return null;
+    const own = typeof body.path === 'string' ? within : body.path;
+    const key = JSON.stringify([ids.get(routine), own]);
+    if (seen.has(key)) return null;
+    if (depth > DEPTH_MAX) return 'calls too deep to follow';
+    seen.add(key);
+    let problem = body.problem;
+    for (const reference of body.tables) {
+      const table = tableOf(reference, own);
       if (table !== undefined) into.add(table);
     }
-    for (const { schema, name } of body?.calls ?? []) {
+    for (const { schema, name } of body.calls) {
       // Overloaded ones can't be told apart without types: each may be meant.
       for (const called of byName.get(name) ?? [])
-        if (schema === null || called.schema === schema) touched(called, depth + 1, into, seen);
+        if (schema === null || called.schema === schema)
+          problem = touched(called, own, depth + 1, into, seen) ?? problem;
     }
+    return problem;
   };
   const ties: Tie[] = [];
   const problems = new Map<string, string[]>();
   const unreadTriggers: UnreadTrigger[] = [];
   for (const routine of routines) {
     const tables = new Set(routine.triggerTables.filter((table) => known.has(table)));
-    touched(routine, 0, tables, new Set());
+    const whole = touched(routine, path, 0, tables, new Set());
     const name = `${routine.schema}.${routine.name}`;
     const by = routine.triggerTables.length > 0 ? `trigger function ${name}` : `function ${name}`;
     const [first, ...others] = tables;
     if (first !== undefined) for (const other of others) ties.push({ a: first, b: other, by });
+    if (whole !== null && routine.triggerTables.length > 0)
+      unreadTriggers.push({ name, tables: routine.triggerTables });
     const problem = bodies.get(routine)?.problem;
-    if (problem == null) continue;
-    problems.set(problem, [...(problems.get(problem) ?? []), name]);
-    if (routine.triggerTables.length > 0) unreadTriggers.push({ name, tables: routine.triggerTables });
+    if (problem != null) problems.set(problem, [...(problems.get(problem) ?? []), name]);
   }
   const unknown = [...problems].map(
     ([problem, names]) =>
@@ -244,67 +243,4 @@ export async function readRoutines(
       `(${problem}): ${names.slice(0, NAMED_MAX).join(', ')}${names.length > NAMED_MAX ? ', …' : ''}.`,
   );
   return { ties, unknown, unreadTriggers };
-}
-
-/** As far as it can be read. */
-export async function routineBody(routine: Routine, parser: PostgresParser): Promise<Body> {
-  await loadModule();
-  return bodyOf(routine, parser);
-}
-
-function bodyOf(routine: Routine, parser: PostgresParser): Body {
-  if (routine.language === 'sql') {
-    // An empty text: a body in the standard's own form, kept as a tree.
-    if (routine.body.trim() === '') return { tables: [], calls: [], problem: 'a body that can’t be read' };
-    return statementsOf([routine.body], parser);
-  }
-  if (routine.language !== 'plpgsql' || routine.definition === null)
-    return { tables: [], calls: [], problem: 'another language' };
-  const found: { readonly texts: string[]; dynamic: boolean } = { texts: [], dynamic: false };
-  try {
-    collect(parsePlPgSQLSync(routine.definition), found, 0);
-  } catch {
-    return { tables: [], calls: [], problem: 'a body that can’t be read' };
-  }
-  const body = statementsOf(found.texts, parser);
-  return found.dynamic ? { ...body, problem: 'dynamic SQL' } : body;
-}
-
-/** The texts in a tree of PL/pgSQL, each made into a statement. Node names: PostgreSQL's plpgsql.h, RawParseMode. */
-function collect(node: unknown, found: { readonly texts: string[]; dynamic: boolean }, depth: number): void {
-  if (typeof node !== 'object' || node === null || depth > 200) return;
-  for (const [name, value] of Object.entries(node)) {
-    if (name.startsWith('PLpgSQL_stmt_dyn')) found.dynamic = true;
-    if (name === 'PLpgSQL_expr') {
-      const { query, parseMode } = value as { readonly query?: string; readonly parseMode?: number };
-      if (query !== undefined) found.texts.push(asStatement(query, parseMode ?? 0));
-    } else collect(value, found, depth + 1);
-  }
-}
-
-const MODE_STATEMENT = 0;
-const MODE_EXPRESSION = 2;
-
-function asStatement(text: string, mode: number): string {
-  if (mode === MODE_STATEMENT) return text;
-  if (mode === MODE_EXPRESSION) return `SELECT ${text}`;
-  // An assignment: a name, perhaps with subscripts, then := or =.
-  return `SELECT ${text.replace(/^[^=]*?:?=/, '')}`;
-}
-
-function statementsOf(texts: readonly string[], parser: PostgresParser): Body {
-  const tables: TableReference[] = [];
-  const calls: TableReference[] = [];
-  let unreadable = false;
-  for (const text of texts) {
-    const parsed = parser.parse(text);
-    if (parsed === null) {
-      unreadable = true;
-      continue;
-    }
-    const analysis = analyse(parsed.statements);
-    tables.push(...analysis.accesses.map(({ table }) => table));
-    calls.push(...analysis.functions);
-  }
-  return { tables, calls, problem: unreadable ? 'a body that can’t be read' : null };
 }

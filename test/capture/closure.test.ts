@@ -61,3 +61,34 @@ test('what ties tables together is read from the catalogs, and what can’t be i
   expect(event).toMatchObject({ root: 'public.event', rows: null });
   expect(closure.tables.find(({ table }) => table === 'public.alone')).toMatchObject({ bytes: 0 });
 });
+
+test('a trigger whose function, or one that it calls, is not understood in full is named', async () => {
+  await using pair = await databasePair();
+  const trigger = (name: string, body: string, options = ''): string => `
+    CREATE TABLE public.of_${name} (id int);
+    CREATE FUNCTION public.${name}() RETURNS trigger LANGUAGE plpgsql ${options} AS $$ BEGIN ${body}; RETURN NEW; END $$;
+    CREATE TRIGGER t BEFORE INSERT ON public.of_${name} FOR EACH ROW EXECUTE FUNCTION public.${name}();`;
+  await pair.onSource.query(`
+    CREATE TABLE public.stock (id int);
+    CREATE SCHEMA own;
+    CREATE TABLE own.stock (id int);
+    CREATE FUNCTION public.queried() RETURNS SETOF int LANGUAGE plpgsql AS
+      'BEGIN RETURN QUERY EXECUTE $x$SELECT 1$x$; END';
+    CREATE FUNCTION public.opened() RETURNS int LANGUAGE plpgsql AS
+      'DECLARE c refcursor; BEGIN OPEN c FOR EXECUTE $x$SELECT 1$x$; RETURN 1; END';
+    CREATE FUNCTION public.altering() RETURNS void LANGUAGE sql AS 'ALTER TABLE public.stock ADD extra int';
+    ${trigger('of_queried', 'PERFORM public.queried()')}
+    ${trigger('of_opened', 'PERFORM 1 WHERE opened() = 1')}
+    ${trigger('of_altering', 'PERFORM public.altering()')}
+    ${trigger('of_definer', 'PERFORM id FROM stock', 'SECURITY DEFINER')}
+    ${trigger('of_role', 'PERFORM id FROM public.stock', 'SET role = none')}
+    ${trigger('of_path', 'PERFORM id FROM stock', 'SECURITY DEFINER SET search_path = own')}
+    ${trigger('noted', "NEW.id := 1; PERFORM set_config('app.x', '1', true); NOTIFY x", 'SECURITY DEFINER')}`);
+  const { unreadTriggers, bound } = await readClosure(pair.onSource);
+  expect((unreadTriggers ?? []).map(({ name }) => name.replace('public.of_', '')).sort()).toEqual(
+    ['altering', 'definer', 'opened', 'queried', 'role'].sort(),
+  );
+  expect(bound.filter(({ by }) => by.includes('of_path'))).toEqual([
+    { a: 'public.of_of_path', b: 'own.stock', by: 'trigger function public.of_path' },
+  ]);
+});

@@ -5,8 +5,9 @@
 import type pg from 'pg';
 import type { SubsetId } from '../../core/ports.js';
 import type { TableReference } from '../access.js';
-import { routineBody, readRoutineList, type Body } from '../closure.js';
+import { readRoutineList } from '../closure.js';
 import type { PostgresParser } from '../parser.js';
+import { routineBody, unreadBody, type Body } from '../routine-body.js';
 
 export interface ReachRelation {
   readonly name: string;
@@ -222,9 +223,7 @@ export class ReachCatalog {
       }
       return;
     }
-    for (const body of routines.get(full) ?? [
-      { tables: [], calls: [], problem: 'a body that can’t be read' },
-    ]) {
+    for (const body of routines.get(full) ?? [unreadBody()]) {
       if (body.problem !== null) {
         found.unknown ??= `what the function ${full} touches can’t be known (${body.problem})`;
         return;
