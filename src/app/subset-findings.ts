@@ -1,5 +1,6 @@
 /** Whether the configured subsets part what belongs together: by the source's catalogs, see capture/closure.ts. */
 import type pg from 'pg';
+import type { AttachedProblem, LooseDraw } from '../capture/attached.js';
 import { readClosure, type Tie } from '../capture/closure.js';
 import { REST, type Finding, type SubsetId, type SubsetRules } from '../core/ports.js';
 import { readSubsetTables } from '../core/subsets.js';
@@ -21,6 +22,15 @@ export async function subsetFindings(
     ...cut(closure.bound, members).map(([tie, here, there]) => tied(tie, here, there)),
     ...cut(closure.foreignKeys, members).map(([tie, here, there]) => keyed(tie, here, there)),
     ...(closure.unreadTriggers ?? []).map(({ name, tables }) => unread(name, tables)),
+    ...(closure.attached?.looseDraws ?? [])
+      .filter(({ table }) => (members.get(table) ?? REST) !== REST)
+      .map((draw) => loose(draw, members.get(draw.table) ?? REST)),
+    ...(closure.attached?.notifies ?? []).map(notifying),
+    ...(closure.attached?.unread ?? [])
+      .filter(
+        ({ by }) => !(closure.unreadTriggers ?? []).some(({ name }) => by.endsWith(`, function ${name}`)),
+      )
+      .map(unreadAttached),
     ...closure.unknown.map(unknown),
   ];
 }
@@ -81,6 +91,36 @@ function unread(name: string, tables: readonly string[]): Finding {
     'subset-trigger-unread',
     name,
     `is called by a trigger on ${tables.join(', ')}, and what it touches can’t be known`,
+    'Write its statements out instead of building them, or switch the whole database as one.',
+  );
+}
+
+function loose({ sequence, table, by }: LooseDraw, subset: SubsetId): Finding {
+  return finding(
+    'blocker',
+    'subset-tied',
+    table,
+    `is in subset ${subset}, and draws from sequence ${sequence} (${by}), which no table owns and which is left with the rest`,
+    `Let a table of the subset own it: ALTER SEQUENCE ${sequence} OWNED BY ${table}.<column>.`,
+  );
+}
+
+function notifying({ table, by }: AttachedProblem): Finding {
+  return finding(
+    'blocker',
+    'subset-notify',
+    table,
+    `notifies (${by}), and what is sent on one side is not heard on the other`,
+    'Switch the whole database as one, or take the notification out.',
+  );
+}
+
+function unreadAttached({ table, by, why }: AttachedProblem): Finding {
+  return finding(
+    'blocker',
+    'subset-unread',
+    table,
+    `has what may touch other tables or sequences, and can’t be known (${by}; ${why})`,
     'Write its statements out instead of building them, or switch the whole database as one.',
   );
 }

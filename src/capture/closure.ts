@@ -6,9 +6,10 @@
 import type pg from 'pg';
 import { loadModule } from 'libpg-query';
 import type { TableReference } from './access.js';
+import { readAttached, type Attached } from './attached.js';
 import { pathOf } from './catalog-read.js';
 import { PostgresParser } from './parser.js';
-import { bodyOf, type Routine } from './routine-body.js';
+import { bodyOf, type Body, type Routine } from './routine-body.js';
 
 export interface ClosureTable {
   /** `schema.name`. */
@@ -36,6 +37,8 @@ export interface Closure {
   readonly unknown: readonly string[];
   /** Functions of these that triggers call, and on which tables. */
   readonly unreadTriggers?: readonly UnreadTrigger[];
+  /** What runs with a table unnamed, as far as it is no tie; its ties are in `bound`. */
+  readonly attached?: Omit<Attached, 'ties'>;
 }
 
 export interface UnreadTrigger {
@@ -145,15 +148,34 @@ export async function readClosure(client: pg.Client): Promise<Closure> {
   const bound = (await client.query<Row>(BOUND_SQL)).rows.map(tieFrom);
   const routines = await readRoutineList(client);
   const path = pathOf((await client.query<Row>(PATH_SQL)).rows[0]?.['path'] ?? 'public');
-  const read = await readRoutines(routines, new Set(tables.map(({ table }) => table)), path);
+  const known = new Set(tables.map(({ table }) => table));
+  const read = await readRoutines(routines, known, path);
+  const { ties, ...attached } = await readAttached(client, await readBodies(routines), known, path);
   const unknown = tables.length === TABLES_MAX ? [`Only the ${TABLES_MAX} largest tables were read.`] : [];
   return {
     tables,
     foreignKeys,
-    bound: [...bound, ...read.ties],
+    bound: distinct([...bound, ...read.ties], ties),
     unknown: [...unknown, ...read.unknown],
     unreadTriggers: read.unreadTriggers ?? [],
+    attached,
   };
+}
+
+/** Those ties of `more` that no other says already. */
+function distinct(ties: readonly Tie[], more: readonly Tie[]): readonly Tie[] {
+  const key = ({ a, b }: Tie): string => (a < b ? `${a}\0${b}` : `${b}\0${a}`);
+  const told = new Set(ties.map(key));
+  return [...ties, ...more.filter((tie) => tie.a !== tie.b && !told.has(key(tie)))];
+}
+
+/** Each as far as it can be read. */
+async function readBodies(routines: readonly Routine[]): Promise<ReadonlyMap<Routine, Body>> {
+  if (routines.length === 0) return new Map();
+  await loadModule();
+  const parser = new PostgresParser();
+  await parser.load();
+  return new Map(routines.map((routine) => [routine, bodyOf(routine, parser)]));
 }
 
 /** The database's own functions and procedures, without those of extensions; at most {@link ROUTINES_MAX}. */
@@ -167,6 +189,7 @@ function tieFrom(row: Row): Tie {
 
 function routineFrom(row: Row): Routine {
   return {
+    oid: row['oid'] ?? '',
     schema: row['schema'] ?? '',
     name: row['name'] ?? '',
     language: row['language'] ?? '',
@@ -185,10 +208,7 @@ export async function readRoutines(
   path: readonly string[],
 ): Promise<Pick<Closure, 'unknown' | 'unreadTriggers'> & { readonly ties: readonly Tie[] }> {
   if (routines.length === 0) return { ties: [], unknown: [], unreadTriggers: [] };
-  await loadModule();
-  const parser = new PostgresParser();
-  await parser.load();
-  const bodies = new Map(routines.map((routine) => [routine, bodyOf(routine, parser)]));
+  const bodies = await readBodies(routines);
   const ids = new Map(routines.map((routine, at) => [routine, at]));
   const byName = new Map<string, Routine[]>();
   for (const routine of routines) byName.set(routine.name, [...(byName.get(routine.name) ?? []), routine]);

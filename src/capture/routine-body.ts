@@ -5,12 +5,14 @@
 import { loadModule, parsePlPgSQLSync } from 'libpg-query';
 import type { TableReference } from './access.js';
 import { pathOf } from './catalog-read.js';
+import { drawsOf } from './draws.js';
 import type { PostgresParser } from './parser.js';
 import { analyse } from './tree-footprint.js';
 import { impliedNames } from './tree-implied.js';
 import { only } from './tree-nodes.js';
 
 export interface Routine {
+  readonly oid: string;
   readonly schema: string;
   readonly name: string;
   readonly language: string;
@@ -29,6 +31,9 @@ export interface Routine {
 export interface Body {
   readonly tables: readonly TableReference[];
   readonly calls: readonly TableReference[];
+  /** Sequences that it draws from by name; null for one that is no constant. */
+  readonly draws: readonly (TableReference | null)[];
+  readonly notifies: boolean;
   /** See ImpliedNames. */
   readonly operators: readonly string[];
   readonly attributes: readonly string[];
@@ -44,6 +49,8 @@ export interface Body {
 const NOTHING: Body = {
   tables: [],
   calls: [],
+  draws: [],
+  notifies: false,
   operators: [],
   attributes: [],
   types: [],
@@ -173,6 +180,8 @@ const SYSTEM_SCHEMAS = new Set(['pg_catalog', 'information_schema']);
 function statementsOf(texts: readonly string[], parser: PostgresParser): Body {
   const tables: TableReference[] = [];
   const calls: TableReference[] = [];
+  const draws: (TableReference | null)[] = [];
+  let notifies = false;
   const implied = { operators: new Set<string>(), attributes: new Set<string>(), types: new Set<string>() };
   let problem: string | null = null;
   let effect: string | null = null;
@@ -196,6 +205,9 @@ function statementsOf(texts: readonly string[], parser: PostgresParser): Body {
         if (writes && isSystem(table)) effect ??= 'the server’s own catalogs';
       }
       calls.push(...analysis.functions);
+      const drawn = drawsOf(parsed.statements);
+      draws.push(...drawn.draws);
+      notifies ||= drawn.notifies;
       const names = impliedNames(parsed.statements);
       for (const each of ['operators', 'attributes', 'types'] as const)
         for (const name of names[each]) implied[each].add(name);
@@ -208,6 +220,8 @@ function statementsOf(texts: readonly string[], parser: PostgresParser): Body {
     ...NOTHING,
     tables,
     calls,
+    draws,
+    notifies,
     operators: [...implied.operators],
     attributes: [...implied.attributes],
     types: [...implied.types],

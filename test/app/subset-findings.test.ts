@@ -35,3 +35,58 @@ test('what subsets would part is named, with the tie', async () => {
     expect.stringContaining('warning subset-unknown'),
   ]);
 });
+
+test('what runs unnamed with a table ties it: policies, defaults, checks, views’ triggers, sequences drawn in bodies', async () => {
+  await using pair = await databasePair();
+  await pair.onSource.query(`SET search_path = public;
+    CREATE TABLE a (id int PRIMARY KEY, n int); CREATE TABLE b (id int PRIMARY KEY, n int);
+    CREATE TABLE c (id int PRIMARY KEY, n int); CREATE TABLE d (id int PRIMARY KEY, n int);
+    CREATE TABLE e (id int PRIMARY KEY, n int); CREATE TABLE plain (id serial PRIMARY KEY, n int CHECK (n > 0));
+    CREATE TABLE late (id int DEFAULT nextval('plain_id_seq'::text)); CREATE TABLE heard (id int);
+    CREATE TABLE owning (id int); CREATE TABLE gone (id int);
+    CREATE TABLE other (id int); CREATE VIEW others AS SELECT id FROM other;
+    CREATE SEQUENCE numbers; CREATE SEQUENCE owned OWNED BY owning.id;
+    CREATE FUNCTION number() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.id := nextval('public.numbers'); RETURN NEW; END $$;
+    CREATE TRIGGER number BEFORE INSERT ON a FOR EACH ROW EXECUTE FUNCTION number();
+    CREATE FUNCTION own_number() RETURNS int LANGUAGE sql AS $$ SELECT nextval('owned'::regclass)::int $$;
+    ALTER TABLE owning ALTER id SET DEFAULT own_number();
+    CREATE FUNCTION any_number() RETURNS int LANGUAGE sql AS $$ SELECT nextval(current_setting('x.y')::regclass)::int $$;
+    ALTER TABLE gone ALTER id SET DEFAULT any_number();
+    ALTER TABLE b ENABLE ROW LEVEL SECURITY;
+    CREATE POLICY mine ON b USING (EXISTS (SELECT FROM others o WHERE o.id = b.id));
+    CREATE FUNCTION next_no() RETURNS int LANGUAGE sql AS $$ UPDATE other SET id = id + 1 RETURNING id $$;
+    ALTER TABLE c ALTER n SET DEFAULT next_no();
+    CREATE FUNCTION inner_ok(int) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RETURN EXISTS (SELECT FROM others WHERE id = $1); END $$;
+    CREATE FUNCTION ok(int) RETURNS boolean LANGUAGE sql AS $$ SELECT inner_ok($1) $$;
+    ALTER TABLE d ADD CONSTRAINT checked CHECK (ok(n));
+    CREATE VIEW shown AS SELECT id FROM e;
+    CREATE FUNCTION put() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO other VALUES (NEW.id); RETURN NEW; END $$;
+    CREATE TRIGGER put INSTEAD OF INSERT ON shown FOR EACH ROW EXECUTE FUNCTION put();
+    CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_notify('x', ''); RETURN NEW; END $$;
+    CREATE TRIGGER tell AFTER INSERT ON heard FOR EACH ROW EXECUTE FUNCTION tell();
+    SET search_path = ''`);
+  const tables = ['a', 'b', 'c', 'd', 'e', 'plain', 'late', 'heard', 'owning', 'gone'];
+  const rules: readonly SubsetRules[] = [
+    {
+      subset: 'part',
+      tables: tables.map((name) => `public.${name}`),
+      foreignKeys: 'together',
+      crossing: 'refuse',
+    },
+  ];
+  const found = await subsetFindings(pair.onSource, rules);
+  const tied = (table: string, by: string): string =>
+    `subset-tied public.${table}: is in subset part, and public.other, in rest, is tied to it (${by})`;
+  expect(found.map(({ check, object, message }) => `${check} ${object}: ${message}`).sort()).toEqual(
+    [
+      'subset-notify public.heard: notifies (trigger tell on public.heard, function public.tell), and what is sent on one side is not heard on the other',
+      'subset-tied public.a: is in subset part, and draws from sequence public.numbers (trigger number on public.a, function public.number), which no table owns and which is left with the rest',
+      tied('b', 'policy mine on public.b'),
+      tied('c', 'default on public.c, function public.next_no'),
+      tied('d', 'constraint checked on public.d, function public.ok'),
+      tied('e', 'trigger put on public.shown, function public.put'),
+      'subset-unread public.gone: has what may touch other tables or sequences, and can’t be known (default on public.gone, function public.any_number; public.any_number: nextval of what is only known when it runs)',
+      'subset-unread public.late: has what may touch other tables or sequences, and can’t be known (default on public.late; nextval of what is only looked up when it runs)',
+    ].sort(),
+  );
+});
