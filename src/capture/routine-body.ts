@@ -177,7 +177,8 @@ const EFFECTS: Readonly<Record<string, string>> = {
 };
 const SYSTEM_SCHEMAS = new Set(['pg_catalog', 'information_schema']);
 
-function statementsOf(texts: readonly string[], parser: PostgresParser): Body {
+/** Of texts that are run as they stand. */
+export function statementsOf(texts: readonly string[], parser: PostgresParser): Body {
   const tables: TableReference[] = [];
   const calls: TableReference[] = [];
   const draws: (TableReference | null)[] = [];

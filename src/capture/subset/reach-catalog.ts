@@ -7,7 +7,8 @@ import type { SubsetId } from '../../core/ports.js';
 import type { TableReference } from '../access.js';
 import { readRoutineList } from '../closure.js';
 import type { PostgresParser } from '../parser.js';
-import { routineBody, unreadBody, type Body } from '../routine-body.js';
+import type { ImpliedNames } from '../tree-implied.js';
+import { routineBody, statementsOf, unreadBody, type Body } from '../routine-body.js';
 
 export interface ReachRelation {
   readonly name: string;
@@ -16,6 +17,8 @@ export interface ReachRelation {
   /** Of views: relations, and functions of the database's own, by `schema.name`. */
   readonly bases: readonly string[];
   readonly functions: readonly string[];
+  /** Of views: its query, for the server's own functions in it, on which nothing depends by the catalogs. */
+  readonly query: Body | null;
 }
 
 export interface ReachSnapshot {
@@ -25,10 +28,30 @@ export interface ReachSnapshot {
   readonly sequences: ReadonlyMap<string, readonly string[]>;
   /** Functions of the server's own: whether one of that name is volatile. */
   readonly builtin: ReadonlyMap<string, boolean>;
-  /** `schema.name` → the extension it belongs to. */
-  readonly ofExtensions: ReadonlyMap<string, string>;
+  /** `schema.name` → what is of extensions under it. */
+  readonly ofExtensions: ReadonlyMap<string, ExtensionFunction>;
   /** `schema.name` → the bodies of all of that name; absent: not read. */
   readonly routines: ReadonlyMap<string, readonly Body[]>;
+  /** Functions that run without being called by name, by how they come to. */
+  readonly implied: ImpliedFunctions;
+}
+
+export interface ExtensionFunction {
+  readonly extension: string;
+  /** All of that name are in C, or the server's own. */
+  readonly compiled: boolean;
+  /** All of that name are immutable: by their contract they read nothing. */
+  readonly immutable: boolean;
+}
+
+/** `schema.name` of functions outside pg_catalog. */
+export interface ImpliedFunctions {
+  /** Implicit casts, checks of domains, support of operator classes: no text names them. None of extensions. */
+  readonly always: readonly string[];
+  /** By the operator's name, the type's, the function's own; each without a schema. */
+  readonly operators: ReadonlyMap<string, readonly string[]>;
+  readonly types: ReadonlyMap<string, readonly string[]>;
+  readonly attributes: ReadonlyMap<string, readonly string[]>;
 }
 
 const RELATIONS_MAX = 50_000;
@@ -50,6 +73,7 @@ const RELATIONS_SQL = `
     LEFT JOIN pg_catalog.pg_namespace pn ON pn.oid = p.pronamespace
     GROUP BY r.ev_class)
   SELECT n.nspname || '.' || c.relname AS name, c.relkind AS kind, base.bases, base.functions,
+    CASE WHEN c.relkind = 'v' THEN pg_catalog.pg_get_viewdef(c.oid) END AS query,
     CASE WHEN c.relispartition THEN (SELECT rn.nspname || '.' || rc.relname FROM pg_catalog.pg_class rc
       JOIN pg_catalog.pg_namespace rn ON rn.oid = rc.relnamespace
       WHERE rc.oid = pg_catalog.pg_partition_root(c.oid)) END AS root
@@ -82,11 +106,50 @@ const BUILTIN_SQL = `
   WHERE p.pronamespace = 'pg_catalog'::pg_catalog.regnamespace GROUP BY 1`;
 
 const OF_EXTENSIONS_SQL = `
-  SELECT DISTINCT n.nspname || '.' || p.proname AS name, e.extname AS extension
+  SELECT n.nspname || '.' || p.proname AS name, pg_catalog.min(e.extname) AS extension,
+    pg_catalog.bool_and(l.lanname IN ('c', 'internal')) AS compiled,
+    pg_catalog.bool_and(p.provolatile = 'i') AS immutable
   FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+  JOIN pg_catalog.pg_language l ON l.oid = p.prolang
   JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid
     AND d.deptype = 'e' AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass
-  JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid`;
+  JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid GROUP BY 1`;
+
+/** All that is of nobody else, whether its body is read or not: aggregates, long ones, those beyond the limit. */
+const COUNTS_SQL = `
+  SELECT n.nspname || '.' || p.proname AS name, pg_catalog.count(*) AS count
+  FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+  WHERE ${OURS} AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend d
+    WHERE d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid AND d.deptype = 'e')
+  GROUP BY 1`;
+
+const IMPLIED_SQL = `
+  WITH implied AS (
+    SELECT 'operators' AS how, o.oprname::text AS by, o.oprcode::pg_catalog.oid AS function FROM pg_catalog.pg_operator o
+    UNION
+    SELECT 'types', t.typname, c.castfunc FROM pg_catalog.pg_cast c JOIN pg_catalog.pg_type t ON t.oid = c.casttarget
+    UNION
+    SELECT 'always', '', c.castfunc FROM pg_catalog.pg_cast c WHERE c.castcontext <> 'e'
+    UNION
+    SELECT 'always', '', a.amproc::pg_catalog.oid FROM pg_catalog.pg_amproc a
+    UNION
+    SELECT 'always', '', o.oprcode::pg_catalog.oid FROM pg_catalog.pg_amop a
+    JOIN pg_catalog.pg_operator o ON o.oid = a.amopopr
+    UNION
+    SELECT 'always', '', d.refobjid FROM pg_catalog.pg_constraint k
+    JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass AND d.objid = k.oid
+      AND d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+    WHERE k.contypid <> 0
+    UNION
+    SELECT 'attributes', p.proname, p.oid FROM pg_catalog.pg_proc p
+    JOIN pg_catalog.pg_type t ON t.oid = p.proargtypes[0] AND t.typtype IN ('c', 'd', 'p')
+    WHERE p.pronargs >= 1 AND p.pronargs - p.pronargdefaults <= 1)
+  SELECT DISTINCT i.how, i.by, n.nspname || '.' || p.proname AS name
+  FROM implied i JOIN pg_catalog.pg_proc p ON p.oid = i.function
+  JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+  JOIN pg_catalog.pg_language l ON l.oid = p.prolang
+  WHERE ${OURS} AND NOT ((l.lanname IN ('c', 'internal') OR i.how = 'always') AND EXISTS (SELECT 1 FROM pg_catalog.pg_depend d
+    WHERE d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid AND d.deptype = 'e'))`;
 
 type Row = Readonly<Record<string, string | null>>;
 
@@ -101,11 +164,16 @@ export async function readReachSnapshot(client: pg.Client, parser: PostgresParse
     root: row['root'] ?? null,
     bases: names(row['bases']),
     functions: names(row['functions']),
+    query: row['query'] == null ? null : statementsOf([row['query']], parser),
   }));
   const routines = new Map<string, Body[]>();
   for (const routine of await readRoutineList(client)) {
     const name = `${routine.schema}.${routine.name}`;
     routines.set(name, [...(routines.get(name) ?? []), await routineBody(routine, parser)]);
+  }
+  for (const { name = '', count } of await rows(COUNTS_SQL)) {
+    const bodies = routines.get(name ?? '') ?? [];
+    if (bodies.length !== Number(count)) routines.set(name ?? '', [...bodies, unreadBody()]);
   }
   return {
     relations,
@@ -117,14 +185,53 @@ export async function readReachSnapshot(client: pg.Client, parser: PostgresParse
       (await rows(BUILTIN_SQL)).map((row) => [row['name'] ?? '', row['volatile'] === 't'] as const),
     ),
     ofExtensions: new Map(
-      (await rows(OF_EXTENSIONS_SQL)).map((row) => [row['name'] ?? '', row['extension'] ?? ''] as const),
+      (await rows(OF_EXTENSIONS_SQL)).map(
+        (row) =>
+          [
+            row['name'] ?? '',
+            {
+              extension: row['extension'] ?? '',
+              compiled: row['compiled'] === 't',
+              immutable: row['immutable'] === 't',
+            },
+          ] as const,
+      ),
     ),
     routines,
+    implied: impliedFrom(await rows(IMPLIED_SQL)),
   };
 }
 
-/** Run SQL that they are given, or reach other servers. */
-const EXTENSIONS_UNREAD = new Set(['dblink', 'tablefunc', 'xml2', 'postgres_fdw', 'file_fdw', 'pg_cron']);
+function impliedFrom(rows: readonly Row[]): ImpliedFunctions {
+  const by = (how: string): ReadonlyMap<string, readonly string[]> => {
+    const found = new Map<string, string[]>();
+    for (const row of rows) {
+      if (row['how'] !== how) continue;
+      const name = row['by'] ?? '';
+      found.set(name, [...(found.get(name) ?? []), row['name'] ?? '']);
+    }
+    return found;
+  };
+  return {
+    always: by('always').get('') ?? [],
+    operators: by('operators'),
+    types: by('types'),
+    attributes: by('attributes'),
+  };
+}
+
+/** Their compiled functions run SQL, read relations that they are given by name, or reach other servers. */
+const EXTENSIONS_UNREAD = new Set(
+  (
+    'adminpack amcheck autoinc citus dblink file_fdw http insert_username lo moddatetime pageinspect pg_buffercache ' +
+    'pg_cron pg_freespacemap pg_net pg_prewarm pg_visibility pgrowlocks pgstattuple pg_surgery pg_walinspect postgis ' +
+    'postgres_fdw refint tablefunc tcn timescaledb xml2'
+  ).split(' '),
+);
+function isRead({ extension, compiled, immutable }: ExtensionFunction): boolean {
+  return compiled && (immutable || !EXTENSIONS_UNREAD.has(extension));
+}
+
 const SYSTEM_SCHEMAS = new Set(['pg_catalog', 'information_schema']);
 /** Views on views, and functions that call functions, are followed that far. */
 const DEPTH_MAX = 16;
@@ -135,6 +242,31 @@ export interface Found {
   unknown: string | null;
   /** A function of the server's own whose answer differs each time, or with the transaction. */
   volatile: boolean;
+}
+
+type Path = readonly string[] | null;
+
+/** How deep a call is, and what has been followed on the way: none is twice, by name and path. */
+class Chain {
+  readonly depth: number;
+  readonly #entered: Set<string>;
+
+  constructor(depth = 0, entered = new Set<string>()) {
+    this.depth = depth;
+    this.#entered = entered;
+  }
+
+  next(): Chain {
+    return new Chain(this.depth + 1, this.#entered);
+  }
+
+  /** False: it has been. */
+  enter(full: string, path: Path): boolean {
+    const key = JSON.stringify([full, path]);
+    if (this.#entered.has(key)) return false;
+    this.#entered.add(key);
+    return true;
+  }
 }
 
 export class ReachCatalog {
@@ -151,93 +283,140 @@ export class ReachCatalog {
     for (const relation of snapshot.relations) this.#relations.set(relation.name, relation);
   }
 
-  relation(reference: TableReference, path: readonly string[], found: Found): void {
-    const { schema, name } = reference;
+  /** `path`: null where it is not known. */
+  relation(reference: TableReference, path: Path, found: Found): void {
+    this.#named(reference, path, found, new Chain());
+  }
+
+  /** One that is written to must be the database's own. */
+  written({ schema, name }: TableReference, path: Path, found: Found): void {
+    const full = schema === null ? (path ?? []).map((each) => `${each}.${name}`) : [`${schema}.${name}`];
+    const view = full.map((each) => this.#relations.get(each)).find((each) => each !== undefined);
+    if (
+      (schema === null ? this.#system.has(name) : SYSTEM_SCHEMAS.has(schema)) ||
+      view?.bases.some((base) => SYSTEM_SCHEMAS.has(base.slice(0, base.indexOf('.'))))
+    )
+      found.unknown ??= `${name} is of the server itself, and changing it is for one side only`;
+  }
+
+  #named({ schema, name }: TableReference, path: Path, found: Found, chain: Chain): void {
     if (schema === null ? this.#system.has(name) : SYSTEM_SCHEMAS.has(schema)) return;
-    const full = (schema === null ? path : [schema])
+    const full = (schema === null ? (path ?? []) : [schema])
       .map((each) => `${each}.${name}`)
       .find((each) => this.#relations.has(each));
     if (full === undefined) {
       found.unknown ??= `the relation ${schema === null ? name : `${schema}.${name}`} is not known`;
       return;
     }
-    this.#relation(full, path, found, 0);
+    this.#relation(full, path, found, chain);
   }
 
-  #relation(name: string, path: readonly string[], found: Found, depth: number): void {
+  #relation(name: string, path: Path, found: Found, chain: Chain): void {
     const relation = this.#relations.get(name);
     const subset = this.#subsetOf.get(name) ?? this.#subsetOf.get(relation?.root ?? '');
     if (subset !== undefined) {
       found.subsets.add(subset);
       return;
     }
-    if (relation?.kind !== 'v' || depth > DEPTH_MAX) {
+    if (relation?.kind !== 'v' || chain.depth > DEPTH_MAX) {
       // The server's own, under a view.
       if (SYSTEM_SCHEMAS.has(name.slice(0, name.indexOf('.')))) return;
       found.unknown ??= `the relation ${name} belongs to no subset`;
       return;
     }
-    for (const base of relation.bases) this.#relation(base, path, found, depth + 1);
-    for (const routine of relation.functions) this.#called(routine, path, found, depth + 1);
+    for (const base of relation.bases) this.#relation(base, path, found, chain.next());
+    for (const routine of relation.functions) this.#called(routine, path, found, chain.next());
+    const { query } = relation;
+    if (query === null) return;
+    if (query.problem !== null || query.effect !== null)
+      found.unknown ??= `what the view ${name} does can’t be known (${query.problem ?? query.effect})`;
+    for (const call of query.calls)
+      if (this.#snapshot.builtin.has(call.name)) this.#builtin(call.name, null, path, found);
+    this.#implied(query, path, found, chain.next());
   }
 
   /** `literal`: its first argument, where that is a string written out. */
-  call(reference: TableReference, literal: string | null, path: readonly string[], found: Found): void {
-    this.#call(reference, literal, path, found, 0);
+  call(reference: TableReference, literal: string | null, path: Path, found: Found): void {
+    this.#call(reference, literal, path, found, new Chain());
+  }
+
+  /** What runs without being called by name, and what runs whatever a statement says. */
+  implied(names: ImpliedNames, path: Path, found: Found): void {
+    const chain = new Chain();
+    this.#implied(names, path, found, chain);
+    for (const full of this.#snapshot.implied.always) this.#called(full, path, found, chain);
+  }
+
+  #implied(
+    names: { readonly [kind in keyof ImpliedNames]: Iterable<string> },
+    path: Path,
+    found: Found,
+    chain: Chain,
+  ): void {
+    for (const kind of ['operators', 'types', 'attributes'] as const)
+      for (const name of names[kind])
+        for (const full of this.#snapshot.implied[kind].get(name) ?? [])
+          this.#called(full, path, found, chain);
   }
 
   #call(
     { schema, name }: TableReference,
     literal: string | null,
-    path: readonly string[],
+    path: Path,
     found: Found,
-    depth: number,
+    chain: Chain,
   ): void {
-    if (depth > DEPTH_MAX) {
-      found.unknown ??= `the function ${name} calls too deep`;
-      return;
-    }
     const { builtin, routines, ofExtensions } = this.#snapshot;
     const isBuiltin = (schema === null || schema === 'pg_catalog') && builtin.has(name);
-    // Overloads can't be told apart without types: each on the path may be meant.
-    const others = (schema === null ? path : [schema])
-      .map((each) => `${each}.${name}`)
-      .filter((each) => routines.has(each) || ofExtensions.has(each));
+    const known = (full: string): boolean => routines.has(full) || ofExtensions.has(full);
+    // Overloads can't be told apart without types: each on the path may be meant; without a path, each anywhere.
+    const others =
+      schema === null && path === null
+        ? [...routines.keys(), ...ofExtensions.keys()].filter((each) => each.endsWith(`.${name}`))
+        : (schema === null ? (path ?? []) : [schema]).map((each) => `${each}.${name}`).filter(known);
     if (isBuiltin) this.#builtin(name, literal, path, found);
-    for (const other of others) this.#called(other, path, found, depth);
+    for (const other of others) this.#called(other, path, found, chain);
     if (!isBuiltin && others.length === 0) {
       found.unknown ??= `the function ${schema === null ? name : `${schema}.${name}`} is not known`;
     }
   }
 
-  #called(full: string, path: readonly string[], found: Found, depth: number): void {
+  #called(full: string, path: Path, found: Found, chain: Chain): void {
     const { routines, ofExtensions } = this.#snapshot;
     if (full.startsWith('pg_catalog.')) {
       this.#builtin(full.slice('pg_catalog.'.length), null, path, found);
       return;
     }
     const extension = ofExtensions.get(full);
-    if (extension !== undefined) {
-      if (EXTENSIONS_UNREAD.has(extension)) {
-        found.unknown ??= `what the function ${full} of the extension ${extension} touches can’t be known`;
-      }
+    if (extension !== undefined && !isRead(extension)) {
+      found.unknown ??= `what the function ${full} of the extension ${extension.extension} touches can’t be known`;
       return;
     }
-    for (const body of routines.get(full) ?? [unreadBody()]) {
-      if (body.problem !== null) {
-        found.unknown ??= `what the function ${full} touches can’t be known (${body.problem})`;
-        return;
-      }
-      if (depth > DEPTH_MAX) continue;
-      for (const table of body.tables) this.relation(table, path, found);
-      for (const call of body.calls) {
-        // One that calls itself adds nothing.
-        if (call.name !== full.slice(full.indexOf('.') + 1)) this.#call(call, null, path, found, depth + 1);
-      }
+    const bodies = routines.get(full) ?? (extension === undefined ? [unreadBody()] : []);
+    if (bodies.length === 0 || !chain.enter(full, path)) return;
+    if (chain.depth > DEPTH_MAX) {
+      found.unknown ??= `the function ${full} calls too deep`;
+      return;
     }
+    for (const body of bodies) this.#body(full, body, path, found, chain.next());
   }
 
-  #builtin(name: string, literal: string | null, path: readonly string[], found: Found): void {
+  #body(full: string, body: Body, path: Path, found: Found, chain: Chain): void {
+    if (body.problem !== null) {
+      found.unknown ??= `what the function ${full} touches can’t be known (${body.problem})`;
+      return;
+    }
+    if (body.effect !== null) {
+      found.unknown ??= `the function ${full} changes ${body.effect}, on one side only`;
+      return;
+    }
+    const own = body.path === 'caller' ? path : body.path === 'unknown' ? null : body.path;
+    for (const table of body.tables) this.#named(table, own, found, chain);
+    for (const call of body.calls) this.#call(call, null, own, found, chain);
+    this.#implied(body, own, found, chain);
+  }
+
+  #builtin(name: string, literal: string | null, path: Path, found: Found): void {
     if (SEQUENCE_FUNCTIONS.has(name)) {
       this.#sequence(name, literal, path, found);
       return;
@@ -248,7 +427,7 @@ export class ReachCatalog {
     else if (this.#snapshot.builtin.get(name) === true && !HARMLESS_VOLATILE.has(name)) found.volatile = true;
   }
 
-  #sequence(name: string, literal: string | null, path: readonly string[], found: Found): void {
+  #sequence(name: string, literal: string | null, path: Path, found: Found): void {
     if (literal === null) {
       found.unknown ??= `${name} is called on a sequence that the statement does not name`;
       return;
@@ -257,17 +436,17 @@ export class ReachCatalog {
     const [last = '', schema] = parts
       .map((part) => (part.startsWith('"') ? part.slice(1, -1).replaceAll('""', '"') : part.toLowerCase()))
       .reverse();
-    const full = (schema === undefined ? path : [schema])
+    const full = (schema === undefined ? (path ?? []) : [schema])
       .map((each) => `${each}.${last}`)
       .find((each) => this.#snapshot.sequences.has(each));
     const tables = full === undefined ? [] : (this.#snapshot.sequences.get(full) ?? []);
     if (tables.length === 0) found.unknown ??= `the sequence ${literal} belongs to no known table`;
-    for (const table of tables) this.#relation(table, path, found, 0);
+    for (const table of tables) this.#relation(table, path, found, new Chain());
   }
 }
 
 const SEQUENCE_FUNCTIONS = new Set(['nextval', 'currval', 'setval', 'pg_sequence_last_value']);
-const OF_THE_TRANSACTION = new Set(['now', 'transaction_timestamp', 'statement_timestamp', 'lastval']);
+const OF_THE_TRANSACTION = new Set(['now', 'transaction_timestamp', 'statement_timestamp']);
 /** Another answer each time, of which none is a side's. */
 const HARMLESS_VOLATILE = new Set([
   'random',
@@ -284,6 +463,7 @@ const HARMLESS_VOLATILE = new Set([
 ]);
 const REFUSED_FUNCTIONS: readonly { readonly names: RegExp; readonly why: string }[] = [
   { names: /^pg_(?:try_)?advisory_/, why: 'locks on one side only' },
+  { names: /^lastval$/, why: 'answers for whichever side the session is on' },
   { names: /^pg_notify$/, why: 'is heard on one side only' },
   {
     names: /^(?:query|table|schema|database|cursor)_to_xml|^ts_stat$|^ts_rewrite$/,

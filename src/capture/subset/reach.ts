@@ -7,6 +7,7 @@ import type { NameScope, StatementReach } from '../../core/subset-ports.js';
 import { pathOf } from '../catalog-read.js';
 import type { PostgresParser } from '../parser.js';
 import { analyse } from '../tree-footprint.js';
+import { impliedNames } from '../tree-implied.js';
 import { asArray, asNode, asText, isNode, only, type Node } from '../tree-nodes.js';
 import type { Found, ReachCatalog } from './reach-catalog.js';
 
@@ -163,13 +164,13 @@ class ReachReader {
       case 'ExecuteStmt':
         if (this.#prepares) this.#refuse('it prepares and executes at once');
         this.#executes.add(asText(node['name']));
-        this.#functions(node);
+        this.#runs(node);
         return;
       case 'ExplainStmt':
         this.statement(asNode(node['query']));
         return;
       case 'CallStmt':
-        this.#functions({ FuncCall: node['funccall'] });
+        this.#runs({ FuncCall: node['funccall'] });
         return;
       default:
         this.#refuse('the schema must not be changed');
@@ -181,10 +182,13 @@ class ReachReader {
     if (changesCatalog) this.#refuse('the schema must not be changed');
     if (this.#changesScope && accesses.length > 0)
       this.#refuse('it sets what names mean and uses them at once');
-    for (const { table } of accesses) this.#catalog.relation(table, this.#path, this.#found);
+    for (const { table, writes } of accesses) {
+      this.#catalog.relation(table, this.#path, this.#found);
+      if (writes) this.#catalog.written(table, this.#path, this.#found);
+    }
     if (name === 'LockStmt') this.#again('anchor');
     if (name === 'CopyStmt' && node['is_program'] === true) this.#refuse('COPY PROGRAM is for one side only');
-    this.#functions(wrapped);
+    this.#runs(wrapped);
   }
 
   #transaction(node: Node): void {
@@ -206,6 +210,11 @@ class ReachReader {
       default:
         this.#again('repeat');
     }
+  }
+
+  #runs(tree: Node): void {
+    this.#functions(tree);
+    this.#catalog.implied(impliedNames(tree), this.#path, this.#found);
   }
 
   /** Calls anywhere in it, and what stands for one. */

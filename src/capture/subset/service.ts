@@ -84,6 +84,7 @@ export class ReachService {
         [...snapshot.sequences],
         [...snapshot.ofExtensions],
         [...snapshot.routines],
+        [snapshot.implied.always, ...Object.values(snapshot.implied).map((each) => [...each])],
         [...subsetOf],
       ]);
       if (signature === this.#signature) return;
