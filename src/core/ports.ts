@@ -88,6 +88,8 @@ export type BlockerReason =
   | 'temporary-table'
   | 'cursor-with-hold'
   | 'session-advisory-lock'
+  /** Only while subsets are on different sides: the session would hear one of them. */
+  | 'listening'
   | 'loaded-library'
   | 'unknown-setting'
   | 'replication'

@@ -27,6 +27,11 @@ export interface StatementReach {
   readonly redo: 'skip' | 'repeat' | 'anchor';
   /** The search path, or whom `"$user"` stands for, may be another one afterwards. */
   readonly changesScope: boolean;
+  /**
+   * It ends a transaction, whose search path was perhaps another one; used-behind: and reads or writes a table, or calls a
+   * function, behind that.
+   */
+  readonly scopeEnd: 'none' | 'ends' | 'used-behind';
   /** Statements prepared by SQL that it runs, by name. */
   readonly executes: readonly string[];
 }

@@ -471,6 +471,7 @@ function isPin(blocker: SessionBlocker): boolean {
     case 'temporary-table':
     case 'cursor-with-hold':
     case 'session-advisory-lock':
+    case 'listening':
     case 'loaded-library':
     case 'unknown-setting':
     case 'replication':

@@ -51,6 +51,8 @@ export class ResponseTracker {
   #copy: CopyMode = 'none';
   /** Sync points that were answered; numbers the segments between them. */
   answered = 0;
+  /** Errors that have come. */
+  errors = 0;
   /** Sync points that were sent. */
   sent = 0;
   /** The last ReadyForQuery's status byte. */
@@ -169,6 +171,7 @@ export class ResponseTracker {
 
   /** ErrorResponse that is not FATAL. Returns whether it answers an extended message. */
   gotError(): boolean {
+    this.errors += 1;
     if (this.#copy !== 'both') this.#copy = 'none';
     this.#dropCopyEnds();
     if (this.#headKind() !== EXTENDED || (this.#tokens[this.#head] as number) >>> 3 === 0) return false;

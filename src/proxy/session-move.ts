@@ -42,6 +42,8 @@ export interface MoveDeps {
   readonly context: SessionContext;
   /** Names of custom settings known from elsewhere: function bodies, policies, role and database settings. */
   readonly settingNames: () => readonly string[];
+  /** A session that listens stays: it would be deaf to the side that it leaves, which goes on being written to. */
+  readonly listenersStay?: boolean;
 }
 
 export class SessionMove {
@@ -113,6 +115,8 @@ export class SessionMove {
     const state = this.#state;
     if (state === null || this.session.clientStream.pins.length > 0) return;
     const pins = pinsOf(state);
+    if (this.#deps.listenersStay === true)
+      pins.push(...state.listening.map((detail): Pin => ({ reason: 'listening', detail })));
     if (pins.length > 0) {
       this.#pins = pins;
       return;

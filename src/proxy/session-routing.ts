@@ -68,12 +68,21 @@ export interface RoutedSession {
 /** What a segment touches, all its texts together. */
 type Reach = Omit<StatementReach, 'executes'>;
 
-const NOTHING: Reach = { fingerprint: '', subsets: [], unknown: null, redo: 'skip', changesScope: false };
+const NOTHING: Reach = {
+  fingerprint: '',
+  subsets: [],
+  unknown: null,
+  redo: 'skip',
+  changesScope: false,
+  scopeEnd: 'none',
+};
 /** Looked through for what it touches; longer texts are refused. */
 const SEGMENT_BYTES_MAX = 1_048_576;
 const REDO_BYTES_MAX = 65_536;
 /** PostgreSQL refuses it wherever it stands; its own words never reach the client. */
 const REFUSED_TEXT = 'understudy refuses a statement';
+/** A text that may prepare statements by SQL, or let go of some. */
+const RENAMES_STATEMENTS = /prepare|deallocate|discard/i;
 /** In others a byte that looks like a quote may be half of a letter. */
 const PLAIN_ENCODING = /^(?:UTF-?8|SQL_ASCII|LATIN\d+|WIN\d+|ISO_8859_\d|KOI8[RU]|EUC_\w+)$/i;
 
@@ -139,6 +148,8 @@ export class SessionRouting {
   go(): void {
     const { tracker } = this.#session;
     if (!tracker.owesExtended) this.#flushed = false;
+    if (this.#passing === 0 && !tracker.owesExtended && !tracker.awaitingReady)
+      this.#names.answered(tracker.errors);
     const between = this.#passing === 0 && (this.#state === 'resting' || this.#state === 'reading');
     if (between && tracker.quiescent) this.#ended();
     while (this.#step());
@@ -276,13 +287,16 @@ export class SessionRouting {
 
   #textOf(run: Run): string | undefined {
     if (run.text !== undefined) return run.text;
-    return this.#names.textOf(run.statement) ?? (run.statement === '' ? this.#unnamedText() : undefined);
+    return (
+      this.#names.textOf(run.statement, this.#session.tracker.errors) ??
+      (run.statement === '' ? this.#unnamedText() : undefined)
+    );
   }
 
   /** Of the unnamed statement that is alive, where it was prepared before the router was armed. */
   #unnamedText(): string | undefined {
     const payload = this.#session.clientStream.unnamedParse;
-    if (payload === null) return undefined;
+    if (payload === null || this.#names.unnamedInDoubt) return undefined;
     return payload.toString('utf8', 1, Math.max(1, payload.indexOf(0, 1)));
   }
 
@@ -309,7 +323,9 @@ export class SessionRouting {
   async #readPrepared(name: string, scope: NameScope, alone: boolean): Promise<StatementReach> {
     const { tracker, ask, clientStream } = this.#session;
     // The server says that there is no such statement.
-    if (name === '' && !clientStream.unnamedIrreplaceable) return { ...NOTHING, executes: [] };
+    const { unnamedInDoubt } = this.#names;
+    if (name === '' && !clientStream.unnamedIrreplaceable && !unnamedInDoubt)
+      return { ...NOTHING, executes: [] };
     const why = `the prepared statement ${printable(name)} is not known`;
     if (name === '' || !tracker.settled || tracker.status === STATUS_FAILED) return unread(why);
     const literal = `'${Buffer.from(name, 'utf8').toString('latin1').replaceAll("'", "''")}'`;
@@ -321,7 +337,7 @@ export class SessionRouting {
     if (sqlState !== null || raw === undefined || raw === null) return unread(why);
     const text = Buffer.from(raw, 'latin1').toString('utf8');
     if (fromSql === 'true') return await this.#shared.reaches.read(text, { ...scope, prepared: true });
-    this.#names.prepared(name, text);
+    this.#names.known(name, text);
     return await this.#shared.reaches.read(text, scope);
   }
 
@@ -352,6 +368,10 @@ export class SessionRouting {
     const { tracker, side } = this.#session;
     const refuse = (why: RefusedStatement): boolean => this.#refuse(segment.bytes, segment.simple, why);
     if (reach.unknown !== null) return refuse(notKnown(reach));
+    if (reach.scopeEnd === 'used-behind' && this.#scopeSet) {
+      const why = 'it ends the transaction that has set what names mean, and uses names behind that';
+      return refuse(notKnown({ ...reach, unknown: why }));
+    }
     const { router } = this.#shared;
     const [subset] = reach.subsets;
     if (subset === undefined) return this.#pass(segment, reach, null);
@@ -383,16 +403,22 @@ export class SessionRouting {
   #pass(segment: Segment, reach: Reach, subset: SubsetId | null): boolean {
     const { side, held } = this.#session;
     if (subset !== null) this.#bound ??= { side: side(), subset };
-    else if (reach.redo === 'anchor') this.#bound ??= { side: side(), subset: null };
+    else if (reach.redo === 'anchor' || leavesPortal(segment)) this.#bound ??= { side: side(), subset: null };
     else if (reach.redo === 'repeat' && this.#bound === null) this.#note(segment, held.peek(segment.bytes));
-    if (reach.changesScope) {
-      this.#scope = null;
-      this.#scopeSet = true;
-    }
-    for (const { name, text } of segment.prepares) this.#names.prepared(name, text);
-    if (segment.simple) this.#names.prepared('', null);
+    if (reach.changesScope) this.#scopeSet = true;
+    if (reach.changesScope || (reach.scopeEnd !== 'none' && this.#scopeSet)) this.#scope = null;
+    this.#noteNames(segment);
     this.#passing = segment.bytes;
     return true;
+  }
+
+  #noteNames(segment: Segment): void {
+    const { errors } = this.#session.tracker;
+    const renaming = segment.runs.some((run) => RENAMES_STATEMENTS.test(this.#textOf(run) ?? 'PREPARE'));
+    if (renaming) this.#names.clear();
+    for (const { name, text } of segment.prepares)
+      this.#names.sent(name, renaming && name !== '' ? null : text, errors);
+    if (segment.simple) this.#names.sent('', null, errors);
   }
 
   #note(segment: Segment, bytes: Buffer): void {
@@ -451,6 +477,14 @@ export class SessionRouting {
   }
 }
 
+/**
+ * What it has bound can be run on, or its pipeline goes on behind it: neither can be taken to the other side. What only
+ * prepares can.
+ */
+function leavesPortal({ simple, portal, synced, runs }: Segment): boolean {
+  return !simple && (portal || (!synced && runs.length > 0));
+}
+
 function unknown(why: string): Reach {
   return { ...NOTHING, unknown: why };
 }
@@ -470,7 +504,14 @@ function both(one: Reach, other: Reach): Reach {
       (one.changesScope && usesNames ? 'it sets what names mean and uses them at once' : null),
     redo: one.redo === 'anchor' || other.redo === 'skip' ? one.redo : other.redo,
     changesScope: one.changesScope || other.changesScope,
+    scopeEnd: scopeEndOf(one, other),
   };
+}
+
+function scopeEndOf(one: Reach, other: Reach): Reach['scopeEnd'] {
+  if (one.scopeEnd === 'none' || other.scopeEnd === 'used-behind') return other.scopeEnd;
+  const calls = other.fingerprint !== '' && other.redo !== 'repeat' && other.scopeEnd === 'none';
+  return other.subsets.length > 0 || calls ? 'used-behind' : one.scopeEnd;
 }
 
 /** What the server itself would say. */

@@ -25,6 +25,10 @@ export interface Segment {
   readonly plain: boolean;
   /** All of it is there. */
   readonly whole: boolean;
+  /** It ends with a Sync. */
+  readonly synced: boolean;
+  /** It binds a portal that has a name. */
+  readonly portal: boolean;
 }
 
 export type Scan =
@@ -45,9 +49,21 @@ export function scan(head: Buffer, bytesMax: number): Scan {
   const prepares: { name: string; text: string | null }[] = [];
   const parsedHere = new Map<string, string>();
   const simple = head[0] === FRONTEND.query;
+  let portal = false;
   const segment = (bytes: number, more: Partial<Segment> = {}): Scan => ({
     kind: 'segment',
-    segment: { bytes, runs, prepares, simple, callsFunction: false, plain: false, whole: true, ...more },
+    segment: {
+      bytes,
+      runs,
+      prepares,
+      simple,
+      portal,
+      callsFunction: false,
+      plain: false,
+      whole: true,
+      synced: false,
+      ...more,
+    },
   });
   /** Nothing hangs on it; one that could never be held is passed as it comes. */
   const cutName = (from: number, length: number): Scan => {
@@ -92,6 +108,7 @@ export function scan(head: Buffer, bytesMax: number): Scan {
           return there - at >= NAMES_BYTES_MAX ? { kind: 'too-long', simple } : MORE;
         }
         const statement = head.toString('latin1', portalEnd + 1, nameEnd);
+        if (portalEnd > start) portal = true;
         const text = parsedHere.get(statement);
         runs.push(text === undefined ? { statement } : { text });
         // The rest of it is data, which may be long.
@@ -112,7 +129,7 @@ export function scan(head: Buffer, bytesMax: number): Scan {
         break;
       case FRONTEND.sync:
       case FRONTEND.flush:
-        return whole ? segment(end) : MORE;
+        return whole ? segment(end, { synced: type === FRONTEND.sync }) : MORE;
       default:
         return at > 0 ? segment(at) : segment(end, { plain: true, whole });
     }

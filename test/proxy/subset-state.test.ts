@@ -162,6 +162,8 @@ test('a session that could not be routed at once is so as soon as it can be', as
   const { proxy } = running;
   proxy.setRoute('a', { side: 'source', epoch: 2 });
   await using client = await raw();
+  await using listener = await raw();
+  await say(listener, 'LISTEN heard');
   await say(client, 'BEGIN', 'SELECT note FROM b1');
   proxy.setRoute('a', { side: 'destination', epoch: 3 });
   await proxy.prepare('b', 'destination', new AbortController().signal);
@@ -175,6 +177,19 @@ test('a session that could not be routed at once is so as soon as it can be', as
       .filter(({ type }) => type === 'D')
       .map(firstColumn),
   ).toEqual(['destination']);
+  // It stays where it hears what it listens to, until it ceases to.
+  const refused = await listener.run([send.query('SELECT note FROM a1')]);
+  expect(
+    refused
+      .filter(({ type }) => type === 'E')
+      .map((each) => errorField(each, 'M'))
+      .join(),
+  ).toMatch(/it holds listening heard$/);
+  expect(await say(listener, 'SELECT note FROM b1', 'UNLISTEN heard', 'SELECT note FROM a1')).toEqual([
+    'source',
+    '',
+    'destination',
+  ]);
 });
 
 test('functions that are told later to change what a session holds are known from then on', async () => {
@@ -185,4 +200,86 @@ test('functions that are told later to change what a session holds are known fro
   stateful = ['enter'];
   running.proxy.statefulFunctionsChanged();
   expect(await say(client, there, enter('two'), there)).toEqual(['one', '', 'two']);
+});
+
+const run = (text: string, statement = ''): Buffer[] => [
+  ...(statement === '' ? [send.parse(text)] : []),
+  send.bind([], statement),
+  send.execute(),
+];
+
+test('a name stands for what the server has taken', async () => {
+  await using client = await raw();
+  const rows = async (...frames: Buffer[]): Promise<(string | null)[]> =>
+    (await client.run([...frames, send.sync()])).filter(({ type }) => type === 'D').map(firstColumn);
+  await rows(send.parse('SELECT note FROM b1', 'named'));
+  expect(await rows(...run('', 'named'))).toEqual(['source']);
+  // The name is taken, so this fails.
+  await rows(send.parse('SELECT note FROM a1', 'named'));
+  expect(await rows(...run('', 'named'))).toEqual(['source']);
+  await rows(send.parse('SELECT note FROM a1', 'other'));
+  await rows(send.bind([], 'nowhere'), send.execute(), send.parse('SELECT note FROM r1', 'other'));
+  expect(await rows(...run('', 'other'))).toEqual(['destination']);
+  await say(client, 'DEALLOCATE named', 'PREPARE named AS SELECT note FROM a1');
+  expect(await rows(...run('', 'named'))).toEqual(['destination']);
+  // The server has skipped the second of the unnamed ones.
+  await rows(send.parse('SELECT note FROM b1'));
+  await rows(send.bind([], 'nowhere'), send.parse('SELECT note FROM a1'));
+  expect(await rows(send.bind(), send.execute())).toEqual([]);
+  // Used at once, before it is known to have been taken.
+  client.write(send.parse('SELECT note FROM a1', 'third'), send.flush(), ...run('', 'third'), send.sync());
+  await client.readies(1);
+  expect(
+    client
+      .take()
+      .filter(({ type }) => type === 'D')
+      .map(firstColumn),
+  ).toEqual(['destination']);
+});
+
+test('what a transaction has set names to mean counts up to its end', async () => {
+  await using client = await raw();
+  await say(client, 'BEGIN', 'SET LOCAL search_path = moved', 'SELECT note FROM b1');
+  expect(await say(client, 'COMMIT; SELECT note FROM b1', 'ROLLBACK', 'SELECT note FROM b1')).toEqual([
+    '0A000',
+    '',
+    'source',
+  ]);
+  await say(client, 'BEGIN', 'SET LOCAL search_path = moved', 'SELECT note FROM b1');
+  const messages = await client.run([...run('ROLLBACK'), ...run('SELECT note FROM b1'), send.sync()]);
+  expect(messages.filter(({ type }) => type === 'E').map((each) => errorField(each, 'C'))).toEqual(['0A000']);
+  expect(await say(client, 'ROLLBACK', 'BEGIN; COMMIT; SELECT note FROM b1')).toEqual(['', 'source']);
+});
+
+test('what can’t be taken to the other side keeps its transaction or pipeline where it is', async () => {
+  await using client = await raw();
+  const kept = [
+    'BEGIN',
+    'DECLARE k CURSOR FOR SELECT generate_series(1, 3)',
+    'SELECT note FROM a1',
+    'ROLLBACK',
+  ];
+  expect(await say(client, 'SELECT note FROM b1', ...kept)).toEqual(['source', '', '', '0A000', '']);
+  const code = async (): Promise<string | undefined> => {
+    await client.readies(1);
+    const error = client.take().find(({ type }) => type === 'E');
+    return error === undefined ? undefined : errorField(error, 'C');
+  };
+  // A portal.
+  await say(client, 'BEGIN');
+  await client.run([
+    send.parse('SELECT generate_series(1, 3)'),
+    send.bind([], '', 'portal'),
+    send.execute('portal', 1),
+    send.sync(),
+  ]);
+  client.write(...run('SELECT note FROM a1'), send.sync());
+  expect(await code()).toBe('0A000');
+  await say(client, 'ROLLBACK');
+  // A setting for a pipeline that is no block.
+  client.write(...run("SET LOCAL app.tenant = 'of this pipeline'"), send.flush());
+  await until(() => client.types.endsWith('C'));
+  client.write(...run("SELECT current_setting('app.tenant') FROM a1"), send.sync());
+  expect(await code()).toBe('0A000');
+  expect(await say(client, 'SELECT note FROM a1')).toEqual(['destination']);
 });

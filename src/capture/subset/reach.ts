@@ -44,11 +44,20 @@ const NOTHING_RUN: StatementReach = {
   unknown: null,
   redo: 'skip',
   changesScope: false,
+  scopeEnd: 'none',
   executes: [],
 };
 
 export function unread(fingerprint: string, why: string): StatementReach {
-  return { fingerprint, subsets: [], unknown: why, redo: 'anchor', changesScope: true, executes: [] };
+  return {
+    fingerprint,
+    subsets: [],
+    unknown: why,
+    redo: 'anchor',
+    changesScope: true,
+    scopeEnd: 'ends',
+    executes: [],
+  };
 }
 
 /** As {@link pathOf}, which leaves `"$user"` out. */
@@ -99,6 +108,7 @@ class ReachReader {
   #redo: Redo = 'skip';
   #prepares = false;
   #changesScope = false;
+  #scopeEnd: StatementReach['scopeEnd'] = 'none';
 
   constructor(path: readonly string[], catalog: ReachCatalog, prepared: boolean) {
     this.#path = path;
@@ -113,12 +123,17 @@ class ReachReader {
       unknown: this.#found.unknown,
       redo: this.#found.volatile ? 'anchor' : this.#redo,
       changesScope: this.#changesScope,
+      scopeEnd: this.#scopeEnd,
       executes: [...this.#executes],
     };
   }
 
   #refuse(why: string): void {
     this.#found.unknown ??= why;
+  }
+
+  #usesNames(): void {
+    if (this.#scopeEnd === 'ends') this.#scopeEnd = 'used-behind';
   }
 
   /** Names mean something else from here on. */
@@ -163,6 +178,7 @@ class ReachReader {
         return;
       case 'ExecuteStmt':
         if (this.#prepares) this.#refuse('it prepares and executes at once');
+        this.#usesNames();
         this.#executes.add(asText(node['name']));
         this.#runs(node);
         return;
@@ -186,7 +202,9 @@ class ReachReader {
       this.#catalog.relation(table, this.#path, this.#found);
       if (writes) this.#catalog.written(table, this.#path, this.#found);
     }
-    if (name === 'LockStmt') this.#again('anchor');
+    if (accesses.length > 0) this.#usesNames();
+    // What is left of a cursor can't be had on the other side.
+    if (name === 'LockStmt' || name === 'DeclareCursorStmt') this.#again('anchor');
     if (name === 'CopyStmt' && node['is_program'] === true) this.#refuse('COPY PROGRAM is for one side only');
     this.#runs(wrapped);
   }
@@ -201,6 +219,7 @@ class ReachReader {
       case 'TRANS_STMT_COMMIT':
       case 'TRANS_STMT_ROLLBACK':
         this.#again(node['chain'] === true ? 'anchor' : 'skip');
+        if (this.#scopeEnd === 'none') this.#scopeEnd = 'ends';
         return;
       case 'TRANS_STMT_ROLLBACK_TO':
         // What was set behind it is undone.
@@ -236,6 +255,7 @@ class ReachReader {
   #call(node: Node): void {
     const names = asArray(node['funcname']).map((each) => asText(asNode(asNode(each)['String'])['sval']));
     const name = names.at(-1) ?? '';
+    this.#usesNames();
     if (name === 'set_config') {
       this.#again('repeat');
       const setting = literalOf(asArray(node['args'])[0]);
