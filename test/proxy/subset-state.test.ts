@@ -26,14 +26,11 @@ class Slowly extends ReadHere {
 let pair: DatabasePair;
 let running: RunningProxy;
 let reaches: Slowly;
-let stateful: string[] = [];
 
 beforeAll(async () => {
   pair = await databasePair();
   await makeSides(pair);
   for (const client of [pair.onSource, pair.onDestination]) {
-    await client.query(`CREATE FUNCTION public.enter(text) RETURNS void LANGUAGE sql
-      SET work_mem = '4MB' AS $$ SELECT set_config('app.tenant', $1, false) $$`);
     await client.query(
       `DO $$ BEGIN CREATE ROLE subset_reader; EXCEPTION WHEN duplicate_object THEN NULL; END $$`,
     );
@@ -45,8 +42,6 @@ beforeAll(async () => {
     { askTimeoutMs: 5000 },
     {
       subsets: { ids: ['a', 'b', 'rest'], reaches },
-      customSettings: () => ['app.tenant'],
-      statefulFunctions: () => stateful,
     },
   );
   running.proxy.setRoute('a', { side: 'destination', epoch: 1 });
@@ -190,16 +185,6 @@ test('a session that could not be routed at once is so as soon as it can be', as
     '',
     'destination',
   ]);
-});
-
-test('functions that are told later to change what a session holds are known from then on', async () => {
-  await using client = await raw();
-  const enter = (tenant: string): string => `SELECT enter('${tenant}') FROM b1`;
-  const there = "SELECT current_setting('app.tenant', true) FROM a1";
-  await say(client, there, enter('one'));
-  stateful = ['enter'];
-  running.proxy.statefulFunctionsChanged();
-  expect(await say(client, there, enter('two'), there)).toEqual(['one', '', 'two']);
 });
 
 const run = (text: string, statement = ''): Buffer[] => [
