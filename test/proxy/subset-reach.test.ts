@@ -8,6 +8,7 @@ const SCHEMA = `
   SET search_path = public;
   CREATE FUNCTION public.queried() RETURNS SETOF bigint LANGUAGE plpgsql AS
     'BEGIN RETURN QUERY EXECUTE $x$SELECT id::bigint FROM public.b1$x$; END';
+  CREATE FUNCTION public.b_rows() RETURNS bigint LANGUAGE sql AS 'SELECT count(*) FROM public.b1';
   CREATE FUNCTION public.opened() RETURNS int LANGUAGE plpgsql AS
     'DECLARE c refcursor; n int; BEGIN OPEN c FOR EXECUTE $x$SELECT 1$x$; FETCH c INTO n; RETURN n; END';
   CREATE FUNCTION public.set_tenant(t text) RETURNS void LANGUAGE plpgsql AS
@@ -43,6 +44,9 @@ const SCHEMA = `
   CREATE CAST (int AS public.wrapped) WITH FUNCTION public.wrap(int);
   CREATE VIEW public.setting_view AS SELECT set_config('app.tenant', note, true) FROM public.a1;
   CREATE VIEW public.telling AS SELECT note, now() FROM public.a1;
+  CREATE TABLE public.guarded (id int);
+  ALTER TABLE public.guarded ENABLE ROW LEVEL SECURITY;
+  CREATE POLICY p ON public.guarded USING (id IN (SELECT id FROM public.a1) AND b_rows() > 0);
   CREATE EXTENSION earthdistance CASCADE;
   CREATE FUNCTION public.cube(public.a1, text) RETURNS text LANGUAGE sql AS 'SELECT max(note) FROM public.b1';
   ${[...Array(20).keys()]
@@ -94,6 +98,7 @@ test.each([
 test.each([
   ['SELECT own_path()', ['a']],
   ['SELECT subscripts()', ['b']],
+  ['SELECT id FROM guarded', ['a', 'b', 'rest']],
   ['SELECT definer_calls()', ['b']],
   ['SELECT definer_named()', ['a']],
   ['SELECT moved.b_count()', ['b']],
@@ -117,4 +122,9 @@ test('what runs unasked counts for every statement', async () => {
       'SELECT ROW(max(note))::public.wrapped FROM public.b1';
     CREATE CAST (bigint AS public.wrapped) WITH FUNCTION public.wrap_long(bigint) AS IMPLICIT`);
   expect((await read('SELECT note FROM a1', new ReadHere(pair))).subsets).toEqual(['a', 'b']);
+});
+
+test('the destination’s catalogs are read where the source is gone', async () => {
+  const gone = new ReadHere({ ...pair, source: { ...pair.source, port: 1 } });
+  expect(await read('SELECT abs(1)', gone)).toMatchObject({ unknown: null, subsets: [] });
 });

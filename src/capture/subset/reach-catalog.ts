@@ -19,6 +19,8 @@ export interface ReachRelation {
   readonly functions: readonly string[];
   /** Of views: its query, for the server's own functions in it, on which nothing depends by the catalogs. */
   readonly query: Body | null;
+  /** What its policies of row security read and call: relations, and functions of the database's own. */
+  readonly policies: { readonly relations: readonly string[]; readonly functions: readonly string[] } | null;
 }
 
 export interface ReachSnapshot {
@@ -80,6 +82,21 @@ const RELATIONS_SQL = `
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
   LEFT JOIN base ON base.view = c.oid AND c.relkind IN ('v', 'm')
   WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relpersistence <> 't' AND ${OURS} LIMIT ${RELATIONS_MAX + 1}`;
+
+const POLICIES_SQL = `
+  SELECT n.nspname || '.' || t.relname AS name,
+    pg_catalog.json_agg(DISTINCT cn.nspname || '.' || c.relname) FILTER (WHERE c.oid IS NOT NULL) AS relations,
+    pg_catalog.json_agg(DISTINCT fn.nspname || '.' || f.proname) FILTER (WHERE f.oid IS NOT NULL) AS functions
+  FROM pg_catalog.pg_policy p
+  JOIN pg_catalog.pg_class t ON t.oid = p.polrelid AND t.relrowsecurity
+  JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace
+  JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_policy'::pg_catalog.regclass AND d.objid = p.oid
+  LEFT JOIN pg_catalog.pg_class c ON d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND c.oid = d.refobjid
+    AND c.oid <> t.oid AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+  LEFT JOIN pg_catalog.pg_namespace cn ON cn.oid = c.relnamespace
+  LEFT JOIN pg_catalog.pg_proc f ON d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND f.oid = d.refobjid
+  LEFT JOIN pg_catalog.pg_namespace fn ON fn.oid = f.pronamespace
+  GROUP BY 1`;
 
 const SYSTEM_SQL = `
   SELECT c.relname AS name FROM pg_catalog.pg_class c
@@ -158,12 +175,22 @@ export async function readReachSnapshot(client: pg.Client, parser: PostgresParse
   const rows = async (sql: string): Promise<readonly Row[]> => (await client.query<Row>(sql)).rows;
   const names = (json: string | null | undefined): readonly string[] =>
     JSON.parse(json ?? '[]') as readonly string[];
+  const policies = new Map(
+    (await rows(POLICIES_SQL)).map(
+      (row) =>
+        [
+          row['name'] ?? '',
+          { relations: names(row['relations']), functions: names(row['functions']) },
+        ] as const,
+    ),
+  );
   const relations = (await rows(RELATIONS_SQL)).map((row): ReachRelation => ({
     name: row['name'] ?? '',
     kind: row['kind'] ?? '',
     root: row['root'] ?? null,
     bases: names(row['bases']),
     functions: names(row['functions']),
+    policies: policies.get(row['name'] ?? '') ?? null,
     query: row['query'] == null ? null : statementsOf([row['query']], parser),
   }));
   const routines = new Map<string, Body[]>();
@@ -316,6 +343,10 @@ export class ReachCatalog {
     const subset = this.#subsetOf.get(name) ?? this.#subsetOf.get(relation?.root ?? '');
     if (subset !== undefined) {
       found.subsets.add(subset);
+      const policies = relation?.policies ?? null;
+      if (policies === null || !chain.enter(`policies of ${name}`, path)) return;
+      for (const read of policies.relations) this.#relation(read, path, found, chain.next());
+      for (const called of policies.functions) this.#called(called, path, found, chain.next());
       return;
     }
     if (relation?.kind !== 'v' || chain.depth > DEPTH_MAX) {
