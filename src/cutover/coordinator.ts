@@ -79,6 +79,8 @@ export class CutoverCoordinator {
   /** Of operations that were stopped dead. */
   readonly #abandoned: Connections[] = [];
   #running: Running | undefined;
+  /** Every subset's route has been found once by this process. */
+  #recovered = false;
   #finalized = false;
   #removed = false;
   #last: OperationReport | undefined;
@@ -139,6 +141,7 @@ export class CutoverCoordinator {
     return this.#exclusively(async () => {
       signal.throwIfAborted();
       const recovery = await this.#recover(signal);
+      this.#recovered = true;
       this.#finalized = recovery.finalized;
       return recovery;
     });
@@ -148,8 +151,21 @@ export class CutoverCoordinator {
   async #recover(signal: AbortSignal): Promise<Recovery> {
     const context = { connections: this.#connections, proxyId: this.#proxyId, known: this.#subsets, signal };
     const found: (SubsetRecovery & Recovery)[] = [];
-    for (const subset of this.#subsets)
-      found.push({ subset, ...(await recover({ ...context, deps: this.#depsOf(subset) })) });
+    const unknown: UnderstudyError[] = [];
+    for (const subset of this.#subsets) {
+      try {
+        found.push({ subset, ...(await recover({ ...context, deps: this.#depsOf(subset) })) });
+      } catch (error) {
+        // A route that was known stays in force, as it does where nothing can be asked at all.
+        if (!(error instanceof UnderstudyError) || error.code !== 'route-unknown' || !this.#recovered)
+          throw error;
+        this.#deps.log.warn({ subset, reason: error.message }, 'who leads this subset can’t be asked now');
+        unknown.push(error);
+        found.push({ subset, route: this.#route(subset), action: 'none', finalized: false });
+      }
+    }
+    const [problem] = unknown;
+    if (problem !== undefined && unknown.length === found.length) throw problem;
     const [first] = found;
     if (first === undefined) throw new UnderstudyError('internal', 'there is no subset');
     if (first.subset === WHOLE_DATABASE) {
@@ -467,12 +483,14 @@ export class CutoverCoordinator {
    * The recorded human decision that the destination is gone for good: lifts the source's fence without the journal, at
    * an epoch that the lost one can't have reached; should it return, it is not trusted. Writes that were made to the
    * destination and not yet carried back are lost. Of one subset, or of all that the destination led. Returns the new
-   * epoch, the highest of several. Throws `not-cut-over`, `busy`, `request-invalid`.
+   * epoch, the highest of several. Throws `not-cut-over`, `busy`, `request-invalid` (also for one subset of several while
+   * the destination answers: its journal would be trusted no more, and what it still leads couldn't be brought back).
    */
   async abandonDestination(note: string, signal: AbortSignal, asked?: SubsetId): Promise<number> {
     const subsets = asked === undefined ? this.#subsets : [subsetAsked(this.#subsets, asked)];
     if (this.#running !== undefined) throw new UnderstudyError('busy', `a ${this.#running.kind} is running`);
     return await this.#exclusively(async () => {
+      if (asked !== undefined && this.#subsets.length > 1) await this.#assertDestinationSilent();
       const { settings, clock } = this.#deps;
       const session = await this.#connections.open('source', 'abandon');
       try {
@@ -495,6 +513,25 @@ export class CutoverCoordinator {
         await session.end();
       }
     });
+  }
+
+  async #assertDestinationSilent(): Promise<void> {
+    let destination: Session;
+    try {
+      destination = await this.#connections.open('destination', 'abandon');
+    } catch (error) {
+      if (error instanceof UnderstudyError && error.code === 'destination-unreachable') return;
+      throw error;
+    }
+    await destination.end();
+    throw new UnderstudyError(
+      'request-invalid',
+      'the destination answers, and can’t be given up for one subset',
+      {
+        advice:
+          'Roll the subset back without --destination-lost; or leave --subset out to give up all it leads.',
+      },
+    );
   }
 
   // -------------------------------------------------------------------------------------------------------------

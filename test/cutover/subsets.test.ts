@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { Side, SubsetRules, TableName } from '../../src/core/ports.js';
 import { StoppedDead } from '../../src/cutover/runner.js';
 import type { StepPoint } from '../../src/cutover/settings.js';
+import { Relay } from './relay.js';
 import { codeOf, Stage, TABLES } from './stage.js';
 
 const rule = (subset: string, tables: readonly string[]): SubsetRules => ({
@@ -139,7 +140,7 @@ describe('a process that dies', () => {
   test('a destination that is lost is given up by what it led, and other borders may be drawn then', async () => {
     const { signal } = new AbortController();
     expect(await stage.coordinator.abandonDestination('gone', signal, 'rest').catch(codeOf)).toBe(
-      'not-cut-over',
+      'request-invalid',
     );
     expect(await stage.coordinator.abandonDestination('gone', signal)).toBe(3);
     expect(await stage.writableAtRest(MEMBERS.days)).toEqual(['source', 'destination']);
@@ -150,6 +151,25 @@ describe('a process that dies', () => {
     // The source, which no fence closes, is served all the same.
     expect(stage.recovery).toMatchObject({ route: { side: 'source' }, action: 'none' });
   });
+});
+
+test('of two that a lost destination led, the one that is given up is served, once it is silent', async () => {
+  await using stage = await open();
+  await using relay = await Relay.open(stage.pair.destination);
+  const { signal } = new AbortController();
+  for (const part of ['days', 'rest'] as const)
+    expect(await switched(stage, 'cutover', part)).toMatchObject(done);
+  await stage.restart({ subsets: SUBSETS, destination: relay.endpoint });
+  const { coordinator } = stage;
+  expect(await coordinator.abandonDestination('gone', signal, 'days').catch(codeOf)).toBe('request-invalid');
+  relay.cut();
+  expect(await coordinator.recover(signal).catch(codeOf)).toBe('route-unknown');
+  expect(await coordinator.abandonDestination('gone', signal, 'days')).toBe(3);
+  expect((await coordinator.recover(signal)).subsets?.map(({ subset, route }) => [subset, route])).toEqual([
+    ['days', { side: 'source', epoch: 3 }],
+    ['rest', { side: 'destination', epoch: 1 }],
+  ]);
+  expect(await stage.writableAtRest(MEMBERS.days)).toEqual(['source', 'destination']);
 });
 
 test('subsets are parted with the operator’s consent alone; the way back needs none', async () => {
