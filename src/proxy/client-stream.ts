@@ -26,6 +26,7 @@ import {
   endsPreparedTransaction,
   type StatementText,
 } from '../wire/postgres/statement-text.js';
+import { UnderstudyError } from '../core/errors.js';
 import type { SessionBinaryTypes } from './binary-types.js';
 import type { ResponseTracker } from './response-tracker.js';
 import type { Pin } from './session-state.js';
@@ -44,6 +45,8 @@ export interface ClientStreamDeps {
   /** To be told which types and formats are used; null: nobody asks. */
   readonly types: SessionBinaryTypes | null;
   readonly frameBytesMax: number;
+  /** A replication connection's, while subsets are on different sides: it may send nothing but replication commands. */
+  readonly commandsOnly?: () => boolean;
   /** Bytes for the server. */
   forward(bytes: Buffer): void;
 }
@@ -122,7 +125,7 @@ export class ClientStream implements FrameVisitor {
       case FRONTEND.query:
         tracker.sentQuery();
         this.#dropUnnamed();
-        return PEEK;
+        return this.#deps.commandsOnly?.() === true ? PEEK | DROP : PEEK;
       case FRONTEND.parse:
         tracker.sentExtended();
         return PEEK | this.#gathering(payloadBytes);
@@ -195,6 +198,14 @@ export class ClientStream implements FrameVisitor {
     switch (type) {
       case FRONTEND.query: {
         const textEnd = withoutZero(bytes, start, end);
+        if ((this.walker.frameAction & DROP) !== 0) {
+          if (!REPLICATION_COMMAND.test(bytes.toString('latin1', start, textEnd)))
+            throw new UnderstudyError(
+              'protocol-violation',
+              'while subsets are on different sides a replication connection may send replication commands only',
+            );
+          this.#deps.forward(encodeFrame(type, bytes.subarray(start, end)));
+        }
         this.#note(text.classify(bytes, start, textEnd, end - start < payloadBytes));
         log.query(bytes, start, textEnd, tracker.sent - 1, this.bytes);
         return;
@@ -324,6 +335,10 @@ export class ClientStream implements FrameVisitor {
     if (!this.pins.some((known) => known.reason === pin.reason)) this.pins.push(pin);
   }
 }
+
+/** One alone: what has a semicolon in it may be several. */
+const REPLICATION_COMMAND =
+  /^\s*(?:IDENTIFY_SYSTEM|READ_REPLICATION_SLOT|(?:CREATE|DROP|ALTER)_REPLICATION_SLOT|START_REPLICATION|TIMELINE_HISTORY|BASE_BACKUP|UPLOAD_MANIFEST|SHOW)\b[^;]{0,8192};?\s*$/i;
 
 /** 'S' in Close: a statement, not a portal. */
 const STATEMENT = 0x53;

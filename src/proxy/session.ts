@@ -150,6 +150,7 @@ export class Session {
       types: this.#types,
       frameBytesMax: settings.frameBytesMax,
       forward: this.#forwarder(),
+      ...(this.replication ? { commandsOnly: () => context.routing?.router.armed === true } : {}),
     });
     this.#serverStream = this.#newServerStream();
     if (context.routing?.router.armed === true) this.route(true);

@@ -268,3 +268,12 @@ test('what can’t be taken to the other side keeps its transaction or pipeline 
   expect(await code()).toBe('0A000');
   expect(await say(client, 'SELECT note FROM a1')).toEqual(['destination']);
 });
+
+test('a replication connection may send no SQL', async () => {
+  await using client = await raw({ replication: 'database' });
+  const messages = await client.run([send.query('IDENTIFY_SYSTEM')]);
+  expect(messages.map(({ type }) => type).join('')).toMatch(/^TDCZ$/);
+  client.write(send.query('SELECT note FROM a1'));
+  await until(() => client.closed);
+  expect(client.take().map(({ type }) => type)).toEqual(['E']);
+});
