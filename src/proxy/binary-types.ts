@@ -7,8 +7,8 @@
  *
  * Which types a statement has is told by descriptions, which formats are used by Bind, and drivers describe once and
  * bind often, in that order. A session therefore keeps the types it was told of, and they count from its first Bind
- * that asks for binary on: rather a type too many than one too few. Sessions alone are watched; of each, the first
- * descriptions, of bounded number, which are all that drivers with prepared statements ever get.
+ * that asks for binary on: rather a type too many than one too few. Of each session, or pooled client, the first
+ * descriptions are looked at, of bounded number, which are all that drivers with prepared statements ever get.
  */
 import type { Side } from '../core/ports.js';
 
@@ -29,12 +29,17 @@ export class BinaryTypes {
   of(side: Side): readonly number[] {
     return [...this.#types[side]];
   }
+
+  get all(): Readonly<Record<Side, readonly number[]>> {
+    return { source: this.of('source'), destination: this.of('destination') };
+  }
 }
 
 export class SessionBinaryTypes {
   readonly #all: BinaryTypes;
   readonly #side: Side;
-  readonly #described = new Set<number>();
+  /** Made when first needed: most clients never hear of such a type. */
+  #described: Set<number> | null = null;
   #left = DESCRIPTIONS_MAX;
   #binary = false;
 
@@ -70,15 +75,15 @@ export class SessionBinaryTypes {
   #has(oid: number): void {
     if (oid < OWN_OID_MIN) return;
     if (this.#binary) this.#all.add(this.#side, oid);
-    else if (this.#described.size < SESSION_TYPES_MAX) this.#described.add(oid);
+    else if ((this.#described ??= new Set()).size < SESSION_TYPES_MAX) this.#described.add(oid);
   }
 
   /** What follows the names in a Bind; `whole`: up to its end. */
   bound(bytes: Buffer, start: number, end: number, whole: boolean): void {
     if (this.#binary || !asksForBinary(bytes, start, end, whole)) return;
     this.#binary = true;
-    for (const oid of this.#described) this.#all.add(this.#side, oid);
-    this.#described.clear();
+    for (const oid of this.#described ?? []) this.#all.add(this.#side, oid);
+    this.#described = null;
   }
 }
 

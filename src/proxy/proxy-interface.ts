@@ -127,6 +127,8 @@ export interface ProxyStatus {
   readonly pools: readonly PoolStatus[];
   /** Clients that were pinned since the start, over all pools, by reason. */
   readonly pinned: Readonly<Record<string, number>>;
+  /** OIDs, on each side, of the database's own types that clients have used in binary form. */
+  readonly binaryTypes: Readonly<Record<Side, readonly number[]>>;
   /** The processes that serve clients; absent where this one does. */
   readonly workers?: readonly WorkerStatus[];
 }

@@ -168,7 +168,7 @@ class PostgresProxy implements Proxy {
   }
 
   #makePools(): Pools {
-    const { settings, tap, recorder, clock, log, onError, mayPassHeld } = this.#context;
+    const { settings, tap, recorder, binaryTypes, clock, log, onError, mayPassHeld } = this.#context;
     const text = new StatementText();
     return new Pools({
       context: {
@@ -177,6 +177,7 @@ class PostgresProxy implements Proxy {
         tap,
         recorder,
         text,
+        binaryTypes,
         clock,
         log,
         onError,
@@ -380,6 +381,7 @@ class PostgresProxy implements Proxy {
       clients,
       pools: this.#pools.status(),
       pinned: this.#pools.pinned,
+      binaryTypes: this.#context.binaryTypes.all,
     };
   }
 }

@@ -56,7 +56,7 @@ export const AS_IT_COMES = actionTable(
   ]),
 );
 /** Where descriptions of parameters are looked at too. */
-const WITH_PARAMETERS = actionTable(
+export const WITH_PARAMETERS = actionTable(
   PASS,
   new Map([...AS_IT_COMES.entries(), [BACKEND.parameterDescription, ASK]]),
 );

@@ -63,6 +63,7 @@ const SOURCE: MetricsSource = {
     passedThrough: 0,
     pools: [pool, { ...pool, user: 'another' }],
     pinned: { listening: 1, 'temporary-table': 2 },
+    binaryTypes: { source: [], destination: [] },
   },
   capture: {
     offered: 7,

@@ -6,6 +6,8 @@ import { expect, test } from 'vitest';
 import { startUnderstudy, type Understudy, type UnderstudyConfig } from 'understudy';
 import type { OperationReport, VerifyReport } from '../../src/core/ports.js';
 import type { DatabaseEndpoint } from '../../src/core/ports.js';
+import { AdminClient } from '../../src/app/admin-client.js';
+import { clientFindings } from '../../src/app/client-findings.js';
 import { freePort } from '../../src/app/demo/embedded-server.js';
 import { databasePair, until } from '../support/servers.js';
 
@@ -247,18 +249,38 @@ test('the source being down: clients are told so, and served once it is there', 
   }
 });
 
-test('without a shadow it is a proxy, and a port that is taken is named', async () => {
+test('without a shadow it is a proxy; it tells what its clients use, and a port that is taken is named', async () => {
   await using pair = await databasePair();
+  await pair.onSource.query("CREATE TYPE public.mood AS ENUM ('sad')");
   const config: UnderstudyConfig = {
     source: { url: urlOf(pair.source) },
     destination: { url: urlOf(pair.destination) },
     shadow: { enabled: false },
     capture: { enabled: false },
+    proxy: { poolMode: 'transaction' },
   };
   await using understudy = await start(config);
   const status = await understudy.status();
   expect(status.capture).toBeNull();
   expect(status.shadow.phase).toBe('idle');
+
+  const client = new pg.Client({ connectionString: urlOf(pair.source, understudy.port) });
+  await client.connect();
+  const query = {
+    text: "SELECT ARRAY['sad'::public.mood] WHERE $1::text IS NULL",
+    values: [null],
+    binary: true,
+  };
+  await client.query(query);
+  await client.end();
+  const admin = new AdminClient({ host: '127.0.0.1', port: understudy.adminPort });
+  const connections = { source: pair.onSource, destination: undefined };
+  expect(await clientFindings(admin, status.migration, connections)).toMatchObject([
+    { severity: 'warning', check: 'binary-own-type', side: 'source', object: 'public.mood[]' },
+  ]);
+  expect(await clientFindings(admin, 'another', connections)).toEqual([]);
+  const nobody = new AdminClient({ host: '127.0.0.1', port: await freePort() });
+  expect(await clientFindings(nobody, status.migration, connections)).toEqual([]);
   await expect(start({ ...config, listen: { port: understudy.port } })).rejects.toMatchObject({
     code: 'port-in-use',
   });

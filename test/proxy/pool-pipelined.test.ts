@@ -10,6 +10,7 @@ import {
   RawClient,
   errorField,
   firstColumn,
+  frame,
   recordingTap,
   send,
   sqlStates,
@@ -31,6 +32,7 @@ beforeAll(async () => {
     CREATE TABLE public.counted (n int);
     INSERT INTO public.counted VALUES (0);
     CREATE SEQUENCE public.seq;
+    CREATE TYPE public.mood AS ENUM ('sad');
     CREATE VIEW public.plain AS SELECT id, lower(name) AS name FROM public.item;
     CREATE VIEW public.counting AS SELECT nextval('public.seq') AS n;
     CREATE TABLE public.guarded (id int, owner text);
@@ -219,6 +221,30 @@ describe('harmless reads share', () => {
     );
     expect(rowsOf(messages)).toHaveLength(500);
     expect(rowsOf(messages).at(-1)).toMatch(/x500$/);
+  });
+
+  test('types of the database’s own that come in binary are noted, shared or not', async () => {
+    const sql = "SELECT ARRAY['sad'::public.mood] FROM item WHERE id = 1";
+    const BINARY = Buffer.from('\0\0\0\0\0\0\0\x01\0\x01', 'latin1');
+    const used = (): number => running.proxy.status().binaryTypes.source.length;
+    await timed(sql);
+    await using client = await raw();
+    const inBinary = [send.parse(sql), frame('B', BINARY), send.describe('P'), send.execute(), send.sync()];
+    expect(await sharedBy(() => client.run(batch(sql)))).toBe(1);
+    expect(used()).toBe(0);
+    expect(await sharedBy(() => client.run(inBinary))).toBe(1);
+    expect(used()).toBe(1);
+
+    await using alone = await raw();
+    await alone.column("SET application_name = 'has set something'");
+    await alone.run([
+      send.parse('SELECT $1::public.mood', 'named'),
+      send.describe('S', 'named'),
+      send.sync(),
+    ]);
+    expect(used()).toBe(1);
+    expect(await sharedBy(() => alone.run(inBinary))).toBe(0);
+    expect(used()).toBe(2);
   });
 
   test('the tap sees them', async () => {

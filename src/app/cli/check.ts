@@ -2,6 +2,8 @@ import type { Finding, Side } from '../../core/ports.js';
 import { asUnderstudyError, type SerializedError } from '../../core/errors.js';
 import { connectControl } from '../../core/postgres.js';
 import { inspectDestination, inspectPair, inspectSource } from '../../shadow/postgres/preflight.js';
+import type { AdminClient } from '../admin-client.js';
+import { clientFindings } from '../client-findings.js';
 import type { ResolvedConfig } from '../config.js';
 import { endpointText } from '../config/endpoint.js';
 import { subsetFindings } from '../subset-findings.js';
@@ -15,8 +17,15 @@ const COLOURS: Readonly<Record<Finding['severity'], Style>> = {
   info: 'cyan',
 };
 
-/** Preflight of both databases, straight; no running process is needed. Changes nothing on either. */
-export async function runCheck(terminal: Terminal, config: ResolvedConfig): Promise<ExitCode> {
+/**
+ * Preflight of both databases, straight; no running process is needed, but one that answers at `admin` is asked what
+ * its clients use. Changes nothing on either.
+ */
+export async function runCheck(
+  terminal: Terminal,
+  config: ResolvedConfig,
+  admin: AdminClient,
+): Promise<ExitCode> {
   const settings = {
     migrationId: config.migration.id,
     purpose: 'check',
@@ -45,7 +54,8 @@ export async function runCheck(terminal: Terminal, config: ResolvedConfig): Prom
             ? await inspectDestination(destination, settings)
             : [];
     const parted = source === undefined ? [] : await subsetFindings(source, config.subsets);
-    return report(terminal, config, [...findings, ...parted], errors);
+    const used = await clientFindings(admin, config.migration.id, { source, destination });
+    return report(terminal, config, [...findings, ...parted, ...used], errors);
   } finally {
     await Promise.allSettled([source?.end(), destination?.end()]);
   }

@@ -1,6 +1,6 @@
 /** What begins a migration and what runs it, as the command line takes it. */
 import type { Argv } from 'yargs';
-import { configOf, runVerb, type GlobalArguments } from './command.js';
+import { adminOf, configOf, runVerb, type GlobalArguments } from './command.js';
 
 export function serverVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> {
   return cli
@@ -24,7 +24,9 @@ export function serverVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> {
           .example('$0 check', 'with understudy.yaml of this folder')
           .example('$0 check --json | tail -n1 | jq .findings', 'for scripts'),
       (args) =>
-        runVerb(args, async (terminal) => (await import('./check.js')).runCheck(terminal, configOf(args))),
+        runVerb(args, async (terminal) =>
+          (await import('./check.js')).runCheck(terminal, configOf(args), adminOf(args)),
+        ),
     )
     .command(
       'run',

@@ -9,13 +9,17 @@ function sum<T>(all: readonly T[], pick: (one: T) => number): number {
   return all.reduce((total, one) => total + pick(one), 0);
 }
 
+function union(all: readonly (readonly number[])[]): readonly number[] {
+  return [...new Set(all.flat())];
+}
+
 export function mergePrepare(reports: readonly PrepareReport[]): PrepareReport {
   return {
     sessions: sum(reports, (report) => report.sessions),
     warm: sum(reports, (report) => report.warm),
     stale: sum(reports, (report) => report.stale),
     blockers: reports.flatMap((report) => report.blockers),
-    binaryTypes: [...new Set(reports.flatMap((report) => report.binaryTypes ?? []))],
+    binaryTypes: union(reports.map((report) => report.binaryTypes ?? [])),
   };
 }
 
@@ -107,6 +111,10 @@ export function mergeStatus(all: readonly ProxyStatus[], own: FleetOwn): ProxySt
     clients: all.flatMap((status) => status.clients),
     pools: mergePools(all.flatMap((status) => status.pools)),
     pinned: counts.pinned,
+    binaryTypes: {
+      source: union(all.map((status) => status.binaryTypes.source)),
+      destination: union(all.map((status) => status.binaryTypes.destination)),
+    },
   };
 }
 

@@ -10,6 +10,7 @@
  */
 import { FRAME_HEADER_BYTES, FRONTEND } from '../../wire/postgres/messages.js';
 import { CHANGES_STATE } from '../../wire/postgres/statement-text.js';
+import type { SessionBinaryTypes } from '../binary-types.js';
 import type { ResponseTracker } from '../response-tracker.js';
 import type { StatementLog } from '../statement-log.js';
 import { namesEnd, TEXT_HEAD_BYTES } from './client-input.js';
@@ -35,6 +36,8 @@ export interface ClientMessagesDeps {
   readonly statementBytesMax: number;
   /** Of what the client has set, for statements that are read under it. */
   readonly settings: () => string;
+  /** To be told which types and formats are used. */
+  readonly types: () => SessionBinaryTypes;
 }
 
 /** Prepared statements of one client. */
@@ -197,6 +200,7 @@ export class ClientMessages {
     const textEnd = complete ? zero : Math.min(end, textStart + TEXT_HEAD_BYTES);
     const decision = decisions.of(bytes, textStart, textEnd, cut);
     log.parse(name, bytes, textStart, textEnd, decision.flags);
+    if (complete) this.#deps.types().parameters(bytes, textEnd + 1, end);
     if (name === '') {
       this.unnamed = complete ? Buffer.from(bytes.subarray(start, end)) : null;
       this.unnamedDecision = decision;
@@ -316,6 +320,7 @@ export class ClientMessages {
     const statementStart = bytes.indexOf(0, start) + 1;
     const name = bytes.toString('latin1', statementStart, restStart - 1);
     log.bind(portal, name, bytes, restStart, end);
+    this.#deps.types().bound(bytes, restStart, end, end - start === payloadBytes);
     if (name === '') {
       this.#bindUnnamed(backend);
       this.#sentExtended(backend);

@@ -4,6 +4,7 @@ import type { Log } from '../../core/log.js';
 import type { StatementTap, TrafficRecorder } from '../../core/capture-ports.js';
 import type { StatementText } from '../../wire/postgres/statement-text.js';
 import type { Backend } from '../backend.js';
+import type { BinaryTypes } from '../binary-types.js';
 import type { ProxySettings } from '../settings.js';
 import type { Decisions } from './decisions.js';
 import type { Definitions } from './definitions.js';
@@ -29,6 +30,7 @@ export interface PoolContext {
   readonly recorder: TrafficRecorder | null;
   /** The pools' own: what the last text named is kept in it. */
   readonly text: StatementText;
+  readonly binaryTypes: BinaryTypes;
   readonly clock: Clock;
   readonly log: Log;
   readonly decisions: Decisions;

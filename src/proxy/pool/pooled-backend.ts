@@ -36,9 +36,10 @@ import {
 } from '../../wire/postgres/messages.js';
 import { encodeRawQuery } from '../../wire/postgres/raw-text.js';
 import { sendCancel, type Backend } from '../backend.js';
+import type { SessionBinaryTypes } from '../binary-types.js';
 import type { ResponseTracker } from '../response-tracker.js';
 import { ReplyReader, type Reply } from '../reply-reader.js';
-import { AS_IT_COMES, rowsOfTag } from '../server-stream.js';
+import { WITH_PARAMETERS, rowsOfTag } from '../server-stream.js';
 import { closeWith } from '../socket-reader.js';
 import type { StatementLog } from '../statement-log.js';
 import { AnswerPlan } from './answer-plan.js';
@@ -50,6 +51,8 @@ import type { ParameterSet, ParameterSets } from './parameter-sets.js';
 export interface LinkUser {
   readonly tracker: ResponseTracker;
   readonly log: StatementLog;
+  /** To be told which types come. */
+  readonly types: SessionBinaryTypes;
   /** False: stop reading the server until `resume`. */
   toClient(bytes: Buffer): boolean;
   /** SQLSTATE of an error its statement met; null of one that ends the connection. */
@@ -168,7 +171,7 @@ export class PooledBackend implements FrameVisitor {
     this.#linkedAt = this.#walker.position;
     this.plan.reset();
     this.ranDdl = false;
-    this.#walker.actions = AS_IT_COMES;
+    this.#walker.actions = WITH_PARAMETERS;
   }
 
   unlink(): void {
@@ -321,6 +324,8 @@ export class PooledBackend implements FrameVisitor {
       case BACKEND.copyBothResponse:
         tracker.gotCopyBoth();
         return PASS;
+      case BACKEND.parameterDescription:
+        return this.#described(user);
       case BACKEND.emptyQueryResponse:
       case BACKEND.portalSuspended:
         log.completed(0, this.#position);
@@ -330,7 +335,12 @@ export class PooledBackend implements FrameVisitor {
     const planned = this.plan.received(tracker.answered);
     tracker.gotResponse();
     if (planned === 'hide') return PEEK | DROP;
-    return planned === 'as-parse' ? PEEK | DROP | AS_PARSE : PASS;
+    if (planned === 'as-parse') return PEEK | DROP | AS_PARSE;
+    return type === BACKEND.rowDescription ? this.#described(user) : PASS;
+  }
+
+  #described(user: LinkUser): number {
+    return user.types.wanted && this.#walker.frameWhole ? PEEK : PASS;
   }
 
   peek(type: number, bytes: Buffer, start: number, end: number, payloadBytes: number): void {
@@ -364,6 +374,12 @@ export class PooledBackend implements FrameVisitor {
       case BACKEND.parameterStatus:
         this.#parameter(bytes.subarray(start, end));
         user.onParameters(this.parameters);
+        return;
+      case BACKEND.rowDescription:
+        user.types.rows(bytes, start, end);
+        return;
+      case BACKEND.parameterDescription:
+        user.types.parameters(bytes, start, end);
         return;
       default:
         if ((this.#walker.frameAction & AS_PARSE) !== 0) this.forward(PARSE_COMPLETE);
@@ -436,7 +452,7 @@ export class PooledBackend implements FrameVisitor {
     if (exchange.replies.length < exchange.wanted) return;
     this.#exchange = null;
     this.#state = this.#user === null ? 'idle' : 'linked';
-    if (this.#user !== null) this.#walker.actions = AS_IT_COMES;
+    if (this.#user !== null) this.#walker.actions = WITH_PARAMETERS;
     exchange.resolve(exchange.replies);
   }
 }

@@ -31,6 +31,7 @@ import {
   encodeReadyForQuery,
   type ErrorResponseFields,
 } from '../../wire/postgres/messages.js';
+import { SessionBinaryTypes } from '../binary-types.js';
 import type { AcceptedClient } from '../client-handshake.js';
 import { ClientRecording } from '../client-recording.js';
 import type { AnswerMode } from '../local-answers.js';
@@ -75,6 +76,8 @@ export class PooledClient implements LinkUser, WatchedSession, IntakeHost {
   readonly log: StatementLog;
   readonly messages: ClientMessages;
   readonly reads: SharedReads;
+  /** Of the side that serves it: after a switch it is told the new side's OIDs. */
+  types: SessionBinaryTypes;
   readonly #context: PoolContext;
   readonly #socket: ClientSocket;
   readonly #input: ClientInput;
@@ -111,6 +114,7 @@ export class PooledClient implements LinkUser, WatchedSession, IntakeHost {
       onGone: () => this.#close(null),
     });
     this.#context = context;
+    this.types = new SessionBinaryTypes(context.binaryTypes, pool.side);
     this.log = new StatementLog(
       context.tap,
       id,
@@ -130,6 +134,7 @@ export class PooledClient implements LinkUser, WatchedSession, IntakeHost {
       definitions: context.definitions,
       statementBytesMax: settings.stateBytesMax,
       settings: () => this.state.signature,
+      types: () => this.types,
     });
     this.reads = new SharedReads(this, context);
     const { messages, tracker, log } = this;
@@ -590,6 +595,7 @@ export class PooledClient implements LinkUser, WatchedSession, IntakeHost {
   /** At rest: the other side serves it from now on. */
   moveTo(pool: Pool, parameters: ParameterSet): void {
     this.pool = pool;
+    this.types = new SessionBinaryTypes(this.#context.binaryTypes, pool.side);
     this.#socket.tell(parameters);
   }
 

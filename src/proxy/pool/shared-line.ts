@@ -192,6 +192,7 @@ export class SharedLine {
       const plain =
         type === BACKEND.dataRow || type === BACKEND.rowDescription || type === BACKEND.bindComplete;
       if (plain || (next > end && whole > CONTROL_BYTES_MAX)) {
+        if (type === BACKEND.rowDescription && next <= end) this.#described(chunk, at, next);
         if (next <= end) at = next;
         else {
           this.#remaining = next - end;
@@ -221,6 +222,11 @@ export class SharedLine {
     if (read !== undefined && at > from) this.#deliver(read, chunk, from, at, false);
     if (at < end) this.#stash = Buffer.from(chunk.subarray(at, end));
   };
+
+  #described(chunk: Buffer, at: number, next: number): void {
+    const types = this.#queue[this.#head]?.reads.client.types;
+    if (types?.wanted === true) types.rows(chunk, at + FRAME_HEADER_BYTES, next);
+  }
 
   /** Between answers. Returns false where the server says what it can't have been asked for. */
   #unasked(type: number, chunk: Buffer, at: number, next: number): boolean {

@@ -173,6 +173,7 @@ export class SharedReads {
       const decision = this.#decision(bytes, textStart, textEnd);
       const line = this.#lineFor(decision);
       if (line === null || declaresOwnTypes(bytes, textEnd + 1, batch.bind)) return 0;
+      this.#noteFormats(bytes);
       messages.unnamed = bytes.subarray(parse + FRAME_HEADER_BYTES, batch.bind);
       messages.unnamedDecision = decision;
       const definition = this.#repeated(bytes, decision);
@@ -187,8 +188,13 @@ export class SharedReads {
     if (definition === undefined || definition.declaresOwnTypes) return 0;
     const line = this.#lineFor(definition.decision);
     if (line === null) return 0;
+    this.#noteFormats(bytes);
     this.#sendNamed(line, bytes, from, definition);
     return end - from;
+  }
+
+  #noteFormats(bytes: Buffer): void {
+    this.client.types.bound(bytes, batch.bindNames, batch.bindEnd, true);
   }
 
   /** What was bound, for the tap, where keys are captured. */
