@@ -225,6 +225,10 @@ class Composition implements Understudy, AdminControl {
       route: () => ({
         leader: this.#route.recovery?.route.side,
         finalized: this.#route.recovery?.finalized ?? false,
+        subsets: (this.#route.recovery?.subsets ?? []).map(({ subset, route: { side } }) => ({
+          subset,
+          side,
+        })),
       }),
     });
     this.#admin = new AdminServer(config.admin, this, log.child({ part: 'admin' }));

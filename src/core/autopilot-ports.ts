@@ -19,6 +19,8 @@ export interface AutopilotStatus {
     readonly kind: VerdictKind;
     /** Stable, kebab-case. */
     readonly code: string;
+    /** null: the whole database, or no single one. */
+    readonly subset: string | null;
     readonly reason: string;
     /** What it was decided on. */
     readonly figures: Readonly<Record<string, number | string | null>>;

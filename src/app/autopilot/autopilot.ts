@@ -8,7 +8,8 @@
  *   3. divergence is judged anew by the shadow's lag at this moment, and the shadow is steered by it (`tuner.ts`)
  *   4. a verdict that differs from the last is recorded in the destination with its figures
  *   5. a verdict to cut over is recorded *first*; one that can't be recorded is not acted on. Then preflight alone, and
- *      only if nothing stands in the way the cutover, which does its own preflight again
+ *      only if nothing stands in the way the cutover, which does its own preflight again. Of several subsets one, whose turn it
+ *      is (`decide-parts.ts`); the next round looks at the others anew
  *   6. after `retireAfterMs` on the destination its shadow is retired, if a person has set that time
  *   7. how it ended is recorded; a failure is followed by a growing pause, over restarts too
  *
@@ -21,17 +22,25 @@ import type { Clock } from '../../core/clock.js';
 import type { AutopilotStatus } from '../../core/autopilot-ports.js';
 import { asUnderstudyError } from '../../core/errors.js';
 import type { Log } from '../../core/log.js';
-import type { OperationReport, ShadowStatus, Side } from '../../core/ports.js';
+import type { OperationReport, ShadowStatus, Side, SubsetId } from '../../core/ports.js';
 import { StateCell } from '../../core/state-machine.js';
 import { HOUR_MS } from '../../predict/series.js';
 import type { Planned } from '../plan/make.js';
 import { freshnessOf, liveShadow, logBudgetUsed, type LiveShadow } from '../plan/measurements.js';
 import { ApplyMeter } from './apply-meter.js';
-import { decide, type AutopilotLimits, type Verdict } from './decide.js';
+import { decide } from './decide.js';
+import type { AutopilotLimits, Part, Verdict } from './situation.js';
 import type { Decisions } from './decisions.js';
 import type { AllowedHours } from './hours.js';
 import { retuned } from './tune.js';
 import type { Tuner } from './tuner.js';
+
+export interface RouteAsKnown {
+  readonly leader: Side | undefined;
+  readonly finalized: boolean;
+  /** Empty where the whole database moves as one. */
+  readonly subsets: readonly { readonly subset: SubsetId; readonly side: Side }[];
+}
 
 export interface AutopilotDeps {
   readonly limits: AutopilotLimits;
@@ -44,7 +53,7 @@ export interface AutopilotDeps {
   readonly tuner: Pick<Tuner, 'round' | 'status'> | undefined;
   /** 0: none. */
   readonly logBudgetBytes: number;
-  readonly route: () => { readonly leader: Side | undefined; readonly finalized: boolean };
+  readonly route: () => RouteAsKnown;
   readonly shadow: () => Promise<ShadowStatus>;
   readonly operationRunning: () => boolean;
   readonly operate: (
@@ -103,7 +112,8 @@ export class Autopilot {
     return {
       mode: this.#deps.limits.mode,
       state: this.#state.current,
-      verdict: this.#verdict ?? null,
+      verdict:
+        this.#verdict === undefined ? null : { ...this.#verdict, subset: this.#verdict.subset ?? null },
       plan:
         plan === undefined
           ? null
@@ -144,7 +154,7 @@ export class Autopilot {
     const deps = this.#deps;
     const status = await deps.shadow();
     this.#building = BUILDING.includes(status.phase);
-    const { leader, finalized } = deps.route();
+    const { leader, finalized, subsets } = deps.route();
     const nowMs = deps.clock.now().getTime();
     if (leader === 'source' && !finalized && this.#planIsOld(nowMs, status.phase))
       await this.#replan(status, nowMs);
@@ -152,8 +162,8 @@ export class Autopilot {
     await this.#recordCopy(status);
     const planned = this.#asOfNow(status, nowMs);
     if (planned !== undefined && leader === 'source' && !finalized && !deps.operationRunning())
-      await deps.tuner?.round(planned, status, nowMs);
-    const past = await deps.decisions.past();
+      await deps.tuner?.round(stillShadowed(planned, subsets), status, nowMs);
+    const { attempts, operations } = await deps.decisions.past();
     const forward = status.streams.find(({ direction }) => direction === 'forward');
     const verdict = decide(
       {
@@ -168,7 +178,13 @@ export class Autopilot {
           lagBytes: forward?.lagBytes ?? null,
         },
         plan: planned?.plan,
-        ...past,
+        attempts,
+        parts: subsets.map(({ subset, side }): Part => ({
+          subset,
+          side,
+          lastOperation: operations.find((operation) => operation.subset === subset) ?? null,
+        })),
+        lastOperation: operations[0] ?? null,
       },
       deps.limits,
     );
@@ -212,14 +228,18 @@ export class Autopilot {
   async #act(verdict: Verdict): Promise<void> {
     const { decisions, limits, log } = this.#deps;
     const known = this.#verdict;
-    const news = known === undefined || known.kind !== verdict.kind || known.code !== verdict.code;
+    const news =
+      known === undefined ||
+      known.kind !== verdict.kind ||
+      known.code !== verdict.code ||
+      known.subset !== verdict.subset;
     const acts = verdict.kind === 'cutover' || verdict.kind === 'retire';
     if (news || acts) {
       const number = await decisions.record(limits.mode, verdict);
-      const { kind, code, reason } = verdict;
-      if (kind === 'suggest' || acts) log.info({ kind, code, reason }, 'autopilot');
+      const { kind, code, subset, reason } = verdict;
+      if (kind === 'suggest' || acts) log.info({ kind, code, subset, reason }, 'autopilot');
       this.#verdict = { ...verdict, at: this.#deps.clock.now().toISOString() };
-      if (kind === 'cutover') await this.#cutover(number);
+      if (kind === 'cutover') await this.#cutover(number, subset);
       if (kind === 'retire') await this.#retire(number);
       return;
     }
@@ -227,11 +247,11 @@ export class Autopilot {
   }
 
   /** What preflight alone says against a switch; undefined: nothing. */
-  async #obstacle(): Promise<string | undefined> {
+  async #obstacle(what: OperationOptions): Promise<string | undefined> {
     try {
       const report = (await this.#deps.operate(
         'cutover',
-        { dryRun: true },
+        { ...what, dryRun: true },
         () => undefined,
       )) as OperationReport;
       if (report.reason !== undefined) return `${report.reason.code}: ${report.reason.message}`;
@@ -261,13 +281,14 @@ export class Autopilot {
   }
 
   /** Whatever happens, the decision gets its outcome, unless the destination can't be told. */
-  async #cutover(number: number): Promise<void> {
+  async #cutover(number: number, subset: SubsetId | undefined): Promise<void> {
     const { decisions, operate, log } = this.#deps;
     this.#state.move('switching');
     const quiet = (): void => undefined;
-    const obstacle = await this.#obstacle();
+    const what = subset === undefined ? {} : { subset };
+    const obstacle = await this.#obstacle(what);
     if (obstacle !== undefined) {
-      log.warn({ obstacle }, 'autopilot: preflight refused the cutover');
+      log.warn({ subset, obstacle }, 'autopilot: preflight refused the cutover');
       await decisions.settle(number, 'refused', obstacle, null);
       this.#state.move('watching');
       return;
@@ -276,20 +297,30 @@ export class Autopilot {
       if (this.#stopping.signal.aborted) {
         await decisions.settle(number, 'refused', 'the process was stopped', null);
       } else {
-        const report = (await operate('cutover', {}, quiet)) as OperationReport;
+        const report = (await operate('cutover', what, quiet)) as OperationReport;
         const done = report.outcome === 'done';
         const why = report.reason === undefined ? null : `${report.reason.code}: ${report.reason.message}`;
         log[done ? 'info' : 'warn'](
-          { operation: report.id, outcome: report.outcome },
+          { operation: report.id, subset, outcome: report.outcome },
           'autopilot: cutover ended',
         );
         await decisions.settle(number, done ? 'done' : 'aborted', why, report.id);
       }
     } catch (error) {
       const { code, message } = asUnderstudyError(error, 'internal', 'cutover');
-      log.warn({ code, error: message }, 'autopilot: cutover failed');
-      await decisions.settle(number, 'aborted', `${code}: ${message}`, null);
+      log.warn({ subset, code, error: message }, 'autopilot: cutover failed');
+      // A person was first: nothing has been tried.
+      const refused = code === 'busy' || code === 'already-cut-over';
+      await decisions.settle(number, refused ? 'refused' : 'aborted', `${code}: ${message}`, null);
     }
     this.#state.move('watching');
   }
+}
+
+/** Without the subsets that were switched: how they change is not the forward stream's to keep up with. */
+function stillShadowed(planned: Planned, routes: RouteAsKnown['subsets']): Planned {
+  const switched = new Set(routes.flatMap(({ subset, side }) => (side === 'destination' ? [subset] : [])));
+  if (switched.size === 0) return planned;
+  const subsets = planned.plan.subsets.filter(({ subset }) => !switched.has(subset));
+  return { ...planned, plan: { ...planned.plan, subsets } };
 }

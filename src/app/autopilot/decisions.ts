@@ -9,7 +9,7 @@ import type { DatabaseEndpoint, OperationKind, OperationReport, OperationState }
 import { connectControl } from '../../core/postgres.js';
 import type { PastCopy } from '../../predict/experience.js';
 import type { DecisionKind } from '../../core/autopilot-ports.js';
-import type { Attempt, Verdict, VerdictCode } from './decide.js';
+import type { Attempt, Verdict, VerdictCode } from './situation.js';
 
 const SCHEMA_SQL = [
   'CREATE SCHEMA IF NOT EXISTS understudy',
@@ -36,6 +36,8 @@ const PAST_COPY_SQL = [
 ];
 const PAST_COPIES = 40;
 const KEPT = 10_000;
+/** Tries that are looked back at. */
+const ATTEMPTS = 400;
 const CONNECTION = {
   purpose: 'decisions',
   connectTimeoutMs: 5_000,
@@ -44,6 +46,7 @@ const CONNECTION = {
 
 export type SteeringCode = 'intensity' | 'copy-order';
 
+/** `figures` say the subset, where it is about one. */
 export interface Decision extends Omit<Verdict, 'kind' | 'code'> {
   readonly kind: DecisionKind;
   /** Of a verdict; or what was steered. */
@@ -63,6 +66,7 @@ export interface DecisionRecord extends Decision {
 
 export interface OperationSummary {
   readonly id: string;
+  readonly subset: string;
   readonly kind: OperationKind;
   readonly state: OperationState;
   readonly startedAt: string;
@@ -135,25 +139,25 @@ export class Decisions {
     });
   }
 
-  /** What `decide` needs to know of the past. */
+  /** What `decide` needs to know of the past, the newest first: own tries, and the newest operation of each subset. */
   past(): Promise<{
     readonly attempts: readonly Attempt[];
-    readonly lastOperation: OperationSummary | null;
+    readonly operations: readonly OperationSummary[];
   }> {
     return this.#with(async (client) => {
       const attempts = (await has(client, 'decision'))
         ? await client.query<Row>(
-            `SELECT (pg_catalog.date_part('epoch', COALESCE(ended_at, at)) * 1000)::bigint AS at_ms, outcome
-             FROM understudy.decision WHERE kind IN ('cutover', 'retire') ORDER BY number DESC LIMIT 40`,
+            `SELECT (pg_catalog.date_part('epoch', COALESCE(ended_at, at)) * 1000)::bigint AS at_ms, outcome, kind, figures
+             FROM understudy.decision WHERE kind IN ('cutover', 'retire') ORDER BY number DESC LIMIT ${ATTEMPTS}`,
           )
         : { rows: [] };
-      const [last] = await readOperations(client, 1);
       return {
         attempts: attempts.rows.map((row) => ({
           atMs: Number(row['at_ms']),
+          subset: subsetOf(row),
           outcome: (row['outcome'] ?? null) as Attempt['outcome'],
         })),
-        lastOperation: last ?? null,
+        operations: await readOperations(client, NEWEST_OF_EACH),
       };
     });
   }
@@ -173,7 +177,7 @@ export class Decisions {
         : { rows: [] };
       return {
         decisions: found.rows.map(decisionFrom),
-        operations: await readOperations(client, limit),
+        operations: await readOperations(client, NEWEST, [limit]),
       };
     });
   }
@@ -197,19 +201,29 @@ async function has(client: pg.Client, table: string): Promise<boolean> {
   return found.rows[0]?.['found'] === 't';
 }
 
-async function readOperations(client: pg.Client, limit: number): Promise<readonly OperationSummary[]> {
+const NEWEST = 'SELECT * FROM understudy.operation ORDER BY started_at DESC LIMIT $1';
+const NEWEST_OF_EACH =
+  'SELECT DISTINCT ON (subset) * FROM understudy.operation ORDER BY subset, started_at DESC';
+
+/** The newest first, of those that `which` selects. */
+async function readOperations(
+  client: pg.Client,
+  which: string,
+  parameters: readonly number[] = [],
+): Promise<readonly OperationSummary[]> {
   if (!(await has(client, 'operation'))) return [];
   const found = await client.query<Row>(
-    `SELECT id, kind, state, ${utc('started_at')} AS started_at, ${utc('finished_at')} AS finished_at, reason, report
-     FROM understudy.operation ORDER BY understudy.operation.started_at DESC LIMIT $1`,
-    [limit],
+    `SELECT id, subset, kind, state, ${utc('started_at')} AS started, ${utc('finished_at')} AS finished, reason, report
+     FROM (${which}) operation ORDER BY started_at DESC`,
+    [...parameters],
   );
   return found.rows.map((row) => ({
     id: row['id'] ?? '',
+    subset: row['subset'] ?? '',
     kind: row['kind'] === 'rollback' ? 'rollback' : 'cutover',
     state: (row['state'] ?? 'failed') as OperationState,
-    startedAt: row['started_at'] ?? '',
-    finishedAt: row['finished_at'] ?? null,
+    startedAt: row['started'] ?? '',
+    finishedAt: row['finished'] ?? null,
     reason: row['reason'] ?? null,
     report: row['report'] == null ? null : (JSON.parse(row['report']) as OperationReport),
   }));
@@ -220,13 +234,21 @@ function utc(column: string): string {
   return `pg_catalog.to_char(${column}, 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')`;
 }
 
+function subsetOf({ kind, figures }: Row): string | undefined {
+  const { subset } = JSON.parse(figures ?? '{}') as Verdict['figures'];
+  // What is steered names the subset that sets the pace, which it is not about alone.
+  return kind === 'tune' || typeof subset !== 'string' ? undefined : subset;
+}
+
 function decisionFrom(row: Row): DecisionRecord {
+  const subset = subsetOf(row);
   return {
     number: Number(row['number']),
     at: row['at'] ?? '',
     mode: row['mode'] ?? '',
     kind: (row['kind'] ?? 'wait') as Decision['kind'],
     code: (row['code'] ?? 'not-now') as Decision['code'],
+    ...(subset === undefined ? {} : { subset }),
     reason: row['reason'] ?? '',
     figures: JSON.parse(row['figures'] ?? '{}') as Decision['figures'],
     outcome: row['outcome'] ?? null,

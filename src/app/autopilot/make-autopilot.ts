@@ -2,13 +2,13 @@
 import type { Clock } from '../../core/clock.js';
 import { asUnderstudyError } from '../../core/errors.js';
 import type { Log } from '../../core/log.js';
-import type { ShadowControl, Side } from '../../core/ports.js';
+import type { ShadowControl } from '../../core/ports.js';
 import type { ResolvedConfig } from '../config.js';
 import type { Operations } from '../operations.js';
 import { formatText, measuredSwitch } from '../plan/measurements.js';
 import { makePlanReport, PLAN_DEFAULTS } from '../plan/make.js';
 import { closureOf, keptSeries, PLAN_DAYS } from '../plan/sources.js';
-import { Autopilot } from './autopilot.js';
+import { Autopilot, type RouteAsKnown } from './autopilot.js';
 import { Decisions } from './decisions.js';
 import { AllowedHours } from './hours.js';
 import { pastSizes, recordSizes } from './past-sizes.js';
@@ -23,7 +23,7 @@ export interface AutopilotParts {
   readonly clock: Clock;
   readonly shadow: Pick<ShadowControl, 'status' | 'steer'>;
   readonly operations: Operations;
-  readonly route: () => { readonly leader: Side | undefined; readonly finalized: boolean };
+  readonly route: () => RouteAsKnown;
 }
 
 export function makeAutopilot({ config, log, clock, shadow, operations, route }: AutopilotParts): Autopilot {
@@ -41,6 +41,8 @@ export function makeAutopilot({ config, log, clock, shadow, operations, route }:
       retireAfterMs: autopilot.retireAfterMs,
       lagMsMax: cutover.lagMsMax,
       lagBytesMax: cutover.lagBytesMax,
+      crossingMax: autopilot.crossingMax,
+      partingAccepted: cutover.parting === 'accept',
     },
     checkIntervalMs: autopilot.checkIntervalMs,
     hours: AllowedHours.parse(autopilot.allowedHours ?? '', autopilot.timezone),

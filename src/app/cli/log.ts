@@ -1,5 +1,6 @@
 /** `understudy log`: decisions of the loop, cutovers and rollbacks, from the destination's journal. */
 import { UnderstudyError } from '../../core/errors.js';
+import { WHOLE_DATABASE } from '../../core/ports.js';
 import { Decisions, type DecisionRecord, type OperationSummary } from '../autopilot/decisions.js';
 import type { ResolvedConfig } from '../config.js';
 import { EXIT, type ExitCode } from './exit-codes.js';
@@ -32,8 +33,9 @@ export function logLines(
 }
 
 function decisionLines(decision: DecisionRecord): readonly string[] {
-  const { at, kind, code, reason, outcome, outcomeReason, operation } = decision;
-  const lines = [`${at}  ${kind} (${code}): ${reason}`];
+  const { at, kind, code, subset, reason, outcome, outcomeReason, operation } = decision;
+  const of = subset === undefined ? '' : ` ${subset}`;
+  const lines = [`${at}  ${kind}${of} (${code}): ${reason}`];
   const figures = Object.entries(decision.figures).flatMap(([name, value]) =>
     value === null ? [] : [`${name} ${typeof value === 'number' ? Number(value.toPrecision(4)) : value}`],
   );
@@ -47,8 +49,17 @@ function decisionLines(decision: DecisionRecord): readonly string[] {
   return lines;
 }
 
-function operationLines({ id, kind, state, startedAt, reason, report }: OperationSummary): readonly string[] {
-  const lines = [`${startedAt}  ${kind} ${id}: ${state}${reason === null ? '' : `: ${reason}`}`];
+function operationLines({
+  id,
+  subset,
+  kind,
+  state,
+  startedAt,
+  reason,
+  report,
+}: OperationSummary): readonly string[] {
+  const of = subset === WHOLE_DATABASE ? '' : ` of ${subset}`;
+  const lines = [`${startedAt}  ${kind}${of} ${id}: ${state}${reason === null ? '' : `: ${reason}`}`];
   if (report !== null && report.outcome === 'done')
     lines.push(
       `  ${formatMs(report.totalMs)} in all; ${report.stall.held} sessions waited, p50 ${formatMs(report.stall.p50)}, max ${formatMs(report.stall.max)}`,

@@ -207,7 +207,9 @@ function autopilotLines({
 }: StatusReport['autopilot']): readonly string[] {
   if (mode === 'off') return ['autopilot    off'];
   const says =
-    verdict === null ? 'nothing decided yet' : `${verdict.kind} (${verdict.code}): ${verdict.reason}`;
+    verdict === null
+      ? 'nothing decided yet'
+      : `${verdict.kind}${verdict.subset === null ? '' : ` ${verdict.subset}`} (${verdict.code}): ${verdict.reason}`;
   const lines = [`autopilot    ${mode}; ${says}`];
   const best = plan?.windows[0];
   if (best !== undefined)

@@ -463,6 +463,10 @@ export const sections = {
       'A subset that diverges by that much is a reason to switch in any allowed hour.',
       0.8,
     ),
+    crossingMax: fraction(
+      'Where `subsets` are configured: no switch of one by itself while a larger share of its transactions was seen to touch what would be on the other side, and would fail.',
+      0.001,
+    ),
     observedHoursMin: count('Hours of traffic that must have been watched before a window is believed.', 48, {
       max: 10_000,
     }),

@@ -68,14 +68,12 @@ function checkPolicy(
 }
 
 /** What can't go together with subsets yet. */
-function checkBeside({ shadow, autopilot, proxy }: ParsedConfig, problem: Report): void {
+function checkBeside({ shadow, proxy }: ParsedConfig, problem: Report): void {
   const { format } = shadow;
   if (format?.schemas !== undefined || format?.tables !== undefined)
     problem(['subsets'], 'subsets and shadow.format can’t be used together yet');
   if (shadow.method !== 'auto' && shadow.method !== 'log')
     problem(['subsets'], `subsets need shadow.method log, got ${shadow.method}`);
-  if (autopilot.mode === 'on')
-    problem(['subsets'], 'autopilot.mode on switches the whole database; with subsets, use off or suggest');
   const pooled =
     proxy.poolMode !== 'session' || Object.values(proxy.poolModes ?? {}).some((mode) => mode !== 'session');
   if (pooled)

@@ -3,7 +3,11 @@ import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 import pg from 'pg';
 import { expect, test } from 'vitest';
-import type { DecisionRecord, OperationSummary } from '../../../src/app/autopilot/decisions.js';
+import {
+  Decisions,
+  type DecisionRecord,
+  type OperationSummary,
+} from '../../../src/app/autopilot/decisions.js';
 import { PostgresSeriesStore, SERIES_CONNECTION } from '../../../src/capture/series-store.js';
 import type { DatabaseEndpoint } from '../../../src/core/ports.js';
 import { connectControl } from '../../../src/core/postgres.js';
@@ -44,14 +48,8 @@ async function connected(stack: Stack, { user, password = '' }: DatabaseEndpoint
   return client;
 }
 
-const MAIN = new URL('../../../dist/app/main.js', import.meta.url).pathname;
-
-test('a process that may switch by itself does so in its window, not against preflight, and not after a rollback', async () => {
-  await using pair = await databasePair();
-  await pair.onSource.query(
-    'CREATE TABLE public.t (id int PRIMARY KEY, n int); INSERT INTO public.t SELECT i, 0 FROM generate_series(1, 100) i',
-  );
-  // A day and more without a rhythm: any hour is as good as another.
+/** A day and more without a rhythm: any hour is as good as another. */
+async function watched(pair: DatabasePair, tables: readonly string[]): Promise<void> {
   const store = new PostgresSeriesStore(() =>
     connectControl('destination', pair.destination, SERIES_CONNECTION),
   );
@@ -59,10 +57,20 @@ test('a process that may switch by itself does so in its window, not against pre
   const hours = Array.from({ length: 30 }, (_, back) => thisHourMs - (back + 1) * HOUR_MS);
   await store.append({
     ...emptyBatch('kept/0'),
-    points: hours.map((hour) => point('public.t', hour, 3600, 360)),
+    points: tables.flatMap((table) => hours.map((hour) => point(table, hour, 3600, 360))),
     intervals: hours.map((hour) => interval(hour, 3960)),
   });
   await store.close();
+}
+
+const MAIN = new URL('../../../dist/app/main.js', import.meta.url).pathname;
+
+test('a process that may switch by itself does so in its window, not against preflight, and not after a rollback', async () => {
+  await using pair = await databasePair();
+  await pair.onSource.query(
+    'CREATE TABLE public.t (id int PRIMARY KEY, n int); INSERT INTO public.t SELECT i, 0 FROM generate_series(1, 100) i',
+  );
+  await watched(pair, ['public.t']);
 
   await using stack = await Stack.start({
     ...pair,
@@ -137,4 +145,40 @@ test('a process that may switch by itself does so in its window, not against pre
   await decided(pair, `code = 'rolled-back'`);
   expect((await stack.status()).route?.side).toBe('source');
   expect((await log()).decisions[0]).toMatchObject({ kind: 'rest', code: 'rolled-back' });
+}, 300_000);
+
+test('configured subsets are switched by itself, one after the other, and what is taken back stops it', async () => {
+  await using pair = await databasePair();
+  await pair.onSource.query(
+    'CREATE TABLE public.orders (id int PRIMARY KEY); CREATE TABLE public.stock (id int PRIMARY KEY)',
+  );
+  await watched(pair, ['public.orders', 'public.stock']);
+  await using stack = await Stack.start({
+    ...pair,
+    yaml: [
+      'subsets: { orders: { tables: [public.orders] } }',
+      'cutover: { parting: accept }',
+      'autopilot: { mode: on, checkIntervalMs: 200, observedHoursMin: 24, stallMaxMs: 60000, steer: false }',
+    ].join('\n'),
+  });
+  await decided(pair, `code = 'destination-leads'`);
+  const decisions = new Decisions(pair.destination);
+  const switches = await decisions.list(50);
+  const [second, first] = switches.decisions.filter(({ kind }) => kind === 'cutover');
+  expect([first, second]).toMatchObject([
+    { subset: 'orders', code: 'window', outcome: 'done', figures: { left: 2, judgedBy: 'orders' } },
+    { subset: 'rest', code: 'window', outcome: 'done', figures: { left: 1, judgedBy: 'all' } },
+  ]);
+  expect(switches.operations.map(({ subset, id, state }) => [subset, id, state])).toEqual([
+    ['rest', second?.operation, 'done'],
+    ['orders', first?.operation, 'done'],
+  ]);
+
+  await stack.operate('rollback', { subset: 'orders' });
+  await decided(pair, `code = 'rolled-back'`);
+  const { cutover } = await stack.status();
+  expect(cutover.subsets?.map(({ subset, route }) => [subset, route.side])).toEqual([
+    ['orders', 'source'],
+    ['rest', 'destination'],
+  ]);
 }, 300_000);

@@ -1,41 +1,10 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import {
-  backOffUntilMs,
-  decide,
-  type AutopilotLimits,
-  type Situation,
-} from '../../../src/app/autopilot/decide.js';
+import { decide } from '../../../src/app/autopilot/decide.js';
+import { backOffUntilMs } from '../../../src/app/autopilot/reasons.js';
+import type { AutopilotLimits, Situation } from '../../../src/app/autopilot/situation.js';
 import { HOUR_MS } from '../../../src/predict/series.js';
-import { iso, judged, NOW_MS, plan, subset, window } from './plans.js';
-
-const LIMITS: AutopilotLimits = {
-  mode: 'on',
-  divergenceMax: 0.8,
-  stallMsMax: 500,
-  abortProbabilityMax: 0.2,
-  observedHoursMin: 48,
-  retryFirstMs: 60_000,
-  retryMaxMs: 600_000,
-  retireAfterMs: 0,
-  lagMsMax: 1000,
-  lagBytesMax: 1e6,
-};
-
-function situation(over: Partial<Situation> = {}): Situation {
-  return {
-    nowMs: NOW_MS,
-    leader: 'source',
-    finalized: false,
-    operationRunning: false,
-    hourAllowed: true,
-    shadow: { phase: 'following', lagMs: 5, lagBytes: 100 },
-    plan: plan(),
-    attempts: [],
-    lastOperation: null,
-    ...over,
-  };
-}
+import { iso, judged, LIMITS, NOW_MS, plan, situation, subset, window } from './plans.js';
 
 test('in its window it switches, or suggests to', () => {
   expect(decide(situation(), LIMITS)).toMatchObject({ kind: 'cutover', code: 'window' });

@@ -1,4 +1,5 @@
 /** Plans as `decide` and `tune` are given them. */
+import type { AutopilotLimits, Situation } from '../../../src/app/autopilot/situation.js';
 import type { PlanReport, SubsetReport, WindowReport } from '../../../src/app/plan/plan-report.js';
 
 export const NOW_MS = Date.UTC(2026, 2, 2, 3, 20);
@@ -71,6 +72,37 @@ export function plan(whole: SubsetReport = subset(), over: Partial<PlanReport> =
     proposals: [],
     unknown: [],
     notes: [],
+    ...over,
+  };
+}
+
+export const LIMITS: AutopilotLimits = {
+  mode: 'on',
+  divergenceMax: 0.8,
+  stallMsMax: 500,
+  abortProbabilityMax: 0.2,
+  observedHoursMin: 48,
+  retryFirstMs: 60_000,
+  retryMaxMs: 600_000,
+  retireAfterMs: 0,
+  lagMsMax: 1000,
+  lagBytesMax: 1e6,
+  crossingMax: 0.001,
+  partingAccepted: true,
+};
+
+export function situation(over: Partial<Situation> = {}): Situation {
+  return {
+    nowMs: NOW_MS,
+    leader: 'source',
+    parts: [],
+    finalized: false,
+    operationRunning: false,
+    hourAllowed: true,
+    shadow: { phase: 'following', lagMs: 5, lagBytes: 100 },
+    plan: plan(),
+    attempts: [],
+    lastOperation: null,
     ...over,
   };
 }

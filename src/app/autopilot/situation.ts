@@ -1,0 +1,105 @@
+/** What the loop knows when it decides, within which limits, and what it may come to. Types alone. */
+import type { AutopilotMode, VerdictKind } from '../../core/autopilot-ports.js';
+import type { OperationKind, OperationState, ShadowPhase, Side, SubsetId } from '../../core/ports.js';
+import type { PlanReport } from '../plan/plan-report.js';
+
+export interface AutopilotLimits {
+  readonly mode: AutopilotMode;
+  /** A subset whose divergence reaches it is a reason to switch. */
+  readonly divergenceMax: number;
+  /** The upper end of the predicted stall. */
+  readonly stallMsMax: number;
+  /** Chance that the drain deadline aborts the switch. */
+  readonly abortProbabilityMax: number;
+  /** Hours that must have been watched before a window is believed. */
+  readonly observedHoursMin: number;
+  readonly retryFirstMs: number;
+  readonly retryMaxMs: number;
+  /** After so long a time on the destination the shadow is retired; 0: never by itself. */
+  readonly retireAfterMs: number;
+  readonly lagMsMax: number;
+  readonly lagBytesMax: number;
+  /** Share of a subset's transactions that may be on two sides after its switch, 0…1: they would fail. */
+  readonly crossingMax: number;
+  /** Whether a subset may be switched while others stay, `cutover.parting`. */
+  readonly partingAccepted: boolean;
+}
+
+export interface Attempt {
+  readonly atMs: number;
+  /** undefined: of the whole database, or to retire. */
+  readonly subset?: SubsetId | undefined;
+  /** null: it is not known how it ended, as after a crash. */
+  readonly outcome: 'done' | 'refused' | 'aborted' | null;
+}
+
+/** The newest operation in the journal. */
+export interface LastOperation {
+  readonly kind: OperationKind;
+  readonly state: OperationState;
+  /** ISO 8601; null: it has not ended. */
+  readonly finishedAt: string | null;
+}
+
+/** A configured subset, or the rest of them. */
+export interface Part {
+  readonly subset: SubsetId;
+  readonly side: Side;
+  /** null: it was never switched. */
+  readonly lastOperation: LastOperation | null;
+}
+
+export interface Situation {
+  readonly nowMs: number;
+  /** Of several subsets the source, while it leads any. undefined: not known. */
+  readonly leader: Side | undefined;
+  /** Empty where the whole database moves as one. */
+  readonly parts: readonly Part[];
+  readonly finalized: boolean;
+  readonly operationRunning: boolean;
+  readonly hourAllowed: boolean;
+  readonly shadow: {
+    readonly phase: ShadowPhase;
+    readonly lagMs: number | null;
+    readonly lagBytes: number | null;
+  };
+  readonly plan: PlanReport | undefined;
+  /** The loop's own tries, the newest first. */
+  readonly attempts: readonly Attempt[];
+  /** Of all subsets; null: none. */
+  readonly lastOperation: LastOperation | null;
+}
+
+export type VerdictCode =
+  | 'destination-leads'
+  | 'rolled-back'
+  | 'attention'
+  | 'route-unknown'
+  | 'busy'
+  | 'no-plan'
+  | 'not-ready'
+  | 'lag'
+  | 'too-little-seen'
+  | 'backing-off'
+  | 'next-window'
+  | 'outside-hours'
+  | 'crossing'
+  | 'parting'
+  | 'stall-too-long'
+  | 'not-now'
+  | 'window'
+  | 'divergence'
+  | 'proven';
+
+export interface Verdict {
+  readonly kind: VerdictKind;
+  readonly code: VerdictCode;
+  /** The one that it is about; undefined: the whole database, or no single one. */
+  readonly subset?: SubsetId;
+  readonly reason: string;
+  /** What it was decided on. */
+  readonly figures: Readonly<Record<string, number | string | null>>;
+}
+
+/** Why a verdict is what it is. */
+export type Reason = readonly [VerdictCode, string];
