@@ -17,7 +17,7 @@ import { asUnderstudyError, UnderstudyError } from '../core/errors.js';
 import type { LaneState } from './lane-state.js';
 import { restAfter, untilMayCopy, type Pace } from './pace.js';
 import type { ApplyTable, Key } from './postgres/apply-table.js';
-import { emit, openReader, readChunk } from './postgres/chunk-reader.js';
+import { emit, openReader, readRange } from './postgres/chunk-reader.js';
 import type { Chunk, ChunkOutcome } from './postgres/chunk.js';
 import {
   readPendingKeys,
@@ -34,7 +34,7 @@ import {
   withSession,
   type Session,
 } from './postgres/statement.js';
-import { parseSnapshot } from './postgres/visibility.js';
+import { parseSnapshot, type Snapshot } from './postgres/visibility.js';
 import { copyWhole } from './postgres/whole-copy.js';
 import { emitMessageSql } from '../core/postgres.js';
 import { WHOLE_DATABASE } from '../core/ports.js';
@@ -215,7 +215,10 @@ export class Copier {
           const { read } = flying.chunk;
           if (read === null || read.upper === null) atEnd = true;
           else next = read.upper;
-          if (read !== null && read.rows > 0) rows = this.#nextRows(read.bytes, read.rows);
+          if (read !== null && read.rows > 0) {
+            // Behind a run of wide rows there may be more of them.
+            rows = Math.min(this.#nextRows(read.bytes, read.rows), 2 * read.rows);
+          }
         }
         const first = inFlight[0];
         if (first === undefined) break;
@@ -256,8 +259,9 @@ export class Copier {
     this.#lane.windows.register(chunk);
     try {
       await emit(session, { t: 'low', chunk: id });
+      const acceptable = (at: Snapshot): boolean => this.#lane.delivered.seenBy(at);
       for (;;) {
-        chunk.read = await readChunk(session, chunk, rows, (at) => this.#lane.delivered.seenBy(at));
+        chunk.read = await readRange(session, chunk, rows, this.#settings.chunkBytes, acceptable);
         if (chunk.read !== null) break;
         await this.#clock.sleep(STALE_PAUSE_MS, signal);
       }

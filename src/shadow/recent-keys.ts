@@ -5,9 +5,8 @@
  * full comparison was clean. A key applied again while it is compared stays: it carries a newer generation.
  */
 import type { ApplyTable, Key } from './postgres/apply-table.js';
-import { keyId } from './postgres/apply-table.js';
+import { keyId, keyOf } from './postgres/apply-table.js';
 import type { Step } from './postgres/flush-plan.js';
-import { keyIndexes } from './postgres/apply-sql.js';
 
 interface RecentKey {
   readonly key: Key;
@@ -55,10 +54,7 @@ export class RecentKeys {
         }
       } else if (step.kind === 'move') {
         this.#add(step.table, step.from);
-        this.#add(
-          step.table,
-          keyIndexes(step.table).map((index) => step.row[index] ?? ''),
-        );
+        this.#add(step.table, keyOf(step.table, step.row));
       }
       // A truncated table's rows are gone on both sides; what follows names its keys.
     }

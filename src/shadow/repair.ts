@@ -33,6 +33,8 @@ export interface RepairContext {
 
 /** Rows replaced by one flush: few, as they are looked up one by one and the flush holds their locks. */
 export const REPAIR_KEYS_MAX = 500;
+/** Bytes of them that are held, unless it is one row. */
+const REPAIR_BYTES_MAX = 64 * 1024 * 1024;
 const ATTEMPTS_MAX = 50;
 const PAUSE_MS = 50;
 
@@ -102,8 +104,22 @@ async function repairBatch(
     lane.windows.register(chunk);
     try {
       await emit(session, { t: 'low', chunk: chunk.id });
-      chunk.read = await readChunk(session, chunk, repairs.length, (at) => lane.delivered.seenBy(at));
-      if (chunk.read !== null) {
+      const read = await readChunk(
+        session,
+        chunk,
+        repairs.length,
+        (at) => lane.delivered.seenBy(at),
+        REPAIR_BYTES_MAX,
+      );
+      if (read !== null && !('frames' in read)) {
+        const half = Math.ceil(repairs.length / 2);
+        lane.windows.discard(chunk);
+        await repairBatch(context, session, table, repairs.slice(0, half), `${id}a`, signal);
+        await repairBatch(context, session, table, repairs.slice(half), `${id}b`, signal);
+        return;
+      }
+      chunk.read = read;
+      if (read !== null) {
         await emit(session, { t: 'high', chunk: chunk.id });
         if ((await untilAborted(outcome, signal)) === 'written') return;
       }

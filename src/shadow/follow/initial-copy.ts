@@ -11,7 +11,7 @@ import type { Pace } from '../pace.js';
 import { UnderstudyError } from '../../core/errors.js';
 import { Applier } from '../postgres/apply.js';
 import type { ApplyTable, Key } from '../postgres/apply-table.js';
-import { readChunk } from '../postgres/chunk-reader.js';
+import { readRange } from '../postgres/chunk-reader.js';
 import { ChunkWriter } from '../postgres/chunk-writer.js';
 import type { Chunk } from '../postgres/chunk.js';
 import { advanceTableCopy, readTableCopies, recordWholeCopy, type TableCopy } from '../postgres/records.js';
@@ -101,7 +101,8 @@ export class InitialCopy {
     signal: AbortSignal,
   ): Promise<Key | null> {
     const writer = new ChunkWriter(sessions.destination, new Applier(sessions.destination));
-    const rows = this.#chunkRows(table);
+    const rowsMax = this.#chunkRows(table);
+    let rows = rowsMax;
     const progress = this.#progress.get(table.name);
     const read = (lower: Key | null): Promise<Chunk> => this.#read(sessions, table, lower, rows, signal);
     let ahead: Promise<Chunk> | undefined = read(border);
@@ -111,6 +112,8 @@ export class InitialCopy {
       const chunk: Chunk = await ahead;
       const found = chunk.read;
       if (found === null) throw new UnderstudyError('internal', `${table.name}: a chunk without its read`);
+      // Behind a run of wide rows there may be more of them.
+      rows = Math.min(rowsMax, 2 * Math.max(1, found.rows));
       // The next is read while this one is written; only the last has no upper end.
       ahead = found.upper === null || yields() ? undefined : read(found.upper);
       ahead?.catch(() => undefined);
@@ -149,7 +152,7 @@ export class InitialCopy {
   ): Promise<Chunk> {
     await this.#mayRead(signal);
     const startedMs = this.#clock.monotonicMs();
-    const chunk = await readOne(source, table, lower, rows);
+    const chunk = await readOne(source, table, lower, rows, this.#settings.chunkBytes);
     const endedMs = this.#clock.monotonicMs();
     for (;;) {
       const leftMs = endedMs + this.#pace.copyRestMs(endedMs - startedMs) - this.#clock.monotonicMs();
@@ -180,7 +183,13 @@ export class InitialCopy {
   }
 }
 
-async function readOne(source: Session, table: ApplyTable, lower: Key | null, rows: number): Promise<Chunk> {
+async function readOne(
+  source: Session,
+  table: ApplyTable,
+  lower: Key | null,
+  rows: number,
+  chunkBytes: number,
+): Promise<Chunk> {
   const chunk: Chunk = {
     id: '',
     table,
@@ -191,6 +200,6 @@ async function readOne(source: Session, table: ApplyTable, lower: Key | null, ro
     read: null,
     settle: () => undefined,
   };
-  chunk.read = await readChunk(source, chunk, rows, () => true);
+  chunk.read = await readRange(source, chunk, rows, chunkBytes, () => true);
   return chunk;
 }

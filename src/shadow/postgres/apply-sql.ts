@@ -3,6 +3,7 @@
  * each statement is built once per table and set of columns, so that the server can keep its plan.
  */
 import type { ApplyTable, Key, Row, Value } from './apply-table.js';
+import { arrayOfOne, type Parameter } from './large-statement.js';
 import type { ColumnInfo } from './table.js';
 import { quoteIdent } from '../../core/postgres.js';
 import { UnderstudyError } from '../../core/errors.js';
@@ -24,10 +25,13 @@ const INTEGER_ARRAYS: ReadonlyMap<string, string> = new Map([
 export function textArray(values: readonly Value[], integers = false): string {
   let nulls = false;
   for (const value of values) {
-    if (value === undefined) {
-      throw new UnderstudyError('internal', 'a value that the log did not carry can’t be written');
+    if (value === null) nulls = true;
+    else if (typeof value !== 'string') {
+      throw new UnderstudyError(
+        'internal',
+        'a value that the log did not carry, or a large one among others',
+      );
     }
-    nulls ||= value === null;
   }
   // The usual batch needs no escape: joined natively, it costs a tenth of what a loop over its values does.
   if (!nulls && integers) return `{${values.join(',')}}`;
@@ -37,9 +41,15 @@ export function textArray(values: readonly Value[], integers = false): string {
       return `{"${values.join('","')}"}`;
   }
   const elements = values.map((value) =>
-    value == null ? 'NULL' : `"${/["\\]/.test(value) ? escaped(value) : value}"`,
+    typeof value !== 'string' ? 'NULL' : `"${/["\\]/.test(value) ? escaped(value) : value}"`,
   );
   return `{${elements.join(',')}}`;
+}
+
+/** Whether it holds a value that must be written by itself. */
+export function isLarge(row: Row): boolean {
+  for (const value of row) if (typeof value === 'object' && value !== null) return true;
+  return false;
 }
 
 /**
@@ -76,6 +86,23 @@ export function arrayParameters(
       INTEGER_ARRAYS.has(columnAt(table, column).type),
     ),
   );
+}
+
+/** As {@link arrayParameters}, of one row that may hold large values. */
+export function largeParameters(
+  table: ApplyTable,
+  statement: { readonly columns: readonly number[] },
+  row: Row,
+): Parameter[] {
+  return statement.columns.map((column) => {
+    const value = row[column];
+    if (typeof value === 'object' && value !== null) return arrayOfOne(value);
+    return textArray([value], INTEGER_ARRAYS.has(columnAt(table, column).type));
+  });
+}
+
+function single(value: string | Buffer): Parameter {
+  return typeof value === 'string' ? value : [value];
 }
 
 export function columnList(table: ApplyTable): string {
@@ -188,7 +215,7 @@ export function updateSql(table: ApplyTable, carried: readonly number[]): BulkSt
 
 export interface SingleStatement {
   readonly text: string;
-  readonly values: string[];
+  readonly values: Parameter[];
 }
 
 /**
@@ -196,9 +223,9 @@ export interface SingleStatement {
  * row held. One statement: the old row's columns never leave the server.
  */
 export function moveSql(table: ApplyTable, from: Key, row: Row): SingleStatement {
-  const values: string[] = [];
-  const parameter = (value: string, column: ColumnInfo): string => {
-    values.push(value);
+  const values: Parameter[] = [];
+  const parameter = (value: string | Buffer, column: ColumnInfo): string => {
+    values.push(single(value));
     return written(column, `$${values.length}::pg_catalog.text`);
   };
   const key = keyIndexes(table);
@@ -227,7 +254,7 @@ const PREFILTERED_TYPES =
  * 0 = -0), so it only narrows the search; `format` prints a value as the log does, which a cast to text does not.
  */
 export function deleteOneSql(table: ApplyTable, old: Row): SingleStatement {
-  const values: string[] = [];
+  const values: Parameter[] = [];
   const conditions = table.columns.map((column, index) => {
     const name = `t.${quoteIdent(column.name)}`;
     const value = old[index];
@@ -236,7 +263,7 @@ export function deleteOneSql(table: ApplyTable, old: Row): SingleStatement {
     }
     // A composite of nulls IS NULL too: format tells it from NULL, as only NULL prints as nothing at all.
     if (value === null) return `pg_catalog.num_nulls(${name}) = 1`;
-    values.push(value);
+    values.push(single(value));
     const parameter = `$${values.length}::pg_catalog.text`;
     if (column.converted?.conversion.sameText === false) {
       return `pg_catalog.num_nulls(${name}) = 0 AND ${equalOnDestination(column, parameter)}`;

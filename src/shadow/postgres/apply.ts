@@ -4,21 +4,24 @@
  * The connection runs with `session_replication_role = replica`: foreign keys and ordinary triggers stay silent, as
  * the source has checked and fired them already, and rows may arrive in any order.
  */
-import type pg from 'pg';
 import { UnderstudyError } from '../../core/errors.js';
-import { targetOf, type ApplyTable, type Value } from './apply-table.js';
+import { keyOf, targetOf, type ApplyTable, type Value } from './apply-table.js';
 import {
   arrayParameters,
   deleteOneSql,
   deleteSql,
   insertEmptySql,
   insertSql,
+  isLarge,
   keyIndexes,
+  largeParameters,
   moveSql,
   updateSql,
   type BulkStatement,
+  type SingleStatement,
 } from './apply-sql.js';
 import { isPartial, type KeyedRow, type KeylessWrite, type Step, type TableRows } from './flush-plan.js';
+import { runLarge } from './large-statement.js';
 import { run, sqlStateOf, type Session } from './statement.js';
 import type { Row } from './apply-table.js';
 
@@ -79,8 +82,7 @@ export class Applier {
           const target = targetOf(step.table);
           const moved = await this.#execute(moveSql(target, step.from, step.row), target);
           if (moved === 0) {
-            const key = keyIndexes(step.table).map((index) => step.row[index] ?? '');
-            orphans.push({ table: step.table, key });
+            orphans.push({ table: step.table, key: keyOf(step.table, step.row) });
           }
           break;
         }
@@ -141,11 +143,7 @@ export class Applier {
 
   async #partial(table: ApplyTable, rows: readonly Row[]): Promise<void> {
     if (!table.updatable) {
-      const key = keyIndexes(table);
-      for (const row of rows) {
-        const from = key.map((index) => row[index] ?? '');
-        await this.#execute(moveSql(table, from, row), table);
-      }
+      for (const row of rows) await this.#execute(moveSql(table, keyOf(table, row), row), table);
       return;
     }
     const byColumns = new Map<string, Row[]>();
@@ -242,25 +240,30 @@ export class Applier {
   }
 
   async #bulk(statement: BulkStatement, rows: readonly Row[], table: ApplyTable): Promise<number> {
-    const values = arrayParameters(table, statement, rows);
-    return await this.#execute({ text: statement.text, values }, table, true);
+    const purpose = { what: `writing to ${table.name}`, carriesRows: true };
+    const large = rows.filter(isLarge);
+    const others = large.length === 0 ? rows : rows.filter((row) => !isLarge(row));
+    let written = 0;
+    if (others.length > 0) {
+      const values = arrayParameters(table, statement, others);
+      const name = this.#name(statement.text);
+      const text = name === undefined ? { text: statement.text } : { name, text: statement.text };
+      written += (await run(this.#session, { ...text, values }, purpose)).rowCount ?? 0;
+    }
+    for (const row of large) {
+      const values = largeParameters(table, statement, row);
+      written += await runLarge(this.#session, { text: statement.text, values }, purpose);
+    }
+    return written;
   }
 
   /** Returns the number of rows written. */
-  async #execute(
-    statement: { readonly text: string; readonly values: string[] },
-    table: ApplyTable,
-    prepare = false,
-  ): Promise<number> {
-    const name = prepare ? this.#name(statement.text) : undefined;
-    const config: pg.QueryConfig =
-      name === undefined
-        ? { text: statement.text, values: statement.values }
-        : { name, text: statement.text, values: statement.values };
-    const result = await run(this.#session, config, {
-      what: `writing to ${table.name}`,
-      carriesRows: true,
-    });
+  async #execute(statement: SingleStatement, table: ApplyTable): Promise<number> {
+    const { text, values } = statement;
+    const purpose = { what: `writing to ${table.name}`, carriesRows: true };
+    const texts = values.filter((value) => typeof value === 'string');
+    if (texts.length < values.length) return await runLarge(this.#session, statement, purpose);
+    const result = await run(this.#session, { text, values: texts }, purpose);
     return result.rowCount ?? 0;
   }
 

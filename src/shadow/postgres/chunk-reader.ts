@@ -59,16 +59,23 @@ async function upperBound(
   return row === undefined ? null : names.map((_, index) => textOf(row, `k${index}`));
 }
 
+/** More than may be held was read, and let go. */
+export interface TooLarge {
+  /** Rows that would have fitted. */
+  readonly within: number;
+}
+
 /**
  * Reads a chunk of at most `rows` rows. `acceptable` is asked whether the snapshot may be used; where not, the
- * transaction ends and null is returned.
+ * transaction ends and null is returned. One row is never too large.
  */
 export async function readChunk(
   session: Session,
   chunk: Chunk,
   rows: number,
   acceptable: (snapshot: Snapshot) => boolean,
-): Promise<ChunkRead | null> {
+  bytesMax = Infinity,
+): Promise<ChunkRead | TooLarge | null> {
   const { table } = chunk;
   const what = `copying ${table.name}`;
   try {
@@ -95,11 +102,35 @@ export async function readChunk(
               ...(upper === null ? [] : [keyCompares(table, '<=', upper)]),
             ];
     const where = conditions.length === 0 ? '' : ` WHERE ${conditions.join(' AND ')}`;
-    const copied = await copyOut(session, copyOutSql(table, where, format), what);
+    const copied = await copyOut(
+      session,
+      copyOutSql(table, where, format),
+      what,
+      rows === 1 ? Infinity : bytesMax,
+    );
+    if (copied.within !== null) return { within: copied.within };
     return { ...copied, format, upper };
   } finally {
     // Nothing was written; the end of the read only lets go of its snapshot.
     await session.client.query('ROLLBACK').catch(() => undefined);
+  }
+}
+
+/** A chunk that is so many times larger than it aims at is read again, smaller. */
+const EXCESS = 8;
+
+/** As {@link readChunk}; of fewer rows where wide ones lie close together, of which the table's average says nothing. */
+export async function readRange(
+  session: Session,
+  chunk: Chunk,
+  rows: number,
+  chunkBytes: number,
+  acceptable: (snapshot: Snapshot) => boolean,
+): Promise<ChunkRead | null> {
+  for (let wanted = rows; ;) {
+    const read = await readChunk(session, chunk, wanted, acceptable, EXCESS * chunkBytes);
+    if (read === null || 'frames' in read) return read;
+    wanted = Math.max(1, Math.min(read.within, Math.floor(wanted / 2)));
   }
 }
 

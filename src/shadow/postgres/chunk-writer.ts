@@ -94,7 +94,7 @@ export class ChunkWriter {
         text:
           `INSERT INTO understudy.repaired_row (schema_name, table_name, key, before) ` +
           `SELECT $1, $2, ARRAY[${texts.join(', ')}], ` +
-          `(SELECT pg_catalog.to_jsonb(t.*) FROM ${table.only} AS t WHERE ${matches('t')}) FROM ${unnest} RETURNING id`,
+          `(SELECT ${recorded(table)} FROM ${table.only} AS t WHERE ${matches('t')}) FROM ${unnest} RETURNING id`,
         values: [table.info.schema, table.info.name, ...values],
       },
       { what: `recording rows of ${table.name}`, carriesRows: true },
@@ -112,7 +112,7 @@ export class ChunkWriter {
       {
         text:
           `UPDATE understudy.repaired_row AS r SET after = ` +
-          `(SELECT pg_catalog.to_jsonb(t.*) FROM ${table.only} AS t WHERE ${matches}) WHERE r.id = ANY ($1::bigint[])`,
+          `(SELECT ${recorded(table)} FROM ${table.only} AS t WHERE ${matches}) WHERE r.id = ANY ($1::bigint[])`,
         values: [`{${ids.join(',')}}`],
       },
       { what: `recording rows of ${table.name}`, carriesRows: true },
@@ -184,6 +184,22 @@ export class ChunkWriter {
     const sql = `COPY ${into} FROM STDIN ${copyOptions(read.format)}`;
     await copyIn(this.#session, sql, read.frames, what);
   }
+}
+
+/** A row whose texts together are larger is not kept: no JSON holds a text beyond 256 MB. */
+const RECORDED_BYTES_MAX = 64 * 1024 * 1024;
+
+/** The row `t` as it is recorded. */
+function recorded(table: ApplyTable): string {
+  const sizes = table.columns
+    .filter(({ type }) => /^(text|bytea|character varying(\(\d+\))?)$/.test(type))
+    .map(({ name }) => `COALESCE(pg_catalog.octet_length(t.${quoteIdent(name)})::bigint, 0)`);
+  const whole = 'pg_catalog.to_jsonb(t.*)';
+  if (sizes.length === 0) return whole;
+  return (
+    `CASE WHEN ${sizes.join(' + ')} > ${RECORDED_BYTES_MAX} ` +
+    `THEN pg_catalog.jsonb_build_object('understudy', 'too large to be kept') ELSE ${whole} END`
+  );
 }
 
 /** The keys as `unnest(…) AS u(c0, …)` of text arrays from parameter `first` on, and how they match a row. */

@@ -3,7 +3,10 @@
  * event of each.
  *
  * From its statement on the socket's data is ours; the first message that belongs to no stream (its end, an error) and
- * everything behind it is pg's again. A frame that lies whole in one read is handed on in place, without a copy.
+ * everything behind it is pg's again. A frame that lies whole in one read is handed on in place, without a copy; one of
+ * megabytes is put together once, in memory of its own size.
+ *
+ * No frame's memory is written to again: Node makes each read's anew. What keeps a piece of a frame keeps all of it.
  */
 import type { Duplex } from 'node:stream';
 import type pg from 'pg';
@@ -14,12 +17,14 @@ const COPY_BOTH_RESPONSE = 0x57; // W
 /** Notices, parameters, notifications: may come at any time, and are pg's. */
 const ASYNCHRONOUS: ReadonlySet<number> = new Set([0x4e, 0x53, 0x41]);
 const HEADER_BYTES = 5;
+/** Frames beyond it are gathered where they will lie. */
+const LARGE_FRAME_BYTES = 1024 * 1024;
 
 type DataListener = (data: Buffer) => void;
 
 export interface CopyBothHandlers {
   readonly onStart: () => void;
-  /** A frame's content is `bytes` from `start` to `end`; valid during the call alone. */
+  /** A frame's content is `bytes` from `start` to `end`. */
   readonly onFrame: (bytes: Buffer, start: number, end: number) => void;
 }
 
@@ -32,6 +37,9 @@ export class CopyBothReader {
   #pieceBytes = 0;
   /** Its whole length with the header; 0 where the header itself is not whole. */
   #wanted = 0;
+  /** A large frame, filled so far. */
+  #large: Buffer | undefined;
+  #filled = 0;
   #over = false;
 
   /** Takes the connection's data from here on. Throws `internal` where pg does not read it. */
@@ -47,10 +55,19 @@ export class CopyBothReader {
 
   readonly #onData = (read: Buffer): void => {
     let bytes = read;
-    if (this.#pieceBytes > 0) {
+    if (this.#large !== undefined) {
+      const step = read.copy(this.#large, this.#filled);
+      this.#filled += step;
+      if (this.#filled < this.#large.length) return;
+      const frame = this.#large;
+      this.#large = undefined;
+      this.#walk(frame);
+      if (step === read.length) return;
+      bytes = read.subarray(step);
+    } else if (this.#pieceBytes > 0) {
       this.#pieces.push(read);
       this.#pieceBytes += read.length;
-      // Joined once, when it is whole: a large value comes in many reads.
+      // Joined once, when it is whole.
       if (this.#pieceBytes < Math.max(this.#wanted, HEADER_BYTES)) return;
       bytes = Buffer.concat(this.#pieces);
       this.#pieces = [];
@@ -85,7 +102,11 @@ export class CopyBothReader {
       else this.#pgListener(bytes.subarray(at, end));
       at = end;
     }
-    if (at < bytes.length && !this.#over) {
+    if (at === bytes.length || this.#over) return;
+    if (this.#wanted > LARGE_FRAME_BYTES) {
+      this.#large = Buffer.allocUnsafeSlow(this.#wanted);
+      this.#filled = bytes.copy(this.#large, 0, at);
+    } else {
       this.#pieces = [bytes.subarray(at)];
       this.#pieceBytes = bytes.length - at;
     }

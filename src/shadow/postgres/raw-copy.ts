@@ -54,6 +54,7 @@ export class CopyOut implements pg.Submittable {
   /** A message that is pg's, until it is whole. */
   #foreign: Buffer[] = [];
   #rows = 0;
+  #begun = 0;
 
   constructor(text: string, sink: FrameSink) {
     this.#text = text;
@@ -62,6 +63,11 @@ export class CopyOut implements pg.Submittable {
       this.#resolve = resolve;
       this.#reject = reject;
     });
+  }
+
+  /** Frames that began so far: one for each row, and one at the end. */
+  get begun(): number {
+    return this.#begun;
   }
 
   submit(connection: pg.Connection): void {
@@ -135,6 +141,7 @@ export class CopyOut implements pg.Submittable {
     }
     this.#type = type;
     this.#bodyLeft = length - 4;
+    if (type === COPY_DATA) this.#begun += 1;
   }
 
   #hand(frames: Buffer): void {
@@ -233,14 +240,32 @@ export interface CopiedFrames {
   readonly rows: number;
 }
 
-/** Collects the frames of a `COPY … TO STDOUT`. Throws `…-query-failed` or `…-unreachable`. */
-export async function copyOut(session: Session, sql: string, what: string): Promise<CopiedFrames> {
+export interface BoundedFrames extends CopiedFrames {
+  /** Rows that lay within the bound, where there were too many bytes to be held; null where all are held. */
+  readonly within: number | null;
+}
+
+/**
+ * Collects the frames of a `COPY … TO STDOUT`. Past `bytesMax` they are let go, and the result holds none. Throws `…-query-failed` or `…-unreachable`.
+ */
+export async function copyOut(
+  session: Session,
+  sql: string,
+  what: string,
+  bytesMax = Infinity,
+): Promise<BoundedFrames> {
   const frames: Buffer[] = [];
   let bytes = 0;
-  const query = new CopyOut(sql, {
+  let within: number | null = null;
+  const query: CopyOut = new CopyOut(sql, {
     write: (data) => {
-      frames.push(data);
       bytes += data.length;
+      if (bytes <= bytesMax) {
+        frames.push(data);
+      } else {
+        within ??= Math.max(0, query.begun - 1);
+        frames.length = 0;
+      }
       return true;
     },
     onDrain: (resume) => resume(),
@@ -248,7 +273,7 @@ export async function copyOut(session: Session, sql: string, what: string): Prom
   session.client.query(query);
   try {
     const rows = await query.done;
-    return { frames, bytes, rows };
+    return { frames, bytes, rows, within };
   } catch (error) {
     throw statementError(session.side, error, { what, carriesRows: true });
   }

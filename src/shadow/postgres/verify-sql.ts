@@ -4,6 +4,7 @@
  * A row's hash is the md5 of its text form: every column through its type's output function, quoted (`%L`), joined by
  * commas. NULL prints as a bare NULL and every value in quotes with quotes doubled, so that no two different rows
  * have one text. The server's own hash functions are never used: they differ between versions and collations.
+ * A large value stands there by its own md5: printed and quoted it may exceed what the server can hold, 1 GB.
  */
 import { quoteIdent, quoteLiteral } from '../../core/postgres.js';
 import { onlyTable, type ColumnInfo, type TableInfo } from './table.js';
@@ -34,13 +35,30 @@ function compared({ name, converted }: ColumnInfo): string {
   return converted.conversion.fromSource(column);
 }
 
-function formatted(columns: readonly ColumnInfo[]): string {
+/** Bytes of a value that is printed, at most. */
+const PRINTED_BYTES_MAX = 1024 * 1024;
+const TEXTS = /^(text|character varying(\(\d+\))?|json)$/;
+
+/** What of the column is printed. Both sides must come to the same, whichever of these types each has. */
+function printed(column: ColumnInfo, options: HashOptions): string {
+  const value = compared(column);
+  const { type, converted } = column;
+  if (converted !== undefined && !converted.conversion.sameText) return value;
+  const isBytes = type === 'bytea';
+  if (!isBytes && !TEXTS.test(type)) return value;
+  // Of a value that lies out of line the length is known without reading it.
+  const measured = type === 'json' ? `${value}::text` : value;
+  const hash = isBytes ? `md5(${value})` : md5(`${value}::text`, options);
+  return `CASE WHEN octet_length(${measured}) > ${PRINTED_BYTES_MAX} THEN ${hash} ELSE ${value}::text END`;
+}
+
+function formatted(columns: readonly ColumnInfo[], options: HashOptions): string {
   if (columns.length === 0) return `''`;
   const groups: string[] = [];
   for (let start = 0; start < columns.length; start += FORMAT_ARGUMENTS_MAX) {
     const group = columns.slice(start, start + FORMAT_ARGUMENTS_MAX);
     const pattern = group.map(() => '%L').join(',');
-    groups.push(`format('${pattern}', ${group.map((column) => compared(column)).join(', ')})`);
+    groups.push(`format('${pattern}', ${group.map((column) => printed(column, options)).join(', ')})`);
   }
   return groups.join(` || ',' || `);
 }
@@ -51,7 +69,7 @@ function md5(text: string, options: HashOptions): string {
 
 /** md5 of the whole row `t`, 32 hexadecimal digits. */
 export function rowHash(table: TableInfo, options: HashOptions): string {
-  return md5(formatted(table.columns), options);
+  return md5(formatted(table.columns, options), options);
 }
 
 /** The first 64 bits of an md5 as bigint, so that a sum of them (numeric) does not depend on the order. */
@@ -169,7 +187,15 @@ function keyTexts(columns: readonly string[]): string {
 function hashedRows(table: TableInfo, options: HashOptions): string {
   const key = table.key ?? [];
   const spread =
-    table.key === null ? `''` : md5(formatted(key.map((name) => columnNamed(table, name))), options);
+    table.key === null
+      ? `''`
+      : md5(
+          formatted(
+            key.map((name) => columnNamed(table, name)),
+            options,
+          ),
+          options,
+        );
   const texts = key.map((name, index) => `, t.${quoteIdent(name)}::text AS k${index}`).join('');
   return `(SELECT ${rowHash(table, options)} AS hash, ${spread} AS spread${texts}
     FROM ${onlyTable(table)} AS t OFFSET 0)`;

@@ -2,14 +2,15 @@
  * The messages of the `pgoutput` logical decoding plugin, protocol version 1 with `messages`.
  * https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html
  *
- * Pure: one message in, one object out. Nothing returned aliases the input, whose memory the caller may reuse.
+ * Pure: one message in, one object out. Nothing returned aliases the input, whose memory the caller may reuse, but
+ * large values: the caller that asks for them keeps a message that holds one.
  */
-import { constants } from 'node:buffer';
 import { UnderstudyError } from '../../core/errors.js';
 
 /**
- * One column of a tuple. string: the type's text form. Buffer: its binary form, only where binary was asked for.
- * undefined: an out-of-line value that the change left as it was, which the log does not carry.
+ * One column of a tuple. string: the type's text form. Buffer: the same in UTF-8, of a large value: V8 holds no string
+ * beyond 512 MB, PostgreSQL values of up to 1 GB. undefined: an out-of-line value that the change left as it was,
+ * which the log does not carry.
  */
 export type TupleValue = string | Buffer | null | undefined;
 export type Tuple = readonly TupleValue[];
@@ -173,19 +174,21 @@ function textAt(bytes: Buffer, at: number, length: number): string {
   return bytes.toString('utf8', at, at + length);
 }
 
-/** What a string of V8's may hold; one is at most as long as its bytes. */
-const TEXT_BYTES_MAX = constants.MAX_STRING_LENGTH;
+/** Values beyond it stay bytes: nothing here looks into one, and a string would be a second copy of it. */
+export const LARGE_VALUE_BYTES = 1024 * 1024;
 
 /** Walks one message; every read checks that it stays inside. */
 class Reader {
   readonly #bytes: Buffer;
   readonly #end: number;
+  readonly #largeBytes: number;
   #at: number;
 
-  constructor(bytes: Buffer, start: number, end: number) {
+  constructor(bytes: Buffer, start: number, end: number, largeBytes: number) {
     this.#bytes = bytes;
     this.#at = start;
     this.#end = end;
+    this.#largeBytes = largeBytes;
   }
 
   #take(length: number): number {
@@ -234,21 +237,13 @@ class Reader {
 
   text(length: number): string {
     const at = this.#take(length);
-    if (length > TEXT_BYTES_MAX) {
-      throw new UnderstudyError(
-        'apply-failed',
-        `a value of ${length} bytes in the log is too long to be read`,
-        {
-          advice: `A changed value may have ${TEXT_BYTES_MAX} bytes as text, a bytea half of that. Build the shadow anew: the first copy carries it.`,
-        },
-      );
-    }
     return textAt(this.#bytes, at, length);
   }
 
-  copy(length: number): Buffer {
+  value(length: number): string | Buffer {
+    if (length <= this.#largeBytes) return this.text(length);
     const at = this.#take(length);
-    return Buffer.from(this.#bytes.subarray(at, at + length));
+    return this.#bytes.subarray(at, at + length);
   }
 
   tuple(): Tuple {
@@ -259,7 +254,7 @@ class Reader {
       const form = this.byte();
       switch (form) {
         case 0x74: // t
-          row.push(this.text(this.int32()));
+          row.push(this.value(this.int32()));
           break;
         case 0x6e: // n
           row.push(null);
@@ -267,10 +262,8 @@ class Reader {
         case 0x75: // u
           row.push(undefined);
           break;
-        case 0x62: // b
-          row.push(this.copy(this.int32()));
-          break;
         default:
+          // `b`, binary, among them: nobody asks for it.
           malformed(`unknown column form ${form}`);
       }
     }
@@ -400,11 +393,16 @@ function readBody(type: number, reader: Reader): PgOutputMessage {
 }
 
 /**
- * Decodes the message that lies in `bytes` from `start` to `end`, without its XLogData header. Throws
- * `protocol-violation` on anything malformed.
+ * Decodes the message that lies in `bytes` from `start` to `end`, without its XLogData header. Values of more than
+ * `largeBytes` alias it. Throws `protocol-violation` on anything malformed.
  */
-export function decodePgOutput(bytes: Buffer, start = 0, end = bytes.length): PgOutputMessage {
-  const reader = new Reader(bytes, start, end);
+export function decodePgOutput(
+  bytes: Buffer,
+  start = 0,
+  end = bytes.length,
+  largeBytes = LARGE_VALUE_BYTES,
+): PgOutputMessage {
+  const reader = new Reader(bytes, start, end, largeBytes);
   const message = readBody(reader.byte(), reader);
   reader.end();
   return message;
