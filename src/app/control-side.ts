@@ -1,12 +1,13 @@
 /** Short errands of the composition root's own on the databases. */
 import type pg from 'pg';
-import type { DatabaseEndpoint, Finding, Side, SubsetRules } from '../core/ports.js';
+import type { DatabaseEndpoint, Finding, Side, SubsetRules, SubsetTie } from '../core/ports.js';
 import { connectControl } from '../core/postgres.js';
 import { readNamedOids, type NamedOids } from '../proxy/type-oids.js';
 import { inspectPair, type PreflightSettings } from '../shadow/postgres/preflight.js';
 import { readSessionHints, type SessionHints } from '../shadow/postgres/preflight-sessions.js';
 import { subsetFindings } from './subset-findings.js';
 import { crossingFindings } from './crossing.js';
+import { readSubsetTies } from './subset-ties.js';
 
 export interface Endpoints {
   readonly source: DatabaseEndpoint;
@@ -47,6 +48,19 @@ export async function inspectForCutover(
         ...(await subsetFindings(source, subsets)),
         ...(await crossingFindings(source, destination, subsets)),
       ];
+    }),
+  );
+}
+
+/** Which subsets are not to be parted. */
+export async function subsetTies(
+  endpoints: Endpoints & { readonly subsets: readonly SubsetRules[] },
+  signal: AbortSignal,
+): Promise<readonly SubsetTie[]> {
+  return withConnection('source', endpoints.source, 'ties', (source) =>
+    withConnection('destination', endpoints.destination, 'ties', async (destination) => {
+      signal.throwIfAborted();
+      return await readSubsetTies(source, destination, endpoints.subsets);
     }),
   );
 }

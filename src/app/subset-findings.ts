@@ -77,11 +77,11 @@ function tied({ a, b, by }: Tie, here: SubsetId, there: SubsetId): Finding {
 
 function keyed({ a, b, by }: Tie, here: SubsetId, there: SubsetId): Finding {
   return finding(
-    'blocker',
+    'info',
     'subset-foreign-key',
     a,
-    `is in subset ${here} and refers to ${b}, in ${there} (${by}): no server could check it while the sides lead one each`,
-    'Put both into one subset.',
+    `is in subset ${here} and refers to ${b}, in ${there} (${by}): the two are switched in one operation`,
+    'Nothing.',
   );
 }
 

@@ -38,7 +38,7 @@ import { resolveConfig, type ResolvedConfig } from './config.js';
 import { CopyLatency } from './copy-latency.js';
 import { endpointText } from './config/endpoint.js';
 import type { UnderstudyConfig } from './config/schema.js';
-import { inspectForCutover, sessionHints } from './control-side.js';
+import { inspectForCutover, sessionHints, subsetTies } from './control-side.js';
 import { mirrorOf, type MirrorThread } from './mirror-thread.js';
 import { Operations } from './operations.js';
 import { makeProxy, reloadableSettings, type ProxyParts } from './proxy-parts.js';
@@ -191,6 +191,7 @@ class Composition implements Understudy, AdminControl {
         const wanted = { migrationId: config.migration.id, method, format };
         return inspectForCutover(config, wanted, signal);
       },
+      ties: (signal) => subsetTies(config, signal),
       readFingerprint,
       ...(hooks.observe === undefined ? {} : { observe: hooks.observe }),
     });

@@ -144,7 +144,7 @@ export async function readClosure(client: pg.Client): Promise<Closure> {
       root: row['root'] ?? null,
     };
   });
-  const foreignKeys = (await client.query<Row>(FOREIGN_KEYS_SQL)).rows.map(tieFrom);
+  const foreignKeys = await readForeignKeys(client);
   const bound = (await client.query<Row>(BOUND_SQL)).rows.map(tieFrom);
   const routines = await readRoutineList(client);
   const path = pathOf((await client.query<Row>(PATH_SQL)).rows[0]?.['path'] ?? 'public');
@@ -160,6 +160,11 @@ export async function readClosure(client: pg.Client): Promise<Closure> {
     unreadTriggers: read.unreadTriggers ?? [],
     attached,
   };
+}
+
+/** From the table that refers to the one that is referred to; none of a table to itself. */
+export async function readForeignKeys(client: pg.Client): Promise<readonly Tie[]> {
+  return (await client.query<Row>(FOREIGN_KEYS_SQL)).rows.map(tieFrom);
 }
 
 /** Those ties of `more` that no other says already. */

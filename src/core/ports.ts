@@ -18,10 +18,20 @@ export interface SubsetRules {
   readonly subset: SubsetId;
   /** As `schema.table`. Partitions and children of these are meant too. */
   readonly tables: readonly string[];
-  /** together: what a foreign key ties is not parted. */
+  /** together: what a foreign key ties is switched in one operation. */
   readonly foreignKeys: 'together';
-  /** refuse: statements and transactions that span sides are refused. */
-  readonly crossing: 'refuse';
+  /** refuse: statements and transactions that span sides are refused. follow: subsets that captured transactions touch
+   *  together are switched in one operation. */
+  readonly crossing: 'refuse' | 'follow';
+}
+
+/** Why two subsets are not to be parted. */
+export interface SubsetTie {
+  readonly a: SubsetId;
+  readonly b: SubsetId;
+  /** crossing-unknown: nothing was captured, so it can't be said whether transactions touch both. */
+  readonly by: 'foreign-key' | 'crossing' | 'crossing-unknown';
+  readonly detail: string;
 }
 
 /** The closed list of a subset's tables, by the source's names. */
@@ -82,6 +92,11 @@ export interface DatabaseEndpoint extends ServerAddress {
 export interface Route {
   readonly side: Side;
   readonly epoch: number;
+}
+
+export interface SubsetRoute {
+  readonly subset: SubsetId;
+  readonly route: Route;
 }
 
 export type BlockerReason =
@@ -148,19 +163,24 @@ export interface StallReport {
 }
 
 /**
- * What a cutover needs of the proxy. One operation at a time for a subset, in this order:
- * prepare* → hold → (switchTo →)? release.
+ * What a cutover needs of the proxy. One operation at a time, in this order: prepare* → hold → (switchTo →)? release.
+ * `along`: of the other subsets that the operation switches too.
  */
 export interface TrafficControl {
   route(subset: SubsetId): Route;
   /** Asks every session what it holds and opens a warm connection on `to`. No effect a client could see. Repeatable. */
-  prepare(subset: SubsetId, to: Side, signal: AbortSignal): Promise<PrepareReport>;
+  prepare(
+    subset: SubsetId,
+    to: Side,
+    signal: AbortSignal,
+    along?: readonly SubsetId[],
+  ): Promise<PrepareReport>;
   /** Closes the gate and resolves once no statement or transaction is in flight and every session is warm. On any
    *  error the gate is open again and clients carried on on the old side. */
-  hold(subset: SubsetId, to: Side, options: HoldOptions): Promise<HoldReport>;
+  hold(subset: SubsetId, to: Side, options: HoldOptions, along?: readonly SubsetId[]): Promise<HoldReport>;
   /** Swaps every held session to its warm connection. Only after `hold`. Never fails: a session whose new connection
    *  died is closed with 57P01. */
-  switchTo(subset: SubsetId, route: Route): Promise<SwitchReport>;
+  switchTo(subset: SubsetId, route: Route, along?: readonly SubsetRoute[]): Promise<SwitchReport>;
   /** Opens the gate; held statements run on the side of the present route. Idempotent. */
   release(subset: SubsetId): StallReport | Promise<StallReport>;
   /** Answers every held statement with this error, keeps the gate closed for new ones. For in-doubt. */
@@ -565,7 +585,10 @@ export interface OperationReport {
   readonly id: string;
   readonly kind: OperationKind;
   readonly subset: SubsetId;
+  /** Where it was about several, all of them. */
+  readonly subsets?: readonly SubsetId[];
   readonly outcome: 'done' | 'aborted' | 'dry-run';
+  /** Of several subsets, the highest. */
   readonly epoch: number;
   readonly startedAt: string;
   readonly totalMs: number;

@@ -134,8 +134,11 @@ END`;
 /** `orders\\000` for the argument `orders`; empty without one. */
 const SUBSET_SQL = `pg_catalog.encode(t.tgargs, 'escape')`;
 
-/** Every trigger of the subset's barrier on this side, or of all, with its state, in the order in which tables are locked. */
-export async function readBarrier(session: Session, subset?: SubsetId): Promise<readonly BarrierTrigger[]> {
+/** Every trigger of the subsets' barriers on this side, or of all, with its state, in the order in which tables are locked. */
+export async function readBarrier(
+  session: Session,
+  ...subsets: readonly SubsetId[]
+): Promise<readonly BarrierTrigger[]> {
   const found = await session.run(
     `SELECT n.nspname AS schema, c.relname AS name, t.tgname AS trigger, t.tgenabled AS enabled, ${SUBSET_SQL} AS subset
        FROM pg_catalog.pg_trigger t
@@ -151,7 +154,7 @@ export async function readBarrier(session: Session, subset?: SubsetId): Promise<
     subset: (row['subset'] ?? '').replace(/\\000$/, '') || WHOLE_DATABASE,
     raised: row['enabled'] !== 'D',
   }));
-  return subset === undefined ? triggers : triggers.filter((each) => each.subset === subset);
+  return subsets.length === 0 ? triggers : triggers.filter((each) => subsets.includes(each.subset));
 }
 
 export function barrierState(triggers: readonly BarrierTrigger[]): BarrierState {
@@ -255,7 +258,8 @@ export async function removeBarrier(session: Session, limits: BarrierLimits): Pr
 
 /** What a change needs to know of its side; asked before the gate closes, so that the change is few round trips. */
 export interface BarrierPlan {
-  readonly subset: SubsetId;
+  /** One or several, whose barriers change together. */
+  readonly subsets: readonly SubsetId[];
   readonly tables: readonly TableName[];
   readonly user: string;
   /** What goes with it where this side follows or leads; see {@link readDeferred}. */
@@ -268,15 +272,16 @@ export interface BarrierPlan {
 export async function planBarrier(
   session: Session,
   lockTimeoutMs: number,
-  subset: SubsetId = WHOLE_DATABASE,
+  ...named: readonly SubsetId[]
 ): Promise<BarrierPlan> {
+  const subsets = named.length === 0 ? [WHOLE_DATABASE] : named;
   const bounds = await readBounds(session, lockTimeoutMs);
-  const tables = barrierTables(await readBarrier(session, subset));
+  const tables = barrierTables(await readBarrier(session, ...subsets));
   return {
-    subset,
+    subsets,
     tables,
     user: await sessionUser(session),
-    deferred: await readDeferred(session, subset === WHOLE_DATABASE ? null : tables),
+    deferred: await readDeferred(session, subsets.includes(WHOLE_DATABASE) ? null : tables),
     ...bounds,
   };
 }
@@ -313,10 +318,12 @@ export interface BarrierChange {
   /** What refused clients are told; null says nothing of an operation. */
   readonly reason: BarrierReason | null;
   /**
-   * Run first: locks the record that speaks for the change and compares it. The last statement must count one row, else
-   * nothing is changed and false is returned.
+   * Run first: locks the records that speak for the change and compares them. The last `claims` statements, one for each
+   * subset, must each count one row, else nothing is changed and false is returned.
    */
   readonly claimSql: readonly string[];
+  /** One where absent. */
+  readonly claims?: number;
   /** Run last, in the same transaction. */
   readonly alsoSql: readonly string[];
   /** `stage` leaves the transaction open for the caller to COMMIT. */
@@ -353,7 +360,8 @@ export async function changeBarrier(
     // Raising is undone whole by a rollback, so its claim may be judged after it. A sequence that lowering sets is not.
     const claimed = [...begin, ...change.claimSql];
     const answers = await session.batch(change.raise ? [...claimed, ...statements] : claimed);
-    if (answers[claimed.length - 1]?.count !== 1) {
+    const claims = answers.slice(claimed.length - (change.claims ?? 1), claimed.length);
+    if (claims.some(({ count }) => count !== 1)) {
       await session.batch(['ROLLBACK']);
       return false;
     }
@@ -391,7 +399,7 @@ export async function rehearseChange(
           ]),
       `CREATE TABLE ${quoteTable(REHEARSAL)} ()`,
       ...[BARRIER_TRIGGER, TRUNCATE_TRIGGER].map((trigger) =>
-        createTriggerSql(REHEARSAL, trigger, plan.subset),
+        createTriggerSql(REHEARSAL, trigger, plan.subsets[0] ?? WHOLE_DATABASE),
       ),
       toggleSql(REHEARSAL, change.raise),
       ...(change.raise ? [functionSql(session.side, user, reasonOf(plan, change))] : []),
@@ -404,8 +412,8 @@ export async function rehearseChange(
 }
 
 /** The function is the side's, and the barriers of several subsets may stand for several reasons. */
-function reasonOf({ subset }: BarrierPlan, { reason }: BarrierChange): BarrierReason | null {
-  return subset === WHOLE_DATABASE ? reason : null;
+function reasonOf({ subsets }: BarrierPlan, { reason }: BarrierChange): BarrierReason | null {
+  return subsets.includes(WHOLE_DATABASE) ? reason : null;
 }
 
 function createTriggerSql(table: TableName, trigger: string, subset: SubsetId): string {
@@ -513,7 +521,11 @@ export interface LockHolder {
 }
 
 /** Who holds a lock that a change of the barrier has to wait for, at this moment, on this side. */
-export async function readLockHolders(session: Session, subset?: SubsetId): Promise<readonly LockHolder[]> {
+export async function readLockHolders(
+  session: Session,
+  ...subsets: readonly SubsetId[]
+): Promise<readonly LockHolder[]> {
+  const named = subsets.map((each) => quoteLiteral(each === WHOLE_DATABASE ? '' : `${each}\\000`));
   const found = await session.run(
     `SELECT DISTINCT c.oid::regclass::text AS name, l.pid, l.mode,
             COALESCE(a.backend_type, 'prepared transaction')
@@ -525,7 +537,7 @@ export async function readLockHolders(session: Session, subset?: SubsetId): Prom
        LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
       WHERE l.granted AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
         AND l.mode NOT IN ('AccessShareLock', 'RowShareLock', 'SIReadLock')
-        AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()${subset === undefined ? '' : ` AND ${SUBSET_SQL} = ${quoteLiteral(subset === WHOLE_DATABASE ? '' : `${subset}\\000`)}`}
+        AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()${named.length === 0 ? '' : ` AND ${SUBSET_SQL} IN (${named.join(', ')})`}
       ORDER BY 1, 2`,
   );
   return found.rows.map((row) => ({

@@ -1,5 +1,5 @@
 /**
- * Cutover and rollback, of one subset at a time. See `runner.ts` for the order of things, `recovery.ts` for restarts.
+ * Cutover and rollback, of one subset or of several in one operation. See `runner.ts` for the order of things, `recovery.ts` for restarts.
  *
  * Invariants:
  * - One operation at a time in this process (across processes the journal sees to it). Recovery, finalize and operations
@@ -33,16 +33,17 @@ import {
   createJournal,
   readRoute,
   readUnknownLed,
-  type OperationKey,
+  type OperationMember,
 } from './journal.js';
 import { JournalDebts } from './journal-debts.js';
-import type { Operation } from './operation.js';
+import { abortable, subsetsOf, type Operation } from './operation.js';
 import { reconfigured, recover } from './recovery.js';
 import { Registration } from './registration.js';
 import { OperationRunner, StoppedDead } from './runner.js';
 import { Connections, type Session } from './session.js';
 import { StatusReader, readRollbackStatus, type SidesStatus } from './status.js';
 import { assertSameMembers, leadsWhole, wholeOf } from './subsets.js';
+import { taken, type Chosen } from './together.js';
 import type {
   CutoverDeps,
   CutoverStatus,
@@ -299,16 +300,14 @@ export class CutoverCoordinator {
    * after that is the report's `outcome: 'aborted'` with its reason, everything being as before.
    */
   async cutover(options: OperationOptions): Promise<OperationReport> {
-    const subset = subsetAsked(this.#subsets, options.subset);
-    if (this.#route(subset).side === 'destination')
+    if (!this.#isLed('source', options.subset))
       throw new UnderstudyError('already-cut-over', 'the destination leads already');
-    return await this.#operate('cutover', options, subset);
+    return await this.#operate('cutover', options);
   }
 
   /** Destination → source. Throws `not-cut-over`, `busy`; else as {@link cutover}. */
   async rollback(options: OperationOptions): Promise<OperationReport> {
-    const subset = subsetAsked(this.#subsets, options.subset);
-    if (this.#route(subset).side === 'source')
+    if (!this.#isLed('destination', options.subset))
       throw new UnderstudyError('not-cut-over', 'the source leads: there is nothing to roll back');
     if (this.#finalized) {
       throw new UnderstudyError(
@@ -316,21 +315,39 @@ export class CutoverCoordinator {
         'the cutover was finalized: nothing follows the destination any more',
       );
     }
-    return await this.#operate('rollback', options, subset);
+    return await this.#operate('rollback', options);
+  }
+
+  /** Whether `side` leads the subset, or where none is named, any. Throws `request-invalid`. */
+  #isLed(side: Side, asked: SubsetId | undefined): boolean {
+    const named = asked === undefined ? this.#subsets : [subsetAsked(this.#subsets, asked)];
+    return named.some((subset) => this.#route(subset).side === side);
+  }
+
+  /**
+   * What the operation is about: the subset that was asked for first, with all that is not to be parted from it; or all that
+   * `from` leads.
+   */
+  async #chosen(kind: OperationKind, from: Side, options: OperationOptions): Promise<Chosen> {
+    const led = this.#subsets.filter((subset) => this.#route(subset).side === from);
+    const { subset: asked } = options;
+    if (asked === undefined || led.length < 2 || !led.includes(asked) || this.#deps.ties === undefined)
+      return { subsets: asked === undefined ? led : [asked], announced: [] };
+    return taken(asked, led, await abortable(this.#deps.ties(options.signal), options.signal), kind);
   }
 
   #route(subset: SubsetId): Route {
     return this.#deps.traffic.route(subset);
   }
 
-  async #operate(kind: OperationKind, options: OperationOptions, subset: SubsetId): Promise<OperationReport> {
+  async #operate(kind: OperationKind, options: OperationOptions): Promise<OperationReport> {
     if (this.#running !== undefined) {
       throw new UnderstudyError('busy', `a ${this.#running.kind} is running`, {
         advice: 'Wait for it to end: `understudy status` shows it.',
       });
     }
     const controller = new AbortController();
-    const settled = this.#exclusively(() => this.#run(kind, options, subset, controller));
+    const settled = this.#exclusively(() => this.#run(kind, options, controller));
     const running: Running = { kind, controller, settled: settled.catch(() => undefined) };
     this.#running = running;
     try {
@@ -343,7 +360,6 @@ export class CutoverCoordinator {
   async #run(
     kind: OperationKind,
     options: OperationOptions,
-    subset: SubsetId,
     controller: AbortController,
   ): Promise<OperationReport> {
     await this.ensureJournal();
@@ -355,7 +371,7 @@ export class CutoverCoordinator {
     const budget: { timer?: NodeJS.Timeout } = {};
     let dead = false;
     try {
-      const operation = await this.#begin(kind, options, subset, controller.signal, connections);
+      const operation = await this.#begin(kind, options, controller.signal, connections);
       const runner = this.#newRunner(operation, options, controller, budget);
       if (this.#running !== undefined) this.#running.runner = runner;
       const report = await runner.run();
@@ -376,22 +392,25 @@ export class CutoverCoordinator {
   async #begin(
     kind: OperationKind,
     options: OperationOptions,
-    subset: SubsetId,
     signal: AbortSignal,
     connections: Connections,
   ): Promise<Operation> {
     const { random } = this.#deps;
-    const key: OperationKey = {
-      id: `${kind}-${random(6)}`,
-      attempt: random(16),
-      epoch: this.#route(subset).epoch,
-    };
     const from: Side = kind === 'cutover' ? 'source' : 'destination';
+    const { subsets, announced } = await this.#chosen(kind, from, { ...options, signal });
+    const [id, attempt] = [`${kind}-${random(6)}`, random(16)];
+    const members = subsets.map((subset, index): OperationMember => ({
+      subset,
+      key: { id: index === 0 ? id : `${id}-${subset}`, attempt, epoch: this.#route(subset).epoch },
+    }));
+    const [first] = members;
+    if (first === undefined) throw new UnderstudyError('internal', `the ${from} leads no subset`);
+    const { subset, key } = first;
     if (options.dryRun !== true) {
       const journal = await connections.open('destination', 'journal');
       try {
-        await assertNoOther(journal, subset);
-        await beginOperation(journal, key, { subset, kind, from, proxy: this.#proxyId });
+        await assertNoOther(journal, members);
+        await beginOperation(journal, members, { kind, from, proxy: this.#proxyId });
       } finally {
         await journal.end();
       }
@@ -401,6 +420,8 @@ export class CutoverCoordinator {
       connections,
       kind,
       key,
+      members,
+      announced,
       proxyId: this.#proxyId,
       from,
       to: kind === 'cutover' ? 'destination' : 'source',
@@ -432,8 +453,12 @@ export class CutoverCoordinator {
         });
         budget.timer = setTimeout(() => controller.abort(reason), holdBudgetMs);
       },
-      onUnjournaledAbort: (reason) => this.#debts.owe({ kind: 'abort', key: operation.key, reason }),
-      onUnjournaledEnd: (report) => this.#debts.owe({ kind: 'end', key: operation.key, report }),
+      onUnjournaledAbort: (reason) => {
+        for (const { key } of operation.members) this.#debts.owe({ kind: 'abort', key, reason });
+      },
+      onUnjournaledEnd: (report) => {
+        for (const { key } of operation.members) this.#debts.owe({ kind: 'end', key, report });
+      },
     });
   }
 
@@ -567,6 +592,7 @@ export class CutoverCoordinator {
           : {
               id: running.operation.key.id,
               kind: running.operation.kind,
+              ...(running.operation.members.length > 1 ? { subsets: subsetsOf(running.operation) } : {}),
               state: running.state,
               step: running.step,
               startedAt: running.startedAt,

@@ -12,6 +12,9 @@
  *   guard   the operation is `fencing`
  *   unguard the destination leads and no operation is open
  *   cover   the source leads and no operation is open
+ *
+ * Of an operation on several subsets, raising and staging claim every one of its records, in one transaction: all of them
+ * change or none does. What undoes or settles takes one subset at a time, as a recovery does, which may have been before it.
  */
 import type { SubsetId } from '../core/ports.js';
 import { UnderstudyError } from '../core/errors.js';
@@ -22,8 +25,9 @@ import {
   type BarrierChange,
   type BarrierLimits,
   type BarrierPlan,
+  type BarrierReason,
 } from './barrier.js';
-import type { OperationKey } from './journal.js';
+import type { OperationKey, OperationMember } from './journal.js';
 import { FINAL } from './machine.js';
 import type { Session } from './session.js';
 
@@ -66,11 +70,15 @@ export async function readUnknownFenced(
   return found.rows.map((row) => row['subset'] ?? '').filter((subset) => !known.includes(subset));
 }
 
-export interface FenceTarget {
+export interface ChangeTarget {
   readonly session: Session;
   readonly plan: BarrierPlan;
-  readonly subset: SubsetId;
   readonly limits: BarrierLimits;
+}
+
+/** Of one subset. */
+export interface FenceTarget extends ChangeTarget {
+  readonly subset: SubsetId;
 }
 
 /**
@@ -94,22 +102,27 @@ export async function disarmFence(session: Session, subset: SubsetId, operation:
   ]);
 }
 
-/** Raises the source's fence and emits the mark, in one transaction. False where the record forbids it. */
-export function raiseFence(target: FenceTarget, key: OperationKey, markId: string): Promise<boolean> {
-  const { session, plan, subset, limits } = target;
-  return changeBarrier(session, plan, fenceChange(subset, key, markId), limits);
+/** Raises the source's fence and emits the mark, in one transaction. False where a record forbids it. */
+export function raiseFence(
+  { session, plan, limits }: ChangeTarget,
+  members: readonly OperationMember[],
+  markId: string,
+): Promise<boolean> {
+  return changeBarrier(session, plan, fenceChange(members, markId), limits);
 }
 
-export function fenceChange(subset: SubsetId, key: OperationKey, markId: string): BarrierChange {
+export function fenceChange(members: readonly OperationMember[], markId: string): BarrierChange {
   return {
     raise: true,
-    reason: { operation: key.id, epoch: key.epoch + 1 },
-    claimSql: [
-      `UPDATE understudy.epoch SET fenced = true, epoch = ${key.epoch + 1}, operation = ${quoteLiteral(key.id)},
+    reason: reasonFor(members),
+    claims: members.length,
+    claimSql: members.map(
+      ({ subset, key }) =>
+        `UPDATE understudy.epoch SET fenced = true, epoch = ${key.epoch + 1}, operation = ${quoteLiteral(key.id)},
          updated_at = pg_catalog.clock_timestamp()
         WHERE subset = ${quoteLiteral(subset)} AND epoch = ${key.epoch} AND NOT fenced AND NOT retired
           AND armed = ${quoteLiteral(key.id)}`,
-    ],
+    ),
     alsoSql: [emitMessageSql({ t: 'mark', id: markId })],
     end: 'commit',
   };
@@ -147,49 +160,60 @@ export async function lowerFence(
  * that it leads. `alsoSql` runs under the record's lock. False where the source was open already.
  */
 export function reopenSource(
-  target: FenceTarget,
-  key: OperationKey,
+  { session, plan, limits }: ChangeTarget,
+  members: readonly OperationMember[],
   end: 'commit' | 'stage',
   alsoSql: readonly string[],
 ): Promise<boolean> {
-  const { session, plan, subset, limits } = target;
-  return changeBarrier(session, plan, reopenChange(subset, key, end, alsoSql), limits);
+  return changeBarrier(session, plan, reopenChange(members, end, alsoSql), limits);
 }
 
 export function reopenChange(
-  subset: SubsetId,
-  key: OperationKey,
+  members: readonly OperationMember[],
   end: 'commit' | 'stage',
   alsoSql: readonly string[],
 ): BarrierChange {
-  const epoch = key.epoch + 1;
   return {
     raise: false,
     reason: null,
-    claimSql: [
-      `UPDATE understudy.epoch SET fenced = false, epoch = ${epoch}, operation = ${quoteLiteral(key.id)},
+    claims: members.length,
+    claimSql: members.map(
+      ({ subset, key }) =>
+        `UPDATE understudy.epoch SET fenced = false, epoch = ${key.epoch + 1}, operation = ${quoteLiteral(key.id)},
          updated_at = pg_catalog.clock_timestamp()
         WHERE subset = ${quoteLiteral(subset)} AND fenced AND epoch = ${key.epoch} AND NOT retired`,
+    ),
+    alsoSql: [
+      ...alsoSql,
+      ...members.map(({ subset, key }) =>
+        emitMessageSql({ t: 'route', subset, epoch: key.epoch + 1, side: 'source' }),
+      ),
     ],
-    alsoSql: [...alsoSql, emitMessageSql({ t: 'route', subset, epoch, side: 'source' })],
     end,
   };
 }
 
 /** Raises the destination's guard for a rollback and emits the mark. False where the operation isn't `fencing` any more. */
-export function raiseGuard(target: FenceTarget, key: OperationKey, markId: string): Promise<boolean> {
-  const { session, plan, subset, limits } = target;
-  return changeBarrier(session, plan, guardChange(subset, key, markId), limits);
+export function raiseGuard(
+  { session, plan, limits }: ChangeTarget,
+  members: readonly OperationMember[],
+  markId: string,
+): Promise<boolean> {
+  return changeBarrier(session, plan, guardChange(members, markId), limits);
 }
 
-export function guardChange(subset: SubsetId, key: OperationKey, markId: string): BarrierChange {
+export function guardChange(members: readonly OperationMember[], markId: string): BarrierChange {
   return {
     raise: true,
-    reason: { operation: key.id, epoch: key.epoch + 1 },
+    reason: reasonFor(members),
+    claims: members.length,
     claimSql: [
-      lockRouteSql(subset),
-      `SELECT FROM understudy.operation WHERE id = ${quoteLiteral(key.id)} AND attempt = ${quoteLiteral(key.attempt)}
+      ...members.map(({ subset }) => lockRouteSql(subset)),
+      ...members.map(
+        ({ key }) =>
+          `SELECT FROM understudy.operation WHERE id = ${quoteLiteral(key.id)} AND attempt = ${quoteLiteral(key.attempt)}
           AND epoch = ${key.epoch} AND state = 'fencing' FOR UPDATE`,
+      ),
     ],
     alsoSql: [emitMessageSql({ t: 'mark', id: markId })],
     end: 'commit',
@@ -284,6 +308,13 @@ export async function abandonDestination(target: FenceTarget, note: string): Pro
   return epoch;
 }
 
+/** Said where there is one for all that the barrier covers. */
+function reasonFor(members: readonly OperationMember[]): BarrierReason | null {
+  const [only, other] = members;
+  if (only === undefined || other !== undefined) return null;
+  return { operation: only.key.id, epoch: only.key.epoch + 1 };
+}
+
 function lockRouteSql(subset: SubsetId): string {
   return `SELECT FROM understudy.route WHERE subset = ${quoteLiteral(subset)} FOR UPDATE`;
 }
@@ -292,20 +323,24 @@ function lockRouteSql(subset: SubsetId): string {
  * Lowers the guard in the transaction that is to commit a cutover, and leaves it open for the commit's statements; takes
  * the tables' locks, so that nothing is left to wait for at the commit. False where the operation isn't `verifying`.
  */
-export function stageGuard(target: FenceTarget, key: OperationKey): Promise<boolean> {
-  const { session, plan, limits } = target;
-  return changeBarrier(session, plan, stageChange(key), limits);
+export function stageGuard(
+  { session, plan, limits }: ChangeTarget,
+  members: readonly OperationMember[],
+): Promise<boolean> {
+  return changeBarrier(session, plan, stageChange(members), limits);
 }
 
-export function stageChange(key: OperationKey): BarrierChange {
+export function stageChange(members: readonly OperationMember[]): BarrierChange {
   return {
     raise: false,
     reason: null,
+    claims: members.length,
     // Not locked here: an abort must be able to overtake until the commit itself.
-    claimSql: [
-      `SELECT FROM understudy.operation WHERE id = ${quoteLiteral(key.id)} AND attempt = ${quoteLiteral(key.attempt)}
+    claimSql: members.map(
+      ({ key }) =>
+        `SELECT FROM understudy.operation WHERE id = ${quoteLiteral(key.id)} AND attempt = ${quoteLiteral(key.attempt)}
           AND epoch = ${key.epoch} AND state = 'verifying'`,
-    ],
+    ),
     alsoSql: [],
     end: 'stage',
   };

@@ -6,7 +6,7 @@
  * commit impossible for ever, or finds `committed`. Time decides nothing; it only ends the clients' waiting, with 08007.
  */
 import { UnderstudyError } from '../core/errors.js';
-import { abortOperation } from './journal.js';
+import { abortMembers } from './journal.js';
 import { AFTER_COMMIT, FINAL } from './machine.js';
 import { persist, type Operation } from './operation.js';
 
@@ -35,14 +35,14 @@ export async function resolveDoubt(operation: Operation): Promise<'committed' | 
 }
 
 async function askJournal(operation: Operation): Promise<'committed' | 'aborted'> {
-  const { connections, deps, key, kind } = operation;
+  const { connections, deps, key, members, kind } = operation;
   const session = await connections.open('destination', `${kind} in-doubt`, {
     answerTimeoutMs: deps.settings.commitAnswerTimeoutMs,
   });
   try {
-    const state = await abortOperation(
+    const state = await abortMembers(
       session,
-      key,
+      members,
       'the answer to COMMIT was lost, and it had not committed',
     );
     if (state === 'aborted') return 'aborted';

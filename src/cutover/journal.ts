@@ -8,6 +8,9 @@
  *   and the other way round.
  * - At most one operation of a subset is open (a unique index says so). Of another subset, none is begun meanwhile: the
  *   process sees to it, and another process that lives is refused in preflight.
+ * - An operation on several subsets has a row for each, and they commit in one transaction, which compares all of them. So
+ *   one row that was aborted, by whoever, makes the commit of every other impossible, and a death leaves rows that can only
+ *   be settled alike, each by itself.
  *
  * Durability: that an operation began, was aborted or committed is flushed before the answer; the states between are
  * not (`synchronous_commit = off`), because a recovery treats all of them alike, and a server that forgot one has also
@@ -35,6 +38,12 @@ export interface OperationKey {
   readonly attempt: string;
   /** The route's epoch when it began. */
   readonly epoch: number;
+}
+
+/** One subset's part of an operation. */
+export interface OperationMember {
+  readonly subset: SubsetId;
+  readonly key: OperationKey;
 }
 
 export interface JournalOperation extends OperationKey, OperationRecord {
@@ -117,12 +126,11 @@ export async function readRoute(session: Session, subset: SubsetId): Promise<Jou
 }
 
 /** Throws `busy` where an operation on another subset is open. */
-export async function assertNoOther(session: Session, subset: SubsetId): Promise<void> {
+export async function assertNoOther(session: Session, members: readonly OperationMember[]): Promise<void> {
   const found = await session.run(
-    `SELECT kind, subset FROM understudy.operation WHERE subset <> $1 AND state NOT IN (${list(FINAL)})`,
-    [subset],
+    `SELECT kind, subset FROM understudy.operation WHERE state NOT IN (${list(FINAL)})`,
   );
-  const [other] = found.rows;
+  const other = found.rows.find((row) => members.every(({ subset }) => subset !== row['subset']));
   if (other === undefined) return;
   throw new UnderstudyError(
     'busy',
@@ -200,10 +208,25 @@ export async function readLastOperation(
 }
 
 /**
- * Opens an operation in state `preflight`. Throws `busy` where another is open, `journal-conflict` where the route is
- * not the one expected.
+ * Opens an operation in state `preflight`, on all of its subsets or on none. Throws `busy` where another is open,
+ * `journal-conflict` where a route is not the one expected.
  */
 export async function beginOperation(
+  session: Session,
+  members: readonly OperationMember[],
+  operation: { readonly kind: OperationKind; readonly from: Side; readonly proxy: string },
+): Promise<void> {
+  await session.run('BEGIN');
+  try {
+    for (const { subset, key } of members) await beginMember(session, key, { ...operation, subset });
+  } catch (error) {
+    if (!session.dead) await session.run('ROLLBACK');
+    throw error;
+  }
+  await session.run('COMMIT');
+}
+
+async function beginMember(
   session: Session,
   key: OperationKey,
   operation: {
@@ -257,20 +280,24 @@ function swapSql(
       SELECT id, ${quoteLiteral(to)}, ${note === null ? 'NULL' : quoteLiteral(note)} FROM moved`;
 }
 
-/** Journals a transition that needs no flush of its own. Throws `journal-conflict` where the operation is elsewhere. */
+/**
+ * Journals a transition that needs no flush of its own. Throws `journal-conflict` where one of them is elsewhere; the others
+ * have moved then, which changes nothing before the commit.
+ */
 export async function moveOperation(
   session: Session,
-  key: OperationKey,
+  members: readonly OperationMember[],
   from: OperationState,
   to: OperationState,
 ): Promise<void> {
-  const [, , moved] = await session.batch([
+  const answers = await session.batch([
     'BEGIN',
     'SET LOCAL synchronous_commit = off',
-    swapSql(key, [from], to, null),
+    ...members.map(({ key }) => swapSql(key, [from], to, null)),
     'COMMIT',
   ]);
-  if (moved?.count !== 1) throw conflict(key, `is not ${from} any more`);
+  for (const [index, { key }] of members.entries())
+    if (answers[index + 2]?.count !== 1) throw conflict(key, `is not ${from} any more`);
 }
 
 /**
@@ -297,27 +324,56 @@ export async function abortOperation(
   return now.state;
 }
 
-/**
- * The statements of the point of no return, for one transaction on the destination: the operation from `verifying` to
- * `committed`, the route to `to` at epoch + 1, and the message that tells the destination's log who leads from there on.
- * {@link assertCommitted} says whether they hit.
- */
-export function commitSql(key: OperationKey, subset: SubsetId, to: Side): readonly string[] {
-  const epoch = key.epoch + 1;
-  const from: Side = to === 'source' ? 'destination' : 'source';
-  return [
-    swapSql(key, ['verifying'], 'committed', `epoch ${epoch}`),
-    `UPDATE understudy.route SET side = '${to}', epoch = ${epoch}, operation = ${quoteLiteral(key.id)},
-       updated_at = pg_catalog.clock_timestamp()
-      WHERE subset = ${quoteLiteral(subset)} AND side = '${from}' AND epoch = ${key.epoch}`,
-    emitMessageSql({ t: 'route', subset, epoch, side: to }),
-  ];
+/** Of all its subsets, as {@link abortOperation}: what becomes of the first becomes of all. */
+export async function abortMembers(
+  session: Session,
+  members: readonly OperationMember[],
+  reason: string,
+): Promise<OperationState> {
+  let outcome: OperationState | undefined;
+  for (const { key } of members) {
+    const state = await abortOperation(session, key, reason);
+    if (state !== 'aborted' && outcome === 'aborted')
+      throw conflict(key, `is ${state}, while its other subsets were aborted`);
+    outcome ??= state;
+    if (outcome !== 'aborted') break;
+  }
+  return outcome ?? 'failed';
 }
 
-/** Throws `journal-conflict` unless both compare-and-swaps of {@link commitSql} hit. Before COMMIT is sent. */
-export function assertCommitted(key: OperationKey, counts: readonly number[]): void {
-  if (counts[0] !== 1) throw conflict(key, 'is not verifying any more');
-  if (counts[1] !== 1) throw conflict(key, 'began at another epoch than the route has now');
+/**
+ * The statements of the point of no return, for one transaction on the destination: the operation from `verifying` to
+ * `committed`, the routes to `to` at epoch + 1, and the messages that tell the destination's log who leads from there on.
+ * {@link assertCommitted} says whether they hit.
+ */
+export function commitSql(members: readonly OperationMember[], to: Side): readonly string[] {
+  const from: Side = to === 'source' ? 'destination' : 'source';
+  return members.flatMap(({ subset, key }) => [
+    swapSql(key, ['verifying'], 'committed', `epoch ${key.epoch + 1}`),
+    `UPDATE understudy.route SET side = '${to}', epoch = ${key.epoch + 1}, operation = ${quoteLiteral(key.id)},
+       updated_at = pg_catalog.clock_timestamp()
+      WHERE subset = ${quoteLiteral(subset)} AND side = '${from}' AND epoch = ${key.epoch}`,
+    emitMessageSql({ t: 'route', subset, epoch: key.epoch + 1, side: to }),
+  ]);
+}
+
+/** Statements of {@link commitSql} for each subset. */
+const COMMIT_STATEMENTS = 3;
+
+/** True within the transaction of {@link commitSql} if every one of its operations was moved. */
+export function committedSql(members: readonly OperationMember[]): string {
+  const keys = members.map(({ key }) => `(${quoteLiteral(key.id)}, ${quoteLiteral(key.attempt)})`);
+  return `${members.length} = (SELECT pg_catalog.count(*) FROM understudy.operation
+     WHERE (id, attempt) IN (${keys.join(', ')}) AND state = 'committed')`;
+}
+
+/** Throws `journal-conflict` unless every compare-and-swap of {@link commitSql} hit. Before COMMIT is sent. */
+export function assertCommitted(members: readonly OperationMember[], counts: readonly number[]): void {
+  for (const [index, { key }] of members.entries()) {
+    const at = index * COMMIT_STATEMENTS;
+    if (counts[at] !== 1) throw conflict(key, 'is not verifying any more');
+    if (counts[at + 1] !== 1) throw conflict(key, 'began at another epoch than the route has now');
+  }
 }
 
 /** Ends an operation that is past its commit. Returns whether this call did it. */

@@ -7,11 +7,12 @@ import type {
   Side,
   StallReport,
   ShadowTable,
+  SubsetId,
 } from '../core/ports.js';
 import { UnderstudyError, asUnderstudyError } from '../core/errors.js';
 import type { BarrierLimits, BarrierPlan } from './barrier.js';
-import type { FenceTarget } from './fence.js';
-import type { OperationKey } from './journal.js';
+import type { ChangeTarget } from './fence.js';
+import type { OperationKey, OperationMember } from './journal.js';
 import type { SequenceDefinition, SequencePlan, SequenceSample } from './sequences.js';
 import type { Connections, Session } from './session.js';
 import type { CutoverDeps } from './settings.js';
@@ -32,7 +33,12 @@ export interface Operation {
   readonly deps: CutoverDeps;
   readonly connections: Connections;
   readonly kind: OperationKind;
+  /** Of the first member; its id is what the operation is called. */
   readonly key: OperationKey;
+  /** What it is about, the subset of `deps` first: each subset with its own row in the journal and its own epoch. */
+  readonly members: readonly OperationMember[];
+  /** Found before it began, such as which subsets it takes along. */
+  readonly announced: readonly Finding[];
   readonly proxyId: string;
   readonly from: Side;
   readonly to: Side;
@@ -92,20 +98,27 @@ export function barrierLimits(deps: CutoverDeps, signal: AbortSignal): BarrierLi
   return { clock, signal, lockTimeoutMs: settings.lockTimeoutMs, timeoutMs: settings.fenceTimeoutMs };
 }
 
-export function leadingTarget(operation: Operation): FenceTarget {
+export function subsetsOf({ members }: Operation): readonly SubsetId[] {
+  return members.map(({ subset }) => subset);
+}
+
+/** The others that are switched with `deps.subset`. */
+export function alongOf(operation: Operation): readonly SubsetId[] {
+  return subsetsOf(operation).slice(1);
+}
+
+export function leadingTarget(operation: Operation): ChangeTarget {
   return {
     session: found(operation, 'sessions').leading,
     plan: found(operation, 'leadingPlan'),
-    subset: operation.deps.subset,
     limits: barrierLimits(operation.deps, operation.signal),
   };
 }
 
-export function followingTarget(operation: Operation): FenceTarget {
+export function followingTarget(operation: Operation): ChangeTarget {
   return {
     session: found(operation, 'sessions').following,
     plan: found(operation, 'followingPlan'),
-    subset: operation.deps.subset,
     limits: barrierLimits(operation.deps, operation.signal),
   };
 }

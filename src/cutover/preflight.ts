@@ -31,7 +31,8 @@ import {
 import { binaryTypeFindings } from './binary-types.js';
 import { assertSameCatalog } from './catalog.js';
 import { armFence } from './fence.js';
-import { abortable, found, type Operation, type OperationSessions } from './operation.js';
+import type { OperationMember } from './journal.js';
+import { abortable, alongOf, found, subsetsOf, type Operation, type OperationSessions } from './operation.js';
 import { readOtherProxies, type LiveProxy } from './registration.js';
 import {
   carrySequences,
@@ -54,7 +55,11 @@ const STALE_ALWAYS = 4;
 export async function preflight(operation: Operation): Promise<void> {
   const { deps, kind, direction, to, signal, dryRun } = operation;
   const { shadow } = deps;
-  const findings = [...routingFindings(operation), ...(await abortable(deps.inspect(signal), signal))];
+  const findings = [
+    ...operation.announced,
+    ...routingFindings(operation),
+    ...(await abortable(deps.inspect(signal), signal)),
+  ];
   for (const finding of findings) operation.onFinding(finding);
   throwBlocked(findings);
 
@@ -65,7 +70,8 @@ export async function preflight(operation: Operation): Promise<void> {
     assertConnected(both, each);
   }
   await abortable(shadow.analyze(to, signal), signal);
-  operation.found.tables = await abortable(shadow.tables(wholeOr(deps.subset)), signal);
+  const members = subsetsOf(operation).map((subset) => shadow.tables(wholeOr(subset)));
+  operation.found.tables = (await abortable(Promise.all(members), signal)).flat();
   await verified(operation, both);
 
   const sessions = await openSessions(operation);
@@ -88,10 +94,12 @@ function wholeOr(subset: SubsetId): SubsetId | undefined {
  * While the sides lead different subsets, every statement has to find its own, and is read for that. What a reader misses
  * no barrier catches where it only reads: that is for the operator to accept. The way back is never refused for it.
  */
-function routingFindings({ deps, kind, to }: Operation): readonly Finding[] {
+function routingFindings(operation: Operation): readonly Finding[] {
+  const { deps, kind, to } = operation;
   if (deps.subset === WHOLE_DATABASE) return [];
+  const switched = subsetsOf(operation);
   if (deps.routesSubsets === true) {
-    const others = subsetIds(deps.subsets ?? []).filter((each) => each !== deps.subset);
+    const others = subsetIds(deps.subsets ?? []).filter((each) => !switched.includes(each));
     const parts = kind === 'cutover' && others.some((each) => deps.traffic.route(each).side !== to);
     if (!parts || deps.settings.parting === 'accept') return [];
     return [
@@ -99,7 +107,7 @@ function routingFindings({ deps, kind, to }: Operation): readonly Finding[] {
         severity: 'blocker',
         check: 'subset-parting',
         side: 'proxy',
-        object: deps.subset,
+        object: switched.join(', '),
         message:
           'other subsets would stay on the source: each statement is then read to find its side, and what can’t be read off it would read the side that does not lead',
         advice:
@@ -119,8 +127,16 @@ function routingFindings({ deps, kind, to }: Operation): readonly Finding[] {
   ];
 }
 
-async function arm({ deps, key, from }: Operation, sessions: OperationSessions): Promise<void> {
-  if (await armFence(sessions.leading, deps.subset, key)) return;
+async function arm({ members, from }: Operation, sessions: OperationSessions): Promise<void> {
+  for (const member of members) await armMember(member, from, sessions);
+}
+
+async function armMember(
+  { subset, key }: OperationMember,
+  from: Side,
+  sessions: OperationSessions,
+): Promise<void> {
+  if (await armFence(sessions.leading, subset, key)) return;
   throw new UnderstudyError('journal-conflict', `the ${from}’s record is not at epoch ${key.epoch}`, {
     advice: 'Restart Understudy: it then reads the route anew.',
   });
@@ -151,7 +167,8 @@ async function streamStatus(operation: Operation): Promise<StreamStatus> {
     });
   }
   const stream = assertConnected(status, direction);
-  if (!(stream.leads?.includes(deps.subset) ?? stream.authoritative)) {
+  const carried = subsetsOf(operation).every((each) => stream.leads?.includes(each) ?? stream.authoritative);
+  if (!carried) {
     throw new UnderstudyError('shadow-not-ready', `the ${direction} stream doesn’t carry changes`, {
       advice: 'Wait until `understudy status` shows it authoritative.',
     });
@@ -311,7 +328,7 @@ async function barrierFindings(
   side: Side,
   session: Session,
 ): Promise<readonly Finding[]> {
-  const triggers = await readBarrier(session, operation.deps.subset);
+  const triggers = await readBarrier(session, ...subsetsOf(operation));
   const findings: Finding[] = withoutBarrier(tablesOn(side, found(operation, 'tables')), triggers).map(
     (table) => ({
       severity: 'blocker',
@@ -357,7 +374,7 @@ async function lastingHolders(operation: Operation, session: Session): Promise<r
   const { clock } = operation.deps;
   const deadline = clock.monotonicMs() + LOCK_GRACE_MS;
   for (;;) {
-    const holders = (await readLockHolders(session, operation.deps.subset)).filter(
+    const holders = (await readLockHolders(session, ...subsetsOf(operation))).filter(
       (each) => each.mode !== 'RowExclusiveLock',
     );
     const waited = holders.every((each) => each.kind === 'autovacuum worker');
@@ -412,8 +429,8 @@ async function planBoth(operation: Operation, sessions: OperationSessions): Prom
   const plan = async (
     session: Session,
   ): Promise<readonly [BarrierPlan, readonly SequenceDefinition[], readonly SequenceState[]]> => {
-    const barrier = await planBarrier(session, lockTimeoutMs, deps.subset);
-    const definitions = await readSequenceDefinitions(session, deps.subset);
+    const barrier = await planBarrier(session, lockTimeoutMs, ...subsetsOf(operation));
+    const definitions = await readSequenceDefinitions(session, ...subsetsOf(operation));
     return [barrier, definitions, await readSequences(session, definitions)];
   };
   const [[leadingPlan, leading, sequences], [followingPlan, following, others]] = await abortable(
@@ -442,7 +459,7 @@ export async function prepareSessions(operation: Operation): Promise<void> {
   const { deps, to, signal } = operation;
   const { settings, traffic, subset } = deps;
   for (let round = 1; ; round++) {
-    const report = await traffic.prepare(subset, to, signal);
+    const report = await traffic.prepare(subset, to, signal, alongOf(operation));
     const last = round >= settings.prepareRoundsMax;
     const pinned = report.blockers.filter((blocker) => isPin(blocker));
     const refused = report.blockers.filter((blocker) => blocker.reason === 'destination-refuses');

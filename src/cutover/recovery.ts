@@ -335,7 +335,12 @@ async function completeRollback(
     readSequences(seen.source, await readSequenceDefinitions(seen.source, deps.subset)),
   ]);
   const carried = carrySequences(onDestination, onSource, () => BigInt(deps.settings.sequenceMargin));
-  await reopenSource(await target(context, seen.source), operation, 'commit', setSequencesSql(carried));
+  await reopenSource(
+    await target(context, seen.source),
+    [{ subset: deps.subset, key: operation }],
+    'commit',
+    setSequencesSql(carried),
+  );
   await assertOpen(context, seen, journal);
   await finishOperation(journal.session, operation, { reason: COMPLETED });
 }

@@ -9,13 +9,13 @@ import { abortable, followingTarget, leadingTarget, type Operation } from './ope
  * do for the first time. It is only for that: what fails here is left to the step itself.
  */
 export async function rehearse(operation: Operation): Promise<void> {
-  const { deps, kind, key, markId, signal } = operation;
+  const { deps, kind, key, members, markId, signal } = operation;
   const leading = leadingTarget(operation);
   const following = followingTarget(operation);
   const [first, second] =
     kind === 'cutover'
-      ? [fenceChange(deps.subset, key, markId), stageChange(key)]
-      : [guardChange(deps.subset, key, markId), reopenChange(deps.subset, key, 'stage', [])];
+      ? [fenceChange(members, markId), stageChange(members)]
+      : [guardChange(members, markId), reopenChange(members, 'stage', [])];
   const rehearsed = await abortable(
     Promise.allSettled([
       rehearseChange(leading.session, leading.plan, first),

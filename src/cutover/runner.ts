@@ -29,9 +29,9 @@ import type { Finding, OperationEvent, OperationReport, OperationState, StallRep
 import { UnderstudyError, asUnderstudyError } from '../core/errors.js';
 import { commit } from './barrier.js';
 import { IN_DOUBT_SQLSTATE, resolveDoubt } from './in-doubt.js';
-import { abortOperation, finishOperation, moveOperation, storeReport } from './journal.js';
+import { abortMembers, finishOperation, moveOperation, storeReport } from './journal.js';
 import { accepts, transition, type OperationInput } from './machine.js';
-import { found, type Operation } from './operation.js';
+import { found, subsetsOf, type Operation } from './operation.js';
 import type { Session } from './session.js';
 import type { StepName, StepPoint } from './settings.js';
 import {
@@ -241,9 +241,9 @@ export class OperationRunner {
   }
 
   async #finish(report: OperationReport): Promise<void> {
-    const { key } = this.#operation;
     try {
-      await this.#withJournal((session) => finishOperation(session, key, { report }));
+      for (const { key } of this.#operation.members)
+        await this.#withJournal((session) => finishOperation(session, key, { report }));
     } catch (error) {
       this.#complain(error, 'the operation is done; its end could not be journaled yet');
       this.#hooks.onUnjournaledEnd(report);
@@ -310,15 +310,16 @@ export class OperationRunner {
   }
 
   async #swapToAborted(reason: string): Promise<void> {
-    const { key } = this.#operation;
-    const state = await this.#withJournal((session) => abortOperation(session, key, reason));
+    const { key, members } = this.#operation;
+    const state = await this.#withJournal((session) => abortMembers(session, members, reason));
     if (state === 'aborted') return;
     throw new UnderstudyError('journal-conflict', `the journal holds operation ${key.id} as ${state}`);
   }
 
   async #store(report: OperationReport): Promise<void> {
     try {
-      await this.#withJournal((session) => storeReport(session, this.#operation.key, report));
+      for (const { key } of this.#operation.members)
+        await this.#withJournal((session) => storeReport(session, key, report));
     } catch (error) {
       this.#complain(error, 'the report could not be stored');
     }
@@ -353,7 +354,8 @@ export class OperationRunner {
   async #journaled(input: OperationInput): Promise<void> {
     const from = this.#state;
     this.#input(input);
-    await moveOperation(found(this.#operation, 'sessions').journal, this.#operation.key, from, this.#state);
+    const { journal } = found(this.#operation, 'sessions');
+    await moveOperation(journal, this.#operation.members, from, this.#state);
   }
 
   /** Past the commit the journal already says where things go: a state it can't take is no reason to stop. */
@@ -362,7 +364,7 @@ export class OperationRunner {
     this.#input(input);
     const { journal } = found(this.#operation, 'sessions');
     if (journal.dead) return;
-    await moveOperation(journal, this.#operation.key, from, this.#state).catch((error: unknown) =>
+    await moveOperation(journal, this.#operation.members, from, this.#state).catch((error: unknown) =>
       this.#complain(error, `${this.#state} could not be journaled`),
     );
   }
@@ -420,14 +422,16 @@ export class OperationRunner {
   }
 
   #report(outcome: OperationReport['outcome'], error?: UnderstudyError): OperationReport {
-    const { deps, key, kind } = this.#operation;
+    const { deps, key, members, kind } = this.#operation;
     const { stall, moved, closed } = this.#operation.found;
+    const epoch = Math.max(...members.map((member) => member.key.epoch));
     return {
       id: key.id,
       kind,
       subset: deps.subset,
+      ...(members.length > 1 ? { subsets: subsetsOf(this.#operation) } : {}),
       outcome,
-      epoch: outcome === 'done' ? key.epoch + 1 : key.epoch,
+      epoch: outcome === 'done' ? epoch + 1 : epoch,
       startedAt: this.#startedAt,
       totalMs: Math.round((deps.clock.monotonicMs() - this.#startedMs) * 1000) / 1000,
       steps: { ...this.#timings },

@@ -78,15 +78,15 @@ async function readOwners(session: Session): Promise<ReadonlyMap<string, SubsetI
   return owners;
 }
 
-/** Of the subset's sequences; all there are, of the whole database. */
+/** Of the subsets' sequences; all there are, of the whole database. */
 export async function readSequenceDefinitions(
   session: Session,
-  subset: SubsetId = WHOLE_DATABASE,
+  ...subsets: readonly SubsetId[]
 ): Promise<readonly SequenceDefinition[]> {
   const all = await readAllDefinitions(session);
-  if (subset === WHOLE_DATABASE) return all;
+  if (subsets.length === 0 || subsets.includes(WHOLE_DATABASE)) return all;
   const owners = await readOwners(session);
-  return all.filter((sequence) => (owners.get(keyOf(sequence)) ?? REST) === subset);
+  return all.filter((sequence) => subsets.includes(owners.get(keyOf(sequence)) ?? REST));
 }
 
 async function readAllDefinitions(session: Session): Promise<readonly SequenceDefinition[]> {

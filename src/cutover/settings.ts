@@ -12,6 +12,7 @@ import type {
   Side,
   SubsetId,
   SubsetRules,
+  SubsetTie,
   TrafficControl,
 } from '../core/ports.js';
 import type { Clock } from '../core/clock.js';
@@ -116,6 +117,8 @@ export interface CutoverDeps {
   readonly settings: CutoverSettings;
   /** `bytes` random bytes in hexadecimal, for operation ids and nonces. */
   readonly random: (bytes: number) => string;
+  /** Which subsets are not to be parted, as their policies say; asked where one of several is named. */
+  readonly ties?: (signal: AbortSignal) => Promise<readonly SubsetTie[]>;
   /** What `check` finds on both sides; blockers stop an operation in preflight. */
   readonly inspect: (signal: AbortSignal) => Promise<readonly Finding[]>;
   readonly readFingerprint: (client: pg.Client) => Promise<CatalogFingerprint>;
@@ -177,6 +180,8 @@ export interface CutoverStatus {
   readonly running: {
     readonly id: string;
     readonly kind: OperationKind;
+    /** Where it is about several. */
+    readonly subsets?: readonly SubsetId[];
     readonly state: OperationState;
     readonly step: StepName;
     readonly startedAt: string;
@@ -188,7 +193,7 @@ export interface CutoverStatus {
 }
 
 export interface OperationOptions {
-  /** Has to be named where there are several. */
+  /** And what is not to be parted from it. Where none is named, all that are on the side that is to be left. */
   readonly subset?: SubsetId;
   /** Stop after preflight: nothing a client could see. */
   readonly dryRun?: boolean;

@@ -5,9 +5,10 @@
  * the step may have done, also where it failed half-way; it is only called before the commit, after the abort has been
  * journaled, and must be safe to repeat.
  */
-import type { OperationState, SequenceState } from '../core/ports.js';
+import type { OperationState, RecentVerifyReport, SequenceState, SubsetId } from '../core/ports.js';
 import { UnderstudyError, asUnderstudyError, unreachable } from '../core/errors.js';
-import { quoteLiteral } from '../core/postgres.js';
+import { quoteTable } from '../core/postgres.js';
+import { subsetIds } from '../core/subsets.js';
 import { UNBOUND_SQL, commit, planBarrier } from './barrier.js';
 import { assertSameCatalog } from './catalog.js';
 import {
@@ -18,23 +19,33 @@ import {
   readEpoch,
   reopenSource,
   stageGuard,
+  type ChangeTarget,
   type FenceTarget,
 } from './fence.js';
-import { assertCommitted, commitSql } from './journal.js';
+import { assertCommitted, commitSql, committedSql, type OperationMember } from './journal.js';
 import type { OperationInput } from './machine.js';
 import {
   abortable,
+  alongOf,
   barrierLimits,
   followingTarget,
   found,
   leadingTarget,
   persist,
+  subsetsOf,
   timedPart,
   type Operation,
 } from './operation.js';
 import { preflight, prepareSessions, readFingerprint } from './preflight.js';
 import { rehearse } from './rehearsal.js';
-import { carrySequences, observedRate, readSequences, setSequencesSql } from './sequences.js';
+import {
+  carrySequences,
+  observedRate,
+  readSequenceDefinitions,
+  readSequences,
+  setSequencesSql,
+  type SequencePlan,
+} from './sequences.js';
 import type { Session } from './session.js';
 import type { StepName } from './settings.js';
 
@@ -82,7 +93,7 @@ async function closeGate(operation: Operation): Promise<void> {
   const { deps, to, signal } = operation;
   const { drainTimeoutMs, onDrainTimeout, onPinned } = deps.settings;
   const options = { drainTimeoutMs, onDrainTimeout, onPinned, signal };
-  const { drainMs, refreshMs } = await deps.traffic.hold(deps.subset, to, options);
+  const { drainMs, refreshMs } = await deps.traffic.hold(deps.subset, to, options, alongOf(operation));
   Object.assign(operation.parts, { 'hold.drain': drainMs, 'hold.ask': refreshMs });
 }
 
@@ -95,9 +106,9 @@ async function openGate(operation: Operation): Promise<void> {
 // The barrier
 
 async function raise(operation: Operation): Promise<void> {
-  const { kind, key, markId, from } = operation;
+  const { kind, key, members, markId, from } = operation;
   const target = leadingTarget(operation);
-  const raised = await (kind === 'cutover' ? raiseFence : raiseGuard)(target, key, markId);
+  const raised = await (kind === 'cutover' ? raiseFence : raiseGuard)(target, members, markId);
   if (raised) return;
   throw new UnderstudyError(
     'journal-conflict',
@@ -108,18 +119,21 @@ async function raise(operation: Operation): Promise<void> {
 
 /** On the connection that raised it, whose statements come after those of the raising; on a new one where it is dead. */
 async function lower(operation: Operation): Promise<void> {
-  const { deps, connections, kind, from, key, closing, found: known } = operation;
+  const { deps, connections, kind, from, members, closing, found: known } = operation;
   const own = known.sessions?.leading;
   const reusable = own !== undefined && !own.dead;
   const session = reusable
     ? own
     : await connections.open(from, `${kind} undo`, { answerTimeoutMs: deps.settings.fenceTimeoutMs * 2 });
   try {
-    const plan =
-      (reusable ? known.leadingPlan : undefined) ??
-      (await planBarrier(session, deps.settings.lockTimeoutMs, deps.subset));
-    const target: FenceTarget = { session, plan, subset: deps.subset, limits: barrierLimits(deps, closing) };
-    await (kind === 'cutover' ? lowerFence(target, key) : lowerGuard(target));
+    // One at a time: another process may have undone some of them.
+    for (const { subset, key } of members) {
+      const plan =
+        (reusable && members.length === 1 ? known.leadingPlan : undefined) ??
+        (await planBarrier(session, deps.settings.lockTimeoutMs, subset));
+      const target: FenceTarget = { session, plan, subset, limits: barrierLimits(deps, closing) };
+      await (kind === 'cutover' ? lowerFence(target, key) : lowerGuard(target));
+    }
   } finally {
     if (!reusable) await session.end();
   }
@@ -202,16 +216,16 @@ async function within<T>(
  * opens it in a transaction that is not committed yet. Only after the mark: applying needs those tables.
  */
 async function verifyAndStage(operation: Operation): Promise<void> {
-  const { deps, direction, kind, key, signal, to } = operation;
-  const verifying = deps.shadow.verifyRecent(direction, signal, deps.subset);
+  const { deps, kind, key, members, signal, to } = operation;
+  const verifying = verifyMembers(operation);
   const target = followingTarget(operation);
   const stage = async (): Promise<boolean> => {
     // Set first: whoever gives up meanwhile cuts the connection, and nothing is staged later.
     operation.found.staged = true;
     await operation.found.journaled;
     return await (kind === 'cutover'
-      ? stageGuard(target, key)
-      : reopenSource(target, key, 'stage', setSequencesSql(found(operation, 'carried'))));
+      ? stageGuard(target, members)
+      : reopenSource(target, members, 'stage', setSequencesSql(found(operation, 'carried'))));
   };
   const [report, staged] = await abortable(
     Promise.all([
@@ -234,7 +248,7 @@ async function verifyAndStage(operation: Operation): Promise<void> {
       severity: 'info',
       check: 'verify-partial',
       side: to,
-      object: deps.subset,
+      object: subsetsOf(operation).join(', '),
       message: `${report.keys} rows changed of late were compared behind the gate; rows of tables without a key, or changes beyond what is remembered, were not`,
       advice: 'Run `understudy verify`, which compares every row beside live traffic.',
     });
@@ -245,6 +259,21 @@ async function verifyAndStage(operation: Operation): Promise<void> {
       `the ${to}’s record forbids opening it: another process acted`,
     );
   }
+}
+
+async function verifyMembers(operation: Operation): Promise<RecentVerifyReport> {
+  const { deps, direction, members, signal } = operation;
+  const everything = members.length === subsetIds(deps.subsets ?? []).length;
+  const reports: RecentVerifyReport[] = [];
+  // One pair of connections compares them.
+  for (const subset of everything ? [undefined] : subsetsOf(operation))
+    reports.push(await deps.shadow.verifyRecent(direction, signal, subset));
+  return {
+    keys: reports.reduce((sum, { keys }) => sum + keys, 0),
+    mismatches: reports.reduce((sum, { mismatches }) => sum + mismatches, 0),
+    differing: reports.flatMap(({ differing }) => differing),
+    ...(reports.some(({ incomplete }) => incomplete === true) ? { incomplete: true } : {}),
+  };
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -261,22 +290,17 @@ export function committingSession(operation: Operation): Session {
  * waits, and so a sequence is never set by a process that was overruled.
  */
 export async function prepareCommit(operation: Operation): Promise<void> {
-  const { kind, key, deps, to } = operation;
-  const swaps = commitSql(key, deps.subset, to);
-  const [swapOperation, ...rest] = swaps;
-  if (swapOperation === undefined) throw new UnderstudyError('internal', 'no compare-and-swap');
+  const { kind, members, to } = operation;
   const sequences =
-    kind === 'cutover'
-      ? setSequencesSql(
-          found(operation, 'carried'),
-          `EXISTS (SELECT FROM understudy.operation
-                    WHERE id = ${quoteLiteral(key.id)} AND attempt = ${quoteLiteral(key.attempt)} AND state = 'committed')`,
-        )
-      : [];
+    kind === 'cutover' ? setSequencesSql(found(operation, 'carried'), committedSql(members)) : [];
   const begin = kind === 'cutover' ? [UNBOUND_SQL] : ['BEGIN', 'SET LOCAL synchronous_commit = on'];
-  const answers = await committingSession(operation).batch([...begin, swapOperation, ...rest, ...sequences]);
+  const answers = await committingSession(operation).batch([
+    ...begin,
+    ...commitSql(members, to),
+    ...sequences,
+  ]);
   const counts = answers.slice(begin.length).map((answer) => answer.count);
-  assertCommitted(key, counts);
+  assertCommitted(members, counts);
 }
 
 /** Takes back the transactions that were not committed, whatever state their connections are in. */
@@ -306,7 +330,7 @@ async function open(operation: Operation): Promise<void> {
 }
 
 async function openSource(operation: Operation): Promise<void> {
-  const { deps, connections, key, closing, kind } = operation;
+  const { deps, connections, members, closing, kind } = operation;
   const { following } = found(operation, 'sessions');
   try {
     if (!following.dead) {
@@ -322,7 +346,8 @@ async function openSource(operation: Operation): Promise<void> {
     answerTimeoutMs: deps.settings.fenceTimeoutMs * 2,
   });
   try {
-    await reopen(operation, session, key.epoch, closing);
+    // One at a time: a recovery may have opened some of them.
+    for (const member of members) await reopen(operation, session, member, closing);
   } finally {
     await session.end();
   }
@@ -331,22 +356,38 @@ async function openSource(operation: Operation): Promise<void> {
 async function reopen(
   operation: Operation,
   session: Session,
-  epoch: number,
+  member: OperationMember,
   closing: AbortSignal,
 ): Promise<void> {
-  const { deps, key } = operation;
-  const plan = await planBarrier(session, deps.settings.lockTimeoutMs, deps.subset);
-  const target: FenceTarget = { session, plan, subset: deps.subset, limits: barrierLimits(deps, closing) };
-  const sequences = setSequencesSql(found(operation, 'carried'));
-  if (await reopenSource(target, key, 'commit', sequences)) return;
-  const record = await readEpoch(session, deps.subset);
-  if (record?.fenced === false && record.epoch === epoch + 1) return;
-  throw new UnderstudyError('journal-conflict', `the source’s fence is not the one of epoch ${epoch}`);
+  const { deps, members } = operation;
+  const { subset, key } = member;
+  const plan = await planBarrier(session, deps.settings.lockTimeoutMs, subset);
+  const target: ChangeTarget = { session, plan, limits: barrierLimits(deps, closing) };
+  const carried = found(operation, 'carried');
+  const own = members.length === 1 ? carried : await sequencesOf(session, subset, carried);
+  if (await reopenSource(target, [member], 'commit', setSequencesSql(own))) return;
+  const record = await readEpoch(session, subset);
+  if (record?.fenced === false && record.epoch === key.epoch + 1) return;
+  throw new UnderstudyError('journal-conflict', `the source’s fence is not the one of epoch ${key.epoch}`);
+}
+
+/** What was carried to the subset's own sequences: those of one that is open may have gone on. */
+async function sequencesOf(
+  session: Session,
+  subset: SubsetId,
+  carried: readonly SequencePlan[],
+): Promise<readonly SequencePlan[]> {
+  const own = new Set((await readSequenceDefinitions(session, subset)).map((each) => quoteTable(each)));
+  return carried.filter((plan) => own.has(quoteTable(plan)));
 }
 
 async function switchSessions(operation: Operation): Promise<void> {
-  const { deps, to, key } = operation;
-  const report = await deps.traffic.switchTo(deps.subset, { side: to, epoch: key.epoch + 1 });
+  const { deps, to, key, members } = operation;
+  const [, ...along] = members.map((member) => ({
+    subset: member.subset,
+    route: { side: to, epoch: member.key.epoch + 1 },
+  }));
+  const report = await deps.traffic.switchTo(deps.subset, { side: to, epoch: key.epoch + 1 }, along);
   operation.found.moved = report.moved;
   operation.found.closed = report.closed;
 }

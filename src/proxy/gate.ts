@@ -32,6 +32,7 @@ import {
   type Side,
   type StallReport,
   type SubsetId,
+  type SubsetRoute,
   type SwitchReport,
 } from '../core/ports.js';
 import { StateCell } from '../core/state-machine.js';
@@ -201,8 +202,8 @@ export class Gate {
   }
 
   /** Warm connections to one side are of no use for the other. */
-  #aim(subset: SubsetId, to: Side): void {
-    if (this.#deps.router.route(subset).side === to) {
+  #aim(subsets: readonly SubsetId[], to: Side): void {
+    if (subsets.some((subset) => this.#deps.router.route(subset).side === to)) {
       throw new UnderstudyError('already-cut-over', `sessions are on the ${to} already`);
     }
     if (this.#movingTo !== to) this.discardWarm();
@@ -212,12 +213,12 @@ export class Gate {
 
   // ----------------------------------------------------------------------------------------------------- prepare
 
-  async prepare(subset: SubsetId, to: Side, signal: AbortSignal): Promise<PrepareReport> {
+  async prepare(subsets: readonly SubsetId[], to: Side, signal: AbortSignal): Promise<PrepareReport> {
     if (!this.#state.is('open')) throw this.#busy();
     // Every session waits on it, and Node takes more than ten for a leak.
     setMaxListeners(0, signal);
-    this.#aim(subset, to);
-    if (!this.#deps.router.united(subset, to)) return this.#prepareParting();
+    this.#aim(subsets, to);
+    if (!this.#deps.router.united(subsets, to)) return this.#prepareParting();
     await this.#deps.party.settled();
     if (!this.#state.is('open')) throw this.#busy();
     const { settings } = this.#deps.context;
@@ -266,10 +267,10 @@ export class Gate {
    * 3. Ask again the sessions that changed since they were asked, and warm those that came late.
    * 4. Closed. Any failure on the way opens the gate again.
    */
-  async hold(subset: SubsetId, to: Side, options: HoldOptions): Promise<HoldReport> {
+  async hold(subsets: readonly SubsetId[], to: Side, options: HoldOptions): Promise<HoldReport> {
     if (!this.#state.is('open')) throw this.#busy();
-    this.#aim(subset, to);
-    const parting = !this.#deps.router.united(subset, to);
+    this.#aim(subsets, to);
+    const parting = !this.#deps.router.united(subsets, to);
     if (parting) this.#movingTo = null;
     else this.#refuseEarly(to, options);
     const { clock } = this.#deps.context;
@@ -413,16 +414,16 @@ export class Gate {
 
   /**
    * Every session that is not on the route's side yet takes its warm connection; one that has none is closed. Where other
-   * subsets stay on the other side, sessions stay where they are, and are routed from now on.
+   * subsets stay on the other side, sessions stay where they are, and are routed from now on. `along` are of the same side.
    */
-  async switchTo(subset: SubsetId, route: Route): Promise<SwitchReport> {
+  async switchTo(subset: SubsetId, route: Route, along: readonly SubsetRoute[] = []): Promise<SwitchReport> {
     this.#state.move('switching');
     const { context, router } = this.#deps;
     const signal = AbortSignal.timeout(context.settings.switchTimeoutMs);
     setMaxListeners(0, signal);
     // One may still be ending a prepared transaction.
     await this.#rested(context.settings.switchTimeoutMs, new AbortController().signal);
-    router.set(subset, route);
+    for (const each of [{ subset, route }, ...along]) router.set(each.subset, each.route);
     if (router.armed) {
       this.#routeSessions(true);
       this.#state.move('closed');

@@ -16,6 +16,7 @@ import {
   type Side,
   type StallReport,
   type SubsetId,
+  type SubsetRoute,
   type SwitchReport,
 } from '../core/ports.js';
 import { FENCE_SQLSTATE, GUARD_SQLSTATE } from '../core/postgres.js';
@@ -302,23 +303,33 @@ class PostgresProxy implements Proxy {
     this.#unavailable = refusal?.message ?? null;
   }
 
-  async prepare(subset: SubsetId, to: Side, signal: AbortSignal): Promise<PrepareReport> {
+  async prepare(
+    subset: SubsetId,
+    to: Side,
+    signal: AbortSignal,
+    along: readonly SubsetId[] = [],
+  ): Promise<PrepareReport> {
     this.#known(subset);
     const { namedOids } = this.#deps;
     if (namedOids !== undefined) {
       this.#oids.update(...(await Promise.all([namedOids('source'), namedOids('destination')])));
     }
-    return await this.#gate.prepare(subset, to, signal);
+    return await this.#gate.prepare([subset, ...along], to, signal);
   }
 
-  hold(subset: SubsetId, to: Side, options: HoldOptions): Promise<HoldReport> {
+  hold(
+    subset: SubsetId,
+    to: Side,
+    options: HoldOptions,
+    along: readonly SubsetId[] = [],
+  ): Promise<HoldReport> {
     this.#known(subset);
-    return this.#gate.hold(subset, to, options);
+    return this.#gate.hold([subset, ...along], to, options);
   }
 
-  switchTo(subset: SubsetId, route: Route): Promise<SwitchReport> {
+  switchTo(subset: SubsetId, route: Route, along: readonly SubsetRoute[] = []): Promise<SwitchReport> {
     this.#known(subset);
-    return this.#gate.switchTo(subset, route);
+    return this.#gate.switchTo(subset, route, along);
   }
 
   release(subset: SubsetId): StallReport {

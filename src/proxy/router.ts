@@ -49,10 +49,11 @@ export class Router {
     return this.subsets.length > 1 && this.get(WHOLE_DATABASE) !== undefined && this.#sides.size > 1;
   }
 
-  /** The side all would be on once `subset` is on `side`; null where they would differ. */
-  united(subset: SubsetId, side: Side): boolean {
+  /** Whether all would be on `side` once `moving` are. */
+  united(moving: readonly SubsetId[], side: Side): boolean {
+    const all = moving.includes(WHOLE_DATABASE);
     return this.subsets.every(
-      (each) => each === subset || subset === WHOLE_DATABASE || this.#routes.get(each)?.side === side,
+      (each) => all || moving.includes(each) || this.#routes.get(each)?.side === side,
     );
   }
 

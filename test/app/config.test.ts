@@ -312,9 +312,12 @@ test('subsets are names with tables, and what is not built of them is refused', 
       crossing: 'refuse',
     },
   ]);
+  expect((await load(subset('tables: [public.orders]\n    crossing: follow'))).subsets[0]?.crossing).toBe(
+    'follow',
+  );
   expect((await load(ENDPOINTS)).subsets).toEqual([]);
   expect(await refusal(subset('tables: [public.orders]\n    crossing: link'))).toEqual([
-    'understudy.yaml:8:15 subsets.orders.crossing: link is not built yet; only refuse is',
+    'understudy.yaml:8:15 subsets.orders.crossing: link is not built; expected refuse or follow',
   ]);
   expect(await refusal(subset('tables: orders'))).toEqual([
     expect.stringContaining('expected a list of tables as schema.table'),

@@ -89,7 +89,7 @@ describe.each(['source', 'destination'] as const)('on the %s’s server', (side)
   });
   const raise = async (limits = LIMITS): Promise<boolean> =>
     (await armFence(session, SUBSET, key())) &&
-    (await raiseFence(await target(limits), key(), `mark-${attempts}`));
+    (await raiseFence(await target(limits), [{ subset: SUBSET, key: key() }], `mark-${attempts}`));
   const lower = async (): Promise<void> => {
     await lowerFence(await target(), key());
     attempts++;
@@ -130,7 +130,10 @@ describe.each(['source', 'destination'] as const)('on the %s’s server', (side)
     const source = `SELECT pg_get_functiondef('understudy.refuse_write'::regproc) AS body`;
     const before: unknown = (await application.query(source)).rows;
     await application.query(`BEGIN; INSERT INTO public.plain (note) VALUES ('open')`);
-    const change = { ...fenceChange(SUBSET, key(), 'rehearsed'), alsoSql: ['SELECT 1 / 0'] };
+    const change = {
+      ...fenceChange([{ subset: SUBSET, key: key() }], 'rehearsed'),
+      alsoSql: ['SELECT 1 / 0'],
+    };
     await rehearseChange(session, await planBarrier(session, LIMITS.lockTimeoutMs), change);
     await application.query('ROLLBACK');
     expect(barrierState(await readBarrier(session))).toBe('lowered');
@@ -275,7 +278,7 @@ describe.each(['source', 'destination'] as const)('on the %s’s server', (side)
     const stale = key();
     expect(await armFence(session, SUBSET, stale)).toBe(true);
     await lowerFence(await target(), stale);
-    expect(await raiseFence(await target(), stale, 'stale')).toBe(false);
+    expect(await raiseFence(await target(), [{ subset: SUBSET, key: stale }], 'stale')).toBe(false);
     expect(barrierState(await readBarrier(session))).toBe('lowered');
     attempts++;
     expect(await raise()).toBe(true);
@@ -360,7 +363,7 @@ test('autovacuum at work on a table yields to the fence', async () => {
   };
   const key = { id: 'op', attempt: 'n', epoch: 0 };
   expect(await armFence(session, SUBSET, key)).toBe(true);
-  expect(await raiseFence(target, key, 'mark')).toBe(true);
+  expect(await raiseFence(target, [{ subset: SUBSET, key }], 'mark')).toBe(true);
   connections.destroy();
 });
 

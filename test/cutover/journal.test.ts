@@ -43,13 +43,13 @@ async function verifying(): Promise<{ subset: string; key: OperationKey }> {
   const subset = `s${subsets++}`;
   await createJournal(one, subset, 0);
   const key = await begin(subset, 0, 'cutover', 'source');
-  await moveOperation(one, key, 'preflight', 'verifying');
+  await moveOperation(one, [{ subset, key }], 'preflight', 'verifying');
   return { subset, key };
 }
 
 async function begin(subset: string, epoch: number, kind: OperationKind, from: Side): Promise<OperationKey> {
   const key = { id: `${subset}-${kind}-${epoch}`, attempt: 'nonce', epoch };
-  await beginOperation(one, key, { subset, kind, from, proxy: 'p' });
+  await beginOperation(one, [{ subset, key }], { kind, from, proxy: 'p' });
   return key;
 }
 
@@ -60,9 +60,9 @@ async function stageCommit(
   subset: string,
   to: Side = 'destination',
 ): Promise<void> {
-  const answers = await session.batch(['BEGIN', ...commitSql(key, subset, to)]);
+  const answers = await session.batch(['BEGIN', ...commitSql([{ subset, key }], to)]);
   assertCommitted(
-    key,
+    [{ subset, key }],
     answers.slice(1).map((answer) => answer.count),
   );
 }
@@ -112,7 +112,7 @@ test.each([
 ] as const)('a change by %s hits nothing', async (_what, forged) => {
   const { subset, key } = await verifying();
   const wrong = { ...key, ...forged };
-  await expect(moveOperation(one, wrong, 'verifying', 'committed')).rejects.toMatchObject({
+  await expect(moveOperation(one, [{ subset, key: wrong }], 'verifying', 'committed')).rejects.toMatchObject({
     code: 'journal-conflict',
   });
   await expect(stageCommit(one, wrong, subset)).rejects.toMatchObject({ code: 'journal-conflict' });
@@ -122,8 +122,8 @@ test.each([
 });
 
 test('a state is left only by who knows it', async () => {
-  const { key } = await verifying();
-  await expect(moveOperation(one, key, 'fencing', 'catching-up')).rejects.toMatchObject({
+  const { subset, key } = await verifying();
+  await expect(moveOperation(one, [{ subset, key }], 'fencing', 'catching-up')).rejects.toMatchObject({
     code: 'journal-conflict',
   });
   expect(await finishOperation(one, key, {})).toBe(false);
@@ -147,7 +147,7 @@ test('there and back: the route moves one epoch at a time', async () => {
   await one.batch(['COMMIT']);
   expect(await finishOperation(one, key, { reason: 'recovered' })).toBe(true);
   const back = await begin(subset, 1, 'rollback', 'destination');
-  await moveOperation(one, back, 'preflight', 'verifying');
+  await moveOperation(one, [{ subset, key: back }], 'preflight', 'verifying');
   await stageCommit(one, back, subset, 'source');
   await one.batch(['COMMIT']);
   expect(await readRoute(one, subset)).toMatchObject({ side: 'source', epoch: 2, operation: back.id });
@@ -172,8 +172,9 @@ test('finalize is refused while the source leads or an operation is open, and fo
 
 async function begin2(subset: string): Promise<OperationKey> {
   const key = { id: `${subset}-second`, attempt: 'nonce', epoch: 0 };
-  await beginOperation(one, key, { subset, kind: 'cutover', from: 'source', proxy: 'p' });
-  await moveOperation(one, key, 'preflight', 'verifying');
+  const members = [{ subset, key }];
+  await beginOperation(one, members, { kind: 'cutover', from: 'source', proxy: 'p' });
+  await moveOperation(one, members, 'preflight', 'verifying');
   return key;
 }
 

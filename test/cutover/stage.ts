@@ -27,7 +27,9 @@ import {
   type Side,
   type StallReport,
   type SubsetId,
+  type SubsetRoute,
   type SubsetRules,
+  type SubsetTie,
   type SwitchReport,
   type TableName,
   type TrafficControl,
@@ -92,9 +94,9 @@ export class TrafficDouble implements TrafficControl {
     await this.onHold?.();
     return { drainMs: 0, refreshMs: 0, sessions: 0 };
   }
-  switchTo(subset: SubsetId, route: Route): Promise<SwitchReport> {
+  switchTo(subset: SubsetId, route: Route, along: readonly SubsetRoute[] = []): Promise<SwitchReport> {
     this.calls.push('switchTo');
-    this.setRoute(subset, route);
+    for (const each of [{ subset, route }, ...along]) this.setRoute(each.subset, each.route);
     return Promise.resolve({ moved: 3, closed: 0 });
   }
   release(): StallReport {
@@ -222,6 +224,7 @@ export interface StageOptions {
   readonly source?: DatabaseEndpoint;
   readonly destination?: DatabaseEndpoint;
   readonly findings?: readonly Finding[];
+  readonly ties?: readonly SubsetTie[];
 }
 
 /** A pair of databases whose coordinator can be killed and started again. */
@@ -279,6 +282,7 @@ export class Stage implements AsyncDisposable {
       settings: { ...DEFAULT_CUTOVER_SETTINGS, parting: 'accept', lagWaitMs: 100, ...this.#options.settings },
       random: (bytes) => randomBytes(bytes).toString('hex'),
       inspect: () => Promise.resolve(this.#options.findings ?? []),
+      ties: () => Promise.resolve(this.#options.ties ?? []),
       readFingerprint: readColumns,
       observe: (point, kind) => this.observe?.(point, kind),
     });

@@ -50,7 +50,6 @@ test('one after the other, back alone, and finalized only when none is left', as
       (await stage.pair.onDestination.query(`SELECT last_value FROM public.${name}`)).rows[0].last_value,
     );
 
-  expect(await stage.operate('cutover').catch(codeOf)).toBe('request-invalid');
   expect(await stage.operate('cutover', undefined, 'day').catch(codeOf)).toBe('request-invalid');
   expect(await switched(stage, 'cutover', 'days')).toMatchObject({ ...done, subset: 'days', epoch: 1 });
   await expectLed(stage, { days: 'destination', rest: 'source' });
@@ -77,6 +76,7 @@ test('one after the other, back alone, and finalized only when none is left', as
   expect(await switched(stage, 'cutover', 'rest')).toMatchObject({ ...done, subset: 'rest' });
   await expectLed(stage, { days: 'destination', rest: 'destination' });
   expect(await last('free')).toBeGreaterThan(700);
+  expect(await stage.operate('cutover').catch(codeOf)).toBe('already-cut-over');
   expect(await switched(stage, 'rollback', 'days')).toMatchObject({ ...done, epoch: 2 });
   await expectLed(stage, { days: 'source', rest: 'destination' });
   await stage.restart();

@@ -1,7 +1,7 @@
 /** Two subsets switched one after another, and back, under clients that use both through the proxy: nothing is lost. */
 import pg from 'pg';
 import { expect, test } from 'vitest';
-import type { VerifyReport } from '../../src/core/ports.js';
+import type { OperationReport, VerifyReport } from '../../src/core/ports.js';
 import { databasePair, until } from '../support/servers.js';
 import { Stack } from '../support/stack.js';
 
@@ -9,6 +9,7 @@ const YAML = `
 subsets:
   orders: { tables: [public.orders] }
   stock: { tables: [public.stock] }
+  lines: { tables: [public.line] }
 cutover: { parting: accept }
 `;
 
@@ -61,6 +62,7 @@ test('subsets are switched one by one under clients that use both', async () => 
   await pair.onSource.query(`
     CREATE TABLE public.orders (id serial PRIMARY KEY, n int);
     CREATE TABLE public.stock (id serial PRIMARY KEY, n int);
+    CREATE TABLE public.line (id serial PRIMARY KEY, "order" int REFERENCES public.orders);
     CREATE TABLE public.note (id serial PRIMARY KEY, n int);
     INSERT INTO public.note (n) VALUES (1)`);
   await using stack = await Stack.start({ ...pair, yaml: YAML });
@@ -75,9 +77,14 @@ test('subsets are switched one by one under clients that use both', async () => 
     });
     expect(writing.errors).toEqual([]);
   };
-  const switched = async (operation: 'cutover' | 'rollback', subset: string): Promise<void> => {
-    expect(await stack.operate(operation, { subset })).toMatchObject({ outcome: 'done', subset });
+  const switched = async (
+    operation: 'cutover' | 'rollback',
+    subset?: string,
+  ): Promise<readonly string[] | undefined> => {
+    const report = await stack.operate<OperationReport>(operation, subset === undefined ? {} : { subset });
+    expect(report).toMatchObject({ outcome: 'done' });
     await more();
+    return report.subsets;
   };
   const version = async (table: string): Promise<string> => {
     const { rows } = await client.query<{ major: string }>(
@@ -88,7 +95,8 @@ test('subsets are switched one by one under clients that use both', async () => 
   const crosses = (): Promise<unknown> => client.query('SELECT FROM orders, stock');
 
   await more();
-  await switched('cutover', 'orders');
+  // A foreign key takes the lines along.
+  expect(await switched('cutover', 'orders')).toEqual(['orders', 'lines']);
   expect([await version('orders'), await version('stock'), await version('note')]).toEqual([
     '18',
     '14',
@@ -98,19 +106,20 @@ test('subsets are switched one by one under clients that use both', async () => 
     code: '0A000',
     message: expect.stringMatching(/orders is on the destination, stock is not/) as string,
   });
-  await switched('rollback', 'orders');
+  expect(await switched('rollback', 'lines')).toEqual(['lines', 'orders']);
   await crosses();
   await switched('cutover', 'orders');
-  await switched('cutover', 'stock');
+  expect(await switched('cutover')).toEqual(['stock', 'rest']);
   expect([await version('orders'), await version('stock'), await version('note')]).toEqual([
     '18',
     '18',
-    '14',
+    '18',
   ]);
   await crosses();
-  await switched('cutover', 'rest');
-  expect(await version('note')).toBe('18');
   expect((await stack.status()).proxy).toMatchObject({ armed: false, bySide: { source: 0 } });
+  expect(await switched('rollback')).toEqual(['lines', 'orders', 'stock', 'rest']);
+  expect((await stack.status()).proxy).toMatchObject({ armed: false, bySide: { destination: 0 } });
+  expect(await version('note')).toBe('14');
   await writing.stop();
   await client.end();
   const { mismatches } = await stack.operate<VerifyReport>('verify');

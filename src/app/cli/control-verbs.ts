@@ -146,7 +146,7 @@ export function controlVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> 
             default: false,
             describe: 'Stop after preflight: no effect a client could see',
           })
-          .option('subset', SUBSET)
+          .option('subset', SWITCHED)
           .example('$0 cutover --dry-run', 'names every session that could not be moved'),
       (args) => runVerb(args, (terminal) => switchVerb(terminal, args, 'cutover', args)),
     )
@@ -156,7 +156,7 @@ export function controlVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> 
       (argv) =>
         argv
           .option('dry-run', { type: 'boolean', default: false, describe: 'Stop after preflight' })
-          .option('subset', SUBSET)
+          .option('subset', SWITCHED)
           .option('destination-lost', {
             type: 'boolean',
             default: false,
@@ -233,6 +233,13 @@ export function controlVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> 
         runVerb(args, async (terminal) => (await import('./operate.js')).runAbort(terminal, adminOf(args))),
     );
 }
+
+const SWITCHED = {
+  type: 'string',
+  requiresArg: true,
+  describe:
+    'Which part, where `subsets` are configured, with what its policies take along; all that is left without it',
+} as const;
 
 const SUBSET = {
   type: 'string',

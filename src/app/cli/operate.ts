@@ -130,7 +130,7 @@ export function printSwitch(terminal: Terminal, report: OperationReport): void {
       terminal.line(
         terminal.paint(
           'green',
-          `${report.kind} done in ${formatMs(report.totalMs)}: epoch ${report.epoch}, ${report.moved} sessions moved, ${report.closed} closed`,
+          `${report.kind}${ofSubsets(report)} done in ${formatMs(report.totalMs)}: epoch ${report.epoch}, ${report.moved} sessions moved, ${report.closed} closed`,
         ),
       );
       for (const line of stallHistogram(report.stall)) terminal.line(`  ${line}`);
@@ -139,7 +139,7 @@ export function printSwitch(terminal: Terminal, report: OperationReport): void {
       terminal.line(
         report.findings.some((finding) => finding.severity === 'blocker')
           ? `a ${report.kind} would be refused now: see the blockers`
-          : terminal.paint('green', `a ${report.kind} could go ahead now`),
+          : terminal.paint('green', `a ${report.kind}${ofSubsets(report)} could go ahead now`),
       );
       return;
     case 'aborted':
@@ -152,6 +152,10 @@ export function printSwitch(terminal: Terminal, report: OperationReport): void {
     default:
       report.outcome satisfies never;
   }
+}
+
+function ofSubsets({ subsets }: OperationReport): string {
+  return subsets === undefined ? '' : ` of ${subsets.join(', ')}`;
 }
 
 /** The destination is gone for good: the source leads again, without what had not been carried back yet. */

@@ -49,22 +49,36 @@ function ruleOf(
     if (owner !== undefined) problem([...path, 'tables'], `${table} is in subset ${owner} already`);
     owners.set(table, subset);
   }
-  checkPolicy([...path, 'foreignKeys'], value['foreignKeys'], 'together', ['unenforced'], problem);
-  checkPolicy([...path, 'crossing'], value['crossing'], 'refuse', ['follow', 'link'], problem);
-  return { subset, tables, foreignKeys: 'together', crossing: 'refuse' };
+  return {
+    subset,
+    tables,
+    foreignKeys: policy(
+      [...path, 'foreignKeys'],
+      value['foreignKeys'],
+      ['together'],
+      ['unenforced'],
+      problem,
+    ),
+    crossing: policy([...path, 'crossing'], value['crossing'], ['refuse', 'follow'], ['link'], problem),
+  };
 }
 
-function checkPolicy(
+/** The first of `built` is the default. */
+function policy<P extends string>(
   path: readonly string[],
   value: unknown,
-  built: string,
+  built: readonly [P, ...P[]],
   planned: readonly string[],
   problem: Report,
-): void {
-  if (value === undefined || value === built) return;
+): P {
+  const [first] = built;
+  const found = value === undefined ? first : built.find((each) => each === value);
+  if (found !== undefined) return found;
+  const known = built.join(' or ');
   if (typeof value === 'string' && planned.includes(value))
-    problem(path, `${value} is not built yet; only ${built} is`);
-  else problem(path, `expected ${built}`);
+    problem(path, `${value} is not built; expected ${known}`);
+  else problem(path, `expected ${known}`);
+  return first;
 }
 
 /** What can't go together with subsets yet. */
