@@ -57,6 +57,7 @@ const pool = (): PoolStatus => {
   if (only === undefined) throw new Error('there is no pool');
   return only;
 };
+const letter = (n: number): string => String.fromCharCode(97 + (n % 26));
 const pinned = (): number => running.proxy.status().sessions - pool().clients;
 
 describe('a backend per transaction', () => {
@@ -193,13 +194,16 @@ describe('a backend per transaction', () => {
     // no longer fits into the client's socket. From then on the client is not read either.
     let sent = 0;
     for (let still = 0, before = -1; still < 5; sent++) {
-      slow.write(send.query("SELECT repeat('x', 7000)"));
+      slow.write(send.query(`SELECT repeat('${letter(sent)}', 7000)`));
       expect(await other.column('SELECT 1')).toEqual(['1']);
       still = told() === before ? still + 1 : 0;
       before = told();
     }
     slow.socket.resume();
     await slow.readies(sent);
+    // What waited was not written over meanwhile.
+    const rows = slow.take().filter(({ type }) => type === 'D');
+    expect(rows.map(firstColumn)).toEqual(Array.from({ length: sent }, (_, n) => letter(n).repeat(7000)));
   });
 
   test('a client that leaves in a transaction takes its backend with it', async () => {

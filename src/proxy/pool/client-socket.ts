@@ -2,11 +2,13 @@
  * A pooled client's socket: why it is not being read, what passed over it, and what its client was told of the server's
  * settings.
  *
- * It is read while no reason against it stands. Once detached nothing more is heard of it, and it stays paused.
+ * It is read while no reason against it stands. Once detached nothing more is heard of it, and it stays paused. What it
+ * receives is valid during the call only, unless it is kept (socket-feed.ts).
  */
 import type net from 'node:net';
 import { encodeParameterStatus } from '../../wire/postgres/messages.js';
 import type { ClientRecording } from '../client-recording.js';
+import { feedFrom, type SocketFeed } from '../socket-feed.js';
 import { closeWith } from '../socket-reader.js';
 import { parameterChanges, type ParameterSet } from './parameter-sets.js';
 
@@ -17,7 +19,8 @@ export const TOO_DEEP = 4;
 const CLIENT_FULL = 8;
 
 export interface ClientSocketListeners {
-  onData(chunk: Buffer): void;
+  /** Returns whether any of the chunk is needed after that. */
+  onData(chunk: Buffer): boolean;
   /** It has taken all it was sent. */
   onDrain(): void;
   onGone(): void;
@@ -32,6 +35,7 @@ export class ClientSocket {
   /** Where traffic is recorded. */
   readonly recording: ClientRecording | null;
   readonly #listeners: ClientSocketListeners;
+  #feed: SocketFeed | null = null;
   #paused = 0;
   #detached = false;
 
@@ -50,7 +54,6 @@ export class ClientSocket {
   /** Greets the client with its settings and `rest`, and begins to read; first what it has sent already. */
   start(rest: Buffer, leftover: Buffer): void {
     const { socket } = this;
-    socket.on('data', this.#onData);
     socket.on('drain', this.#onDrain);
     socket.on('error', ignore);
     socket.on('close', this.#onGone);
@@ -62,13 +65,16 @@ export class ClientSocket {
       return;
     }
     if (leftover.length > 0) this.#onData(leftover);
-    if (this.#paused === 0 && !this.#detached) socket.resume();
+    if (this.#detached) return;
+    this.#feed = feedFrom(socket, this.#onData);
+    if (this.#detached) this.#feed.stop();
+    else if (this.#paused === 0) socket.resume();
   }
 
   readonly #onData = (chunk: Buffer): void => {
     this.bytesFromClient += chunk.length;
     this.recording?.fromClient(chunk);
-    this.#listeners.onData(chunk);
+    if (this.#listeners.onData(chunk)) this.#feed?.keep();
   };
 
   readonly #onDrain = (): void => {
@@ -77,6 +83,11 @@ export class ClientSocket {
   };
 
   readonly #onGone = (): void => this.#listeners.onGone();
+
+  /** Some of what was written has not gone out yet, and may alias what was given. */
+  get unsent(): boolean {
+    return this.socket.writableLength > 0;
+  }
 
   /** False: its client is slow to read, and is itself not read until it has. */
   write(bytes: Buffer): boolean {
@@ -112,7 +123,7 @@ export class ClientSocket {
 
   detach(): void {
     this.#detached = true;
-    this.socket.off('data', this.#onData);
+    this.#feed?.stop();
     this.socket.off('drain', this.#onDrain);
     this.socket.off('close', this.#onGone);
   }

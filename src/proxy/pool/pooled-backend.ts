@@ -40,6 +40,7 @@ import type { SessionBinaryTypes } from '../binary-types.js';
 import type { ResponseTracker } from '../response-tracker.js';
 import { ReplyReader, type Reply } from '../reply-reader.js';
 import { WITH_PARAMETERS, rowsOfTag } from '../server-stream.js';
+import { feedFrom, type SocketFeed } from '../socket-feed.js';
 import { closeWith } from '../socket-reader.js';
 import type { StatementLog } from '../statement-log.js';
 import { AnswerPlan } from './answer-plan.js';
@@ -55,6 +56,8 @@ export interface LinkUser {
   readonly types: SessionBinaryTypes;
   /** False: stop reading the server until `resume`. */
   toClient(bytes: Buffer): boolean;
+  /** Some of what it was given has not gone out yet, and may alias what was given. */
+  readonly unsent: boolean;
   /** SQLSTATE of an error its statement met; null of one that ends the connection. */
   onServerError(sqlState: string, fatal: Buffer | null): void;
   /** It runs something that may create a table under whatever tag. */
@@ -115,6 +118,7 @@ export class PooledBackend implements FrameVisitor {
   #user: LinkUser | null = null;
   #exchange: Exchange | null = null;
   readonly #reply: ReplyReader;
+  readonly #feed: SocketFeed;
   #cancels: Promise<void> | null = null;
   /** Offset in the server's bytes at which the present link began. */
   #linkedAt = 0;
@@ -137,10 +141,10 @@ export class PooledBackend implements FrameVisitor {
       OWN,
     );
     const { socket } = backend;
-    socket.on('data', this.#onData);
     socket.on('drain', this.#onDrain);
     socket.on('error', ignore);
     socket.on('close', this.#onGone);
+    this.#feed = feedFrom(socket, this.#onData);
     if (socket.destroyed) this.#onGone();
     else socket.resume();
   }
@@ -190,6 +194,11 @@ export class PooledBackend implements FrameVisitor {
     this.backend.socket.pause();
     this.#detach();
     return this.backend;
+  }
+
+  /** Some of what was written has not gone out yet, and may alias what was given. */
+  get unsent(): boolean {
+    return this.backend.socket.writableLength > 0;
   }
 
   /** False: it is full; `onBackendDrain` follows. */
@@ -291,7 +300,7 @@ export class PooledBackend implements FrameVisitor {
 
   #detach(): void {
     const { socket } = this.backend;
-    socket.off('data', this.#onData);
+    this.#feed.stop();
     socket.off('drain', this.#onDrain);
     socket.off('close', this.#onGone);
   }
@@ -387,7 +396,10 @@ export class PooledBackend implements FrameVisitor {
   }
 
   forward(bytes: Buffer): void {
-    if (this.#user !== null && !this.#user.toClient(bytes)) this.backend.socket.pause();
+    const user = this.#user;
+    if (user === null) return;
+    if (!user.toClient(bytes)) this.backend.socket.pause();
+    if (user.unsent) this.#feed.keep();
   }
 
   get #position(): number {

@@ -93,6 +93,8 @@ export class PooledClient implements LinkUser, WatchedSession, IntakeHost {
   #cancelWanted = false;
   #transactionSinceMs: number | null = null;
   #pumping = false;
+  /** The chunk at hand is needed after it was looked at. */
+  #keepsChunk = false;
   #linkedAtMs = 0;
   readonly #phase = new StateCell<PooledPhase>('pooled client', PHASES, 'idle');
 
@@ -105,7 +107,9 @@ export class PooledClient implements LinkUser, WatchedSession, IntakeHost {
       recorder === null ? null : new ClientRecording(id, accepted, recorder, settings.frameBytesMax);
     this.#socket = new ClientSocket(accepted.socket, told, recording, {
       onData: (chunk) => {
+        this.#keepsChunk = false;
         if (this.#intake.receive(chunk)) this.#go();
+        return this.#keepsChunk || this.#input.length > 0;
       },
       onDrain: () => {
         this.#backend?.resume();
@@ -251,6 +255,10 @@ export class PooledClient implements LinkUser, WatchedSession, IntakeHost {
     this.terminate(known ? '08P01' : 'XX000', known ? error.message : 'internal error of the proxy');
   }
 
+  get unsent(): boolean {
+    return this.#socket.unsent;
+  }
+
   /** LinkUser. False: the server is not to be read until the client has. */
   toClient(bytes: Buffer): boolean {
     return this.#socket.write(bytes);
@@ -309,7 +317,11 @@ export class PooledClient implements LinkUser, WatchedSession, IntakeHost {
   }
 
   share(bytes: Buffer): number {
-    return this.#mayShare() ? this.reads.leading(bytes) : 0;
+    if (!this.#mayShare()) return 0;
+    const shared = this.reads.leading(bytes);
+    // They may come back, and go elsewhere.
+    if (shared > 0) this.#keepsChunk = true;
+    return shared;
   }
 
   acquire(): void {
@@ -326,6 +338,7 @@ export class PooledClient implements LinkUser, WatchedSession, IntakeHost {
     const backend = this.#backend;
     if (backend === null) return;
     if (!this.#intake.pump(backend)) this.#socket.pause(BACKEND_FULL);
+    if (backend.unsent) this.#keepsChunk = true;
     if (this.tracker.depth > PIPELINE_DEPTH_MAX) this.#socket.pause(TOO_DEEP);
     this.settle();
   }

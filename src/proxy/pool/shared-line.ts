@@ -27,6 +27,7 @@ import {
   parseErrorFields,
 } from '../../wire/postgres/messages.js';
 import { sendCancel, type Backend } from '../backend.js';
+import { feedFrom, type SocketFeed } from '../socket-feed.js';
 import { closeWith } from '../socket-reader.js';
 import { SHORT_SHARE } from './decisions.js';
 import { PreparedOnServer, SERVER_NAME_PREFIX, inClientsWords } from './definitions.js';
@@ -60,6 +61,7 @@ export class SharedLine {
   readonly prepared: PreparedOnServer;
   readonly #backend: Backend;
   readonly #deps: SharedLineDeps;
+  readonly #feed: SocketFeed;
   #queue: Read[] = [];
   #head = 0;
   #state: 'open' | 'blocked' | 'closing' | 'dead' = 'open';
@@ -82,9 +84,9 @@ export class SharedLine {
     this.#deps = deps;
     this.prepared = new PreparedOnServer(deps.context.bounds.preparedStatementsMax);
     const { socket } = backend;
-    socket.on('data', this.#onData);
     socket.on('error', ignore);
     socket.on('close', this.#onGone);
+    this.#feed = feedFrom(socket, this.#onData);
     if (socket.destroyed) this.#onGone();
     else socket.resume();
   }
@@ -313,7 +315,7 @@ export class SharedLine {
             ? chunk
             : chunk.subarray(from, to);
         read.answerBytes += piece.length;
-        read.pass(piece);
+        this.#pass(read, piece);
       } else {
         this.#keep(read, chunk.subarray(from, to), last);
       }
@@ -355,11 +357,19 @@ export class SharedLine {
     }
     const { kept } = read;
     kept.push(piece);
-    if (!last && !read.streamed && read.answerBytes <= this.#deps.context.bounds.sharedAnswerBytesMax) return;
+    if (!last && !read.streamed && read.answerBytes <= this.#deps.context.bounds.sharedAnswerBytesMax) {
+      this.#feed.keep();
+      return;
+    }
     read.streamed = true;
     const all = kept.splice(0);
-    read.pass(all.length === 1 ? piece : Buffer.concat(all));
+    this.#pass(read, all.length === 1 ? piece : Buffer.concat(all));
     if (!last && read.unreadBytes > this.#deps.context.bounds.sharedUnreadBytesMax) this.#waitForReader(read);
+  }
+
+  #pass(read: Read, piece: Buffer): void {
+    read.pass(piece);
+    if (read.unreadBytes > 0) this.#feed.keep();
   }
 
   #emptied(): void {
@@ -454,9 +464,8 @@ export class SharedLine {
   }
 
   #detach(): void {
-    const { socket } = this.#backend;
-    socket.off('data', this.#onData);
-    socket.off('close', this.#onGone);
+    this.#feed.stop();
+    this.#backend.socket.off('close', this.#onGone);
   }
 
   readonly #onGone = (): void => {
