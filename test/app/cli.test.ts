@@ -5,10 +5,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { EmbeddedServer, freePort } from '../../src/app/demo/embedded-server.js';
+import { freePort } from '../../src/app/demo/embedded-server.js';
 import type { Finding } from '../../src/core/ports.js';
 import { FAST_SETTINGS } from '../support/global-setup.js';
-import { sharedEndpoint } from '../support/servers.js';
+import { sharedEndpoint, ownServer } from '../support/servers.js';
 
 const PROGRAM = fileURLToPath(new URL('../../dist/app/main.js', import.meta.url));
 
@@ -154,7 +154,7 @@ test('check: a source that can’t be reached is an error of its own, the other 
 });
 
 test('check: a source without logical decoding is followed in another way, or is a blocker where it may not be', async () => {
-  const server = await EmbeddedServer.create({
+  const server = await ownServer({
     version: 14,
     settings: { ...FAST_SETTINGS, wal_level: 'replica' },
   });

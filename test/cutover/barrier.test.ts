@@ -23,9 +23,9 @@ import {
   type FenceTarget,
 } from '../../src/cutover/fence.js';
 import { Connections, type Session } from '../../src/cutover/session.js';
-import { EmbeddedServer, SUPERUSER, SUPERUSER_PASSWORD } from '../../src/app/demo/embedded-server.js';
+import { SUPERUSER, SUPERUSER_PASSWORD } from '../../src/app/demo/embedded-server.js';
 import { FAST_SETTINGS } from '../support/global-setup.js';
-import { databasePair, until, type DatabasePair } from '../support/servers.js';
+import { databasePair, until, type DatabasePair, ownServer } from '../support/servers.js';
 import { TABLES, TABLES_SQL } from './stage.js';
 
 const SUBSET = 'all';
@@ -330,7 +330,7 @@ describe.each(['source', 'destination'] as const)('on the %s’s server', (side)
 });
 
 test('autovacuum at work on a table yields to the fence', async () => {
-  await using server = await EmbeddedServer.create({
+  await using server = await ownServer({
     version: 14,
     settings: { ...FAST_SETTINGS, autovacuum_naptime: '1s' },
   });

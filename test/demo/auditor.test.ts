@@ -1,14 +1,14 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type pg from 'pg';
 import { audit, type AuditReport, type AuditedServer } from '../../src/app/demo/auditor.js';
-import { EmbeddedServer } from '../../src/app/demo/embedded-server.js';
+import { type EmbeddedServer } from '../../src/app/demo/embedded-server.js';
 import { Load, type LoadResult } from '../../src/app/demo/load.js';
 import { shopAuditPlan } from '../../src/app/demo/shop-audit.js';
 import { createShop, withClient } from '../../src/app/demo/shop-data.js';
 import { SHOP_DATABASE, SHOP_PASSWORD, SHOP_ROLE } from '../../src/app/demo/shop-schema.js';
 import { WriteLog } from '../../src/app/demo/write-log.js';
 import { FAST_SETTINGS } from '../support/global-setup.js';
-import { until } from '../support/servers.js';
+import { until, ownServer } from '../support/servers.js';
 
 let server: EmbeddedServer;
 let shop: AuditedServer;
@@ -35,7 +35,7 @@ async function auditWith(fault: readonly string[], undo: readonly string[]): Pro
 }
 
 beforeAll(async () => {
-  server = await EmbeddedServer.create({ version: 14, settings: FAST_SETTINGS });
+  server = await ownServer({ version: 14, settings: FAST_SETTINGS });
   await createShop((database) => server.url(database), { scale: 0.01 });
   shop = { name: 'source', url: server.url(SHOP_DATABASE, SHOP_ROLE, SHOP_PASSWORD) };
   const running = await Load.start({

@@ -3,11 +3,11 @@ import { connect } from 'node:net';
 import { once } from 'node:events';
 import pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { EmbeddedServer, SUPERUSER, SUPERUSER_PASSWORD } from '../../src/app/demo/embedded-server.js';
+import { type EmbeddedServer, SUPERUSER, SUPERUSER_PASSWORD } from '../../src/app/demo/embedded-server.js';
 import type { DatabaseEndpoint } from '../../src/core/ports.js';
 import { connectControl } from '../../src/core/postgres.js';
 import { FAST_SETTINGS } from '../support/global-setup.js';
-import { until } from '../support/servers.js';
+import { until, ownServer } from '../support/servers.js';
 import { Stack } from '../support/stack.js';
 
 let source: EmbeddedServer;
@@ -26,8 +26,8 @@ function endpoint(server: EmbeddedServer): DatabaseEndpoint {
 }
 
 beforeAll(async () => {
-  source = await EmbeddedServer.create({ version: 14, settings: FAST_SETTINGS });
-  destination = await EmbeddedServer.create({
+  source = await ownServer({ version: 14, settings: FAST_SETTINGS });
+  destination = await ownServer({
     version: 18,
     settings: { ...FAST_SETTINGS, max_connections: '30', superuser_reserved_connections: '0' },
   });

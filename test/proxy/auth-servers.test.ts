@@ -11,7 +11,7 @@ import pg from 'pg';
 import postgres from 'postgres';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import {
-  EmbeddedServer,
+  type EmbeddedServer,
   freePort,
   SUPERUSER,
   SUPERUSER_PASSWORD,
@@ -26,7 +26,7 @@ import { QueryVerifiers, UsersFileVerifiers } from '../../src/proxy/verifiers.js
 import { encodeQuery, parseErrorFields } from '../../src/wire/postgres/messages.js';
 import { encodeStartup, parseAuthentication } from '../../src/wire/postgres/startup.js';
 import { FAST_SETTINGS } from '../support/global-setup.js';
-import { until } from '../support/servers.js';
+import { until, ownServer } from '../support/servers.js';
 import {
   drip,
   listen,
@@ -75,7 +75,7 @@ function backendEndpoint(side: Side, tls: TlsMode = 'disable'): BackendEndpoint 
 
 async function buildWorld(side: Side): Promise<World> {
   const version = side === 'source' ? 14 : 18;
-  const server = await EmbeddedServer.create({ version, settings: FAST_SETTINGS, hba: HBA });
+  const server = await ownServer({ version, settings: FAST_SETTINGS, hba: HBA });
   const admin = {
     host: server.host,
     port: server.port,

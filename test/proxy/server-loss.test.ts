@@ -1,17 +1,17 @@
 /** A source that crashes, goes and comes back, with clients on it. */
 import pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { EmbeddedServer, SUPERUSER, SUPERUSER_PASSWORD } from '../../src/app/demo/embedded-server.js';
+import { type EmbeddedServer, SUPERUSER, SUPERUSER_PASSWORD } from '../../src/app/demo/embedded-server.js';
 import type { DatabaseEndpoint } from '../../src/core/ports.js';
 import { FAST_SETTINGS } from '../support/global-setup.js';
-import { until } from '../support/servers.js';
+import { until, ownServer } from '../support/servers.js';
 import { RawClient, send, sqlStates, startProxy, type RunningProxy } from './proxy-support.js';
 
 let server: EmbeddedServer;
 let running: RunningProxy;
 
 beforeAll(async () => {
-  server = await EmbeddedServer.create({ version: 14, settings: FAST_SETTINGS });
+  server = await ownServer({ version: 14, settings: FAST_SETTINGS });
   const endpoint: DatabaseEndpoint = {
     host: server.host,
     port: server.port,

@@ -2,12 +2,12 @@
 import { chownSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type pg from 'pg';
-import { EmbeddedServer, SUPERUSER, SUPERUSER_PASSWORD } from '../../src/app/demo/embedded-server.js';
+import { type EmbeddedServer, SUPERUSER, SUPERUSER_PASSWORD } from '../../src/app/demo/embedded-server.js';
 import type { DatabaseEndpoint } from '../../src/core/ports.js';
 import { connectControl } from '../../src/core/postgres.js';
 import { Authority, type Pem } from '../support/certificates.js';
 import { FAST_SETTINGS } from '../support/global-setup.js';
-import { until } from '../support/servers.js';
+import { until, ownServer } from '../support/servers.js';
 
 export const PASSWORD = 'correct horse';
 const HBA = [
@@ -38,7 +38,7 @@ export interface TlsServer extends AsyncDisposable {
 export async function startTlsServer(settings: Readonly<Record<string, string>> = {}): Promise<TlsServer> {
   const authority = new Authority();
   const stranger = new Authority();
-  const server = await EmbeddedServer.create({
+  const server = await ownServer({
     version: 18,
     settings: { ...FAST_SETTINGS, ...settings },
     hba: HBA,

@@ -8,11 +8,11 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { EmbeddedServer, SUPERUSER, SUPERUSER_PASSWORD } from '../../src/app/demo/embedded-server.js';
+import { SUPERUSER, SUPERUSER_PASSWORD } from '../../src/app/demo/embedded-server.js';
 import { connectControl } from '../../src/core/postgres.js';
 import { openBackend, sendCancel } from '../../src/proxy/backend.js';
 import { FAST_SETTINGS } from '../support/global-setup.js';
-import { databasePair, type DatabasePair } from '../support/servers.js';
+import { databasePair, type DatabasePair, ownServer } from '../support/servers.js';
 import { startProxy, type RunningProxy } from './proxy-support.js';
 
 const PSQL = '/usr/bin/psql';
@@ -119,7 +119,7 @@ test('servers are reached by the folder of their socket, in clients’ names and
   // Short, and open to the account the server runs as.
   const where = mkdtempSync(join(tmpdir(), 'us-'));
   chmodSync(where, 0o777);
-  const server = await EmbeddedServer.create({
+  const server = await ownServer({
     version: 18,
     settings: { ...FAST_SETTINGS, unix_socket_directories: where, listen_addresses: '' },
     hba: ['local all all scram-sha-256'],

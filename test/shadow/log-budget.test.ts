@@ -1,11 +1,11 @@
 import type pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { logPressure, type LogPressure } from '../../src/shadow/log-budget.js';
-import { EmbeddedServer, SUPERUSER, SUPERUSER_PASSWORD } from '../../src/app/demo/embedded-server.js';
+import { type EmbeddedServer, SUPERUSER, SUPERUSER_PASSWORD } from '../../src/app/demo/embedded-server.js';
 import type { DatabaseEndpoint, Side } from '../../src/core/ports.js';
 import { connectControl } from '../../src/core/postgres.js';
 import { FAST_SETTINGS } from '../support/global-setup.js';
-import { until } from '../support/servers.js';
+import { until, ownServer } from '../support/servers.js';
 import { EngineHarness, sql, type Sides } from './engine-harness.js';
 
 const MIB = 1024 * 1024;
@@ -37,7 +37,7 @@ let servers: readonly EmbeddedServer[] = [];
 
 beforeAll(async () => {
   servers = await Promise.all(
-    ([14, 18] as const).map((version) => EmbeddedServer.create({ version, settings: FAST_SETTINGS })),
+    ([14, 18] as const).map((version) => ownServer({ version, settings: FAST_SETTINGS })),
   );
 });
 afterAll(async () => {

@@ -1,5 +1,6 @@
 import { expect, it } from 'vitest';
-import { EmbeddedServer, SUPERUSER, SUPERUSER_PASSWORD } from '../../src/app/demo/embedded-server.js';
+import { type EmbeddedServer, SUPERUSER, SUPERUSER_PASSWORD } from '../../src/app/demo/embedded-server.js';
+import { ownServer } from '../support/servers.js';
 import { connectControl } from '../../src/core/postgres.js';
 import type { DatabaseEndpoint, Side } from '../../src/core/ports.js';
 import { inspectPair } from '../../src/shadow/postgres/preflight.js';
@@ -37,8 +38,8 @@ async function open(side: Side, server: EmbeddedServer) {
 it('names what two carelessly installed servers lack', async () => {
   const files = { DateStyle: 'German', max_slot_wal_keep_size: '1GB' };
   const servers = await Promise.all([
-    EmbeddedServer.create({ version: 14, settings: { ...POOR_SETTINGS, ...files } }),
-    EmbeddedServer.create({ version: 18, settings: POOR_SETTINGS }),
+    ownServer({ version: 14, settings: { ...POOR_SETTINGS, ...files } }),
+    ownServer({ version: 18, settings: POOR_SETTINGS }),
   ]);
   await using source = servers[0];
   await using destination = servers[1];

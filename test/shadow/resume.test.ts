@@ -6,12 +6,12 @@ import { promisify } from 'node:util';
 import { Worker } from 'node:worker_threads';
 import { expect, test } from 'vitest';
 import type pg from 'pg';
-import { EmbeddedServer, SUPERUSER, SUPERUSER_PASSWORD } from '../../src/app/demo/embedded-server.js';
+import { type EmbeddedServer, SUPERUSER, SUPERUSER_PASSWORD } from '../../src/app/demo/embedded-server.js';
 import type { DatabaseEndpoint, TableName } from '../../src/core/ports.js';
 import { connectControl } from '../../src/core/postgres.js';
 import { ShadowClient } from '../../src/shadow/client.js';
 import { FAST_SETTINGS } from '../support/global-setup.js';
-import { databasePair, until, type DatabasePair } from '../support/servers.js';
+import { databasePair, until, type DatabasePair, ownServer } from '../support/servers.js';
 import { contents, EngineHarness, sql } from './engine-harness.js';
 
 const BUILT_WORKER = new URL('../../dist/shadow/worker.js', import.meta.url);
@@ -88,8 +88,8 @@ function endpoint(server: EmbeddedServer): DatabaseEndpoint {
 }
 
 test('a server that crashes, or fails over to a standby that lost writes, costs nothing but time', async () => {
-  await using sourceServer = await EmbeddedServer.create({ version: 14, settings: FAST_SETTINGS });
-  await using destinationServer = await EmbeddedServer.create({ version: 18, settings: FAST_SETTINGS });
+  await using sourceServer = await ownServer({ version: 14, settings: FAST_SETTINGS });
+  await using destinationServer = await ownServer({ version: 18, settings: FAST_SETTINGS });
   const source = endpoint(sourceServer);
   const destination = endpoint(destinationServer);
   let onSource = await connectControl('source', source, { purpose: 'test' });

@@ -1,10 +1,10 @@
 import { expect, test } from 'vitest';
 import type pg from 'pg';
-import { EmbeddedServer, SUPERUSER, SUPERUSER_PASSWORD } from '../../src/app/demo/embedded-server.js';
+import { SUPERUSER, SUPERUSER_PASSWORD } from '../../src/app/demo/embedded-server.js';
 import type { DatabaseEndpoint } from '../../src/core/ports.js';
 import { connectControl } from '../../src/core/postgres.js';
 import { FAST_SETTINGS } from '../support/global-setup.js';
-import { databasePair, until, type DatabasePair } from '../support/servers.js';
+import { databasePair, until, type DatabasePair, ownServer } from '../support/servers.js';
 import { EngineHarness, sql } from './engine-harness.js';
 
 const LARGE = `(SELECT string_agg(md5(g::text || random()::text), '') FROM generate_series(1, 300) g)`;
@@ -186,7 +186,7 @@ test('text, composite and foreign key types order and page as the source has the
 });
 
 test('a commit that was streamed but is not visible yet holds the copy up, also after a restart', async () => {
-  await using server = await EmbeddedServer.create({ version: 14, settings: FAST_SETTINGS });
+  await using server = await ownServer({ version: 14, settings: FAST_SETTINGS });
   await using pair = await databasePair();
   const source: DatabaseEndpoint = {
     host: server.host,

@@ -18,7 +18,7 @@ import { createRequire } from 'node:module';
 import type { Readable } from 'node:stream';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { UnderstudyError } from '../../core/errors.js';
 
 export type ServerVersion = 14 | 18;
@@ -39,6 +39,8 @@ export interface EmbeddedServerOptions {
   readonly hba?: readonly string[];
   /** Folder in which the server's own folder is made; the system's temporary folder where absent. */
   readonly parent?: string;
+  /** A folder that the server's data is a copy of, which costs a tenth of `initdb`; made by it where it does not exist. */
+  readonly cluster?: string;
   /** Starts the server in a process group of its own: a terminal's Ctrl-C then reaches its owner alone. */
   readonly ownGroup?: boolean;
   /** Gives up: what was started is stopped, the folder removed, and `create` rejects with the signal's reason. */
@@ -140,39 +142,16 @@ export class EmbeddedServer implements AsyncDisposable {
   }
 
   async #initialise(options: EmbeddedServerOptions): Promise<void> {
-    const passwordFile = join(this.folder, 'password');
-    await writeFile(passwordFile, `${SUPERUSER_PASSWORD}\n`, { mode: 0o600 });
-    if (this.#account !== undefined) await chown(passwordFile, this.#account.uid, this.#account.gid);
-    const child = spawn(
-      join(this.#bin, 'initdb'),
-      [
-        '-D',
-        this.#data,
-        '-U',
-        SUPERUSER,
-        '-A',
-        'scram-sha-256',
-        '-E',
-        'UTF8',
-        '--locale=C',
-        '--no-sync',
-        `--pwfile=${passwordFile}`,
-      ],
-      // In a group of its own, so that giving up also ends the servers it starts for a moment.
-      { cwd: this.folder, stdio: ['ignore', 'pipe', 'pipe'], detached: true, ...this.#account },
-    );
-    const giveUp = (): void => killGroup(child);
-    options.signal?.addEventListener('abort', giveUp);
-    if (options.signal?.aborted === true) giveUp();
-    let output = '';
-    child.stdout.on('data', (chunk: Buffer) => (output += chunk.toString()));
-    child.stderr.on('data', (chunk: Buffer) => (output += chunk.toString()));
-    const [code] = (await once(child, 'close')) as [number | null];
-    options.signal?.removeEventListener('abort', giveUp);
-    options.signal?.throwIfAborted();
-    await rm(passwordFile, { force: true });
-    if (code !== 0)
-      throw new UnderstudyError('internal', `initdb ${this.version} failed: ${output.slice(-2000)}`);
+    const { cluster } = options;
+    if (cluster === undefined) await this.#initdb(this.#data, options.signal);
+    else {
+      if (!existsSync(cluster)) {
+        await mkdir(cluster);
+        if (this.#account !== undefined) await chown(cluster, this.#account.uid, this.#account.gid);
+        await this.#initdb(cluster, options.signal);
+      }
+      await this.#run('cp', ['-Rp', cluster, this.#data], options.signal);
+    }
     const settings = { ...BASE_SETTINGS, ...options.settings };
     const lines = Object.entries(settings).map(
       ([name, value]) => `${name} = '${value.replaceAll("'", "''")}'`,
@@ -180,6 +159,47 @@ export class EmbeddedServer implements AsyncDisposable {
     await writeFile(join(this.#data, 'postgresql.auto.conf'), `${lines.join('\n')}\n`);
     if (options.hba !== undefined)
       await writeFile(join(this.#data, 'pg_hba.conf'), `${options.hba.join('\n')}\n`);
+  }
+
+  async #initdb(data: string, signal: AbortSignal | undefined): Promise<void> {
+    const passwordFile = join(this.folder, 'password');
+    await writeFile(passwordFile, `${SUPERUSER_PASSWORD}\n`, { mode: 0o600 });
+    if (this.#account !== undefined) await chown(passwordFile, this.#account.uid, this.#account.gid);
+    const names = ['-U', SUPERUSER, '-A', 'scram-sha-256', '-E', 'UTF8', '--locale=C'];
+    await this.#run(
+      join(this.#bin, 'initdb'),
+      ['-D', data, ...names, '--no-sync', `--pwfile=${passwordFile}`],
+      signal,
+    );
+    await rm(passwordFile, { force: true });
+  }
+
+  /** Throws where the program fails, and where it was given up. */
+  async #run(
+    program: string,
+    programArguments: readonly string[],
+    signal: AbortSignal | undefined,
+  ): Promise<void> {
+    const child = spawn(
+      program,
+      programArguments,
+      // In a group of its own, so that giving up also ends the servers that initdb starts for a moment.
+      { cwd: this.folder, stdio: ['ignore', 'pipe', 'pipe'], detached: true, ...this.#account },
+    );
+    const giveUp = (): void => killGroup(child);
+    signal?.addEventListener('abort', giveUp);
+    if (signal?.aborted === true) giveUp();
+    let output = '';
+    child.stdout.on('data', (chunk: Buffer) => (output += chunk.toString()));
+    child.stderr.on('data', (chunk: Buffer) => (output += chunk.toString()));
+    const [code] = (await once(child, 'close')) as [number | null];
+    signal?.removeEventListener('abort', giveUp);
+    signal?.throwIfAborted();
+    if (code !== 0)
+      throw new UnderstudyError(
+        'internal',
+        `${basename(program)} for PostgreSQL ${this.version} failed: ${output.slice(-2000)}`,
+      );
   }
 
   /** Starts a stopped or killed server on its old port and data. */

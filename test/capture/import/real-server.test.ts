@@ -3,10 +3,10 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { EmbeddedServer } from '../../../src/app/demo/embedded-server.js';
+import { type EmbeddedServer } from '../../../src/app/demo/embedded-server.js';
 import { importLogs, type ImportReport } from '../../../src/capture/import/log-import.js';
 import type { CapturedStatement } from '../../../src/core/capture-ports.js';
-import { until } from '../../support/servers.js';
+import { until, ownServer } from '../../support/servers.js';
 
 const LAST = "SELECT 'the last one'";
 
@@ -151,7 +151,7 @@ for (const { version, name, settings, files, classes } of CASES) {
     let server: EmbeddedServer;
     let expected: readonly (readonly Ran[])[];
     beforeAll(async () => {
-      server = await EmbeddedServer.create({ version, settings: { ...settings, fsync: 'off' } });
+      server = await ownServer({ version, settings: { ...settings, fsync: 'off' } });
       expected = await workload(server.url('postgres'));
       await until(
         async () => {
