@@ -3,11 +3,8 @@ import type pg from 'pg';
 import type { DatabaseEndpoint, Finding, Side, SubsetRules, SubsetTie } from '../core/ports.js';
 import { connectControl } from '../core/postgres.js';
 import { readNamedOids, type NamedOids } from '../proxy/type-oids.js';
-import { inspectPair, type PreflightSettings } from '../shadow/postgres/preflight.js';
+import type { PreflightSettings } from '../shadow/postgres/preflight.js';
 import { readSessionHints, type SessionHints } from '../shadow/postgres/preflight-sessions.js';
-import { subsetFindings } from './subset-findings.js';
-import { crossingFindings } from './crossing.js';
-import { readSubsetTies } from './subset-ties.js';
 
 export interface Endpoints {
   readonly source: DatabaseEndpoint;
@@ -38,6 +35,12 @@ export async function inspectForCutover(
   }: Pick<PreflightSettings, 'migrationId' | 'format'> & Required<Pick<PreflightSettings, 'method'>>,
   signal: AbortSignal,
 ): Promise<readonly Finding[]> {
+  // Loaded when it is needed: a proxy that only serves never needs them.
+  const [{ inspectPair }, { subsetFindings }, { crossingFindings }] = await Promise.all([
+    import('../shadow/postgres/preflight.js'),
+    import('./subset-findings.js'),
+    import('./crossing.js'),
+  ]);
   return withConnection('source', endpoints.source, 'preflight', (source) =>
     withConnection('destination', endpoints.destination, 'preflight', async (destination) => {
       signal.throwIfAborted();
@@ -60,6 +63,7 @@ export async function subsetTies(
   return withConnection('source', endpoints.source, 'ties', (source) =>
     withConnection('destination', endpoints.destination, 'ties', async (destination) => {
       signal.throwIfAborted();
+      const { readSubsetTies } = await import('./subset-ties.js');
       return await readSubsetTies(source, destination, endpoints.subsets);
     }),
   );

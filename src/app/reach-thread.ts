@@ -5,7 +5,8 @@
  * Where the thread is down or late, `read` throws, and the statement is not sent: which side it belongs to is not known.
  */
 import { BoundedCache } from '../capture/bounded-cache.js';
-import { CATALOGS_CHANGED, type ReachWorkerData } from '../capture/subset/service.js';
+import { CATALOGS_CHANGED } from '../capture/subset/messages.js';
+import type { ReachWorkerData } from '../capture/subset/service.js';
 import type { Clock } from '../core/clock.js';
 import { UnderstudyError } from '../core/errors.js';
 import type { Log } from '../core/log.js';

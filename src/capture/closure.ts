@@ -177,9 +177,10 @@ function distinct(ties: readonly Tie[], more: readonly Tie[]): readonly Tie[] {
 /** Each as far as it can be read. */
 async function readBodies(routines: readonly Routine[]): Promise<ReadonlyMap<Routine, Body>> {
   if (routines.length === 0) return new Map();
-  await loadModule();
   const parser = new PostgresParser();
+  // The parser first: it says how WebAssembly is to be compiled.
   await parser.load();
+  await loadModule();
   return new Map(routines.map((routine) => [routine, bodyOf(routine, parser)]));
 }
 

@@ -6,7 +6,7 @@
  */
 import type net from 'node:net';
 import tls from 'node:tls';
-import pg from 'pg';
+import { pg } from './pg.js';
 import { endpointBinding } from './certificate-hash.js';
 import type { ChannelBinding, DatabaseEndpoint, LogMessage, Side } from './ports.js';
 import { LOG_MESSAGE_PREFIX } from './ports.js';

@@ -6,7 +6,7 @@
  * - A session whose connection broke, or whose answer didn't come in time, is dead for good: its transaction, if any,
  *   ends on the server, and nothing is ever sent on it again.
  */
-import pg from 'pg';
+import { pg } from '../core/pg.js';
 import type { DatabaseEndpoint, Side } from '../core/ports.js';
 import { UnderstudyError } from '../core/errors.js';
 import { connectControl } from '../core/postgres.js';

@@ -5,9 +5,7 @@ import type { Log } from '../../core/log.js';
 import type { ShadowControl } from '../../core/ports.js';
 import type { ResolvedConfig } from '../config.js';
 import type { Operations } from '../operations.js';
-import { formatText, measuredSwitch } from '../plan/measurements.js';
-import { makePlanReport, PLAN_DEFAULTS } from '../plan/make.js';
-import { closureOf, keptSeries, PLAN_DAYS } from '../plan/sources.js';
+import { formatText } from '../plan/measurements.js';
 import { Autopilot, type RouteAsKnown } from './autopilot.js';
 import { Decisions } from './decisions.js';
 import { AllowedHours } from './hours.js';
@@ -16,6 +14,16 @@ import { Tuner } from './tuner.js';
 
 /** Operations that are looked through for how long a switch takes. */
 const PAST_SWITCHES = 30;
+
+/** What makes a plan: much to load, which nobody who serves without one should. */
+async function planning() {
+  const [made, sources, switches] = await Promise.all([
+    import('../plan/make.js'),
+    import('../plan/sources.js'),
+    import('../plan/past-switches.js'),
+  ]);
+  return { ...made, ...sources, ...switches };
+}
 
 export interface AutopilotParts {
   readonly config: ResolvedConfig;
@@ -29,6 +37,9 @@ export interface AutopilotParts {
 export function makeAutopilot({ config, log, clock, shadow, operations, route }: AutopilotParts): Autopilot {
   const { autopilot, cutover } = config;
   const decisions = new Decisions(config.destination);
+  // At the start, where it keeps no client waiting.
+  let loaded = autopilot.mode === 'off' ? undefined : planning();
+  loaded?.catch(() => undefined);
   return new Autopilot({
     limits: {
       mode: autopilot.mode,
@@ -48,6 +59,8 @@ export function makeAutopilot({ config, log, clock, shadow, operations, route }:
     hours: AllowedHours.parse(autopilot.allowedHours ?? '', autopilot.timezone),
     decisions,
     plan: async (live, nowMs, signal) => {
+      const { closureOf, keptSeries, makePlanReport, measuredSwitch, PLAN_DAYS, PLAN_DEFAULTS } =
+        await (loaded ??= planning());
       const data = await keptSeries(config, nowMs, PLAN_DAYS);
       const closure = await closureOf(config);
       const { operations: past } = await decisions.list(PAST_SWITCHES);

@@ -12,7 +12,7 @@
  * Anything it can't do (no writable side, two of them) is a fault of its own kind, never an empty success.
  * Writes whose answer never came are counted apart: either outcome is right, twice is not.
  */
-import pg from 'pg';
+import { pg } from '../../core/pg.js';
 import { TOKEN_STATES, splitToken, type TokenState, type WriteLogSnapshot } from './write-log.js';
 
 /** SQLSTATEs of a write refused by a fence (source) or a guard (destination); see docs/errors.md. */

@@ -5,7 +5,7 @@
  * A session never reconnects: a lost connection is what the demo is there to rule out, so it is reported as a failure
  * and stays one. All values come back as the drivers give them; callers convert.
  */
-import pg from 'pg';
+import { pg } from '../../core/pg.js';
 import type postgres from 'postgres';
 import { UnderstudyError } from '../../core/errors.js';
 

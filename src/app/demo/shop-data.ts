@@ -1,7 +1,7 @@
 /**
  * Lays and fills the shop, server-side: no row crosses the wire.
  */
-import pg from 'pg';
+import { pg } from '../../core/pg.js';
 import { SHOP_CONSTRAINTS, SHOP_DATABASE, SHOP_PASSWORD, SHOP_ROLE, SHOP_TABLES } from './shop-schema.js';
 
 export const ROWS_AT_SCALE_1 = 1_022_323;

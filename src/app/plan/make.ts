@@ -3,14 +3,8 @@ import type { Closure } from '../../capture/closure.js';
 import type { FitProgress } from '../../predict/fit-all.js';
 import type { PastCopy } from '../../predict/experience.js';
 import type { PlanContext } from '../../predict/plan.js';
-import {
-  freshnessOf,
-  logBudgetUsed,
-  ratesOf,
-  stallSettings,
-  type MeasuredSwitch,
-  type LiveShadow,
-} from './measurements.js';
+import { freshnessOf, logBudgetUsed, ratesOf, stallSettings, type LiveShadow } from './measurements.js';
+import type { MeasuredSwitch } from './past-switches.js';
 import { planInThread } from './plan-thread.js';
 import { reportOf, type PlanReport } from './plan-report.js';
 import type { PlanData } from './series-data.js';

@@ -15,6 +15,7 @@ import { readSubsetTables } from '../../core/subsets.js';
 import type { NameScope, StatementReach } from '../../core/subset-ports.js';
 import { serveThreadCalls } from '../../core/thread-call.js';
 import { PostgresParser } from '../parser.js';
+import { CATALOGS_CHANGED } from './messages.js';
 import { ReachCatalog, readReachSnapshot } from './reach-catalog.js';
 import { reachOf, unread } from './reach.js';
 
@@ -26,8 +27,6 @@ export interface ReachWorkerData {
 export interface ReachQuestion extends NameScope {
   readonly text: string;
 }
-/** Posted whenever what was said before may no longer hold. */
-export const CATALOGS_CHANGED = { catalogs: 'changed' } as const;
 
 const STALE_MS = 1_000;
 const REFRESH_MS = 10_000;

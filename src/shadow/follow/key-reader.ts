@@ -1,5 +1,5 @@
 /** Reads the rows that the source holds under given keys, each call under one snapshot. */
-import pg from 'pg';
+import { pg } from '../../core/pg.js';
 import { quoteIdent } from '../../core/postgres.js';
 import { UnderstudyError } from '../../core/errors.js';
 import { columnAt, keyEquals, keyIndexes, textArray } from '../postgres/apply-sql.js';

@@ -7,7 +7,7 @@
  * The last is a row of which the source holds another version by now, or none: it is named, by its key, for the caller to
  * read it together with the others.
  */
-import pg from 'pg';
+import { pg } from '../../core/pg.js';
 import { quoteIdent, quoteTable } from '../../core/postgres.js';
 import {
   arrayParameters,

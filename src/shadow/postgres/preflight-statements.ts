@@ -3,7 +3,7 @@
  * fail after a switch. Only parsed and analysed, never run. They are known where the capture has kept them in the
  * destination.
  */
-import pg from 'pg';
+import { pg } from '../../core/pg.js';
 import { quoteLiteral } from '../../core/postgres.js';
 import { rowsOf } from './schema/catalog.js';
 import type { FindingOf } from './preflight-server.js';

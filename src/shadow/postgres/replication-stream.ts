@@ -10,7 +10,7 @@
  * - The server is answered at least every `statusIntervalMs`, also while reading is paused, and at once when it asks
  *   (a server that shuts down waits for that answer).
  */
-import pg from 'pg';
+import { pg } from '../../core/pg.js';
 import type { Clock } from '../../core/clock.js';
 import type { DatabaseEndpoint, Side } from '../../core/ports.js';
 import { connectControl, quoteLiteral } from '../../core/postgres.js';

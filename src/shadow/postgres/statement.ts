@@ -1,5 +1,5 @@
 /** Runs the shadow's own statements and turns what goes wrong into errors that say whether trying again can help. */
-import pg from 'pg';
+import { pg } from '../../core/pg.js';
 import type { DatabaseEndpoint, Side } from '../../core/ports.js';
 import { connectControl } from '../../core/postgres.js';
 import { UnderstudyError } from '../../core/errors.js';

@@ -11,11 +11,11 @@ import { yamlLines } from '../../../src/app/plan/proposals.js';
 import {
   freshnessOf,
   liveShadow,
-  measuredSwitch,
   ratesOf,
   stallSettings,
   type LiveShadow,
 } from '../../../src/app/plan/measurements.js';
+import { measuredSwitch } from '../../../src/app/plan/past-switches.js';
 import type { Closure } from '../../../src/capture/closure.js';
 import type { SeriesBatch } from '../../../src/core/capture-ports.js';
 import { makePlan, type PlanContext } from '../../../src/predict/plan.js';
