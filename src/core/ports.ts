@@ -255,7 +255,10 @@ export interface StreamStatus {
   readonly logBytes?: number | null;
   /** `log` where absent. By the others a lag has no bytes: `lagBytes` is null, and `lagMs` says all there is. */
   readonly method?: ShadowMethod;
-  /** Not by `log`: what catching up exactly takes behind a fence, where everything is compared. null = unknown. */
+  /**
+   * What catching up exactly takes behind a fence beside the log: not by `log`, everything is compared, and by it unlogged
+   * tables are carried whole; absent where there is none. null = unknown.
+   */
   readonly exactMs?: number | null;
 }
 

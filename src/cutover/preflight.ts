@@ -209,13 +209,27 @@ function byLog(method: StreamStatus['method']): boolean {
   return method === undefined || method === 'log';
 }
 
-/** Without the log, catching up is comparing everything behind the fence: refused where that can't end in time. */
+/**
+ * What comes over behind the fence is refused where that can't end in time: without the log everything is compared then,
+ * and by it unlogged tables are carried whole.
+ */
 function affordable(operation: Operation, { method, exactMs }: StreamStatus): void {
-  if (byLog(method)) return;
+  if (byLog(method) && exactMs == null) return;
   const { markTimeoutMs, holdBudgetMs } = operation.deps.settings;
   const budgetMs = Math.min(markTimeoutMs, holdBudgetMs) * EXACT_SHARE_MAX;
   if (exactMs != null && exactMs <= budgetMs) return;
   const took = exactMs == null ? 'is not known' : `was ${Math.round(exactMs)} ms`;
+  if (byLog(method)) {
+    throw new UnderstudyError(
+      'preflight-blocked',
+      `unlogged tables come over whole while clients wait; that ${took}, and at most ${Math.round(budgetMs)} ms are left for it`,
+      {
+        advice:
+          'Make them logged (ALTER TABLE … SET LOGGED) or empty them (TRUNCATE), or raise cutover.markTimeoutMs and cutover.holdBudgetMs if clients may wait that long.',
+        details: { exactMs: exactMs ?? null, budgetMs },
+      },
+    );
+  }
   throw new UnderstudyError(
     'preflight-blocked',
     `following by ${method}, a cutover compares every row while clients wait; what that takes ${took}, and at most ${Math.round(budgetMs)} ms are left for it`,
@@ -231,10 +245,8 @@ function affordable(operation: Operation, { method, exactMs }: StreamStatus): vo
 async function verified(operation: Operation, status: ShadowStatus): Promise<void> {
   const { deps, direction, signal } = operation;
   const stream = status.streams.find((each) => each.direction === direction);
-  if (stream !== undefined && !byLog(stream.method)) {
-    affordable(operation, stream);
-    return;
-  }
+  if (stream !== undefined) affordable(operation, stream);
+  if (stream !== undefined && !byLog(stream.method)) return;
   const last = status.lastVerify;
   const ageMs = last === null ? Infinity : deps.clock.now().getTime() - Date.parse(last.startedAt);
   const fresh = last !== null && last.mismatches === 0 && ageMs <= deps.settings.verifiedWithinMs;

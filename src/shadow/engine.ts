@@ -61,6 +61,7 @@ import {
 import { Steering } from './steering.js';
 import { Throttle } from './throttle/throttle.js';
 import { SHADOW_DEFAULTS, type ShadowOptions, type ShadowSettings } from './settings.js';
+import { isUnlogged, Unlogged } from './unlogged.js';
 import { Verification } from './verification.js';
 import { analyzeAll, analyzeStale, refreshMaterializedViews } from './postgres/analyze.js';
 import type { Key } from './postgres/apply-table.js';
@@ -117,6 +118,7 @@ export class ShadowEngine implements ShadowControl {
   readonly #pace = new Pace();
   readonly #conflicts: Conflicts;
   readonly #throttle: Throttle;
+  readonly #unlogged: Unlogged;
   readonly #steering: Steering;
   readonly #condition: Condition;
   readonly #built = new Map<Side, CatalogFingerprint>();
@@ -198,6 +200,11 @@ export class ShadowEngine implements ShadowControl {
       onUnnamed: () => this.#verification.forget(),
       repair: (table, key, signal) => this.#repair(table.info, [key], signal),
     });
+    this.#unlogged = new Unlogged({
+      endpoints: { source, destination },
+      clock: context.clock,
+      log: this.#log,
+    });
     this.#reverse.state.onStrays = (strays) => this.#conflicts.note(strays);
     this.#throttle = new Throttle(this.#settings.throttle, {
       source,
@@ -223,10 +230,10 @@ export class ShadowEngine implements ShadowControl {
       recent: this.#recent,
       clock: context.clock,
       log: this.#log,
-      tables: () => this.#tables,
+      tables: () => this.#tables.filter((table) => !isUnlogged(table)),
       form: (table, side) => formOn(this.#forms(), table, side),
       repair: (table, keys, signal) => this.#repair(table, keys, signal),
-      waitForMark: (direction, mark, signal) => this.waitForMark(direction, mark, signal),
+      waitForMark: (direction, mark, signal) => this.#marked(direction, mark, signal),
     });
   }
 
@@ -420,7 +427,7 @@ export class ShadowEngine implements ShadowControl {
     this.#forward.state.tables ??= tables;
     this.#copier = new Copier(
       this.#forward.state,
-      [...tables.values()],
+      [...tables.values()].filter(({ info }) => !isUnlogged(info)),
       { ...settings, runId: randomUUID() },
       {
         clock: context.clock,
@@ -594,15 +601,16 @@ export class ShadowEngine implements ShadowControl {
       code: 'table-unknown',
       message: `${table} was made after the shadow and is not part of it`,
     }));
+    const exact = this.#tables.some(isUnlogged) ? { exactMs: this.#unlogged.ms } : {};
     return Promise.resolve({
       ...this.#condition.status(this.#copier?.progress() ?? [], [
         ...ignored,
         ...(this.#budget.tight ? [LOG_TIGHT] : []),
       ]),
       streams: [
-        { ...this.#forward.status(), logBytes: this.#budget.retainedBytes('source') },
+        { ...this.#forward.status(), logBytes: this.#budget.retainedBytes('source'), ...exact },
         ...(this.#reverseStarted
-          ? [{ ...this.#reverse.status(), logBytes: this.#budget.retainedBytes('destination') }]
+          ? [{ ...this.#reverse.status(), logBytes: this.#budget.retainedBytes('destination'), ...exact }]
           : []),
       ],
       lastVerify: this.#verification.last,
@@ -628,7 +636,14 @@ export class ShadowEngine implements ShadowControl {
     return this.#names().filter((table) => named.has(`${table.schema}.${table.name}`));
   }
 
-  waitForMark(direction: Direction, markId: string, signal: AbortSignal): Promise<Position> {
+  /** Behind the fence: what no log tells comes over then. */
+  async waitForMark(direction: Direction, markId: string, signal: AbortSignal): Promise<Position> {
+    const position = await this.#marked(direction, markId, signal);
+    await this.#unlogged.carry((direction === 'forward' ? this.#forward : this.#reverse).state, signal);
+    return position;
+  }
+
+  #marked(direction: Direction, markId: string, signal: AbortSignal): Promise<Position> {
     if (direction === 'reverse' && !this.#reverseStarted) return Promise.reject(notReady('reverse'));
     return (direction === 'forward' ? this.#forward : this.#reverse).waitForMark(markId, signal);
   }
@@ -699,6 +714,8 @@ export class ShadowEngine implements ShadowControl {
       this.#condition.require('following', 'shadow');
       await this.#context.clock.sleep(10, signal);
     }
+    // What they take behind the fence is known then.
+    await this.#unlogged.carry(this.#forward.state, signal);
     await this.#verification.warm('forward');
     await this.#verification.warm('reverse');
   }

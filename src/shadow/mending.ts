@@ -9,6 +9,7 @@ import { pausing, type Pace } from './pace.js';
 import type { Session } from './postgres/statement.js';
 import { tableKey, type TableInfo } from './postgres/table.js';
 import type { Throttle } from './throttle/throttle.js';
+import { isUnlogged } from './unlogged.js';
 import type { Verification } from './verification.js';
 
 export interface MendingContext {
@@ -35,7 +36,8 @@ export async function mendTables(context: MendingContext, tables: readonly Table
     for (const [done, table] of open.entries()) {
       const message = `the slot was lost: ${done} of ${open.length} tables are compared with the source and mended`;
       onWarning({ code: REPAIRING, message });
-      await mendTable(context, table);
+      // What no log tells comes over whole at each switch.
+      if (!isUnlogged(table)) await mendTable(context, table);
       leftOut.delete(tableKey(table));
       await recordMended(destination, table);
     }

@@ -27,6 +27,7 @@ import {
   forgetTableCopy,
   readFingerprintRecord,
   readSourcePlan,
+  readTableCopies,
   recordAddedColumn,
   writeFingerprint,
   writePhase,
@@ -271,8 +272,11 @@ export async function acceptSchema(
       await recordSteps(destination, evolution, read.plan);
       for (const statement of late) await markDone(destination, statement);
       for (const column of evolution.addedColumns) await recordAddedColumn(destination, column);
+      const copied = await readTableCopies(destination);
       for (const table of read.tables) {
-        if (chosen.includes(table) || isAmong(evolution.recopied, table))
+        // One that was unlogged before holds rows that no copy has on record.
+        const unrecorded = table.kind !== 'partitioned' && !table.unlogged && !copied.has(tableKey(table));
+        if (unrecorded || chosen.includes(table) || isAmong(evolution.recopied, table))
           await emptyForCopy(destination, table, forms);
       }
       await writeSourcePlan(destination, read.plan);

@@ -43,7 +43,7 @@ import {
   streamNames,
 } from './postgres/slot.js';
 import { run, textOf, type Session } from './postgres/statement.js';
-import { tableKey, type TableInfo } from './postgres/table.js';
+import type { TableInfo } from './postgres/table.js';
 import { readTables } from './postgres/tables.js';
 
 export interface StageContext {
@@ -54,7 +54,7 @@ export interface StageContext {
   readonly log: Log;
   readonly signal: AbortSignal;
   readonly onFindings: (findings: readonly Finding[]) => void;
-  /** Nothing may be changed on the source, and its log is of no matter: no identities are set, unlogged tables come along. */
+  /** Nothing may be changed on the source, and its log is of no matter: no identities are set. */
   readonly sourceReadOnly?: boolean;
 }
 
@@ -97,17 +97,6 @@ async function proveTables(context: StageContext): Promise<readonly TableInfo[]>
   }
   const tables = await readTables(source.client);
   if (context.sourceReadOnly === true) return tables;
-  const unlogged = tables.find((table) => table.unlogged);
-  if (unlogged !== undefined) {
-    throw new UnderstudyError(
-      'schema-unsupported',
-      `${tableKey(unlogged)} is unlogged: its rows are not in the log`,
-      {
-        advice: `Run ALTER TABLE ${tableKey(unlogged)} SET LOGGED, or drop it.`,
-        details: { table: tableKey(unlogged) },
-      },
-    );
-  }
   const changed = await ensureIdentities(source, tables, context);
   return changed.length === 0 ? tables : await readTables(source.client);
 }

@@ -40,7 +40,7 @@ describe('tables', () => {
       CREATE TABLE public.leaf PARTITION OF public.root DEFAULT;`);
     const findings = await inspectSource(client, CHECK);
     expect(findingOf(findings, 'table-without-key', 'table public.root')).toBeUndefined();
-    expect(findingOf(findings, 'unlogged-table')?.severity).toBe('blocker');
+    expect(findingOf(findings, 'unlogged-table')?.severity).toBe('warning');
     await obeyOnSource(client, 'table-without-key', 'table public.keyless');
     await obeyOnSource(client, 'table-without-key', 'table public.deferrable');
     await obeyOnSource(client, 'table-without-key', 'table public.leaf');

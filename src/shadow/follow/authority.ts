@@ -17,6 +17,32 @@ export interface Authority {
 /** States of an operation in which the source's rows may still come over; in every other one they are settled. */
 const WRITABLE_STATES = ['idle', 'preflight', 'holding', 'fencing', 'catching-up', 'done', 'aborted'];
 
+/** The subsets of `subsets` that the source leads and no switch has settled; held so to the transaction's end. */
+export async function readWritable(
+  destination: Session,
+  subsets: ReadonlySet<string>,
+): Promise<ReadonlySet<string>> {
+  const what = 'asking which side leads';
+  const exists = await run(
+    destination,
+    `SELECT pg_catalog.to_regclass('understudy.operation') IS NOT NULL AS found`,
+    { what },
+  );
+  if (exists.rows[0]?.['found'] !== 't') return subsets;
+  const { rows } = await run(
+    destination,
+    {
+      text: `SELECT r.subset, r.side = 'source' AND NOT EXISTS (SELECT FROM understudy.operation o
+            WHERE o.subset = r.subset AND o.kind = 'cutover' AND o.state <> ALL ($1::text[])) AS writable
+        FROM understudy.route r ORDER BY r.subset FOR SHARE OF r`,
+      values: [WRITABLE_STATES],
+    },
+    { what },
+  );
+  const refused = new Set(rows.flatMap((row) => (row['writable'] === 't' ? [] : [row['subset']])));
+  return new Set([...subsets].filter((subset) => !refused.has(subset)));
+}
+
 /**
  * In the caller's transaction: what it finds stays so until that ends. Without a journal the source leads. Where there
  * are several subsets, the source counts as the leader only while it leads all of them.

@@ -58,6 +58,7 @@ import { buildAfterCopy, buildBeforeCopy, type StageContext } from '../schema-st
 import type { ShadowSettings } from '../settings.js';
 import { Steering } from '../steering.js';
 import { Throttle } from '../throttle/throttle.js';
+import { isUnlogged, Unlogged } from '../unlogged.js';
 import { Verification } from '../verification.js';
 import { closeFollowSessions, openFollowSessions } from './follow-sessions.js';
 import { Follower } from './follower.js';
@@ -85,6 +86,7 @@ export class FollowEngine implements ShadowControl {
   readonly #condition: Condition;
   readonly #pace = new Pace();
   readonly #throttle: Throttle;
+  readonly #unlogged: Unlogged;
   readonly #steering: Steering;
   #tables: readonly TableInfo[] = [];
   #copy: InitialCopy | undefined;
@@ -117,6 +119,11 @@ export class FollowEngine implements ShadowControl {
       onTrouble: (error) => this.#condition.trouble('reverse', error),
       onFailed: (error) => this.#condition.trouble('reverse', error),
     });
+    this.#unlogged = new Unlogged({
+      endpoints: { source: settings.source, destination: settings.destination },
+      clock: context.clock,
+      log: this.#log,
+    });
     this.#throttle = new Throttle(settings.throttle, {
       source: settings.source,
       pace: this.#pace,
@@ -142,7 +149,11 @@ export class FollowEngine implements ShadowControl {
       recent: this.#recent,
       clock: context.clock,
       log: this.#log,
-      tables: () => this.#tables,
+      // On the way back, which is by the log, no log tells of unlogged tables.
+      tables: () =>
+        this.#wayBack.lane.state.authority.authoritative
+          ? this.#tables.filter((table) => !isUnlogged(table))
+          : this.#tables,
       // What the follower finds to differ it mends by itself.
       repair: () =>
         Promise.reject(
@@ -371,7 +382,11 @@ export class FollowEngine implements ShadowControl {
 
   /** Forward, everything is compared and mended, and nothing is written after that until the operation is over. */
   async waitForMark(direction: Direction, markId: string, signal: AbortSignal): Promise<Position> {
-    if (direction === 'reverse') return await this.#wayBack.waitForMark(markId, signal);
+    if (direction === 'reverse') {
+      const back = await this.#wayBack.waitForMark(markId, signal);
+      await this.#unlogged.carry(this.#wayBack.lane.state, signal);
+      return back;
+    }
     const follower = this.#required();
     // Everything is compared now: what was noted before says nothing.
     this.#recent.settleAll(this.#recent.snapshot());

@@ -42,7 +42,7 @@ export async function ensureIdentities(
   const broken = new Set(rows.map((row) => `${textOf(row, 'schema')}.${textOf(row, 'name')}`));
   const changed: string[] = [];
   for (const table of tables) {
-    if (table.kind === 'partitioned') continue;
+    if (table.kind === 'partitioned' || table.unlogged) continue;
     const needed = neededIdentity(table, broken.has(tableKey(table)));
     if (needed === null) continue;
     await patiently(session, table, context, async () => {

@@ -35,11 +35,11 @@ function inspectTable(table: TableInfo): readonly FindingOf[] {
   }
   if (table.unlogged && table.kind !== 'partitioned') {
     findings.push({
-      severity: 'blocker',
+      severity: 'warning',
       check: 'unlogged-table',
       object,
-      message: `${object} is unlogged: what is written there is not in the log, and the shadow would miss it.`,
-      advice: `Run ALTER TABLE ${sql} SET LOGGED; or drop it.`,
+      message: `${object} is unlogged: no log tells of its rows, so all of them (${Math.ceil(table.bytes / 2 ** 20)} MiB) come over while clients wait, at each switch.`,
+      advice: `Run ALTER TABLE ${sql} SET LOGGED; where they are many, or TRUNCATE it before a switch where they don’t matter.`,
     });
   }
   if (table.bytes > LARGE_TABLE_BYTES) {

@@ -18,7 +18,7 @@ export function streamNames(migrationId: string, direction: Direction): StreamNa
 }
 
 /**
- * Publishes the tables by name; partitions come with their root. The tables' identities must be proven before.
+ * Publishes the tables by name; partitions come with their root, unlogged tables can't be published. The tables' identities must be proven before.
  * A publication of that name that is there already gets the tables it lacks.
  */
 export async function ensurePublication(
@@ -32,7 +32,9 @@ export async function ensurePublication(
     { text: 'SELECT FROM pg_catalog.pg_publication WHERE pubname = $1', values: [name] },
     { what },
   );
-  const wanted = tables.filter((table) => table.kind !== 'partition');
+  const wanted = tables.filter(
+    (table) => table.kind === 'partitioned' || (table.kind === 'ordinary' && !table.unlogged),
+  );
   if (rows.length > 0) {
     await extendPublication(session, name, wanted);
     return;

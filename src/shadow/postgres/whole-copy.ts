@@ -54,14 +54,20 @@ export async function copyWhole(
     );
     const until = parseLsn(textOf(positions[0], 'position'));
     await run(destination, `TRUNCATE ONLY ${targetOf(table).sql}`, { what });
-    const rows = await pipe(source, destination, table, what);
+    const rows = await copyRows(source, destination, table, what);
     return { snapshot: at, snapshotText: text, until, rows };
   } finally {
     await source.client.query('ROLLBACK').catch(() => undefined);
   }
 }
 
-async function pipe(source: Session, destination: Session, table: ApplyTable, what: string): Promise<number> {
+/** All rows of the table, in the transactions that are open on both sides; resolves with how many. */
+export async function copyRows(
+  source: Session,
+  destination: Session,
+  table: ApplyTable,
+  what: string,
+): Promise<number> {
   if (table.columns.length === 0) {
     const { rows } = await run(source, `SELECT pg_catalog.count(*) AS n FROM ONLY ${table.sql}`, { what });
     const count = Number(textOf(rows[0], 'n'));

@@ -29,6 +29,7 @@ export const SCHEMA = `
   CREATE TABLE child (id bigint PRIMARY KEY, account bigint NOT NULL REFERENCES account ON DELETE CASCADE, note text);
   CREATE TABLE named (id integer PRIMARY KEY, name text NOT NULL UNIQUE);
   CREATE TABLE wide (id integer PRIMARY KEY, body text, tag text);
+  CREATE UNLOGGED TABLE cache (id bigint PRIMARY KEY, before bigint REFERENCES cache);
   CREATE TABLE journal (at timestamptz DEFAULT now(), line text);
   CREATE TABLE part (id integer, region text, v text, PRIMARY KEY (id, region)) PARTITION BY LIST (region);
   CREATE TABLE part_eu PARTITION OF part FOR VALUES IN ('eu');

@@ -1,0 +1,136 @@
+/**
+ * Unlogged tables: no log tells of their rows, so they are carried whole at each switch, behind the fence, when nothing
+ * writes to them any more, and once before it, beside live traffic, to know what that takes.
+ *
+ * One transaction for all of them, on the lane's own connection between two flushes: what is there is taken away and what
+ * the leading side holds, under one snapshot, takes its place. Killed at any point, nothing has happened; repeated, the
+ * same comes out.
+ *
+ * Invariant: a copy that comes late must not overwrite what the other side has taken since. So the transaction holds,
+ * to its end, the record that says who leads: forward the route, which a cutover's commit changes; on the way back the
+ * source's fence, which the end of a rollback lowers. Neither can pass while it runs.
+ */
+import type { Clock } from '../core/clock.js';
+import type { Log } from '../core/log.js';
+import type { DatabaseEndpoint, Side, SubsetId } from '../core/ports.js';
+import { WHOLE_DATABASE } from '../core/ports.js';
+import { emitMessageSql } from '../core/postgres.js';
+import { UnderstudyError } from '../core/errors.js';
+import { authorityOf } from './authority.js';
+import { readWritable } from './follow/authority.js';
+import type { LaneState } from './lane-state.js';
+import { Applier } from './postgres/apply.js';
+import type { ApplyTable } from './postgres/apply-table.js';
+import { beginRead } from './postgres/chunk-reader.js';
+import {
+  closeSession,
+  endOnAbort,
+  inTransaction,
+  openSession,
+  run,
+  type Session,
+} from './postgres/statement.js';
+import type { TableInfo } from './postgres/table.js';
+import { copyRows } from './postgres/whole-copy.js';
+
+export interface UnloggedContext {
+  readonly endpoints: Readonly<Record<Side, DatabaseEndpoint>>;
+  readonly clock: Clock;
+  readonly log: Log;
+}
+
+/** Whether its rows are in no log. A partitioned table has none of its own. */
+export function isUnlogged(table: TableInfo): boolean {
+  return table.unlogged && table.kind !== 'partitioned';
+}
+
+export class Unlogged {
+  readonly #context: UnloggedContext;
+  #ms: number | null = null;
+
+  constructor(context: UnloggedContext) {
+    this.#context = context;
+  }
+
+  /** What carrying them took last; null where that is not known. */
+  get ms(): number | null {
+    return this.#ms;
+  }
+
+  /** Makes the lane's target hold what its origin does in these tables. Throws what the copy does. */
+  async carry(lane: LaneState, signal: AbortSignal): Promise<void> {
+    const known = lane.tables;
+    if (known === undefined) {
+      throw new UnderstudyError('shadow-not-ready', 'the stream is not connected yet', { retryable: true });
+    }
+    const tables = [...known.values()].filter(
+      ({ info, name }) => isUnlogged(info) && authorityOf(lane.authority, lane.subsetOf(name)).authoritative,
+    );
+    if (tables.length === 0) return;
+    const { clock, endpoints, log } = this.#context;
+    const startedMs = clock.monotonicMs();
+    const origin = await openSession(lane.origin, endpoints[lane.origin], 'unlogged');
+    endOnAbort(origin, signal, 0);
+    try {
+      let rows = 0;
+      await lane.exclusive(async (target) => {
+        rows = await carryAll(origin, target, lane, tables);
+      }, signal);
+      this.#ms = clock.monotonicMs() - startedMs;
+      log.info(
+        { tables: tables.length, rows, ms: Math.round(this.#ms) },
+        'unlogged tables were carried over',
+      );
+    } finally {
+      await closeSession(origin);
+    }
+  }
+}
+
+async function carryAll(
+  origin: Session,
+  target: Session,
+  lane: LaneState,
+  tables: readonly ApplyTable[],
+): Promise<number> {
+  const what = 'carrying unlogged tables over';
+  try {
+    await beginRead(origin);
+    return await inTransaction(target, what, async () => {
+      const tag = emitMessageSql({ t: 'apply', lane: WHOLE_DATABASE, epoch: lane.authority.epoch });
+      await run(target, tag, { what });
+      const subsets = new Set(tables.map(({ name }) => lane.subsetOf(name)));
+      const writable = await heldFor(target, subsets);
+      const mine = tables.filter(({ name }) => writable.has(lane.subsetOf(name)));
+      if (mine.length === 0) return 0;
+      await new Applier(target).apply([{ kind: 'truncate', tables: mine }], { complete: true });
+      let rows = 0;
+      for (const table of mine) rows += await copyRows(origin, target, table, what);
+      return rows;
+    });
+  } finally {
+    await origin.client.query('ROLLBACK').catch(() => undefined);
+  }
+}
+
+/** The subsets whose rows may be written over on that side now; what says so is held to the transaction's end. */
+async function heldFor(target: Session, subsets: ReadonlySet<SubsetId>): Promise<ReadonlySet<SubsetId>> {
+  return target.side === 'destination'
+    ? await readWritable(target, subsets)
+    : await readFenced(target, subsets);
+}
+
+/** Without a record of a fence there is none to be lowered. */
+async function readFenced(source: Session, subsets: ReadonlySet<SubsetId>): Promise<ReadonlySet<SubsetId>> {
+  const what = 'asking whether the source is fenced';
+  const found = await run(source, `SELECT pg_catalog.to_regclass('understudy.epoch') IS NOT NULL AS found`, {
+    what,
+  });
+  if (found.rows[0]?.['found'] !== 't') return subsets;
+  const { rows } = await run(
+    source,
+    'SELECT subset FROM understudy.epoch WHERE fenced ORDER BY subset FOR SHARE',
+    { what },
+  );
+  return new Set(rows.flatMap((row) => row['subset'] ?? []));
+}
