@@ -48,7 +48,12 @@ export interface AutopilotDeps {
   readonly hours: AllowedHours;
   readonly decisions: Pick<Decisions, 'record' | 'settle' | 'past' | 'recordCopy'>;
   /** Throws where series or destination can't be reached. */
-  readonly plan: (live: LiveShadow, nowMs: number, signal: AbortSignal) => Promise<Planned>;
+  readonly plan: (
+    live: LiveShadow,
+    sides: ReadonlyMap<string, Side>,
+    nowMs: number,
+    signal: AbortSignal,
+  ) => Promise<Planned>;
   /** undefined: the shadow is not steered by the plan. */
   readonly tuner: Pick<Tuner, 'round' | 'status'> | undefined;
   /** 0: none. */
@@ -220,7 +225,10 @@ export class Autopilot {
 
   async #replan(status: ShadowStatus, nowMs: number): Promise<void> {
     this.#state.move('planning');
-    this.#planned = await this.#deps.plan(liveShadow(status, this.#apply.rate), nowMs, this.#stopping.signal);
+    const { subsets } = this.#deps.route();
+    const sides = new Map(subsets.map(({ subset, side }) => [subset, side]));
+    const live = liveShadow(status, this.#apply.rate);
+    this.#planned = await this.#deps.plan(live, sides, nowMs, this.#stopping.signal);
     this.#phase = status.phase;
     this.#state.move('watching');
   }

@@ -58,7 +58,7 @@ export function makeAutopilot({ config, log, clock, shadow, operations, route }:
     checkIntervalMs: autopilot.checkIntervalMs,
     hours: AllowedHours.parse(autopilot.allowedHours ?? '', autopilot.timezone),
     decisions,
-    plan: async (live, nowMs, signal) => {
+    plan: async (live, sides, nowMs, signal) => {
       const { closureOf, keptSeries, makePlanReport, measuredSwitch, PLAN_DAYS, PLAN_DEFAULTS } =
         await (loaded ??= planning());
       const data = await keptSeries(config, nowMs, PLAN_DAYS);
@@ -80,6 +80,7 @@ export function makeAutopilot({ config, log, clock, shadow, operations, route }:
           data,
           closure: typeof closure === 'string' ? null : closure,
           live,
+          sides,
           past: copies,
           sizes: await pastSizes(config.destination),
           configured: config.subsets,

@@ -32,7 +32,7 @@ export function logLines(
   return entries.flatMap(({ lines }) => lines);
 }
 
-function decisionLines(decision: DecisionRecord): readonly string[] {
+export function decisionLines(decision: DecisionRecord): readonly string[] {
   const { at, kind, code, subset, reason, outcome, outcomeReason, operation } = decision;
   const of = subset === undefined ? '' : ` ${subset}`;
   const lines = [`${at}  ${kind}${of} (${code}): ${reason}`];

@@ -2,9 +2,10 @@
 import { existsSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { UnderstudyError } from '../../core/errors.js';
+import { WHOLE_DATABASE, type Side } from '../../core/ports.js';
 import type { SeriesBatch } from '../../core/capture-ports.js';
 import type { AdminClient } from '../admin-client.js';
-import { Decisions } from '../autopilot/decisions.js';
+import { Decisions, type DecisionRecord } from '../autopilot/decisions.js';
 import { pastSizes } from '../autopilot/past-sizes.js';
 import type { ResolvedConfig } from '../config.js';
 import { makePlanReport, PLAN_DEFAULTS, type PlanRequest } from '../plan/make.js';
@@ -19,6 +20,7 @@ import { closureOf, keptSeries } from '../plan/sources.js';
 import { readSeriesFile, SERIES_FILE } from '../series-file.js';
 import { EXIT, type ExitCode } from './exit-codes.js';
 import { bar } from './format.js';
+import { decisionLines } from './log.js';
 import type { Terminal } from './terminal.js';
 
 export interface PlanVerb {
@@ -37,6 +39,8 @@ const DRAIN_TIMEOUT_MS = 5_000;
 const STALE_ALLOWANCE_MS = 1_000;
 /** Operations that are looked through for how long a switch takes. */
 const PAST_SWITCHES = 30;
+const DECISIONS_LOOKED_AT = 500;
+const DECISIONS_SHOWN = 5;
 
 /** `config`: null where there is none; then `--series` has to say it all. `admin`: of a process that may be running. */
 export async function runPlan(
@@ -75,7 +79,10 @@ export async function runPlan(
     }
     const subset = subsetNamed(plan, verb.explain);
     for (const line of explainLines(plan, subset)) terminal.line(line);
-    terminal.result({ ...plan, subsets: [subset] });
+    const decisions = config === null ? [] : await decisionsOn(config, subset.subset);
+    if (decisions.length > 0) terminal.line('decided lately (all of it: `understudy log`)');
+    for (const decision of decisions) for (const line of decisionLines(decision)) terminal.line(`  ${line}`);
+    terminal.result({ ...plan, subsets: [subset], decisions });
     return EXIT.ok;
   } finally {
     process.off('SIGINT', onSignal);
@@ -95,7 +102,7 @@ async function planOf(
     ? await dataFromBatches(batchesOf(verb.series), verb.series.join(', '))
     : await kept(config, nowMs, verb.days);
   // Files alone are a plan for those who have no more than files: nobody is asked who may be out of reach.
-  const live = config === null ? undefined : await runningShadow(admin);
+  const running = config === null ? undefined : await runningShadow(admin);
   const catalogs = config === null ? null : await closureOf(config);
   if (typeof catalogs === 'string')
     terminal.line(terminal.paint('yellow', `the catalogs could not be read: ${catalogs}`));
@@ -106,7 +113,8 @@ async function planOf(
       ...learned,
       data,
       closure,
-      live,
+      live: running?.live,
+      ...(running === undefined ? {} : { sides: running.sides }),
       configured: config?.subsets ?? [],
       format: config === null ? null : formatText(config.shadow.format),
       staleAllowanceMs: config?.cutover.lagMsMax ?? STALE_ALLOWANCE_MS,
@@ -126,6 +134,19 @@ async function planOf(
       ),
   );
   return plan;
+}
+
+/** The last verdicts on it, the oldest first; none where they can't be read. */
+async function decisionsOn(config: ResolvedConfig, subset: string): Promise<readonly DecisionRecord[]> {
+  try {
+    const { decisions } = await new Decisions(config.destination).list(DECISIONS_LOOKED_AT);
+    return decisions
+      .filter((one) => one.kind !== 'tune' && (one.subset ?? WHOLE_DATABASE) === subset)
+      .slice(0, DECISIONS_SHOWN)
+      .toReversed();
+  } catch {
+    return [];
+  }
 }
 
 async function* batchesOf(paths: readonly string[]): AsyncGenerator<SeriesBatch> {
@@ -155,11 +176,20 @@ function kept(config: ResolvedConfig | null, nowMs: number, days: number): Promi
   return keptSeries(config, nowMs, days);
 }
 
+interface RunningShadow {
+  readonly live: LiveShadow;
+  readonly sides: ReadonlyMap<string, Side>;
+}
+
 /** undefined: no process is running, or it can't be asked. */
-async function runningShadow(admin: () => AdminClient): Promise<LiveShadow | undefined> {
+async function runningShadow(admin: () => AdminClient): Promise<RunningShadow | undefined> {
   try {
-    const { shadow, autopilot } = await admin().status();
-    return liveShadow(shadow, autopilot.applyChangesPerSecond);
+    const { shadow, autopilot, route, cutover } = await admin().status();
+    const sides = new Map<string, Side>(
+      (cutover?.subsets ?? []).map((each) => [each.subset, each.route.side]),
+    );
+    if (route !== null && sides.size === 0) sides.set(WHOLE_DATABASE, route.side);
+    return { live: liveShadow(shadow, autopilot.applyChangesPerSecond), sides };
   } catch {
     return undefined;
   }

@@ -1,5 +1,6 @@
 /** From series, catalogs and live figures to a plan: the one way for the command line and for the loop. */
 import type { Closure } from '../../capture/closure.js';
+import type { Side } from '../../core/ports.js';
 import type { FitProgress } from '../../predict/fit-all.js';
 import type { PastCopy } from '../../predict/experience.js';
 import type { PlanContext } from '../../predict/plan.js';
@@ -32,6 +33,8 @@ export interface PlanRequest {
   readonly sizes?: readonly SizesAt[];
   /** As configured; empty or absent: the plan says which there could be. */
   readonly configured?: readonly ConfiguredSubset[];
+  /** By subset, which side leads it now. */
+  readonly sides?: ReadonlyMap<string, Side>;
   /** What switches took, where there were any. */
   readonly measuredSwitch?: MeasuredSwitch;
 }
@@ -75,7 +78,15 @@ export async function makePlanReport(
   const inputs = [...subsets.subsets, subsets.whole].map(({ input }) => input);
   const rows = await planInThread({ subsets: inputs, context }, signal, onProgress);
   return {
-    plan: reportOf(rows, subsets, context, data.origin, live?.phase ?? null, request.format),
+    plan: reportOf(
+      rows,
+      subsets,
+      context,
+      data.origin,
+      live?.phase ?? null,
+      request.format,
+      request.sides ?? new Map<string, Side>(),
+    ),
     bytes: sizes?.bytes ?? null,
     bases: new Map(
       [...subsets.subsets, subsets.whole].map(({ input, staleness }) => [input.subset, staleness]),

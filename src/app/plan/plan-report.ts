@@ -3,6 +3,7 @@
  * are added, never renamed. A number that is not known, or never comes, is null; nothing is NaN.
  */
 import type { Tie } from '../../capture/closure.js';
+import type { Side } from '../../core/ports.js';
 import type { Judgement } from '../../predict/judgement.js';
 import type { PlanContext, PlanRow } from '../../predict/plan.js';
 import { HOUR_MS } from '../../predict/series.js';
@@ -33,6 +34,8 @@ export type Duration = Omit<Judgement, 'value' | 'low' | 'high'> & {
 
 export interface SubsetReport {
   readonly subset: string;
+  /** Which side leads it; null where no process said. */
+  readonly side: Side | null;
   readonly tables: readonly string[];
   /** With indexes. */
   readonly bytes: number | null;
@@ -80,7 +83,7 @@ export interface PlanReport {
   readonly observed: { readonly from: string; readonly until: string; readonly hours: number } | null;
   /** By priority, the highest first. */
   readonly subsets: readonly SubsetReport[];
-  /** The database as one: what a cutover moves at present. */
+  /** The database as one: what a cutover moves where no subsets are configured. */
   readonly whole: SubsetReport;
   readonly rates: Pick<PlanContext, 'copyBytesPerSecond' | 'applyChangesPerSecond'>;
   /** Of the destination: `identity`, or what differs from the source; null where no configuration says. */
@@ -89,6 +92,8 @@ export interface PlanReport {
   readonly shadow: string | null;
   readonly unknown: readonly string[];
   readonly notes: readonly string[];
+  /** Whether `subsets` are those of a configuration, switched one at a time; else they are groups by use. */
+  readonly configured: boolean;
   /** What could be configured as `subsets`; empty where some are, or where nothing can be parted. */
   readonly proposals: readonly Proposal[];
 }
@@ -103,11 +108,12 @@ export function reportOf(
   origin: string,
   shadow: string | null,
   format: string | null,
+  sides: ReadonlyMap<string, Side>,
 ): PlanReport {
   const planned = new Map([...subsets.subsets, subsets.whole].map((one) => [one.input.subset, one]));
   const reports = rows.flatMap((row) => {
     const own = planned.get(row.subset);
-    return own === undefined ? [] : [subsetReport(row, own, context.nowMs)];
+    return own === undefined ? [] : [subsetReport(row, own, context.nowMs, sides.get(row.subset) ?? null)];
   });
   const whole = reports.find(({ subset }) => subset === subsets.whole.input.subset);
   if (whole === undefined) throw new Error('a plan without the whole database');
@@ -131,16 +137,18 @@ export function reportOf(
     shadow,
     unknown: subsets.unknown,
     notes: subsets.notes,
+    configured: subsets.configured,
     proposals: subsets.proposals,
   });
 }
 
-function subsetReport(row: PlanRow, planned: PlannedSubset, nowMs: number): SubsetReport {
+function subsetReport(row: PlanRow, planned: PlannedSubset, nowMs: number, side: Side | null): SubsetReport {
   const firstMs = Math.floor(nowMs / HOUR_MS) * HOUR_MS;
   const { heat } = planned.input;
   const from = Math.max(0, heat.values.length - HISTORY_HOURS);
   return {
     subset: row.subset,
+    side,
     tables: row.tables,
     bytes: row.bytes ?? null,
     bytesLeft: row.bytesLeft ?? null,

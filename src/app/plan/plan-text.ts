@@ -62,7 +62,7 @@ export function planLines(plan: PlanReport): readonly string[] {
       ],
     ),
     '',
-    ...windowLines(plan.whole),
+    ...windowLines(plan),
     ...plan.notes,
     ...unknownLines(plan),
   ];
@@ -96,7 +96,7 @@ function doneText(subset: SubsetReport, { shadow }: PlanReport): readonly [copie
 function schedule(subset: SubsetReport, plan: PlanReport): readonly string[] {
   const window = subset.windows[0];
   return [
-    subset.subset,
+    subset.side === 'destination' ? `${subset.subset} (switched)` : subset.subset,
     divergenceText(subset.divergence),
     subset.divergence.confidence === 'none' ? UNKNOWN : subset.intensity.value.toFixed(2),
     ...doneText(subset, plan),
@@ -116,7 +116,7 @@ function alike({ heat: { nextDay } }: SubsetReport): boolean {
   return nextDay.confidence === 'none' || nextDay.confidence === 'low';
 }
 
-function windowLines(whole: SubsetReport): readonly string[] {
+function windowLines({ whole, configured }: PlanReport): readonly string[] {
   if (whole.windows.length === 0)
     return [
       whole.converges === false
@@ -130,7 +130,9 @@ function windowLines(whole: SubsetReport): readonly string[] {
       'Windows show after a day or two of traffic, and habits of the week after two weeks.',
     ];
   return [
-    'Best windows for the whole database, which is what a cutover moves',
+    configured
+      ? 'Best windows for the whole database, which is what the last subset’s switch moves'
+      : 'Best windows for the whole database, which is what a cutover moves',
     ...whole.windows.map(
       (window, index) =>
         `  ${index + 1}. ${windowText(window)}  stall ${stallText(window)}, ${window.stalledStatements.value.toFixed(1)} statements held` +
@@ -201,6 +203,7 @@ export function explainLines(plan: PlanReport, subset: SubsetReport): readonly s
   ];
   return [
     `${subset.subset}${place < 0 ? '' : `, ${place + 1} of ${plan.subsets.length} by priority`}, as of ${plan.asOf}`,
+    ...(subset.side === null ? [] : [`led by       the ${subset.side}`]),
     `tables       ${subset.tables.join(', ')}`,
     `size         ${subset.bytes === null ? 'not known' : `${formatBytes(subset.bytes)}, ${leftText(subset)}`}`,
     ...(subset.growthPerDay === null

@@ -47,6 +47,7 @@ export interface Subsets {
   readonly unknown: readonly string[];
   /** What was mended or left out of the series. */
   readonly notes: readonly string[];
+  readonly configured: boolean;
   /** What could be configured as subsets. */
   readonly proposals: readonly Proposal[];
 }
@@ -158,6 +159,7 @@ export function subsetsOf(
     transactionsPerStatement: grid.transactionsPerStatement,
     unknown: [...unknownOf(naming, closure, missing), ...(closure?.unknown ?? [])],
     notes: [...grid.notes, ...partedTies(closure, given)],
+    configured: given !== undefined,
     proposals: given === undefined ? proposalsOf(groups, closure?.foreignKeys ?? []) : [],
   };
 }

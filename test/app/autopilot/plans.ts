@@ -32,6 +32,7 @@ export const judged = (value: number, confidence: 'none' | 'high' = 'high'): Sub
 export function subset(over: Partial<SubsetReport> = {}): SubsetReport {
   return {
     subset: 'all',
+    side: null,
     tables: ['t'],
     bytes: 0,
     bytesLeft: 0,
@@ -69,6 +70,7 @@ export function plan(whole: SubsetReport = subset(), over: Partial<PlanReport> =
     rates: { copyBytesPerSecond: rate, applyChangesPerSecond: rate },
     format: 'identity',
     shadow: 'following',
+    configured: false,
     proposals: [],
     unknown: [],
     notes: [],

@@ -60,7 +60,8 @@ function planOf(
     windows: 3,
   };
   const inputs = [...subsets.subsets, subsets.whole].map(({ input }) => input);
-  return reportOf(makePlan(inputs, context), subsets, context, data.origin, live?.phase ?? null, null);
+  const shadow = live?.phase ?? null;
+  return reportOf(makePlan(inputs, context), subsets, context, data.origin, shadow, null, new Map());
 }
 
 /** Paths of numbers that a plan must not hold; text is looked at too. */
