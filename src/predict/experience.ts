@@ -10,7 +10,7 @@
  */
 import { confidenceOf, type Judgement } from './judgement.js';
 import { linear, type Point } from './curves.js';
-import { medianOf } from './numeric.js';
+import { isCount, medianOf } from './numeric.js';
 import type { TimelineInput } from './timeline.js';
 
 export interface PastCopy {
@@ -138,9 +138,10 @@ export function durationBySize(points: readonly Point[], size: number, what: str
 
 /** What past copies to this destination say of one of that size; nothing where there was none. */
 export function pastTimes(
-  past: readonly PastCopy[],
+  copies: readonly PastCopy[],
   bytes: number,
 ): Pick<TimelineInput, 'measuredCopy' | 'finishSeconds'> {
+  const past = copies.filter((one) => [one.bytes, one.copySeconds, one.readySeconds].every(isCount));
   const points = (of: (one: PastCopy) => number): { x: number; y: number }[] =>
     past.map((one) => ({ x: one.bytes, y: of(one) }));
   const copy = durationBySize(

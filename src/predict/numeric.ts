@@ -11,6 +11,19 @@ export function add(array: Float64Array, index: number, value: number): void {
   array[index] = (array[index] as number) + value;
 }
 
+/** The largest that a 64-bit column holds. */
+const COUNT_MAX = 2 ** 63;
+
+/** What can have been counted or measured: not negative, and finite with room to be summed and squared. */
+export function isCount(value: number): boolean {
+  return value >= 0 && value <= COUNT_MAX;
+}
+
+/** 0 for what was not measured, or can't have been. */
+export function counted(value: number | null | undefined): number {
+  return value != null && isCount(value) ? value : 0;
+}
+
 export function clamp(value: number, low: number, high: number): number {
   return value < low ? low : value > high ? high : value;
 }

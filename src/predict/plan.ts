@@ -12,7 +12,7 @@ import { pastTimes, type PastCopy } from './experience.js';
 import type { Confidence, Judgement } from './judgement.js';
 import { localIndex, slotOfWeek, toLocal, zoneOffset, type LocalSeries } from './local-time.js';
 import { intensity, loadAboveLeast, priority } from './priority.js';
-import { HOUR_MS, type Series } from './series.js';
+import { DAY_MS, emptySeries, HOUR_MS, type Series } from './series.js';
 import {
   drainFactor,
   predictStall,
@@ -132,21 +132,29 @@ export function* planSteps(
   const local = subsets.map(({ heat }) => toLocal(upToNow(heat, context.nowMs), offset));
   const tracks = local.map((series) => Track.of(series));
   const ensembles = yield* fitAll(tracks, FIT_ALL_DEFAULTS);
-  return subsets
-    .flatMap((subset, index) => {
-      const [series, track, ensemble] = [local[index], tracks[index], ensembles[index]];
-      if (series === undefined || track === undefined || ensemble === undefined) return [];
-      return [planRow(subset, series, track, ensemble, context)];
-    })
-    .sort((a, b) => b.priority.value - a.priority.value || (a.subset < b.subset ? -1 : 1));
+  return (
+    subsets
+      .flatMap((subset, index) => {
+        const [series, track, ensemble] = [local[index], tracks[index], ensembles[index]];
+        if (series === undefined || track === undefined || ensemble === undefined) return [];
+        return [planRow(subset, series, track, ensemble, context)];
+      })
+      // Of equals, the order in which they were given.
+      .sort((a, b) => b.priority.value - a.priority.value)
+  );
+}
+
+/** As for a silence within: what lies before a longer one says nothing of the present. */
+const SILENCE_MS_MAX = 28 * DAY_MS;
+
+function endMsOf({ startMs, stepMs, values }: Series): number {
+  return startMs + values.length * stepMs;
 }
 
 /** Extends a series that ended early with missing buckets, so that forecasts begin at the present. */
 function upToNow(series: Series, nowMs: number): Series {
-  if (series.values.length === 0) {
-    const startMs = Math.floor(nowMs / series.stepMs) * series.stepMs;
-    return { ...series, startMs, values: series.values, missing: series.missing };
-  }
+  if (series.values.length === 0 || nowMs - endMsOf(series) > SILENCE_MS_MAX)
+    return { ...emptySeries(series.stepMs), startMs: Math.floor(nowMs / series.stepMs) * series.stepMs };
   const length = Math.max(series.values.length, Math.floor((nowMs - series.startMs) / series.stepMs));
   const values = new Float64Array(length);
   values.set(series.values);
@@ -320,6 +328,10 @@ function notesOf(subset: PlanSubset, track: Track, { says, confidence }: Knowled
   while (silent < track.length && track.observed[track.length - 1 - silent] === 0) silent += 1;
   if (silent > 1 && confidence !== 'none')
     notes.push(`Not seen for ${silent} hours: dropped, or capture was off.`);
+  if (track.length === 0 && subset.heat.values.length > 0)
+    notes.push(
+      `Not seen since ${new Date(endMsOf(subset.heat)).toISOString()}: too long ago to say anything.`,
+    );
   if (subset.tables.length === 0) notes.push('No table is left in it.');
   if (subset.bytes === undefined)
     notes.push('Its size is not known, so neither is its copy; windows are as if its shadow were ready.');

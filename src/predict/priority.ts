@@ -36,7 +36,9 @@ export function priority({ heat, copySeconds, confidence }: PriorityInput): Judg
     high: Math.max(value, per(heat.high, copySeconds.low)),
     terms: { heat: heat.value, copySeconds: copySeconds.value },
     confidence,
-    reason: `${heat.value.toFixed(1)} accesses/s for ${copySeconds.value.toFixed(0)} s of copying.`,
+    reason: Number.isFinite(copySeconds.value)
+      ? `${heat.value.toFixed(1)} accesses/s for ${copySeconds.value.toFixed(0)} s of copying.`
+      : `${heat.value.toFixed(1)} accesses/s, but at these rates its copy never ends.`,
   };
 }
 

@@ -110,7 +110,7 @@ function afterLongestGap(sorted: Sample[], gapMsMax: number, notes: string[]): S
   if (pieces > 1) {
     const left = sorted.length - best.length;
     notes.push(
-      `${left} samples beyond a silence of more than ${Math.round(gapMsMax / DAY_MS)} days were left out.`,
+      `${left} ${left === 1 ? 'sample' : 'samples'} beyond a silence of more than ${Math.round(gapMsMax / DAY_MS)} days left out: what counts begins ${new Date(best[0]?.atMs ?? 0).toISOString()}.`,
     );
   }
   return best;

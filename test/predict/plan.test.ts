@@ -152,6 +152,6 @@ test('no plan holds NaN, whatever the series: empty, single, constant, idle, gap
         expect(notANumber(rows)).toEqual([]);
       },
     ),
-    { numRuns: 25 },
+    { numRuns: 12 },
   );
 });

@@ -32,7 +32,7 @@ describe('buckets', () => {
     const near = Array.from({ length: 50 }, (_, index) => ({ atMs: MONDAY + index * HOUR_MS, value: 1 }));
     const { series, notes } = buildSeries([{ atMs: 0, value: 9 }, ...near], { stepMs: HOUR_MS });
     expect(series.values).toHaveLength(50);
-    expect(notes.join()).toContain('1 samples beyond a silence');
+    expect(notes.join()).toContain('1 sample beyond a silence');
   });
 
   test('leave out samples from the future', () => {

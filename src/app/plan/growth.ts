@@ -1,6 +1,7 @@
 /** What tables measured over time → how fast a subset grows. */
 import { growthCurve } from '../../predict/curves.js';
 import type { Judgement } from '../../predict/judgement.js';
+import { isCount } from '../../predict/numeric.js';
 import { DAY_MS } from '../../predict/series.js';
 
 /** What each table measured at one time, bytes with indexes. */
@@ -22,7 +23,7 @@ export function growthOf(
   nowMs: number,
 ): Judgement | undefined {
   const points = sizes
-    .filter(({ atMs }) => atMs <= nowMs)
+    .filter(({ atMs, bytes }) => atMs <= nowMs && [atMs, ...bytes.values()].every(isCount))
     .map(({ atMs, bytes }) => ({
       x: atMs,
       y: tables.reduce((sum, table) => sum + (bytes.get(table) ?? 0), 0),

@@ -1,6 +1,7 @@
 /** What a plan takes from a running process, and what it assumes where nothing was measured. */
 import type { ResolvedConfig } from '../config.js';
 import type { ShadowStatus, StreamStatus } from '../../core/ports.js';
+import { counted, isCount } from '../../predict/numeric.js';
 import type { PlanContext } from '../../predict/plan.js';
 import type { Freshness } from '../../predict/staleness.js';
 import type { Rate } from '../../predict/timeline.js';
@@ -60,7 +61,7 @@ export function freshnessOf({ copied, lagMs }: LiveShadow, allowanceMs: number):
 
 /** Retained log in relation to its budget, 0…1; a budget of 0 is none. */
 export function logBudgetUsed(live: LiveShadow | undefined, budgetBytes: number): number {
-  return budgetBytes > 0 ? Math.min(1, (live?.logBytes ?? 0) / budgetBytes) : 0;
+  return budgetBytes > 0 ? Math.min(1, counted(live?.logBytes) / budgetBytes) : 0;
 }
 
 export interface MeasuredSizes {
@@ -75,16 +76,22 @@ export function ratesOf(
 ): Pick<PlanContext, 'copyBytesPerSecond' | 'applyChangesPerSecond' | 'applyShareWhileCopying'> {
   return {
     copyBytesPerSecond: measuredCopy(live, sizes) ?? COPY_GUESS,
-    applyChangesPerSecond: live?.apply ?? APPLY_GUESS,
+    applyChangesPerSecond: measuredApply(live) ?? APPLY_GUESS,
     applyShareWhileCopying: APPLY_SHARE_WHILE_COPYING,
   };
+}
+
+function measuredApply(live: LiveShadow | undefined): Rate | undefined {
+  const apply = live?.apply ?? undefined;
+  return apply !== undefined && [apply.low, apply.value, apply.high].every(isCount) ? apply : undefined;
 }
 
 /** Rows were counted, bytes are estimated from the mean row's. */
 function measuredCopy(live: LiveShadow | undefined, sizes: MeasuredSizes | undefined): Rate | undefined {
   if (live === undefined || sizes === undefined) return undefined;
   const { rows, seconds } = live.copy;
-  if (rows < RATE_ROWS_MIN || seconds <= 0 || sizes.rows <= 0) return undefined;
+  if (!isCount(rows) || !isCount(seconds) || rows < RATE_ROWS_MIN || seconds <= 0 || sizes.rows <= 0)
+    return undefined;
   const value = (rows / seconds) * (sizes.bytes / sizes.rows);
   return {
     value,
@@ -100,7 +107,7 @@ export function stallSettings(
   measured?: MeasuredSwitch,
 ): PlanContext['stall'] {
   return {
-    lagMs: live?.lagMs ?? LAG_GUESS_MS,
+    lagMs: isCount(live?.lagMs ?? Number.NaN) ? counted(live?.lagMs) : LAG_GUESS_MS,
     verifyRowsPerSecond: VERIFY_ROWS_PER_SECOND,
     fixedMs: measured?.fixedMs ?? FIXED_GUESS_MS,
     spread: measured?.spread ?? SPREAD_GUESSED,

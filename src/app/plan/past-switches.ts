@@ -1,7 +1,7 @@
 /** What switches of the past took, for the next one's times. */
 import type { OperationReport } from '../../core/ports.js';
 import { levelOf } from '../../predict/experience.js';
-import { medianOf } from '../../predict/numeric.js';
+import { counted, medianOf } from '../../predict/numeric.js';
 import type { PlanContext } from '../../predict/plan.js';
 
 /** Switches whose times are taken for the next one's. */
@@ -29,13 +29,13 @@ export function measuredSwitch(reports: readonly (SwitchReport | null)[]): Measu
     .slice(0, SWITCHES_MAX);
   if (done.length === 0) return undefined;
   const sum = ({ steps }: SwitchReport, names: readonly string[]): number =>
-    names.reduce((total, name) => total + Math.max(0, steps[name] ?? 0), 0);
+    names.reduce((total, name) => total + counted(steps[name]), 0);
   const median = (names: readonly string[]): number => medianOf(done.map((report) => sum(report, names)));
   const beside = done.map((report) =>
     Math.max(
       1,
       report.stall.held > 0
-        ? report.stall.max - (report.parts['hold.drain'] ?? 0)
+        ? counted(report.stall.max) - counted(report.parts['hold.drain'])
         : sum(report, [...FENCE_STEPS, 'verify', ...SWITCH_STEPS]),
     ),
   );
@@ -44,7 +44,7 @@ export function measuredSwitch(reports: readonly (SwitchReport | null)[]): Measu
   const [verify, switched] = [median(['verify']), median(SWITCH_STEPS)];
   return {
     fixedMs: { fence: Math.max(0, whole - verify - switched), verify, switch: switched },
-    drainsMs: done.map(({ parts }) => parts['hold.drain'] ?? 0),
+    drainsMs: done.map(({ parts }) => counted(parts['hold.drain'])),
     spread,
   };
 }

@@ -1,14 +1,15 @@
 /** The plan as a picture: a fan of what is to come and a heat map of the week, for the whole and its hottest subsets. */
 import { HOUR_MS } from '../../predict/series.js';
-import { slotOfWeek, zoneOffset } from '../../predict/local-time.js';
+import { slotOfWeek, zoneOffset, type ZoneOffset } from '../../predict/local-time.js';
 import type { PlanReport, SubsetReport } from './plan-report.js';
-import { rate } from './plan-text.js';
+import { alike, rate } from './plan-text.js';
 
 const WIDTH = 960;
 const FAN_HEIGHT = 150;
 const MARGIN = 56;
 const MAP_CELL = { width: 34, height: 13 } as const;
 const GAP = 28;
+const TOP = 68;
 const SUBSETS_DRAWN = 6;
 /** Before the present, so much is drawn beside what is to come. */
 const PAST_HOURS = 168;
@@ -18,6 +19,7 @@ const MAP_STEPS = 9;
 const STYLE = `
   :root { color-scheme: light dark; }
   .ground { fill: #ffffff } .ink { fill: #1c2430 } .faint { fill: #667085 } .grid { stroke: #e4e7ec }
+  polyline { stroke-linecap: round; stroke-width: 1.5 }
   .past { stroke: #344054; fill: none } .median { stroke: #b54708; fill: none } .band { fill: #f79009; fill-opacity: .25 }
   .now { stroke: #98a2b3; stroke-dasharray: 3 3 } .window { fill: #12b76a; fill-opacity: .35 } .none { fill: #f2f4f7 }
   .h0 { fill: #fef6ee } .h1 { fill: #fdead7 } .h2 { fill: #f9dbaf } .h3 { fill: #f7b27a } .h4 { fill: #f38744 }
@@ -34,10 +36,10 @@ const STYLE = `
 export function planSvg(plan: PlanReport): string {
   const drawn = [plan.whole, ...plan.subsets.slice(0, SUBSETS_DRAWN)];
   const blockHeight = 40 + FAN_HEIGHT + GAP + 7 * MAP_CELL.height + 40;
-  const height = 56 + drawn.length * blockHeight;
+  const height = TOP + drawn.length * blockHeight;
   const offset = zoneOffset(plan.zone);
   const blocks = drawn.map((subset, index) =>
-    block(plan, subset, 56 + index * blockHeight, index === 0, offset),
+    block(plan, subset, TOP + index * blockHeight, index === 0, offset),
   );
   return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${height}" role="img" aria-label="Plan as of ${plan.asOf}">
 <style>${STYLE}</style>
@@ -54,19 +56,20 @@ function block(
   subset: SubsetReport,
   top: number,
   whole: boolean,
-  offset: (ms: number) => number,
+  offset: ZoneOffset,
 ): string {
-  const title = whole ? 'The whole database' : subset.subset;
+  const name = whole ? 'The whole database' : subset.subset;
+  const title = subset.side === 'destination' ? `${name} (led by the destination)` : name;
   const tables = `${subset.tables.length} ${subset.tables.length === 1 ? 'table' : 'tables'}`;
   return `<g transform="translate(0 ${top})">
 <text class="ink title" x="${MARGIN}" y="14">${escaped(title)}</text>
 <text class="faint" x="${WIDTH - MARGIN}" y="14" text-anchor="end">${tables}</text>
-${fan(plan, subset, 26)}
-${heatMap(subset, 26 + FAN_HEIGHT + GAP, offset)}
+${fan(plan, subset, 26, offset)}
+${heatMap(subset, 26 + FAN_HEIGHT + GAP, plan.zone, offset)}
 </g>`;
 }
 
-function fan(plan: PlanReport, subset: SubsetReport, top: number): string {
+function fan(plan: PlanReport, subset: SubsetReport, top: number, offset: ZoneOffset): string {
   const { forecast } = subset;
   const nowMs = Math.floor(Date.parse(plan.asOf) / HOUR_MS) * HOUR_MS;
   const past = pastOf(subset, nowMs);
@@ -78,7 +81,8 @@ function fan(plan: PlanReport, subset: SubsetReport, top: number): string {
   const ahead = forecast.map(({ median }, hour) => point(PAST_HOURS + hour, median));
   const upper = forecast.map(({ high }, hour) => point(PAST_HOURS + hour, high));
   const lower = forecast.map(({ low }, hour) => point(PAST_HOURS + hour, low)).reverse();
-  const window = subset.windows[0];
+  // Where one hour can't be told from another, none is the best.
+  const window = alike(subset) ? undefined : subset.windows[0];
   const windowHour = window === undefined ? null : PAST_HOURS + (Date.parse(window.start) - nowMs) / HOUR_MS;
   return [
     ...[0, 0.5, 1].map((share) => {
@@ -92,7 +96,7 @@ function fan(plan: PlanReport, subset: SubsetReport, top: number): string {
     ...pieces(past, point).map((points) => `<polyline class="past" points="${points}"/>`),
     `<polyline class="median" points="${ahead.join(' ')}"/>`,
     `<line class="now" x1="${x(PAST_HOURS).toFixed(1)}" x2="${x(PAST_HOURS).toFixed(1)}" y1="${top}" y2="${top + FAN_HEIGHT}"/>`,
-    ...dayLabels(nowMs, hours, x, top + FAN_HEIGHT + 12),
+    ...dayLabels(nowMs, hours, x, top + FAN_HEIGHT + 12, offset),
   ].join('\n');
 }
 
@@ -123,10 +127,18 @@ function pieces(
   return runs.map((run) => (run.length === 1 ? `${run[0] ?? ''} ${run[0] ?? ''}` : run.join(' ')));
 }
 
-function dayLabels(nowMs: number, hours: number, x: (hour: number) => number, y: number): readonly string[] {
+/** At midnight on the clock that the plan follows, or in the hour after it. */
+function dayLabels(
+  nowMs: number,
+  hours: number,
+  x: (hour: number) => number,
+  y: number,
+  offset: ZoneOffset,
+): readonly string[] {
   const labels: string[] = [];
   for (let hour = 0; hour < hours; hour++) {
-    const at = new Date(nowMs + (hour - PAST_HOURS) * HOUR_MS);
+    const atMs = nowMs + (hour - PAST_HOURS) * HOUR_MS;
+    const at = new Date(atMs + offset(atMs));
     if (at.getUTCHours() !== 0 || x(hour) > WIDTH - MARGIN - 30) continue;
     labels.push(
       `<text class="faint small" x="${x(hour).toFixed(1)}" y="${y}">${at.toISOString().slice(5, 10)}</text>`,
@@ -136,7 +148,7 @@ function dayLabels(nowMs: number, hours: number, x: (hour: number) => number, y:
 }
 
 /** Mean heat by hour of the week, on the clock that the plan follows. */
-function heatMap(subset: SubsetReport, top: number, offset: (ms: number) => number): string {
+function heatMap(subset: SubsetReport, top: number, zone: string, offset: ZoneOffset): string {
   const sums = new Float64Array(168);
   const counts = new Float64Array(168);
   const startMs = subset.historyStart === null ? 0 : Date.parse(subset.historyStart);
@@ -164,7 +176,8 @@ function heatMap(subset: SubsetReport, top: number, offset: (ms: number) => numb
     (hour) =>
       `<text class="faint small" x="${MARGIN + hour * MAP_CELL.width}" y="${top + 7 * MAP_CELL.height + 11}">${String(hour).padStart(2, '0')}:00</text>`,
   );
-  return [...cells, ...days, ...hours].join('');
+  const clock = `<text class="faint small" x="${WIDTH - MARGIN}" y="${top + 7 * MAP_CELL.height + 11}" text-anchor="end">mean by hour of the week, ${escaped(zone)}</text>`;
+  return [...cells, ...days, ...hours, clock].join('');
 }
 
 function escaped(text: string): string {

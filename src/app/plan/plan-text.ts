@@ -112,7 +112,7 @@ function schedule(subset: SubsetReport, plan: PlanReport): readonly string[] {
 }
 
 /** No hour can be told from another: one watched minute, or one watched hour, has no rhythm. */
-function alike({ heat: { nextDay } }: SubsetReport): boolean {
+export function alike({ heat: { nextDay } }: SubsetReport): boolean {
   return nextDay.confidence === 'none' || nextDay.confidence === 'low';
 }
 
@@ -135,13 +135,17 @@ function windowLines({ whole, configured }: PlanReport): readonly string[] {
       : 'Best windows for the whole database, which is what a cutover moves',
     ...whole.windows.map(
       (window, index) =>
-        `  ${index + 1}. ${windowText(window)}  stall ${stallText(window)}, ${window.stalledStatements.value.toFixed(1)} statements held` +
-        (window.regret > 0 ? ` (${window.regret.toFixed(1)} more than the best)` : '') +
+        `  ${index + 1}. ${windowText(window)}  stall ${stallText(window)}, ${tenths(window.stalledStatements.value)} statements held` +
+        (window.regret > 0 ? ` (${tenths(window.regret)} more than the best)` : '') +
         (window.abortProbability > 0.01
           ? `; ${(window.abortProbability * 100).toFixed(0)} % that the drain deadline aborts it`
           : ''),
     ),
   ];
+}
+
+function tenths(value: number): string {
+  return value > 0 && value < 0.05 ? '<0.1' : value.toFixed(1);
 }
 
 const DAYS = ['Sun', 'Mon', 'Tue', 'Wed', 'Thu', 'Fri', 'Sat'];

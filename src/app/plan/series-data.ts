@@ -12,6 +12,7 @@ import type {
 } from '../../core/capture-ports.js';
 import { UnderstudyError } from '../../core/errors.js';
 import { SERIES_RESOLUTION_MS } from '../../core/capture-ports.js';
+import { isCount } from '../../predict/numeric.js';
 
 const HOUR_MS = SERIES_RESOLUTION_MS.hour;
 /** Hot keys are looked at for so long: today, and the same hour a week ago. */
@@ -36,6 +37,21 @@ export interface PlanData {
   readonly origin: string;
   /** When the last thing was observed; null where nothing was. To the minute. */
   readonly untilMs: number | null;
+  /** What was left out of it, one sentence each. */
+  readonly notes: readonly string[];
+}
+
+/** What could no clock have said. */
+const LAST_MS = Date.UTC(10_000, 0);
+const WEEK_HOURS = 168;
+
+/** Whether all its figures are counts, and all its times times. */
+function isSound(entry: object): boolean {
+  return Object.entries(entry).every(
+    ([name, value]) =>
+      value !== null &&
+      (typeof value !== 'number' || (isCount(value) && !(name.endsWith('Ms') && value >= LAST_MS))),
+  );
 }
 
 export class PlanDataBuilder {
@@ -45,19 +61,23 @@ export class PlanDataBuilder {
   readonly #durations = new Map<string, TransactionDurations>();
   readonly #hotKeys = new Map<string, HotKeys>();
   #untilMs: number | null = null;
+  #unsound = 0;
 
-  /** Adds minutes, hours or anything between: each counts for the hour it lies in. */
+  /**
+   * Adds minutes, hours or anything between: each counts for the hour it lies in. What is no count (somebody else's hand in
+   * the kept series) is left out, and said.
+   */
   add(
     batch: Omit<SeriesBatch, 'id' | 'writer' | 'transitions' | 'statements'> & { readonly writer?: string },
   ): void {
-    for (const { table, startMs, reads, writes, rowsWritten } of batch.points) {
+    for (const { table, startMs, reads, writes, rowsWritten } of this.#sound(batch.points)) {
       const figures = this.#figures(table, hourOf(startMs));
       figures.reads += reads;
       figures.writes += writes;
       figures.rowsWritten += rowsWritten;
     }
-    for (const interval of batch.intervals) this.#interval(interval);
-    for (const use of batch.coAccess) {
+    for (const interval of this.#sound(batch.intervals)) this.#interval(interval);
+    for (const use of this.#sound(batch.coAccess)) {
       const key = `${use.a}\0${use.b}`;
       const known = this.#coAccess.get(key);
       this.#coAccess.set(
@@ -71,14 +91,23 @@ export class PlanDataBuilder {
             },
       );
     }
-    for (const one of batch.transactionDurations) {
+    for (const one of this.#sound(batch.transactionDurations)) {
+      if (one.hourOfWeek >= WEEK_HOURS) continue;
       const key = `${one.hourOfWeek} ${one.upToMicros}`;
       const known = this.#durations.get(key);
       this.#durations.set(key, known === undefined ? one : { ...one, weight: one.weight + known.weight });
     }
     // A writer’s later word on a table and hour takes the place of the earlier one.
-    for (const hot of batch.hotKeys)
-      this.#hotKeys.set(`${batch.writer ?? ''}\0${hot.table}\0${hot.startMs}`, hot);
+    for (const hot of this.#sound(batch.hotKeys)) {
+      const keys = this.#sound(hot.keys);
+      this.#hotKeys.set(`${batch.writer ?? ''}\0${hot.table}\0${hot.startMs}`, { ...hot, keys });
+    }
+  }
+
+  #sound<T extends object>(entries: readonly T[]): readonly T[] {
+    const sound = entries.filter(isSound);
+    this.#unsound += entries.length - sound.length;
+    return sound;
   }
 
   #figures(table: string, hour: number): HourFigures {
@@ -120,6 +149,10 @@ export class PlanDataBuilder {
       hotKeys: [...this.#hotKeys.values()].sort((a, b) => a.startMs - b.startMs),
       origin,
       untilMs: this.#untilMs,
+      notes:
+        this.#unsound === 0
+          ? []
+          : [`${this.#unsound} kept figures are no counts, or of no time, and were left out.`],
     };
   }
 }
@@ -161,9 +194,8 @@ function assertFigures(batch: SeriesBatch): void {
     });
   for (const list of lists) {
     if (!Array.isArray(list)) throw wrong();
-    for (const entry of list as readonly Readonly<Record<string, unknown>>[])
-      for (const value of Object.values(entry))
-        if (value === null || (typeof value === 'number' && !(value >= 0))) throw wrong();
+    for (const entry of list as readonly unknown[])
+      if (typeof entry !== 'object' || entry === null || !isSound(entry)) throw wrong();
   }
 }
 

@@ -158,7 +158,7 @@ export function subsetsOf(
     durationsByHour: durations.byHour,
     transactionsPerStatement: grid.transactionsPerStatement,
     unknown: [...unknownOf(naming, closure, missing), ...(closure?.unknown ?? [])],
-    notes: [...grid.notes, ...partedTies(closure, given)],
+    notes: [...data.notes, ...grid.notes, ...partedTies(closure, given)],
     configured: given !== undefined,
     proposals: given === undefined ? proposalsOf(groups, closure?.foreignKeys ?? []) : [],
   };
@@ -379,12 +379,15 @@ function namedGroups(
   grid: Grid,
   given: ReadonlyMap<string, string> | undefined,
 ): readonly NamedGroup[] {
+  const taken = new Set<string>([WHOLE_DATABASE, UNUSED]);
   const heats = grouping.groups.map(({ tables }) => {
     const heat = tables.map((table) => grid.totalHeat(table));
     const most = Math.max(...heat);
     const hottest = tables[heat.indexOf(most)] ?? '';
     // A table that is called like the whole database would be taken for it.
-    const name = given?.get(hottest) ?? (hottest === WHOLE_DATABASE ? `"${hottest}"` : hottest);
+    let name = given?.get(hottest) ?? hottest;
+    while (taken.has(name)) name = `"${name}"`;
+    taken.add(name);
     return { name, total: heat.reduce((sum, one) => sum + one, 0) };
   });
   const crossings = grouping.groups.map((): SubsetCrossing[] => []);

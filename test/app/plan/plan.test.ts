@@ -1,4 +1,3 @@
-import fc from 'fast-check';
 import { parse as loadYaml } from 'yaml';
 import { describe, expect, test } from 'vitest';
 import { planSvg } from '../../../src/app/plan/plan-svg.js';
@@ -427,30 +426,5 @@ describe('strange series', () => {
       },
     );
     expect(plan.subsets[0]?.heat.now.value).toBeCloseTo(1);
-  });
-
-  test('whatever the figures, a plan holds no NaN', async () => {
-    const count = fc.oneof(fc.constant(0), fc.nat(10), fc.nat(10_000_000));
-    await fc.assert(
-      fc.asyncProperty(
-        fc.array(fc.tuple(fc.integer({ min: -50, max: 400 }), count, count, fc.nat(3_600_000)), {
-          maxLength: 40,
-        }),
-        async (entries) => {
-          const data = await dataOf(
-            lone({
-              points: entries.map(([hour, reads, writes], at) =>
-                point(`t${at % 3}`, START_MS + hour * HOUR_MS, reads, writes),
-              ),
-              intervals: entries.map(([hour, reads, , observed]) =>
-                interval(START_MS + hour * HOUR_MS, reads, observed),
-              ),
-            }),
-          );
-          expectSound(planOf(data));
-        },
-      ),
-      { numRuns: 6 },
-    );
   });
 });
