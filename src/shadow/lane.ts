@@ -35,6 +35,7 @@ import { subsetIds } from '../core/subsets.js';
 import { Backoff } from './backoff.js';
 import { LaneSession, type LaneSettings } from './lane-session.js';
 import { LaneState } from './lane-state.js';
+import { UNSENDABLE } from './postgres/replication-stream.js';
 import { writeSkip } from './postgres/records.js';
 import { withSession } from './postgres/statement.js';
 import { stuckChangeOf } from './stuck-change.js';
@@ -59,6 +60,9 @@ export interface LaneContext {
   readonly onFailed: (error: UnderstudyError) => void;
 }
 
+/** How often the same change may fail to be sent before the stream goes on behind it. */
+const UNSENDABLE_MAX = 5;
+
 export class Lane {
   readonly state: LaneState;
   readonly #settings: LaneSettings;
@@ -66,6 +70,8 @@ export class Lane {
   #stopping = new AbortController();
   #running: Promise<void> | undefined;
   #unstick: () => void = () => undefined;
+  /** Where the server could not send what comes next, and how often in a row. */
+  #unsendable: { readonly at: bigint | null; readonly times: number } | undefined;
 
   constructor(direction: Direction, settings: LaneSettings, context: LaneContext) {
     this.#settings = settings;
@@ -137,6 +143,18 @@ export class Lane {
     this.#unstick = () => undefined;
   }
 
+  /** The server has failed at the same place again and again. */
+  #neverSent(error: UnderstudyError): boolean {
+    if (error.details[UNSENDABLE] !== true) {
+      this.#unsendable = undefined;
+      return false;
+    }
+    const at = this.state.committed;
+    const times = this.#unsendable?.at === at ? this.#unsendable.times + 1 : 1;
+    this.#unsendable = { at, times };
+    return times >= UNSENDABLE_MAX;
+  }
+
   async #run(signal: AbortSignal): Promise<void> {
     const { clock, random, retryFirstMs, retryMaxMs } = this.#context;
     const backoff = new Backoff({ firstMs: retryFirstMs, maxMs: retryMaxMs, random });
@@ -144,7 +162,7 @@ export class Lane {
       const session = new LaneSession(this.state, this.#settings, () => {
         // What holds it up is met again only behind the connection.
         if (this.state.moved?.held === true || this.state.haltedAt !== null) return;
-        backoff.reset();
+        if (this.#unsendable === undefined) backoff.reset();
         this.#context.onTrouble(undefined);
       });
       try {
@@ -157,6 +175,7 @@ export class Lane {
           await this.#waitUnstuck(stuck, error, signal);
           continue;
         }
+        if (this.#neverSent(error) && this.#context.onSlotLost?.(passedOver(error)) === true) return;
         if (error.code === 'slot-lost' && this.#context.onSlotLost?.(error) === true) return;
         if (!error.retryable) {
           this.state.log.error({ code: error.code, reason: error.message }, 'the lane failed');
@@ -171,4 +190,9 @@ export class Lane {
       }
     }
   }
+}
+
+/** Nothing but a slot that begins behind the change can go on; what it then lacks is found by comparing. */
+function passedOver(error: UnderstudyError): UnderstudyError {
+  return new UnderstudyError('slot-lost', error.message, { cause: error });
 }

@@ -1,3 +1,5 @@
+import { once } from 'node:events';
+import { connect, createServer } from 'node:net';
 import { expect, test } from 'vitest';
 import { connectControl } from '../../src/core/postgres.js';
 import { streamNames } from '../../src/shadow/postgres/slot.js';
@@ -65,5 +67,56 @@ test('a slot of the same name in another database is not taken for what an earli
     expect(rowCount).toBe(1);
   } finally {
     await elsewhere.end();
+  }
+});
+
+test('behind a change that the source can never send the stream begins anew, and what it lacks is mended', async () => {
+  await using pair = await databasePair();
+  const { source, onSource } = pair;
+  await sql(onSource, 'CREATE TABLE t (id int PRIMARY KEY, v text)');
+  /** The server's answer to a change of more than 1 GB, instead of the stream. */
+  const refusal = Buffer.from('SERROR\0VERROR\0CXX000\0Minvalid memory alloc request size\0\0');
+  let refuses = false;
+  let refused = 0;
+  const relay = createServer((client) => {
+    const server = connect(source.port, source.host);
+    for (const socket of [client, server]) socket.on('error', () => undefined);
+    client.on('close', () => server.destroy());
+    server.on('close', () => client.destroy());
+    server.pipe(client);
+    client.on('data', (data) => {
+      if (!refuses || !data.includes('START_REPLICATION')) {
+        server.write(data);
+        return;
+      }
+      refused += 1;
+      const head = Buffer.from('E\0\0\0\0');
+      head.writeInt32BE(refusal.length + 4, 1);
+      client.end(Buffer.concat([head, refusal]));
+    });
+  }).listen(0, '127.0.0.1');
+  await once(relay, 'listening');
+  const address = relay.address();
+  const port = typeof address === 'object' ? (address?.port ?? 0) : 0;
+  try {
+    await using harness = await new EngineHarness({ ...pair, source: { ...source, host: '127.0.0.1', port } })
+      .start()
+      .reach('following');
+    await harness.caughtUp();
+    const slot = async (): Promise<string | undefined> =>
+      (await onSource.query<{ at: string }>(`SELECT restart_lsn::text AS at ${SLOTS}`)).rows[0]?.at;
+    refuses = true;
+    await onSource.query(`SELECT pg_terminate_backend(active_pid) ${SLOTS}`);
+    await until(() => refused >= 2, { what: 'the stream to be refused' });
+    await sql(onSource, `INSERT INTO t VALUES (1, 'never sent')`);
+    const before = await slot();
+    await until(async () => ![undefined, before].includes(await slot()), { what: 'another slot' });
+    refuses = false;
+    await harness.caughtUp();
+    await harness.reach('following');
+    await harness.expectSame();
+    expect((await harness.engine.status()).error).toBeNull();
+  } finally {
+    relay.close();
   }
 });

@@ -55,6 +55,11 @@ function copyData(payload: Buffer): Buffer {
  *  undefined_file: its log was removed. */
 const LOST_SQLSTATES: readonly string[] = ['42704', '55000', '58P01'];
 
+/** internal_error, program_limit_exceeded: what a walsender says of a change whose text would exceed 1 GB. */
+const UNSENDABLE_SQLSTATES: readonly string[] = ['XX000', '54000'];
+/** In an error's details: the server could not send what its log holds next. Trying again may help, or never will. */
+export const UNSENDABLE = 'unsendable';
+
 function streamError(side: Side, slot: string, error: unknown): UnderstudyError {
   if (error instanceof UnderstudyError) return error;
   if (error instanceof pg.DatabaseError && LOST_SQLSTATES.includes(error.code ?? '')) {
@@ -63,6 +68,19 @@ function streamError(side: Side, slot: string, error: unknown): UnderstudyError 
       advice: `The shadow can’t follow the ${side} any further: run \`understudy remove\`, empty the destination, and start again.`,
       details: { sqlState: error.code ?? '' },
     });
+  }
+  if (error instanceof pg.DatabaseError && UNSENDABLE_SQLSTATES.includes(error.code ?? '')) {
+    const sqlState = error.code ?? '';
+    return new UnderstudyError(
+      'stream-broken',
+      `the ${side} can’t send what its log holds next (SQLSTATE ${sqlState})`,
+      {
+        cause: error,
+        retryable: true,
+        advice: `A change whose text exceeds 1 GB, as a bytea of over 512 MB does, can’t be sent by any server: see “What rows may hold” in docs/shadow.md, and the ${side}’s own log.`,
+        details: { sqlState, [UNSENDABLE]: true },
+      },
+    );
   }
   return asUnderstudyError(error, 'stream-broken', `the replication stream from the ${side}`);
 }
