@@ -7,7 +7,8 @@
  * lead it, it brings back what the other side has changed since.
  */
 import { FINAL } from '../../src/cutover/machine.js';
-import { faultIn, keyOf, settles, start, successors, type Bounds, type Search, type World } from './model.js';
+import { faultIn, keyOf, settles, successors, type Search } from './model-search.js';
+import { start, type Bounds, type World } from './model.js';
 
 /** One thing each that must not be done. */
 export interface CrossMutation {

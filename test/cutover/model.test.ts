@@ -1,6 +1,8 @@
 import { expect, test } from 'vitest';
 import { searchPair, type CrossMutation } from './model-subsets.js';
-import { search, type Bounds, type Mutation } from './model.js';
+import { search } from './model-search.js';
+import { searchTogether, type TogetherMutation } from './model-together.js';
+import type { Bounds, Mutation } from './model.js';
 
 const ONE: Bounds = { operations: 2, writes: 1, deaths: 1, late: 1 };
 
@@ -53,4 +55,22 @@ const CROSSING: readonly (keyof CrossMutation)[] = [
 
 test.each(CROSSING)('the search finds what is wrong between two subsets with %s', (mutation) => {
   expect(searchPair({ [mutation]: true }, PAIR).fault).not.toBeNull();
+});
+
+/** With a write besides it was searched once: 130,788 states, and nothing found. */
+const TOGETHER: Bounds = { operations: 1, writes: 0, deaths: 1, late: 1 };
+
+test.each<[string, Bounds]>([
+  ['there, with calls that come late', TOGETHER],
+  ['there and back', { operations: 2, writes: 0, deaths: 1, late: 0 }],
+])('two subsets in one operation, %s: whatever happens, both end on the same side', (_, bounds) => {
+  const { states, fault, trace } = searchTogether({}, bounds);
+  expect({ fault, trace }).toEqual({ fault: null, trace: [] });
+  expect(states).toBeGreaterThan(1_000);
+});
+
+const APART: readonly (keyof TogetherMutation)[] = ['commitsApart', 'comparesOne', 'believesApart'];
+
+test.each(APART)('the search finds what is wrong with one operation on two subsets with %s', (mutation) => {
+  expect(searchTogether({ [mutation]: true }, TOGETHER).fault).not.toBeNull();
 });

@@ -10,8 +10,7 @@
  * executed at any later time, after its sender gave up or died; a second process starts and recovers although the first
  * one lives (it lost the lock that shows it); a step fails for a reason of its own.
  *
- * What must hold in every state reached: {@link faultIn}. What must hold of every state if all processes die in it and
- * one starts again: {@link settles}.
+ * Recovery is in `model-recovery.ts`; what must hold, and the search, in `model-search.ts`.
  */
 import type { OperationKind, OperationState, Side } from '../../src/core/ports.js';
 import { AFTER_COMMIT, BEFORE_COMMIT, FINAL, accepts, transition } from '../../src/cutover/machine.js';
@@ -46,14 +45,14 @@ export interface Mutation {
   readonly neverDisarm?: boolean;
 }
 
-interface JournalEntry {
+export interface JournalEntry {
   readonly kind: OperationKind;
   readonly state: OperationState;
   readonly epoch: number;
 }
 
 /** Where a process is. `operation` counts from 0 in the journal's order. */
-type Process =
+export type Process =
   | { readonly at: 'dead' }
   | { readonly at: 'idle'; readonly owes: number | null }
   | {
@@ -73,7 +72,7 @@ type Process =
 
 type Part = 'act' | 'journal' | 'abort' | 'undo' | 'doubt' | 'stage';
 
-interface Seen {
+export interface Seen {
   readonly fence: boolean;
   readonly epoch: number;
   readonly raisedBy: number | null;
@@ -81,7 +80,7 @@ interface Seen {
 }
 
 /** A call that its sender doesn't wait for any more. */
-type Call =
+export type Call =
   | { readonly to: 'arm'; readonly operation: number; readonly epoch: number }
   | { readonly to: 'disarm'; readonly operation: number }
   | { readonly to: 'fence'; readonly operation: number; readonly epoch: number }
@@ -161,7 +160,7 @@ function withEntry(world: World, operation: number, state: OperationState): Worl
   };
 }
 
-function execute(world: World, call: Call, mutation: Mutation): Answer {
+export function execute(world: World, call: Call, mutation: Mutation): Answer {
   const miss: Answer = { world, hit: false };
   const hit = (change: Partial<World>): Answer => ({ world: { ...world, ...change }, hit: true });
   switch (call.to) {
@@ -226,13 +225,13 @@ function execute(world: World, call: Call, mutation: Mutation): Answer {
 // ---------------------------------------------------------------------------------------------------------------
 // What a process does with an answer
 
-function withProcess(world: World, index: number, process: Process): World {
+export function withProcess(world: World, index: number, process: Process): World {
   return { ...world, processes: world.processes.map((old, at) => (at === index ? process : old)) };
 }
 
-type Next = readonly [label: string, world: World];
+export type Next = readonly [label: string, world: World];
 
-class Moves {
+export class Moves {
   readonly found: Next[] = [];
   readonly #world: World;
   readonly #mutation: Mutation;
@@ -273,9 +272,15 @@ function failing(process: Operating): Operating {
   return { ...process, state: transition(process.state, 'fail'), part: 'abort' };
 }
 
-const IDLE: Process = { at: 'idle', owes: null };
+export const IDLE: Process = { at: 'idle', owes: null };
 
-function operate(moves: Moves, world: World, index: number, process: Operating, mutation: Mutation): void {
+export function operate(
+  moves: Moves,
+  world: World,
+  index: number,
+  process: Operating,
+  mutation: Mutation,
+): void {
   const { operation, kind, state, epoch, part } = process;
   const fails = accepts(state, 'fail') && !process.commitSent ? failing(process) : null;
   if (fails !== null) moves.add(`${index} fails in ${state}`, withProcess(world, index, fails));
@@ -435,204 +440,4 @@ function undo(moves: Moves, world: World, index: number, process: Operating, mut
     return;
   }
   lower(idle);
-}
-
-// ---------------------------------------------------------------------------------------------------------------
-// Recovery
-
-/**
- * One call of the recovery of a process that has read the source: what `recovery.ts` does next, or the route if there is
- * nothing left to do. Null where it refuses: the two sides contradict one another.
- */
-function recoveryCall(world: World, seen: Seen, mutation: Mutation): Call | Side | null {
-  const index = world.journal.findIndex(({ state }) => !FINAL.includes(state));
-  const open = world.journal[index];
-  if (open !== undefined && BEFORE_COMMIT.includes(open.state)) {
-    if (open.kind === 'rollback' && !seen.fence) return null;
-    if (mutation.recoverWithoutAbort === true && open.kind === 'cutover' && world.fence) {
-      return { to: 'unfence', operation: index, epoch: open.epoch };
-    }
-    return { to: 'abort', operation: index };
-  }
-  if (!seen.fence) {
-    if (world.side === 'destination' || world.epoch > seen.epoch) return null;
-    if (open !== undefined) return { to: 'finish', operation: index };
-    return seen.armed === null || mutation.neverDisarm === true
-      ? 'source'
-      : { to: 'disarm', operation: seen.armed };
-  }
-  if (open === undefined) {
-    if (world.side === 'destination') return world.guard ? { to: 'unguard' } : 'destination';
-    const raiser = seen.raisedBy === null ? undefined : world.journal[seen.raisedBy];
-    if (seen.raisedBy === null || raiser?.state !== 'aborted' || raiser.kind !== 'cutover') return null;
-    return { to: 'unfence', operation: seen.raisedBy, epoch: raiser.epoch };
-  }
-  if (open.kind === 'cutover') {
-    return world.side === 'destination' ? { to: 'finish', operation: index } : null;
-  }
-  if (world.side !== 'source') return null;
-  return { to: 'reopen', epoch: open.epoch };
-}
-
-function look(world: World): Seen {
-  return { fence: world.fence, epoch: world.sourceEpoch, raisedBy: world.raisedBy, armed: world.armed };
-}
-
-/** After a call it looks anew: each of them is repeatable, and nothing is kept but what the servers say. */
-function recovering(moves: Moves, world: World, index: number, seen: Seen | null, mutation: Mutation): void {
-  if (seen === null) {
-    moves.add(`${index} reads the source`, withProcess(world, index, { at: 'recovery', seen: look(world) }));
-    return;
-  }
-  const next = recoveryCall(world, seen, mutation);
-  const again: Process = { at: 'recovery', seen: null };
-  // A contradiction may be one between two readings: it is tried again while the servers are moving.
-  if (next === null) moves.add(`${index} reads again`, withProcess(world, index, again));
-  else if (typeof next === 'string') moves.add(`${index} serves`, withProcess(world, index, IDLE));
-  else moves.call(index, next, () => again, again);
-}
-
-// ---------------------------------------------------------------------------------------------------------------
-// The search
-
-/** Everything that can happen next. */
-export function successors(world: World, mutation: Mutation, bounds: Bounds): readonly Next[] {
-  const moves = new Moves(world, mutation, bounds);
-  if (world.acknowledged < bounds.writes) {
-    const acknowledged = world.acknowledged + 1;
-    if (!world.fence)
-      moves.add('write to the source', { ...world, acknowledged, onSource: world.onSource + 1 });
-    if (!world.guard) {
-      moves.add('write to the destination', {
-        ...world,
-        acknowledged,
-        onDestination: world.onDestination + 1,
-      });
-    }
-  }
-  if (world.onDestination < world.onSource) moves.add('forward', { ...world, onDestination: world.onSource });
-  if (world.onSource < world.onDestination) moves.add('reverse', { ...world, onSource: world.onDestination });
-  world.late.forEach((call, at) => {
-    const late = world.late.filter((_, other) => other !== at);
-    moves.add(`late ${call.to}`, { ...execute(world, call, mutation).world, late });
-  });
-  world.processes.forEach((process, index) => {
-    if (process.at !== 'dead' && world.deaths < bounds.deaths) {
-      moves.add(`${index} dies`, { ...withProcess(world, index, { at: 'dead' }), deaths: world.deaths + 1 });
-    }
-    switch (process.at) {
-      case 'dead':
-        moves.add(`${index} starts`, withProcess(world, index, { at: 'recovery', seen: null }));
-        return;
-      case 'idle':
-        begin(moves, world, index, bounds);
-        if (process.owes !== null) {
-          moves.call(index, { to: 'abort', operation: process.owes }, () => IDLE, null);
-        }
-        return;
-      case 'recovery':
-        recovering(moves, world, index, process.seen, mutation);
-        return;
-      case 'operation':
-        operate(moves, world, index, process, mutation);
-    }
-  });
-  return moves.found;
-}
-
-function begin(moves: Moves, world: World, index: number, bounds: Bounds): void {
-  if (world.journal.length >= bounds.operations) return;
-  if (world.journal.some(({ state }) => !FINAL.includes(state))) return;
-  const kind = world.side === 'source' ? 'cutover' : 'rollback';
-  const state = transition('idle', 'begin');
-  const { epoch } = world;
-  moves.add(
-    `${index} begins a ${kind}`,
-    withProcess({ ...world, journal: [...world.journal, { kind, state, epoch }] }, index, {
-      at: 'operation',
-      operation: world.journal.length,
-      kind,
-      epoch,
-      state,
-      part: 'act',
-      mark: -1,
-      fenceTried: false,
-      commitSent: false,
-      owes: false,
-    }),
-  );
-}
-
-/** Which of the guarantees the state breaks, if any. */
-export function faultIn(world: World): string | null {
-  if (!world.fence && !world.guard) return 'both sides are writable';
-  if (!world.fence && world.onSource < world.acknowledged) return 'the source is writable and lacks a write';
-  if (!world.guard && world.onDestination < world.acknowledged)
-    return 'the destination is writable and lacks a write';
-  const atRest = world.late.length === 0 && world.processes.every((process) => process.at === 'idle');
-  if (atRest && world.fence && world.guard) return 'neither side is writable, and nobody is at work';
-  return null;
-}
-
-/** All processes die, what was under way is lost, and one starts again: does it end with one writable side? */
-export function settles(world: World, mutation: Mutation): string | null {
-  const caughtUp = Math.max(world.onSource, world.onDestination);
-  let now: World = { ...world, late: [], processes: [], onSource: caughtUp, onDestination: caughtUp };
-  for (let calls = 0; calls < 10; calls++) {
-    const next = recoveryCall(now, look(now), mutation);
-    if (next === null) return 'a process that starts finds a contradiction';
-    if (typeof next === 'string') {
-      const writable = next === 'source' ? !now.fence : !now.guard;
-      return writable ? faultIn(now) : `a process that starts serves the ${next}, which refuses writes`;
-    }
-    now = execute(now, next, mutation).world;
-  }
-  return 'a process that starts never ends recovering';
-}
-
-/** Equal for equal worlds; much cheaper than JSON, and the search makes little else. */
-export function keyOf(world: World): string {
-  const { fence, sourceEpoch, raisedBy, armed, onSource, guard, side, epoch, onDestination } = world;
-  let key = `${fence}${sourceEpoch},${raisedBy},${armed},${onSource},${guard}${side}${epoch},${onDestination},${world.acknowledged},${world.deaths}`;
-  for (const entry of world.journal) key += `|${entry.kind}${entry.state}${entry.epoch}`;
-  for (const call of world.late) key += `!${Object.values(call).join()}`;
-  for (const process of world.processes) {
-    key += `;${process.at}`;
-    if (process.at === 'idle') key += process.owes;
-    else if (process.at === 'operation') key += Object.values(process).join();
-    else if (process.at === 'recovery' && process.seen !== null) key += Object.values(process.seen).join();
-  }
-  return key;
-}
-
-export interface Search {
-  readonly states: number;
-  /** The first fault, and the shortest way to it. */
-  readonly fault: string | null;
-  readonly trace: readonly string[];
-}
-
-/** Breadth first through every state within `bounds`; ends at the first fault. */
-export function search(processes: number, mutation: Mutation, bounds: Bounds): Search {
-  const first = start(processes);
-  const seen = new Set([keyOf(first)]);
-  const queue: { readonly world: World; readonly from: number; readonly label: string }[] = [
-    { world: first, from: -1, label: '' },
-  ];
-  for (let at = 0; at < queue.length; at++) {
-    const { world } = queue[at] ?? { world: first };
-    const fault = faultIn(world) ?? settles(world, mutation);
-    if (fault !== null) {
-      const trace: string[] = [];
-      for (let step = at; step > 0; step = queue[step]?.from ?? 0) trace.unshift(queue[step]?.label ?? '');
-      return { states: seen.size, fault, trace };
-    }
-    for (const [label, next] of successors(world, mutation, bounds)) {
-      const key = keyOf(next);
-      if (seen.has(key)) continue;
-      seen.add(key);
-      queue.push({ world: next, from: at, label });
-    }
-  }
-  return { states: seen.size, fault: null, trace: [] };
 }
