@@ -1,7 +1,9 @@
 /**
  * Finds out which side leads, and tells the proxy.
  *
- * States: unknown(problem) ⇄ known(recovery).
+ * States: unknown(problem) ⇄ known(recovery), and of several subsets: unknown → partial(problem) → known.
+ * - partial: since the start a server can't be reached, and the other one alone says who leads some of the subsets. These
+ *   are served, the others answered clearly; nothing else begins, and asking goes on.
  * - unknown: the proxy listens and answers every client clearly; asking goes on with backoff.
  * - known: the proxy serves. `refresh` asks again, after an operation or when a client met the fence.
  * Invariant: the proxy is given a route only as `recover` returned it, so never by a guess: a source that can't be
@@ -9,13 +11,13 @@
  */
 import type { Clock } from '../core/clock.js';
 import type { Log } from '../core/log.js';
-import { WHOLE_DATABASE, type Route, type SubsetId } from '../core/ports.js';
+import { WHOLE_DATABASE, type Route, type Side, type SubsetId } from '../core/ports.js';
 import { UnderstudyError, asUnderstudyError } from '../core/errors.js';
 import type { Recovery } from '../cutover/settings.js';
 
 export interface RouteKeeperDeps {
   readonly recover: (signal: AbortSignal) => Promise<Recovery>;
-  readonly setRoute: (subset: SubsetId, route: Route) => void;
+  readonly setRoute: (subset: SubsetId, route: Route, unserved?: string) => void;
   readonly setUnavailable: (
     subset: SubsetId,
     refusal: { readonly sqlState: string; readonly message: string } | null,
@@ -32,6 +34,7 @@ export class RouteKeeper {
   readonly #deps: RouteKeeperDeps;
   readonly #stop = new AbortController();
   #recovery: Recovery | undefined;
+  #partial: Recovery | undefined;
   #problem: UnderstudyError | undefined;
   #asking: Promise<void> | undefined;
   #waiting: ((recovery: Recovery) => void)[] = [];
@@ -42,6 +45,11 @@ export class RouteKeeper {
 
   get recovery(): Recovery | undefined {
     return this.#recovery;
+  }
+
+  /** The side that serves what is served. */
+  get side(): Side | undefined {
+    return (this.#recovery ?? this.#partial)?.route.side;
   }
 
   /** Why the route is not known; undefined while it is, and before the first answer. */
@@ -76,6 +84,10 @@ export class RouteKeeper {
     const { log } = this.#deps;
     try {
       const recovery = await this.#deps.recover(this.#stop.signal);
+      if (recovery.missing !== undefined) {
+        this.#servePart(recovery, recovery.missing);
+        return;
+      }
       const before = this.#recovery;
       this.#recovery = recovery;
       this.#problem = undefined;
@@ -92,8 +104,22 @@ export class RouteKeeper {
         log.error({ code: problem.code, error: problem.message }, 'which side leads is not known');
       this.#problem = problem;
       // A route that was known stays in force: a switch in between would have come through this process.
-      if (this.#recovery === undefined) this.#refuse(clientMessage(problem));
+      if (this.#recovery === undefined && this.#partial === undefined) this.#refuse(clientMessage(problem));
     }
+  }
+
+  #servePart(recovery: Recovery, problem: UnderstudyError): void {
+    const { log, setRoute, setUnavailable } = this.#deps;
+    const before = this.#partial;
+    this.#partial = recovery;
+    this.#problem = problem;
+    for (const { subset, route, unknown } of recovery.subsets ?? []) {
+      if (unknown === undefined) setRoute(subset, route);
+      else setRoute(subset, route, `subset ${subset} can’t be served: ${clientMessage(problem)}`);
+    }
+    if (before !== undefined) return;
+    setUnavailable(WHOLE_DATABASE, null);
+    log.error({ ...recovery, missing: problem.message }, 'of some subsets it is not known which side leads');
   }
 
   #refuse(message: string): void {

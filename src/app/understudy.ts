@@ -161,7 +161,7 @@ class Composition implements Understudy, AdminControl {
       reaches: this.#reach,
       recording: hooks.recorder?.shared,
       onRecorded: (status) => hooks.recorder?.add(status),
-      leader: () => this.#route.recovery?.route.side,
+      leader: () => this.#route.side,
       onFenceMet: () => this.#onFenceMet(),
       onClientError: (sqlState) => this.metrics.countError(sqlState),
       onStalls: (waitsMs) => this.metrics.observeStalls(waitsMs),
@@ -197,7 +197,7 @@ class Composition implements Understudy, AdminControl {
     });
     this.#route = new RouteKeeper({
       recover: (signal) => this.#coordinator.recover(signal),
-      setRoute: (subset, route) => this.#proxy.setRoute(subset, route),
+      setRoute: (subset, route, unserved) => this.#proxy.setRoute(subset, route, unserved),
       setUnavailable: (subset, refusal) => this.#proxy.setUnavailable(subset, refusal),
       log: log.child({ part: 'route' }),
       clock,

@@ -65,6 +65,8 @@ interface Running {
   readonly settled: Promise<unknown>;
 }
 
+/** Why who leads a subset can't be found out, while the other server may tell of others. */
+const UNASKED: ReadonlySet<string> = new Set(['route-unknown', 'source-unreachable']);
 /** How long `close` waits for an operation to be undone before it is left to the next process. */
 const CLOSE_WAIT_MS = 10_000;
 
@@ -82,6 +84,8 @@ export class CutoverCoordinator {
   #running: Running | undefined;
   /** Every subset's route has been found once by this process. */
   #recovered = false;
+  /** Those whose route has not. */
+  #unknown: ReadonlySet<SubsetId> = new Set();
   #finalized = false;
   #removed = false;
   #last: OperationReport | undefined;
@@ -142,13 +146,19 @@ export class CutoverCoordinator {
     return this.#exclusively(async () => {
       signal.throwIfAborted();
       const recovery = await this.#recover(signal);
-      this.#recovered = true;
+      this.#recovered ||= recovery.missing === undefined;
+      const unknown = (recovery.subsets ?? []).filter((each) => each.unknown === true);
+      this.#unknown = new Set(unknown.map(({ subset }) => subset));
       this.#finalized = recovery.finalized;
       return recovery;
     });
   }
 
-  /** Of each subset by itself, in the order of their names: what is found of one says nothing of another. */
+  /**
+   * Of each subset by itself, in the order of their names: what is found of one says nothing of another. So where a server
+   * can't be asked, those that the other one alone decides on are found all the same: by the source, those that no fence
+   * closes; by the journal, those that it gives to the destination.
+   */
   async #recover(signal: AbortSignal): Promise<Recovery> {
     const context = { connections: this.#connections, proxyId: this.#proxyId, known: this.#subsets, signal };
     const found: (SubsetRecovery & Recovery)[] = [];
@@ -157,12 +167,10 @@ export class CutoverCoordinator {
       try {
         found.push({ subset, ...(await recover({ ...context, deps: this.#depsOf(subset) })) });
       } catch (error) {
-        // A route that was known stays in force, as it does where nothing can be asked at all.
-        if (!(error instanceof UnderstudyError) || error.code !== 'route-unknown' || !this.#recovered)
-          throw error;
+        if (!(error instanceof UnderstudyError) || !UNASKED.has(error.code)) throw error;
         this.#deps.log.warn({ subset, reason: error.message }, 'who leads this subset can’t be asked now');
         unknown.push(error);
-        found.push({ subset, route: this.#route(subset), action: 'none', finalized: false });
+        found.push({ subset, ...this.#unasked(subset, error), action: 'none', finalized: false });
       }
     }
     const [problem] = unknown;
@@ -173,29 +181,44 @@ export class CutoverCoordinator {
       const { subset: _, ...whole } = first;
       return whole;
     }
-    if (found.some(({ route }) => route.side === 'destination')) await this.#assertMembers();
+    if (found.some(({ route }) => route.side === 'destination') || problem !== undefined)
+      await this.#assertMembers();
     const acted = found.find(({ action }) => action !== 'none') ?? first;
+    const asked = found.filter((each) => each.unknown !== true);
     return {
-      ...acted,
-      route: leadsWhole(found),
-      subsets: found.map(({ subset, route, action }) => ({ subset, route, action })),
+      route: leadsWhole(asked),
+      action: acted.action,
+      ...(acted.operation === undefined ? {} : { operation: acted.operation }),
+      subsets: found.map(({ subset, route, action, unknown: missing }) => ({
+        subset,
+        route,
+        action,
+        ...(missing === undefined ? {} : { unknown: missing }),
+      })),
+      ...(problem === undefined || asked.length === found.length ? {} : { missing: problem }),
       finalized: found.some(({ finalized }) => finalized),
+    };
+  }
+
+  /** A route that was known stays in force, as it does where nothing can be asked at all. */
+  #unasked(subset: SubsetId, { code }: UnderstudyError): Pick<SubsetRecovery, 'route' | 'unknown'> {
+    if (this.#recovered) return { route: this.#route(subset) };
+    return {
+      route: { side: code === 'source-unreachable' ? 'source' : 'destination', epoch: 0 },
+      unknown: true,
     };
   }
 
   /** Where the sides lead different tables, the configuration must be the one by which they were parted. */
   async #assertMembers(): Promise<void> {
-    let source;
+    // Barriers have the same names on both sides.
+    const session = await this.#connections
+      .open('source', 'subsets')
+      .catch(() => this.#connections.open('destination', 'subsets'));
     try {
-      source = await this.#connections.open('source', 'subsets');
-    } catch {
-      // Switched off: it leads nothing that anybody could ask it for.
-      return;
-    }
-    try {
-      await assertSameMembers(source, this.#deps.subsets ?? []);
+      await assertSameMembers(session, this.#deps.subsets ?? []);
     } finally {
-      await source.end();
+      await session.end();
     }
   }
 
@@ -345,6 +368,15 @@ export class CutoverCoordinator {
       throw new UnderstudyError('busy', `a ${this.#running.kind} is running`, {
         advice: 'Wait for it to end: `understudy status` shows it.',
       });
+    }
+    if (this.#unknown.size > 0) {
+      throw new UnderstudyError(
+        'route-unknown',
+        `who leads ${[...this.#unknown].join(', ')} is not known yet`,
+        {
+          advice: 'Bring the server back that can’t be reached: `understudy status` shows it.',
+        },
+      );
     }
     const controller = new AbortController();
     const settled = this.#exclusively(() => this.#run(kind, options, controller));
@@ -582,6 +614,7 @@ export class CutoverCoordinator {
               route: own,
               barriers,
               last,
+              ...(this.#unknown.has(subset) ? { unknown: true as const } : {}),
             })),
           }
         : {}),

@@ -16,6 +16,7 @@ import type {
   TrafficControl,
 } from '../core/ports.js';
 import type { Clock } from '../core/clock.js';
+import type { UnderstudyError } from '../core/errors.js';
 import type { Log } from '../core/log.js';
 import type pg from 'pg';
 
@@ -139,6 +140,8 @@ export interface Recovery {
   readonly operation?: { readonly id: string; readonly kind: OperationKind };
   /** Where subsets are configured: what was found of each. */
   readonly subsets?: readonly SubsetRecovery[];
+  /** Why not of all: a server could not be asked. Those that are found may be served; ask again for the others. */
+  readonly missing?: UnderstudyError;
   /** `finalize` has run: the source is retired, nothing shadows it any more, and it is never served again. */
   readonly finalized: boolean;
 }
@@ -147,6 +150,8 @@ export interface SubsetRecovery {
   readonly subset: SubsetId;
   readonly route: Route;
   readonly action: Recovery['action'];
+  /** Who leads it could not be found out; the route is where it probably is. */
+  readonly unknown?: true;
 }
 
 /** What `status` tells of one subset. */
@@ -155,6 +160,8 @@ export interface SubsetStatus {
   readonly route: Route;
   readonly barriers: Readonly<Record<Side, BarrierState>>;
   readonly last: OperationRecord | null;
+  /** Who leads it is not known since the start; nothing of it is served. */
+  readonly unknown?: true;
 }
 
 /** absent: no trigger there. partial: not the same on all tables. unknown: the side can't be asked. */

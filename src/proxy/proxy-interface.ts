@@ -161,8 +161,11 @@ export interface ProxyControl extends TrafficControl {
   status(): ProxyStatus | Promise<ProxyStatus>;
   /** Other limits and timeouts, which count from now on. Clients past a lowered limit stay. */
   reconfigure(settings: Partial<ReloadableSettings>): void;
-  /** At startup, or after a recovery. Sessions on the other side are closed with 57P01: only `switchTo` moves. */
-  setRoute(subset: SubsetId, route: Route): void;
+  /**
+   * At startup, or after a recovery. Sessions on the other side are closed with 57P01: only `switchTo` moves. `unserved`:
+   * of one of several subsets the route is presumed only, and its statements are refused with 57P03 and these words.
+   */
+  setRoute(subset: SubsetId, route: Route, unserved?: string): void;
   /**
    * While set, connections get FATAL and statements ERROR with this SQLSTATE and message. Null ends it. Throws `busy`
    * while a hold is on.

@@ -275,11 +275,11 @@ class PostgresProxy implements Proxy {
     return this.#router.route(subset);
   }
 
-  setRoute(subset: SubsetId, route: Route): void {
+  setRoute(subset: SubsetId, route: Route, unserved?: string): void {
     if (this.#gate.state !== 'open' && this.#gate.state !== 'suspended') {
       throw new UnderstudyError('busy', `the gate is ${this.#gate.state}`);
     }
-    this.#router.set(subset, route);
+    this.#router.set(subset, route, unserved);
     const home = this.#router.get(WHOLE_DATABASE);
     if (home === undefined) return;
     if (!this.#router.armed) {

@@ -3,7 +3,8 @@
  * is armed, and each transaction is given its side (session-routing.ts).
  *
  * A subset has no route until one is set: at startup the side that may be written has to be found out first. Without
- * subsets in the configuration there is one, `all`. With them, `all` stands for where a connection begins: at `rest`.
+ * subsets in the configuration there is one, `all`. With them, `all` stands for where a connection begins: at `rest`, or,
+ * where that is not served, at one that is.
  */
 import { UnderstudyError } from '../core/errors.js';
 import { WHOLE_DATABASE, type Route, type Side, type SubsetId } from '../core/ports.js';
@@ -11,6 +12,8 @@ import { WHOLE_DATABASE, type Route, type Side, type SubsetId } from '../core/po
 export class Router {
   readonly subsets: readonly SubsetId[];
   readonly #routes = new Map<SubsetId, Route>();
+  /** Of subsets whose route is presumed only: why nothing of theirs is served. */
+  readonly #unserved = new Map<SubsetId, string>();
   readonly #home: SubsetId;
 
   /** `subsets`: those of the configuration and `rest`, which is the last. */
@@ -34,9 +37,17 @@ export class Router {
     return this.#routes.get(this.#known(subset));
   }
 
-  set(subset: SubsetId, route: Route): void {
-    for (const each of subset === WHOLE_DATABASE ? this.subsets : [this.#known(subset)])
+  /** `unserved`: the route is presumed only, and what asks for the subset is refused with these words. */
+  set(subset: SubsetId, route: Route, unserved?: string): void {
+    for (const each of subset === WHOLE_DATABASE ? this.subsets : [this.#known(subset)]) {
       this.#routes.set(each, route);
+      if (unserved === undefined) this.#unserved.delete(each);
+      else this.#unserved.set(each, unserved);
+    }
+  }
+
+  unserved(subset: SubsetId): string | undefined {
+    return this.#unserved.get(subset);
   }
 
   /** Whether `subset` is one that a switch can be of. */
@@ -44,9 +55,10 @@ export class Router {
     return this.subsets.includes(subset);
   }
 
-  /** All routes are known and not all lead to one side. */
+  /** All routes are known, and not all lead to one side or not all are served. */
   get armed(): boolean {
-    return this.subsets.length > 1 && this.get(WHOLE_DATABASE) !== undefined && this.#sides.size > 1;
+    if (this.subsets.length < 2 || this.get(WHOLE_DATABASE) === undefined) return false;
+    return this.#sides.size > 1 || this.#unserved.size > 0;
   }
 
   /** Whether all would be on `side` once `moving` are. */
@@ -63,7 +75,10 @@ export class Router {
 
   /** Throws `internal`: sides of key ranges or tenants come later; until then any other name is a mistake of the caller's. */
   #known(subset: SubsetId): SubsetId {
-    if (subset === WHOLE_DATABASE) return this.#home;
+    if (subset === WHOLE_DATABASE) {
+      if (!this.#unserved.has(this.#home)) return this.#home;
+      return this.subsets.find((each) => !this.#unserved.has(each)) ?? this.#home;
+    }
     if (this.has(subset)) return subset;
     throw new UnderstudyError('internal', `there is no subset ${subset}`);
   }

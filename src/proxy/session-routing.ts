@@ -375,6 +375,8 @@ export class SessionRouting {
     const { router } = this.#shared;
     const [subset] = reach.subsets;
     if (subset === undefined) return this.#pass(segment, reach, null);
+    const silent = reach.subsets.map((each) => router.unserved(each)).find((why) => why !== undefined);
+    if (silent !== undefined) return refuse({ sqlState: '57P03', message: silent });
     const wanted = router.route(subset).side;
     const other = reach.subsets.find((each) => router.route(each).side !== wanted);
     if (other !== undefined) return refuse(spanning(reach.fingerprint, subset, wanted, other));

@@ -12,7 +12,8 @@ function keeper(recover: () => Promise<Recovery>) {
   const told: string[] = [];
   const made = new RouteKeeper({
     recover,
-    setRoute: (_subset, route) => told.push(`${route.side} ${route.epoch}`),
+    setRoute: (_subset, route, unserved) =>
+      told.push(`${route.side} ${route.epoch}${unserved === undefined ? '' : ` ${unserved}`}`),
     setUnavailable: (_subset, refusal) =>
       told.push(refusal === null ? 'available' : `${refusal.sqlState} ${refusal.message}`),
     log: silentLog,
@@ -38,6 +39,39 @@ test('clients are turned away until the route is known, and the asking goes on b
   expect(told.filter((line) => line.startsWith('57P03')).length).toBeGreaterThan(1);
   expect(told.join()).not.toContain('secret-host');
   expect(made.problem).toBeUndefined();
+});
+
+test('of several subsets those that are found are served, the others refused by name, and asking goes on', async () => {
+  const part = (subset: string, side: 'source' | 'destination') => ({
+    subset,
+    route: { side, epoch: 1 },
+    action: 'none' as const,
+  });
+  const partial: Recovery = {
+    ...SOURCE_LEADS,
+    subsets: [{ ...part('orders', 'destination'), unknown: true }, part('rest', 'source')],
+    missing: new UnderstudyError('route-unknown', 'postgres://secret-host'),
+  };
+  const whole: Recovery = {
+    ...SOURCE_LEADS,
+    subsets: [part('orders', 'destination'), part('rest', 'source')],
+  };
+  let answers: readonly (Recovery | Error)[] = [partial, new Error('nobody answers'), partial, whole];
+  const { made, told } = keeper(() => {
+    const [next, ...later] = answers;
+    answers = later;
+    return next === undefined || next instanceof Error
+      ? Promise.reject(next ?? new Error())
+      : Promise.resolve(next);
+  });
+  await made.start();
+  expect([made.recovery, made.side, made.problem?.code]).toEqual([undefined, 'source', 'route-unknown']);
+  const refusal = 'destination 1 subset orders can’t be served: which database may be written is not known';
+  expect(told.slice(1)).toEqual([expect.stringContaining(refusal), 'source 1', 'available']);
+  expect(await made.known()).toEqual(whole);
+  expect(told.filter((line) => line.startsWith('57P03'))).toHaveLength(1);
+  expect(told.join()).not.toContain('secret-host');
+  expect(told.slice(-3)).toEqual(['destination 1', 'source 1', 'available']);
 });
 
 test('a fence with an unreadable journal is never guessed away', async () => {

@@ -172,6 +172,54 @@ test('of two that a lost destination led, the one that is given up is served, on
   expect(await stage.writableAtRest(MEMBERS.days)).toEqual(['source', 'destination']);
 });
 
+test.each(['source', 'destination'] as const)(
+  'started while the sides differ and the %s is silent, what the other one alone decides is served',
+  async (silent) => {
+    await using stage = await open();
+    await using relay = await Relay.open(stage.pair[silent]);
+    expect(await switched(stage, 'cutover', 'days')).toMatchObject(done);
+    relay.cut();
+    const { signal } = new AbortController();
+    await stage.restart({ subsets: SUBSETS, [silent]: relay.endpoint }).catch(() => undefined);
+    const partial = await stage.coordinator.recover(signal);
+    const [days, rest] =
+      silent === 'source'
+        ? [
+            { side: 'destination', epoch: 1 },
+            { side: 'source', epoch: 0, unknown: true },
+          ]
+        : [
+            { side: 'destination', epoch: 0, unknown: true },
+            { side: 'source', epoch: 0 },
+          ];
+    expect(partial.subsets?.map(({ subset, route, unknown }) => ({ subset, ...route, unknown }))).toEqual([
+      { unknown: undefined, ...days, subset: 'days' },
+      { unknown: undefined, ...rest, subset: 'rest' },
+    ]);
+    expect(partial.route.side).toBe(silent === 'source' ? 'destination' : 'source');
+    expect(partial.missing?.code).toBe(silent === 'source' ? 'source-unreachable' : 'route-unknown');
+    for (const kind of ['cutover', 'rollback'] as const) {
+      const part = kind === 'cutover' ? 'rest' : 'days';
+      expect(await switched(stage, kind, part).catch(codeOf)).toBe('route-unknown');
+    }
+    expect((await stage.coordinator.status()).subsets?.map((each) => each.unknown === true)).toEqual([
+      silent === 'destination',
+      silent === 'source',
+    ]);
+    relay.restore();
+    expect((await stage.start()).missing).toBeUndefined();
+    await expectLed(stage, { days: 'destination', rest: 'source' });
+    // From now on a silent server takes nothing away.
+    relay.cut();
+    const again = await stage.coordinator.recover(signal);
+    expect(again.missing).toBeUndefined();
+    expect(again.subsets?.map(({ route }) => route)).toEqual([
+      { side: 'destination', epoch: 1 },
+      { side: 'source', epoch: 0 },
+    ]);
+  },
+);
+
 test('subsets are parted with the operator’s consent alone; the way back needs none', async () => {
   await using stage = await open();
   const restart = (parting: 'refuse' | 'accept') =>

@@ -40,6 +40,25 @@ async function flip(subset: SubsetId, to: Side): Promise<{ prepared: PrepareRepo
 
 const raw = (): Promise<RawClient> => RawClient.connect(running.port, running.database);
 
+test('a part whose side is not known is refused by name, and the others are served', async () => {
+  const { proxy } = running;
+  const routes = ['a', 'b', 'rest'].map((subset) => ({ subset, route: proxy.route(subset) }));
+  proxy.setRoute('rest', { side: 'destination', epoch: 0 }, 'subset rest can’t be served');
+  proxy.setRoute('b', { side: 'destination', epoch: 0 }, 'subset b can’t be served');
+  expect(proxy.status()).toMatchObject({ armed: true });
+  // A connection begins where something is served.
+  await using client = await raw();
+  expect(await client.column('SELECT note FROM a1')).toEqual([sideOf('a')]);
+  const refused = await client.run([send.query('SELECT note FROM r1')]);
+  expect(sqlStates(refused)).toEqual(['57P03']);
+  await client.run([send.query('BEGIN')]);
+  expect(sqlStates(await client.run([send.query('SELECT FROM a1, b1')]))).toEqual(['57P03']);
+  expect(sqlStates(await client.run([send.query('SELECT 1')]))).toEqual(['25P02']);
+  await client.run([send.query('ROLLBACK')]);
+  for (const { subset, route } of routes) proxy.setRoute(subset, route);
+  expect(await client.column('SELECT note FROM r1')).toEqual([sideOf('rest')]);
+});
+
 test('a part is switched, then another, and the last brings all together', async () => {
   const { proxy } = running;
   await using client = await raw();

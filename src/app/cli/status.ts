@@ -187,7 +187,9 @@ function cutoverLines(cutover: CutoverStatus | null): readonly string[] {
   for (const each of cutover.subsets ?? []) {
     const fences = `source ${each.barriers.source}, destination ${each.barriers.destination}`;
     lines.push(
-      `  ${each.subset.padEnd(11)}${each.route.side} leads (epoch ${each.route.epoch}); barriers ${fences}`,
+      each.unknown === true
+        ? `  ${each.subset.padEnd(11)}not served: who leads is not known; barriers ${fences}`
+        : `  ${each.subset.padEnd(11)}${each.route.side} leads (epoch ${each.route.epoch}); barriers ${fences}`,
     );
   }
   if (cutover.finalized) lines.push('finalized    the source is retired');
