@@ -112,7 +112,7 @@ export async function openBackend(
             ...settled,
             protocolMinor: line.protocolMinor,
             socket: await line.handOver(),
-            leftover: Buffer.alloc(0),
+            leftover: NOTHING,
           };
         }),
       serverSqlState,
@@ -330,6 +330,26 @@ class ServerLine implements ProofLine {
   }
 }
 
+const NOTHING = Buffer.alloc(0);
+const TEXTS_MAX = 1000;
+const texts = new Map<string, string>();
+
+/** Settings are much the same on all connections: one copy of each text will do. */
+function shared(text: string): string {
+  const known = texts.get(text);
+  if (known !== undefined) return known;
+  if (texts.size >= TEXTS_MAX) texts.clear();
+  texts.set(text, text);
+  return text;
+}
+
+/** Not a piece of Node's pool, which would be held as a whole for as long as the connection lives. */
+function ownCopy(bytes: Buffer): Buffer {
+  const copy = Buffer.alloc(bytes.length);
+  bytes.copy(copy);
+  return copy;
+}
+
 async function awaitReady(
   line: ServerLine,
 ): Promise<Pick<Backend, 'parameters' | 'processId' | 'secretKey' | 'notices'>> {
@@ -340,7 +360,7 @@ async function awaitReady(
     switch (type) {
       case BACKEND.parameterStatus: {
         const { name, value } = parseParameterStatus(payload);
-        parameters.set(name, value);
+        parameters.set(shared(name), shared(value));
         break;
       }
       case BACKEND.backendKeyData:
@@ -353,7 +373,7 @@ async function awaitReady(
         return {
           parameters,
           processId: key?.pid ?? 0,
-          secretKey: Buffer.from(key?.secret ?? []),
+          secretKey: key === undefined ? NOTHING : ownCopy(key.secret),
           notices: line.notices,
         };
       default:

@@ -71,7 +71,7 @@ export class ClientStream implements FrameVisitor {
   readonly settingNames = new Set<string>();
   /** Pins that no question can find, by text; they stay until the session ends. */
   readonly pins: Pin[] = [];
-  #unnamed: Buffer = Buffer.alloc(0);
+  #unnamed: Buffer = NOTHING;
   #unnamedBytes = 0;
   #unnamedLost = false;
 
@@ -339,6 +339,8 @@ export class ClientStream implements FrameVisitor {
 /** One alone: what has a semicolon in it may be several. */
 const REPLICATION_COMMAND =
   /^\s*(?:IDENTIFY_SYSTEM|READ_REPLICATION_SLOT|(?:CREATE|DROP|ALTER)_REPLICATION_SLOT|START_REPLICATION|TIMELINE_HISTORY|BASE_BACKUP|UPLOAD_MANIFEST|SHOW)\b[^;]{0,8192};?\s*$/i;
+
+const NOTHING = Buffer.alloc(0);
 
 /** 'S' in Close: a statement, not a portal. */
 const STATEMENT = 0x53;

@@ -79,7 +79,8 @@ export class StatementLog {
   };
   #hasCompleted = false;
   readonly #prepared = new Map<string, PreparedText>();
-  readonly #portals = new Map<string, PreparedText>();
+  /** Named ones, which few clients have. */
+  #portals: Map<string, PreparedText> | null = null;
   #unnamedPortal: PreparedText = FORGOTTEN;
   /** The unnamed statement's text lives in a buffer that the next one overwrites. */
   readonly #unnamed: { text: Buffer; flags: number } = { text: EMPTY, flags: 0 };
@@ -87,7 +88,7 @@ export class StatementLog {
   /** What the unnamed portal was bound to, in a buffer that the next Bind overwrites; and that of named ones. */
   #boundBuffer: Buffer = EMPTY;
   #boundBytes = 0;
-  readonly #boundOf = new Map<string, Buffer>();
+  #boundOf: Map<string, Buffer> | null = null;
   unrecorded = 0;
 
   constructor(
@@ -134,8 +135,9 @@ export class StatementLog {
     if (portal === '') {
       this.#unnamedPortal = prepared;
     } else {
-      if (this.#portals.size >= NAMES_MAX) forgetOldest(this.#portals);
-      this.#portals.set(portal, prepared);
+      const portals = (this.#portals ??= new Map());
+      if (portals.size >= NAMES_MAX) forgetOldest(portals);
+      portals.set(portal, prepared);
     }
     return prepared.flags;
   }
@@ -143,8 +145,9 @@ export class StatementLog {
   #bound(portal: string, bytes: Buffer, start: number, end: number): void {
     const cut = Math.min(end, start + this.#parameterBytesMax);
     if (portal !== '') {
-      if (this.#boundOf.size >= NAMES_MAX) forgetOldest(this.#boundOf);
-      this.#boundOf.set(portal, Buffer.from(bytes.subarray(start, cut)));
+      const boundOf = (this.#boundOf ??= new Map());
+      if (boundOf.size >= NAMES_MAX) forgetOldest(boundOf);
+      boundOf.set(portal, Buffer.from(bytes.subarray(start, cut)));
       return;
     }
     this.#boundBytes = Math.max(0, cut - start);
@@ -159,8 +162,8 @@ export class StatementLog {
       this.#push(text, 0, text.length, segment, bytesSoFar, false, this.#boundBuffer, this.#boundBytes);
       return;
     }
-    const { text } = this.#portals.get(portal) ?? FORGOTTEN;
-    const bound = this.#boundOf.get(portal) ?? EMPTY;
+    const { text } = this.#portals?.get(portal) ?? FORGOTTEN;
+    const bound = this.#boundOf?.get(portal) ?? EMPTY;
     this.#push(text, 0, text.length, segment, bytesSoFar, false, bound, bound.length);
   }
 
@@ -174,8 +177,8 @@ export class StatementLog {
   }
 
   closePortal(name: string): void {
-    this.#portals.delete(name);
-    this.#boundOf.delete(name);
+    this.#portals?.delete(name);
+    this.#boundOf?.delete(name);
   }
 
   #push(

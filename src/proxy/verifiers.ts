@@ -55,6 +55,9 @@ const LOOKUP_SQL = `
 /** No role's. */
 const ENCRYPTION = '';
 
+/** Users whose verifier is kept as it was read last. */
+const KNOWN_MAX = 1000;
+
 const INSUFFICIENT_PRIVILEGE = '42501';
 
 const NONE_BY_MD5: StoredSecret = { kind: 'none-by-md5' };
@@ -92,6 +95,7 @@ export class QueryVerifiers implements VerifierSource {
   #waitingCount = 0;
   #state: 'idle' | 'querying' | 'closed' = 'idle';
   #control: Control | undefined;
+  readonly #known = new Map<string, Extract<StoredSecret, { readonly kind: 'scram' }>>();
 
   constructor(options: QueryVerifiersOptions) {
     this.#options = options;
@@ -119,6 +123,17 @@ export class QueryVerifiers implements VerifierSource {
     await this.#drop();
   }
 
+  /** The sessions of one user share what their verifier holds. */
+  #secretOf(user: string, text: string): StoredSecret | null {
+    const known = this.#known.get(user);
+    if (known?.kind === 'scram' && known.text === text) return known;
+    const secret = readStoredSecret(text);
+    if (secret?.kind !== 'scram') return secret;
+    if (this.#known.size >= KNOWN_MAX) this.#known.clear();
+    this.#known.set(user, secret);
+    return secret;
+  }
+
   async #serve(): Promise<void> {
     this.#state = 'querying';
     while (this.#waiting.size > 0) {
@@ -131,7 +146,8 @@ export class QueryVerifiers implements VerifierSource {
         const none = secrets.get(ENCRYPTION) === 'md5' ? NONE_BY_MD5 : null;
         for (const [user, waiting] of batch) {
           const text = secrets.get(user);
-          for (const { resolve } of waiting) resolve(text === undefined ? none : readStoredSecret(text));
+          const secret = text === undefined ? none : this.#secretOf(user, text);
+          for (const { resolve } of waiting) resolve(secret);
         }
       } catch (error) {
         for (const waiting of batch.values()) for (const { reject } of waiting) reject(error);

@@ -68,7 +68,8 @@ export class FrameWalker {
   readonly #visitor: FrameVisitor;
   readonly #frameBytesMax: number;
   readonly #peekBytesMax: number;
-  readonly #header = Buffer.alloc(FRAME_HEADER_BYTES);
+  /** Made where one is cut for the first time: most connections never need it. */
+  #header: Buffer = EMPTY;
   #headerBytes = 0;
   #remaining = 0;
   #type = 0;
@@ -144,6 +145,7 @@ export class FrameWalker {
         payloadStart = at + FRAME_HEADER_BYTES;
       } else {
         const take = Math.min(FRAME_HEADER_BYTES - this.#headerBytes, end - at);
+        if (this.#header === EMPTY) this.#header = Buffer.alloc(FRAME_HEADER_BYTES);
         chunk.copy(this.#header, this.#headerBytes, at, at + take);
         if (this.#headerBytes + take < FRAME_HEADER_BYTES) {
           this.#headerBytes += take;

@@ -346,7 +346,8 @@ function sha256(bytes: Buffer): Buffer {
 }
 
 function xor(a: Buffer, b: Buffer): Buffer {
-  const result = Buffer.allocUnsafe(a.length);
+  // Kept as long as a session: a piece of Node's pool would hold the whole of it.
+  const result = Buffer.alloc(a.length);
   for (let index = 0; index < a.length; index++) result[index] = (a[index] ?? 0) ^ (b[index] ?? 0);
   return result;
 }
