@@ -12,9 +12,10 @@
  *   3. after a switch that was aborted, or one that a person took back, nothing more is switched before the hour in which that
  *      happened has ended. What preflight refused has touched nobody: only that one subset pauses
  *   4. of those that are due, the one with the fewest tries failed in a row; then one that diverges; then by the plan's priority
- *   5. where other subsets would stay on the source, a person must have accepted that (`cutover.parting`); else it is only said
+ *   5. what is tied to it goes along, in one operation (`cutover/together.ts`), and is judged with it
+ *   6. where other subsets would stay on the source, a person must have accepted that (`cutover.parting`); else it is only said
  *
- * Invariants: one subset at a time, so one verdict. `cutover` never is the verdict for a subset that the destination leads,
+ * Invariants: one operation at a time, so one verdict. `cutover` never is the verdict for a subset that the destination leads,
  * that a person has rolled back, whose transactions were seen to touch what would be on the other side by more than a share
  * that a person has set, or without consent to part. Nothing here ends a way back: `retire` takes the destination leading all
  * of them (`decide.ts`).
@@ -24,6 +25,7 @@
  * switched is seen as switched. Never due: the others don't wait for it. The last one makes one side lead everything and
  * moves every session: it is judged by the figures of the whole database, and parts nothing. One without tables comes last.
  */
+import type { SubsetId } from '../../core/ports.js';
 import { HOUR_MS } from '../../predict/series.js';
 import type { PlanReport, SubsetReport } from '../plan/plan-report.js';
 import {
@@ -64,25 +66,43 @@ export function decideParts(situation: Situation, limits: AutopilotLimits): Verd
   if (wait !== undefined || plan === undefined)
     return verdict('wait', wait ?? ['no-plan', 'No plan could be made yet.']);
 
-  const candidates = left
-    .filter((part) => !isPersons(part))
-    .map((part) => candidateOf(part, left, plan, situation, limits))
+  const candidates = bundlesOf(left, plan)
+    .filter((bundle) => !bundle.some(isPersons))
+    .map((bundle) => candidateOf(bundle, left, plan, situation, limits))
     .sort(byTurn);
   const due = candidates.filter(({ trigger }) => trigger !== undefined);
   const next = due[0] ?? candidates[0];
   if (next === undefined) return verdict('wait', ['not-now', 'No subset is left.']);
-  const { subset } = next.part;
+  const { subset, along } = next;
   const own = {
     subset,
     figures: {
       ...figures,
       ...figuresOf(next, situation.nowMs),
-      alsoDue: due.length > 1 ? named(due.slice(1).map(({ part }) => part.subset)) : null,
+      alsoDue: due.length > 1 ? named(due.slice(1).map((other) => other.subset)) : null,
     },
   };
   if (next.trigger === undefined) return { ...verdict('wait', next.wait), ...own };
-  const staying = left.flatMap((part) => (part.subset === subset ? [] : [part.subset]));
+  const staying = left.flatMap((part) =>
+    part.subset === subset || along.includes(part.subset) ? [] : [part.subset],
+  );
   return { ...actOn(subset, next.trigger, staying, limits), ...own };
+}
+
+/** Those that one operation switches: each with what it is tied to, in chains; by priority within. */
+function bundlesOf(left: readonly Part[], plan: PlanReport): readonly (readonly Part[])[] {
+  const rows = new Map(plan.subsets.map((row) => [row.subset, row]));
+  const priority = ({ subset }: Part): number => rows.get(subset)?.priority.value ?? -1;
+  const tied = (a: Part, b: Part): boolean =>
+    rows.get(a.subset)?.together.includes(b.subset) === true ||
+    rows.get(b.subset)?.together.includes(a.subset) === true;
+  const bundles: Part[][] = [];
+  for (const part of left) {
+    const own = bundles.filter((bundle) => bundle.some((other) => tied(part, other)));
+    for (const bundle of own) bundles.splice(bundles.indexOf(bundle), 1);
+    bundles.push([part, ...own.flat()].sort((a, b) => priority(b) - priority(a)));
+  }
+  return bundles;
 }
 
 function actOn(
@@ -97,8 +117,8 @@ function actOn(
       kind: 'suggest',
       code: 'parting',
       reason:
-        `${reason} Not by itself: ${named(staying)} would stay on the source, which takes consent. Read docs/subsets.md, ` +
-        `say \`cutover.parting: accept\` and restart${mode === 'on' ? '' : `; then ${command}`}.`,
+        `${reason} It waits for a person: ${named(staying)} would stay on the source, which takes consent. Read docs/subsets.md, ` +
+        `say \`cutover.parting: accept\` and restart${mode === 'on' ? '' : `; then ${command}`}. Or switch all at once: \`understudy cutover\`.`,
     };
   return mode === 'on'
     ? { kind: 'cutover', code, reason }
@@ -106,7 +126,9 @@ function actOn(
 }
 
 interface Candidate {
-  readonly part: Part;
+  /** The one of the highest priority; `along`: what its operation switches with it. */
+  readonly subset: SubsetId;
+  readonly along: readonly SubsetId[];
   /** undefined: it has no tables. */
   readonly row: SubsetReport | undefined;
   /** By whose figures its hour is judged. */
@@ -121,21 +143,23 @@ interface Candidate {
 }
 
 function candidateOf(
-  part: Part,
+  bundle: readonly Part[],
   left: readonly Part[],
   plan: PlanReport,
   { attempts, nowMs }: Situation,
   limits: AutopilotLimits,
 ): Candidate {
-  const rowOf = ({ subset }: Part): SubsetReport | undefined =>
-    plan.subsets.find((row) => row.subset === subset);
-  const row = rowOf(part);
-  const judged = left.length === 1 ? plan.whole : (row ?? plan.whole);
-  const own = attempts.filter(({ subset }) => subset === part.subset);
-  const staying = new Set(left.flatMap(({ subset }) => (subset === part.subset ? [] : [subset])));
+  const members = new Set(bundle.map(({ subset }) => subset));
+  const rows = plan.subsets.filter((row) => members.has(row.subset));
+  const stalls = ({ earliest }: SubsetReport): number =>
+    earliest?.stalledStatements.value ?? Number.MAX_VALUE;
+  const [busiest = plan.whole] = [...rows].sort((a, b) => stalls(b) - stalls(a));
+  const judged = bundle.length === left.length ? plan.whole : busiest;
+  const own = attempts.filter(({ subset }) => subset !== undefined && members.has(subset));
+  const staying = new Set(left.flatMap(({ subset }) => (members.has(subset) ? [] : [subset])));
   const crossing = Math.max(
     0,
-    ...(row?.crossing.with ?? []).map((other) => (staying.has(other.with) ? other.share : 0)),
+    ...rows.flatMap((row) => row.crossing.with.map((other) => (staying.has(other.with) ? other.share : 0))),
   );
   const pausedUntilMs = backOffUntilMs(own, limits);
   const against =
@@ -143,14 +167,15 @@ function candidateOf(
     crossingReason(crossing, limits) ??
     stallReason(judged, nowMs, limits);
   // Without tables there is nothing to gain by it before the others are gone.
-  const hasTurn = row !== undefined || left.every((each) => rowOf(each) === undefined);
-  const reason =
-    row === undefined
-      ? windowReason(judged, nowMs)
-      : (driftReason(row, limits) ?? windowReason(judged, nowMs));
+  const hasTurn =
+    rows.length > 0 || left.every((part) => plan.subsets.every(({ subset }) => subset !== part.subset));
+  const drifting = rows.map((row) => driftReason(row, limits)).find((reason) => reason !== undefined);
+  const reason = drifting ?? windowReason(judged, nowMs);
+  const [first, ...others] = bundle.map(({ subset }) => subset);
   return {
-    part,
-    row,
+    subset: first ?? '',
+    along: others,
+    row: rows.find((row) => row.subset === first),
     judged,
     crossing,
     failed: failedInARow(own).length,
@@ -163,7 +188,7 @@ function crossingReason(share: number, { crossingMax }: AutopilotLimits): Reason
   if (share <= crossingMax) return undefined;
   return [
     'crossing',
-    `${(100 * share).toFixed(1)} % of its transactions touch what would be on the other side, and would fail: more than autopilot.crossingMax.`,
+    `${(100 * share).toFixed(1)} % of its transactions touch what would be on the other side, and would fail: more than autopilot.crossingMax. \`crossing: follow\` switches them together.`,
   ];
 }
 
@@ -174,13 +199,15 @@ function byTurn(a: Candidate, b: Candidate): number {
     a.failed - b.failed ||
     drifts(b) - drifts(a) ||
     priority(b) - priority(a) ||
-    (a.part.subset < b.part.subset ? -1 : 1)
+    (a.subset < b.subset ? -1 : 1)
   );
 }
 
-function figuresOf({ part, row, judged, crossing, failed }: Candidate, nowMs: number): Verdict['figures'] {
+function figuresOf(candidate: Candidate, nowMs: number): Verdict['figures'] {
+  const { subset, along, row, judged, crossing, failed } = candidate;
   return {
-    subset: part.subset,
+    subset,
+    along: along.length > 0 ? named(along) : null,
     priority: row?.priority.value ?? null,
     heatNow: row?.heat.now.value ?? null,
     divergence: row?.divergence.value ?? null,

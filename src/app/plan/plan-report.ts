@@ -63,6 +63,8 @@ export interface SubsetReport {
     readonly with: readonly SubsetCrossing[];
   };
   readonly ties: readonly Tie[];
+  /** Configured subsets that one operation switches along with it; not in chains. */
+  readonly together: readonly string[];
   readonly forecast: readonly {
     readonly at: string;
     readonly median: number;
@@ -165,6 +167,7 @@ function subsetReport(row: PlanRow, planned: PlannedSubset, nowMs: number, side:
     earliest: row.earliest === undefined ? null : windowReport(row.earliest),
     crossing: { ...planned.crossing, with: planned.crossings },
     ties: planned.ties,
+    together: planned.together,
     forecast: row.fan.map(({ median, low, high }, hour) => ({
       at: iso(firstMs + hour * HOUR_MS),
       median: median / 3600,

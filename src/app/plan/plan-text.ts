@@ -222,6 +222,7 @@ export function explainLines(plan: PlanReport, subset: SubsetReport): readonly s
     `hot keys     ${subset.hot === null ? 'not known' : `${hotText(subset)} of the heat`}`,
     ...crossingLines(subset),
     ...tieLines(subset),
+    ...(subset.together.length === 0 ? [] : [`switched with  ${subset.together.join(', ')}`]),
     ...(subset.windows.length === 0 ? ['windows      none'] : ['windows']),
     ...subset.windows.flatMap((window) => [
       `  ${windowText(window)}  stall ${stallText(window)}`,

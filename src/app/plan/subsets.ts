@@ -33,6 +33,8 @@ export interface PlannedSubset {
   /** By share of the smaller's transactions. */
   readonly crossings: readonly SubsetCrossing[];
   readonly ties: readonly Tie[];
+  /** Configured subsets that one operation switches along with it: by a foreign key, or by following. Not in chains. */
+  readonly together: readonly string[];
 }
 
 export interface Subsets {
@@ -64,6 +66,8 @@ export interface SubsetOptions {
 export interface ConfiguredSubset {
   readonly subset: string;
   readonly tables: readonly string[];
+  /** follow: switched in one operation with those that its transactions touch too. */
+  readonly crossing?: 'refuse' | 'follow';
 }
 
 /** What its divergence is made of, but for how stale the shadow is at the moment that it is asked for. */
@@ -140,18 +144,32 @@ export function subsetsOf(
     const inside = ({ a, b }: Tie): boolean => own.has(a) && own.has(b);
     return [...(closure?.bound ?? []), ...(closure?.foreignKeys ?? [])].filter(inside);
   };
+  const follows = new Set(configured.flatMap((one) => (one.crossing === 'follow' ? [one.subset] : [])));
+  const together = (name: string, crossings: readonly SubsetCrossing[]): readonly string[] => {
+    if (given === undefined) return [];
+    const keys = (closure?.foreignKeys ?? []).map(({ a, b }) => [given.get(a), given.get(b)]);
+    const others = [
+      ...keys.flatMap((ends) => (ends.includes(name) ? ends : [])),
+      ...crossings.flatMap((other) => (follows.has(name) || follows.has(other.with) ? [other.with] : [])),
+    ];
+    return [...new Set(others)]
+      .flatMap((other) => (other === undefined || other === name ? [] : [other]))
+      .sort();
+  };
   return {
     subsets: groups.map(({ name, tables: members, crossing, crossings }) => ({
       ...make(name, members, crossing, []),
       crossing,
       crossings,
       ties: tiesIn(members),
+      together: together(name, crossings),
     })),
     whole: {
       ...make(WHOLE_DATABASE, tables, nothing, []),
       crossing: nothing,
       crossings: [],
       ties: [],
+      together: [],
     },
     nowMs: grid.nowMs,
     observed: grid.observed,

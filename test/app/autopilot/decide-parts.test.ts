@@ -111,6 +111,32 @@ test('what would fail on two sides is not parted by itself beyond the share that
   expect(turns(parted({ parts }, rows))).toEqual(['stock', 'rest']);
 });
 
+test('what is tied goes along in one operation, and is judged with it', () => {
+  const slow = window({
+    stallMs: { value: 60, low: 1, high: 501 },
+    stalledStatements: { value: 9, low: 1, high: 20 },
+  });
+  const tied = (over: Partial<SubsetReport>): readonly SubsetReport[] => [
+    named('orders', { priority: judged(9), together: ['stock'] }),
+    named('stock', { priority: judged(4), ...over }),
+    named('rest', { priority: judged(1) }),
+  ];
+  expect(decide(parted({}, tied({})), LIMITS)).toMatchObject({
+    kind: 'cutover',
+    subset: 'orders',
+    figures: { along: 'stock', alsoDue: 'rest' },
+  });
+  expect(decide(parted({}, tied({ earliest: slow, together: ['rest'] })), LIMITS).figures).toMatchObject({
+    along: 'stock, rest',
+    judgedBy: 'all',
+  });
+  expect(decide(parted({}, tied({ earliest: slow })), LIMITS).subset).toBe('rest');
+  // What a person brought back holds what is tied to it.
+  const lastOperation = ended({ kind: 'rollback' });
+  const parts = [part('orders'), part('stock', { lastOperation }), part('rest')];
+  expect(turns(parted({ parts }, tied({})))).toEqual(['rest']);
+});
+
 const attempt = (outcome: Attempt['outcome'], over: Partial<Attempt> = {}): Attempt => ({
   atMs: HOUR_AGO_MS,
   subset: 'orders',

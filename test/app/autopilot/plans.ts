@@ -49,6 +49,7 @@ export function subset(over: Partial<SubsetReport> = {}): SubsetReport {
     earliest: window(),
     crossing: { value: 0, low: 0, high: 0, with: [] },
     ties: [],
+    together: [],
     forecast: [],
     history: [],
     historyStart: null,

@@ -217,7 +217,16 @@ test('subsets: proposed where foreign keys let them be parted, taken as configur
   // As configured: those, and the rest; what ties them is said.
   const configured = [{ subset: 'sales', tables: ['public.orders'] }];
   const given = planOf(data, { closure: SHOP, configured });
-  expect(given.subsets.map(({ subset }) => subset).sort()).toEqual(['rest', 'sales']);
+  const tiesOf = ({ subsets }: PlanReport): Record<string, readonly string[]> =>
+    Object.fromEntries(subsets.map(({ subset, together }) => [subset, together]));
+  expect(tiesOf(given)).toEqual({ rest: ['sales'], sales: ['rest'] });
+  const books = { subset: 'books', tables: ['public.audit'] };
+  const follows = { subset: 'goods', tables: ['public.articles'], crossing: 'follow' } as const;
+  expect(tiesOf(planOf(data, { configured: [books, follows] }))).toEqual({
+    books: [],
+    goods: ['rest'],
+    rest: ['goods'],
+  });
   expect(given.proposals).toEqual([]);
   expect(given.notes.join(' ')).toContain('public.lines (rest) and public.orders (sales) by foreign key');
   expect(yamlLines(given).every((line) => line.startsWith('#'))).toBe(true);
