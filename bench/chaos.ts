@@ -1,12 +1,14 @@
 /**
- * Cutovers and rollbacks under faults, with an auditor: `npm run chaos -- --runs N --seed S [--only FAULT] [--json]`.
+ * Cutovers and rollbacks under faults, with an auditor: `npm run chaos -- --runs N --seed S [--only FAULT]
+ * [--subsets N] [--json]`.
  * Each run is drawn from its own seed, which is printed; docs/chaos.md says what is done and how to play one again.
  */
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { FAULTS, drawPlan, type FaultName } from './chaos/plan.js';
-import { playRun, type RunReport } from './chaos/run.js';
+import { SUBSET_COUNTS, type SubsetCount } from './chaos/arrangement.js';
+import { playRun, type RunReport } from './chaos/play.js';
 import { Stage } from './chaos/stage.js';
 import { describeMachine, machineLines } from './support/machine.js';
 import { Output } from './support/output.js';
@@ -20,6 +22,8 @@ interface Settings {
   readonly seconds: number;
   readonly toxiproxyUrl: string | undefined;
   readonly json: boolean;
+  /** Of every run; undefined: as the seed says. */
+  readonly subsets: SubsetCount | undefined;
 }
 
 function readSettings(): Settings {
@@ -31,6 +35,7 @@ function readSettings(): Settings {
       seconds: { type: 'string', default: '0' },
       toxiproxy: { type: 'string' },
       json: { type: 'boolean', default: false },
+      subsets: { type: 'string' },
     },
   });
   const whole = (name: 'runs' | 'seed' | 'seconds'): number => {
@@ -43,7 +48,11 @@ function readSettings(): Settings {
   if (only !== undefined && !FAULTS.some((name) => name.startsWith(only))) {
     throw new Error(`--only takes a fault or its beginning: ${FAULTS.join(', ')}`);
   }
+  const subsets = SUBSET_COUNTS.find((count) => String(count) === values.subsets);
+  if (values.subsets !== undefined && subsets === undefined)
+    throw new Error(`--subsets takes ${SUBSET_COUNTS.join(', ')}`);
   return {
+    subsets,
     runs: whole('runs'),
     seed: whole('seed'),
     seconds: whole('seconds'),
@@ -55,8 +64,8 @@ function readSettings(): Settings {
 
 function line(report: RunReport): string {
   const acts = report.acts.map(
-    ({ kind, outcome, missed }) =>
-      `${kind} ${outcome}${missed.length > 0 ? ` [${missed.join(', ')} came too late]` : ''}`,
+    ({ kind, subset, outcome, missed }) =>
+      `${kind} ${subset === undefined ? '' : `of ${subset} `}${outcome}${missed.length > 0 ? ` [${missed.join(', ')} came too late]` : ''}`,
   );
   const mark = report.findings.length === 0 ? 'ok  ' : 'FIND';
   return `${mark} seed ${report.seed}  ${report.seconds.toFixed(1)} s  ${report.statements} statements  ${report.plan} → ${acts.join(', ')}`;
@@ -119,13 +128,16 @@ async function main(): Promise<void> {
       const plan = drawPlan(settings.seed + index, {
         without,
         ...(settings.only === undefined ? {} : { only: settings.only }),
+        ...(settings.subsets === undefined ? {} : { subsets: settings.subsets }),
       });
       const report = await playRun(stage, plan, { keepIn: KEEP_IN });
       reports.push(report);
       output.line(line(report));
       for (const { problem, detail } of report.findings) output.line(`     ${problem}: ${detail}`);
       if (report.findings.length > 0) {
-        const only = settings.only === undefined ? '' : ` --only ${settings.only}`;
+        const only =
+          (settings.only === undefined ? '' : ` --only ${settings.only}`) +
+          (settings.subsets === undefined ? '' : ` --subsets ${settings.subsets}`);
         output.line(
           `     again: npm run chaos -- --runs 1 --seed ${report.seed}${only}; its log is ${report.kept ?? 'lost'}`,
         );

@@ -20,7 +20,11 @@ export type Problem =
   | 'not-linearizable'
   | 'sum-changed'
   | 'books-do-not-balance'
-  | 'both-writable';
+  | 'both-writable'
+  | 'wrong-side'
+  | 'stale-read'
+  | 'crossing-served'
+  | 'crossing-refused';
 
 export interface AuditFinding {
   readonly problem: Problem;
@@ -129,6 +133,7 @@ export function auditBank(
 }
 
 export interface Probe {
+  readonly subset: string;
   readonly side: 'source' | 'destination';
   readonly calledMs: number;
   readonly answeredMs: number;
@@ -136,11 +141,16 @@ export interface Probe {
 
 /**
  * Writes past the proxy that a side took, made one after another on both sides in turn, during an operation that moves
- * the subset at most once: once the second side has taken one, the first must never take one again.
+ * a subset at most once: once the second side has taken one, the first must never take one again.
  */
 export function auditProbes(accepted: readonly Probe[]): readonly AuditFinding[] {
-  const changes = accepted.filter((probe, index) => index > 0 && accepted[index - 1]?.side !== probe.side);
-  if (changes.length <= 1) return [];
-  const shown = changes.map(({ side, calledMs }) => `${side} at ${calledMs.toFixed(1)} ms`).slice(0, 6);
-  return [{ problem: 'both-writable', detail: `writes were taken in turn: ${shown.join(', ')}` }];
+  return [...new Set(accepted.map(({ subset }) => subset))].flatMap((subset) => {
+    const its = accepted.filter((probe) => probe.subset === subset);
+    const changes = its.filter((probe, index) => index > 0 && its[index - 1]?.side !== probe.side);
+    if (changes.length <= 1) return [];
+    const shown = changes.map(({ side, calledMs }) => `${side} at ${calledMs.toFixed(1)} ms`).slice(0, 6);
+    return [
+      { problem: 'both-writable', detail: `writes to ${subset} were taken in turn: ${shown.join(', ')}` },
+    ];
+  });
 }

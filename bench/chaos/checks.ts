@@ -3,18 +3,12 @@
  * Understudy says: its status is one of the things that are compared.
  */
 import type { StatusReport } from '../../src/admin/control.js';
-import {
-  auditBank,
-  auditLedger,
-  auditRegisters,
-  type AuditFinding,
-  type Outcome,
-  type Transfer,
-} from './audit.js';
+import { auditBank, auditLedger, auditRegisters, type AuditFinding, type Transfer } from './audit.js';
 import { attemptsOf, type History } from './history.js';
-import { ACCOUNTS, BALANCE, NOTE, TABLES } from './schema.js';
+import type { Arrangement, Group } from './arrangement.js';
+import { ACCOUNTS, BALANCE, REGISTERS, TABLES } from './schema.js';
 import { SERVER_SIDES, type ServerSide, type Stage } from './stage.js';
-import { Connection, outcomeOf } from './workers.js';
+import { Connection, probe } from './workers.js';
 
 export interface Finding {
   readonly problem: string;
@@ -36,29 +30,32 @@ export async function comesTrue(
   return true;
 }
 
-/** The sides that take a write past the proxy, each tried with a real one, which counts for the ledger's audit. */
-export async function writableSides(
-  stage: Stage,
-  database: string,
-  history: History,
-): Promise<readonly ServerSide[]> {
-  const writable: ServerSide[] = [];
+/** By subset, the sides that take a write past the proxy, each tried with a real one. */
+export type Writable = ReadonlyMap<string, readonly ServerSide[]>;
+
+export async function writableSides(stage: Stage, database: string, history: History): Promise<Writable> {
+  const { subsets } = history.arrangement;
+  const writable = new Map<string, ServerSide[]>(subsets.map((subset) => [subset, []]));
   for (const side of SERVER_SIDES) {
-    const id = history.nextId();
-    let outcome: Outcome = 'failed';
     const connection = await Connection.open(stage.directUrl(side, database));
-    try {
-      await connection.query('INSERT INTO ledger (id, note) VALUES ($1, $2)', [id, NOTE]);
-      outcome = 'acknowledged';
-      writable.push(side);
-    } catch (error) {
-      outcome = outcomeOf(error);
-    } finally {
-      connection.destroy();
+    for (const [subset, group] of probedGroups(history.arrangement)) {
+      await probe(connection, group, history).then(
+        () => writable.get(subset)?.push(side),
+        () => undefined,
+      );
     }
-    history.ledger.set(id, outcome);
+    connection.destroy();
   }
   return writable;
+}
+
+/** Of each subset one group of tables. */
+export function probedGroups({ subsets, of }: Arrangement): readonly (readonly [subset: string, Group])[] {
+  const groups: readonly Group[] = ['ledger', 'register', 'bank', 'decoy'];
+  return subsets.flatMap((subset) => {
+    const group = groups.find((each) => of[each] === subset);
+    return group === undefined ? [] : [[subset, group] as const];
+  });
 }
 
 /** Of a status at rest: it must agree with what the sides themselves take, and with the journal. */
@@ -66,59 +63,93 @@ export async function checkStatus(
   stage: Stage,
   database: string,
   status: StatusReport,
-  writable: readonly ServerSide[],
+  writable: Writable,
 ): Promise<readonly Finding[]> {
+  const { cutover } = status;
+  if (cutover === null) return [finding('status-untrue', 'it tells nothing of the cutover')];
   const findings: Finding[] = [];
-  const leads = writable[0];
-  if (status.route?.side !== leads) {
+  const sides = new Set([...writable.values()].map(([leads]) => leads));
+  // The source, where it still leads something.
+  const whole = sides.has('source') ? 'source' : 'destination';
+  for (const [what, side] of [
+    ['route', status.route?.side],
+    ['cutover.route', cutover.route.side],
+  ] as const) {
+    if (side !== whole)
+      findings.push(
+        finding('status-untrue', `${what} ${side ?? 'none'}, but ${[...sides].join(', ')} takes writes`),
+      );
+  }
+  if (writable.size > 1 && status.proxy.armed !== sides.size > 1) {
     findings.push(
-      finding(
-        'status-untrue',
-        `route ${status.route?.side ?? 'none'}, but ${leads ?? 'no side'} takes writes`,
-      ),
+      finding('status-untrue', `armed ${status.proxy.armed} with ${sides.size} sides taking writes`),
     );
   }
-  const { cutover } = status;
-  if (cutover === null) return [...findings, finding('status-untrue', 'it tells nothing of the cutover')];
-  if (cutover.route.side !== leads) {
+  for (const [subset, [leads]] of writable) {
+    const own = writable.size === 1 ? cutover : cutover.subsets?.find((each) => each.subset === subset);
+    if (own === undefined) findings.push(finding('status-untrue', `it tells nothing of ${subset}`));
+    else
+      findings.push(
+        ...(await checkSubset(stage, database, { subset, leads, several: writable.size > 1 }, own)),
+      );
+  }
+  return findings;
+}
+
+type Told = Pick<NonNullable<StatusReport['cutover']>, 'route' | 'barriers' | 'last'>;
+
+async function checkSubset(
+  stage: Stage,
+  database: string,
+  {
+    subset,
+    leads,
+    several,
+  }: { readonly subset: string; readonly leads: ServerSide | undefined; readonly several: boolean },
+  { route, barriers, last }: Told,
+): Promise<readonly Finding[]> {
+  const findings: Finding[] = [];
+  if (route.side !== leads) {
     findings.push(
-      finding('status-untrue', `cutover.route ${cutover.route.side}, but ${leads ?? 'no side'} takes writes`),
+      finding('status-untrue', `${subset}: route ${route.side}, but ${leads ?? 'no side'} takes writes`),
     );
   }
   for (const side of SERVER_SIDES) {
     const expected = side === leads ? 'lowered' : 'raised';
-    if (cutover.barriers[side] === expected) continue;
+    // One of several that was never moved needs no barrier on the side that leads.
+    const fitting = barriers[side] === expected || (several && side === leads && barriers[side] === 'absent');
+    if (fitting) continue;
     findings.push(
-      finding('status-untrue', `barrier of the ${side} ${cutover.barriers[side]} instead of ${expected}`),
+      finding('status-untrue', `${subset}: barrier of the ${side} ${barriers[side]} instead of ${expected}`),
     );
   }
   const journal = await stage.asSuperuser('destination', database, async (client) => {
     const { rows } = await client.query(
-      `SELECT r.side, r.epoch::text AS epoch, o.id, o.state,
-              (SELECT count(*) FROM understudy.operation WHERE state NOT IN ('done', 'aborted', 'failed'))::text AS open
+      `SELECT r.side, r.epoch::text AS epoch, o.id, o.state, (SELECT count(*) FROM understudy.operation
+                WHERE subset = $1 AND state NOT IN ('done', 'aborted', 'failed'))::text AS open
          FROM understudy.route r LEFT JOIN LATERAL
-              (SELECT id, state FROM understudy.operation ORDER BY started_at DESC LIMIT 1) o ON true`,
+              (SELECT id, state FROM understudy.operation WHERE subset = $1
+                ORDER BY started_at DESC LIMIT 1) o ON true
+        WHERE r.subset = $1`,
+      [subset],
     );
     return rows[0];
   });
-  if (journal === undefined) return [...findings, finding('journal-untrue', 'it holds no route')];
-  if (journal['side'] !== leads || Number(journal['epoch']) !== cutover.route.epoch) {
+  if (journal === undefined)
+    return [...findings, finding('journal-untrue', `it holds no route of ${subset}`)];
+  if (journal['side'] !== leads || Number(journal['epoch']) !== route.epoch) {
     findings.push(
       finding(
         'journal-untrue',
-        `it says ${journal['side']}, epoch ${journal['epoch']}; status ${leads}, ${cutover.route.epoch}`,
+        `${subset}: it says ${journal['side']}, epoch ${journal['epoch']}; status ${leads}, ${route.epoch}`,
       ),
     );
   }
   if (journal['open'] !== '0')
-    findings.push(finding('journal-untrue', `${journal['open']} operations are open`));
-  if (
-    journal['id'] !== null &&
-    cutover.last?.id === journal['id'] &&
-    cutover.last?.state !== journal['state']
-  ) {
+    findings.push(finding('journal-untrue', `${subset}: ${journal['open']} operations are open`));
+  if (journal['id'] !== null && last?.id === journal['id'] && last?.state !== journal['state']) {
     findings.push(
-      finding('status-untrue', `last ${cutover.last?.state}, the journal says ${journal['state']}`),
+      finding('status-untrue', `${subset}: last ${last?.state}, the journal says ${journal['state']}`),
     );
   }
   return findings;
@@ -163,40 +194,50 @@ interface Books {
   readonly transfers: readonly Transfer[];
 }
 
-async function readBooks(stage: Stage, side: ServerSide, database: string): Promise<Books> {
-  return await stage.asSuperuser(side, database, async (client) => {
-    const rows = async (sql: string): Promise<readonly Record<string, string>[]> =>
-      (await client.query(sql)).rows;
-    const number = (row: Record<string, string>, name: string): number => Number(row[name]);
-    const pairs = async (sql: string): Promise<ReadonlyMap<number, number>> =>
-      new Map((await rows(sql)).map((row) => [number(row, 'k'), number(row, 'v')]));
-    return {
-      ledger: (await rows('SELECT id, seq FROM ledger')).map((row) => ({
-        id: number(row, 'id'),
-        seq: number(row, 'seq'),
-      })),
-      registers: await pairs('SELECT key AS k, value AS v FROM register'),
-      balances: await pairs('SELECT id AS k, balance AS v FROM account'),
-      transfers: (await rows('SELECT id, debit, credit, amount FROM transfer')).map((row) => ({
-        id: number(row, 'id'),
-        from: number(row, 'debit'),
-        to: number(row, 'credit'),
-        amount: number(row, 'amount'),
-      })),
-    };
-  });
+/** Each group's from the side that leads it. */
+async function readBooks(
+  stage: Stage,
+  leads: (group: Group) => ServerSide,
+  database: string,
+): Promise<Books> {
+  const rows = (group: Group, sql: string): Promise<readonly Record<string, string>[]> =>
+    stage.asSuperuser(leads(group), database, async (client) => (await client.query(sql)).rows);
+  const number = (row: Record<string, string>, name: string): number => Number(row[name]);
+  const pairs = async (group: Group, sql: string): Promise<readonly (readonly [number, number])[]> =>
+    (await rows(group, sql)).map((row) => [number(row, 'k'), number(row, 'v')]);
+  const register = await pairs('register', 'SELECT key AS k, value AS v FROM register');
+  const decoy = await pairs('decoy', `SELECT key + ${REGISTERS} AS k, value AS v FROM decoy.register`);
+  const transfers = await rows('bank', 'SELECT id, debit, credit, amount FROM transfer');
+  return {
+    ledger: (await rows('ledger', 'SELECT id, seq FROM ledger')).map((row) => ({
+      id: number(row, 'id'),
+      seq: number(row, 'seq'),
+    })),
+    registers: new Map([...register, ...decoy]),
+    balances: new Map(await pairs('bank', 'SELECT id AS k, balance AS v FROM account')),
+    transfers: transfers.map((row) => ({
+      id: number(row, 'id'),
+      from: number(row, 'debit'),
+      to: number(row, 'credit'),
+      amount: number(row, 'amount'),
+    })),
+  };
 }
 
-/** What clients were told against what the writable side holds. Once nobody writes any more. */
+/** What clients were told against what the writable sides hold. Once nobody writes any more. */
 export async function auditBooks(
   stage: Stage,
-  leads: ServerSide,
+  leads: (group: Group) => ServerSide,
   database: string,
   history: History,
 ): Promise<readonly AuditFinding[]> {
   const books = await readBooks(stage, leads, database);
   const seqs = new Set(books.ledger.map(({ seq }) => seq));
+  const { notFound } = history;
   return [
+    ...(notFound.length === 0
+      ? []
+      : [{ problem: 'stale-read' as const, detail: `rows not found: ${notFound.join(', ')}` }]),
     ...auditLedger(
       'row',
       attemptsOf(history.ledger),

@@ -1,6 +1,7 @@
 /** What a run does, drawn from its seed: the same seed, the same plan. Pure. */
 import { Chance } from '../../test/support/mutate.js';
 import type { StepPoint } from '../../src/cutover/settings.js';
+import { ARRANGEMENTS, type SubsetCount } from './arrangement.js';
 
 export const LINKS = ['client', 'source', 'destination'] as const;
 export type Link = (typeof LINKS)[number];
@@ -108,6 +109,8 @@ export interface Act {
   readonly restartAfterMs: number;
   /** Understudy before the servers. */
   readonly understudyFirst: boolean;
+  /** Which of the arrangement's subsets. */
+  readonly subset: number;
 }
 
 export interface Plan {
@@ -115,8 +118,12 @@ export interface Plan {
   readonly poolMode: 'session' | 'transaction' | 'pipelined';
   readonly capture: boolean;
   readonly acts: readonly Act[];
-  /** Who leads when the acts begin: for the destination there is a cutover without a fault first. */
+  /**
+   * Who leads when the acts begin: for the destination there is a cutover without a fault first; of one subset where there
+   * are several.
+   */
   readonly leads: 'source' | 'destination';
+  readonly subsets: SubsetCount;
 }
 
 export interface PlanOptions {
@@ -124,23 +131,36 @@ export interface PlanOptions {
   readonly only?: string;
   /** Faults that can't be made here. */
   readonly without?: ReadonlySet<FaultName>;
+  /** As many, whatever the seed says. */
+  readonly subsets?: SubsetCount;
 }
 
 /** Throws where no fault is left. */
-export function drawPlan(seed: number, { only, without = new Set() }: PlanOptions = {}): Plan {
+export function drawPlan(
+  seed: number,
+  { only, without = new Set(), subsets: asked }: PlanOptions = {},
+): Plan {
   const chance = new Chance(Math.imul(seed + 1, 0x9e3779b1));
   for (let warm = 0; warm < 8; warm++) chance.below(2);
   const faults = FAULTS.filter(
     (name) => !without.has(name) && (only === undefined || name.startsWith(only)),
   ).flatMap((name) => Array<FaultName>(WEIGHTS[name] ?? 1).fill(name));
   if (faults.length === 0) throw new Error(`no fault ${only ?? ''} can be made here`);
-  return {
+  const whole: Plan = {
     seed,
     poolMode: chance.pick(['session', 'session', 'session', 'session', 'transaction', 'pipelined']),
     capture: chance.once(6),
     acts: Array.from({ length: 1 + chance.below(2) }, () => drawAct(chance, faults)),
     leads: chance.pick(['source', 'destination']),
+    subsets: 0,
   };
+  // Drawn last, so that the same seed without subsets is the same plan.
+  const drawn = chance.pick<SubsetCount>([0, 0, 2, 3]);
+  const subsets = asked ?? drawn;
+  if (subsets === 0) return whole;
+  const more = Array.from({ length: 1 + chance.below(3) }, () => drawAct(chance, faults));
+  const acts = [...whole.acts, ...more].map((act) => ({ ...act, subset: chance.below(subsets) }));
+  return { ...whole, poolMode: 'session', acts, subsets };
 }
 
 function drawAct(chance: Chance, faults: readonly FaultName[]): Act {
@@ -152,6 +172,7 @@ function drawAct(chance: Chance, faults: readonly FaultName[]): Act {
     lastsMs: chance.pick([150, 400, 900, 1800]),
     restartAfterMs: chance.pick([0, 50, 300]),
     understudyFirst: chance.once(2),
+    subset: 0,
   };
 }
 
@@ -167,16 +188,19 @@ function drawFault(chance: Chance, name: FaultName): Fault {
 
 /** One line for people: what is done where. */
 export function describePlan(plan: Plan): string {
-  const acts = plan.acts.map(({ faults, abort }) =>
-    faults
+  const { subsets } = ARRANGEMENTS[plan.subsets];
+  const acts = plan.acts.map(({ faults, abort, subset }) => {
+    const made = faults
       .map(({ name, point, delayMs }) => `${name}@${point}${delayMs === 0 ? '' : `+${delayMs}ms`}`)
       .concat(abort ? ['abort'] : [])
-      .join(' & '),
-  );
+      .join(' & ');
+    return plan.subsets === 0 ? made : `${subsets[subset]}: ${made}`;
+  });
   const settings = [
     plan.poolMode,
     ...(plan.capture ? ['capture'] : []),
     ...(plan.leads === 'destination' ? ['after a cutover'] : []),
+    ...(plan.subsets === 0 ? [] : [`${plan.subsets} subsets`]),
   ];
   return `${acts.join(', then ')} (${settings.join(', ')})`;
 }

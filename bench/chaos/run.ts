@@ -8,13 +8,12 @@
  *   3. clients stopped; both sides come to hold the same rows; the books are audited
  *   4. `remove` or `finalize`, and nothing of Understudy is left
  */
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import type { StatusReport } from '../../src/admin/control.js';
-import type { OperationKind } from '../../src/core/ports.js';
+import type { OperationKind, Route } from '../../src/core/ports.js';
 import type { StepPoint } from '../../src/cutover/settings.js';
+import { ARRANGEMENTS, type Arrangement, type Group } from './arrangement.js';
 import { auditProbes } from './audit.js';
+import { auditCrossings, auditSides, type Led } from './audit-sides.js';
 import {
   auditBooks,
   checkConverged,
@@ -25,47 +24,26 @@ import {
   readTraces,
   writableSides,
   type Finding,
+  type Writable,
 } from './checks.js';
+import { CROSSING, crewOf } from './crew.js';
 import { Faults, asLinkFault } from './faults.js';
 import { History } from './history.js';
-import { describePlan, type Act, type Fault, type Plan } from './plan.js';
+import type { Act, Fault, Plan } from './plan.js';
 import type { ServerSide, Stage } from './stage.js';
-import { Subject, type OperationOutcome } from './subject.js';
-import {
-  Connection,
-  DirectWorker,
-  LedgerWorker,
-  RegisterWorker,
-  SumWorker,
-  TransactionLedgerWorker,
-  TransferWorker,
-  type Worker,
-} from './workers.js';
+import type { Subject, OperationOutcome } from './subject.js';
+import { Connection, type Worker } from './workers.js';
 
 const FOLLOW_TIMEOUT_MS = 60_000;
 const OPERATION_TIMEOUT_MS = 45_000;
 const REST_TIMEOUT_MS = 30_000;
 const PROGRESS_TIMEOUT_MS = 20_000;
 const FOLLOW_AGAIN_MS = 10_000;
-const RUN_TIMEOUT_MS = 150_000;
-const HOLD_BUDGET_MS = 2_500;
+const CALM_OPERATION_TRIES = 3;
 
-export interface RunReport {
-  readonly seed: number;
-  readonly plan: string;
-  readonly seconds: number;
-  readonly statements: number;
-  readonly errors: number;
-  /** Per act: kind, outcome, and whether its faults' points were reached. */
-  readonly acts: readonly ActReport[];
-  readonly findings: readonly Finding[];
-  /** Where Understudy's output was kept, where there are findings. */
-  readonly kept?: string;
-  /** Milliseconds since the run began at which each of its parts was done. */
-  readonly parts: Readonly<Record<string, number>>;
-}
 export interface ActReport {
   readonly kind: OperationKind;
+  readonly subset?: string;
   readonly outcome: string;
   readonly faults: readonly string[];
   /** Faults whose point was never reached. */
@@ -74,15 +52,19 @@ export interface ActReport {
   readonly steps: Readonly<Record<string, number>>;
 }
 
-class Run {
+export class Run {
   readonly #stage: Stage;
   readonly #plan: Plan;
   readonly #database: string;
   readonly #subject: Subject;
   readonly #faults: Faults;
-  readonly #history = new History();
+  readonly #arrangement: Arrangement;
+  readonly #history: History;
   readonly #workers: readonly Worker[];
   readonly #findings: Finding[] = [];
+  /** Who leads a subset on which nothing is under way, and who did when nothing was. */
+  readonly #settled = new Map<string, { readonly side: ServerSide; readonly fromMs: number }>();
+  readonly #led: Led[] = [];
   readonly acts: ActReport[] = [];
   readonly parts: Record<string, number> = {};
 
@@ -92,25 +74,11 @@ class Run {
     this.#database = database;
     this.#subject = subject;
     this.#faults = new Faults(stage, subject, database);
-    const url = stage.linkUrl('client', database);
-    const { seed } = plan;
-    const history = this.#history;
-    this.#workers = [
-      new LedgerWorker('ledger', url, history, seed + 1, 25),
-      new TransactionLedgerWorker('transactions', url, history, seed + 2, 40),
-      ...[1, 2, 3].map((n) => new RegisterWorker(`register ${n}`, url, history, seed + 2 + n, 25)),
-      new TransferWorker('transfer', url, history, seed + 6, 30),
-      new SumWorker('sum', url, history, seed + 7, 40),
-      new DirectWorker(
-        [
-          ['source', stage.directUrl('source', database)],
-          ['destination', stage.directUrl('destination', database)],
-        ],
-        history,
-        seed + 8,
-        60,
-      ),
-    ];
+    this.#arrangement = ARRANGEMENTS[plan.subsets];
+    this.#history = new History(this.#arrangement, (port) =>
+      port === stage.servers.source.port ? 'source' : 'destination',
+    );
+    this.#workers = crewOf(plan, stage, database, this.#history);
   }
 
   get findings(): readonly Finding[] {
@@ -137,7 +105,9 @@ class Run {
       for (const worker of this.#workers) worker.start();
       if (!(await this.#progress('at the start'))) return;
       this.#done('progress');
-      if (this.#plan.leads === 'destination') await this.#act(QUIET);
+      this.#settledSince(0, new Map(this.#arrangement.subsets.map((subset) => [subset, ['source']])));
+      if (this.#plan.leads === 'destination')
+        await this.#act({ ...QUIET, subset: this.#plan.acts[0]?.subset ?? 0 });
       if (this.#findings.length > 0) return;
       for (const [index, act] of this.#plan.acts.entries()) {
         await this.#act(act);
@@ -147,6 +117,7 @@ class Run {
     } finally {
       await Promise.all(this.#workers.map((worker) => worker.stop()));
     }
+    this.#unsettled(this.#arrangement.subsets);
     await this.#end();
   }
 
@@ -170,6 +141,8 @@ class Run {
     const waiting = (): readonly string[] =>
       this.#workers
         .map(({ name }) => name)
+        // Refused while the sides differ; it has an audit of its own.
+        .filter((name) => name !== CROSSING)
         .filter((name) => (this.#history.lastSuccessMs.get(name) ?? -1) <= sinceMs);
     const newcomer = comesTrue(() => this.#newcomerServed(), PROGRESS_TIMEOUT_MS);
     const all = await comesTrue(() => waiting().length === 0, PROGRESS_TIMEOUT_MS);
@@ -202,12 +175,20 @@ class Run {
       );
     }, FOLLOW_AGAIN_MS);
     const before = await this.#subject.status();
-    const from: ServerSide = before?.route?.side ?? 'source';
+    const subset = this.#arrangement.subsets[act.subset] ?? 'all';
+    const from = this.#routeOf(before, subset)?.side ?? 'source';
     const kind: OperationKind = from === 'source' ? 'cutover' : 'rollback';
     const [errorsBefore, probesBefore] = [this.#history.errors.length, this.#history.probes.length];
+    const others = this.#otherRoutes(before, subset);
+    const destinationServes = this.#arrangement.subsets.some(
+      (each) => this.#routeOf(before, each)?.side === 'destination',
+    );
+    this.#unsettled([subset]);
     const reached = this.#arm(act);
     const outcome: { value?: OperationOutcome } = {};
-    const operation = this.#subject.operate(kind).then((value) => (outcome.value = value));
+    const operation = this.#subject
+      .operate(kind, this.#several ? { subset } : {})
+      .then((value) => (outcome.value = value));
     await Promise.race([operation, new Promise((resolve) => setTimeout(resolve, OPERATION_TIMEOUT_MS))]);
     // A lost answer may come before its cause is known: the process has ended, or its point was about to be reached.
     await reached.settled();
@@ -219,6 +200,7 @@ class Run {
     const value = outcome.value ?? { kind: 'lost' };
     this.acts.push({
       kind,
+      ...(this.#several ? { subset } : {}),
       outcome: describeOutcome(value),
       faults: act.faults.map(({ name }) => name),
       missed: act.faults.filter((fault) => !reached.made.has(fault)).map(({ name }) => name),
@@ -226,13 +208,18 @@ class Run {
       steps: value.kind === 'report' ? value.report.steps : {},
     });
     this.#done(`operation ${this.acts.length}`);
-    await this.#rest(kind, from, value);
-    if (act === QUIET && !(value.kind === 'report' && value.report.outcome === 'done')) {
+    await this.#rest({ kind, subset, from, others }, value);
+    if (
+      act.faults.length === 0 &&
+      !this.#faults.schemaChanged &&
+      !(value.kind === 'report' && value.report.outcome === 'done')
+    ) {
       this.#found(finding('refused-for-nothing', `${kind} ${describeOutcome(value)}`));
     }
     this.#found(...auditProbes(this.#history.probes.slice(probesBefore)));
-    if (isPainless(act, value)) {
+    if (isPainless(act, value, destinationServes)) {
       for (const error of this.#history.errors.slice(errorsBefore)) {
+        if (error.worker === CROSSING && error.code === '0A000') continue;
         this.#found(finding('client-hurt', `${error.worker} ${error.doing}: ${error.code} ${error.message}`));
       }
     }
@@ -288,30 +275,103 @@ class Run {
   }
 
   /** Everything is as it should be again, by itself, soon after the faults are over. */
-  async #rest(kind: OperationKind, from: ServerSide, outcome: OperationOutcome): Promise<void> {
+  async #rest({ kind, subset, from, others }: Operated, outcome: OperationOutcome): Promise<void> {
     if (!this.#subject.running) {
       this.#found(finding('understudy-ended', `with ${this.#subject.ending}`));
       return;
     }
     const status = await this.#atRest();
     if (status === null) return;
-    await this.#progress(`after the ${kind}`);
+    const restMs = this.#history.nowMs();
     const writable = await writableSides(this.#stage, this.#database, this.#history);
-    if (writable.length !== 1) {
-      this.#found(finding(writable.length === 0 ? 'none-writable' : 'both-writable', `after the ${kind}`));
+    for (const [each, sides] of writable) {
+      if (sides.length === 1) continue;
+      this.#found(
+        finding(
+          sides.length === 0 ? 'none-writable' : 'both-writable',
+          `${each}, after the ${kind} of ${subset}`,
+        ),
+      );
     }
+    this.#settledSince(restMs, new Map([[subset, writable.get(subset) ?? []]]));
+    await this.#progress(`after the ${kind}`);
     this.#found(...(await checkStatus(this.#stage, this.#database, status, writable)));
     this.#found(...checkSlots(await readTraces(this.#stage, this.#database)));
+    if (this.#otherRoutes(status, subset) !== others) {
+      this.#found(
+        finding('others-changed', `${others}, and ${this.#otherRoutes(status, subset)} afterwards`),
+      );
+    }
+    if (this.#several) await this.#crossingsAreKnown(writable);
     if (outcome.kind !== 'report') return;
     const { report } = outcome;
     const expected = report.outcome === 'done' ? (from === 'source' ? 'destination' : 'source') : from;
-    if (writable[0] !== expected) {
-      this.#found(
-        finding('report-untrue', `${report.outcome}, but ${writable[0] ?? 'no side'} takes writes`),
-      );
+    const [leads] = writable.get(subset) ?? [];
+    if (leads !== expected) {
+      this.#found(finding('report-untrue', `${report.outcome}, but ${leads ?? 'no side'} takes writes`));
     }
     if (report.outcome === 'aborted' && (report.reason?.message ?? '') === '') {
       this.#found(finding('no-reason', `the ${kind} aborted and doesn’t say why`));
+    }
+  }
+
+  get #several(): boolean {
+    return this.#plan.subsets > 0;
+  }
+
+  #routeOf(status: StatusReport | null, subset: string): Route | null {
+    if (!this.#several) return status?.route ?? null;
+    return status?.cutover?.subsets?.find((each) => each.subset === subset)?.route ?? null;
+  }
+
+  /** The routes of the other subsets, which no operation on this one may change. */
+  #otherRoutes(status: StatusReport | null, subset: string): string {
+    const others = this.#arrangement.subsets.filter((each) => each !== subset);
+    return JSON.stringify(others.map((each) => [each, this.#routeOf(status, each)]));
+  }
+
+  /** From then on, until an operation on them begins, these lead. */
+  #settledSince(fromMs: number, leads: Writable): void {
+    for (const [subset, [side]] of leads) {
+      if (side !== undefined && !this.#settled.has(subset)) this.#settled.set(subset, { side, fromMs });
+    }
+  }
+
+  #unsettled(subsets: readonly string[]): void {
+    const toMs = this.#history.nowMs();
+    for (const subset of subsets) {
+      const since = this.#settled.get(subset);
+      if (since !== undefined) this.#led.push({ subset, ...since, toMs });
+      this.#settled.delete(subset);
+    }
+  }
+
+  /** A client that comes now is refused what spans sides, and served what doesn't. */
+  async #crossingsAreKnown(writable: Writable): Promise<void> {
+    const { of } = this.#arrangement;
+    const differ = writable.get(of.register)?.[0] !== writable.get(of.ledger)?.[0];
+    const seen = new Set<string>();
+    const asExpected = await comesTrue(async () => {
+      const code = await this.#crossOnce();
+      seen.add(code ?? 'served');
+      return differ ? code === '0A000' : code === null;
+    }, PROGRESS_TIMEOUT_MS);
+    const wrong = seen.has(differ ? 'served' : '0A000');
+    if (asExpected && !wrong) return;
+    this.#found(finding('crossing', `sides ${differ ? 'differ' : 'are one'}: ${[...seen].join(', ')}`));
+  }
+
+  async #crossOnce(): Promise<string | null> {
+    try {
+      const connection = await Connection.open(this.#stage.linkUrl('client', this.#database));
+      try {
+        await connection.query('SELECT (SELECT count(*) FROM register), (SELECT max(seq) FROM ledger)');
+        return null;
+      } finally {
+        connection.destroy();
+      }
+    } catch (error) {
+      return (error as { code?: string }).code ?? 'unnamed';
     }
   }
 
@@ -344,14 +404,69 @@ class Run {
 
   async #end(): Promise<void> {
     const writable = await writableSides(this.#stage, this.#database, this.#history);
-    const [leads] = writable;
-    if (leads === undefined) return;
-    this.#found(...(await auditBooks(this.#stage, leads, this.#database, this.#history)));
+    if ([...writable.values()].some(({ length }) => length !== 1)) return;
+    const leads = (group: Group): ServerSide => writable.get(this.#arrangement.of[group])?.[0] ?? 'source';
+    this.#found(
+      ...(await auditBooks(this.#stage, leads, this.#database, this.#history)),
+      ...auditSides(this.#history.sideReads, this.#led),
+      ...auditCrossings(this.#history.crossings, this.#led),
+      ...this.#refusedNeedlessly(),
+    );
     if (this.#findings.length > 0 || !this.#subject.running) return;
     if (!this.#faults.schemaChanged && (await this.#following())) {
       this.#found(...(await checkConverged(this.#stage, this.#database, REST_TIMEOUT_MS)));
     }
     this.#done('converged');
+    const side = await this.#meet(writable);
+    this.#done('met');
+    if (side !== null) await this.#takeAway(side);
+  }
+
+  /** What touches one subset is never refused for spanning two. */
+  #refusedNeedlessly(): readonly Finding[] {
+    return this.#history.errors
+      .filter(({ worker, code }) => code === '0A000' && worker !== CROSSING)
+      .slice(0, 10)
+      .map(({ worker, atMs, message }) =>
+        finding('refused-needlessly', `${worker} at ${atMs.toFixed(0)} ms: ${message}`),
+      );
+  }
+
+  /** Where subsets are on different sides nothing may be taken away; then all are brought to one. Null: they could not be. */
+  async #meet(writable: Writable): Promise<ServerSide | null> {
+    const sides = [...writable.values()].map(([side]) => side ?? 'source');
+    const to: ServerSide = this.#plan.seed % 2 === 0 ? 'source' : 'destination';
+    if (new Set(sides).size === 1) return sides[0] ?? null;
+    for (const verb of ['finalize', 'remove'] as const) {
+      const refused = await this.#subject.call(verb, {});
+      if (refused?.error === undefined) {
+        this.#found(finding('parted-and-removed', `${verb} was not refused: ${JSON.stringify(refused)}`));
+        return null;
+      }
+    }
+    for (const [subset, [side]] of writable) {
+      if (side === to) continue;
+      const kind: OperationKind = to === 'destination' ? 'cutover' : 'rollback';
+      const ended: string[] = [];
+      for (let attempt = 0; attempt < CALM_OPERATION_TRIES && ended.at(-1) !== 'done'; attempt++) {
+        ended.push(describeOutcome(await this.#subject.operate(kind, { subset })));
+      }
+      if (ended.at(-1) === 'done') continue;
+      if (!this.#faults.schemaChanged)
+        this.#found(finding('does-not-meet', `${kind} of ${subset}: ${ended.join(', ')}`));
+      return null;
+    }
+    const after = await writableSides(this.#stage, this.#database, this.#history);
+    if ([...after.values()].some(({ length, 0: side }) => length !== 1 || side !== to))
+      this.#found(finding('does-not-meet', `${JSON.stringify([...after])} instead of the ${to}`));
+    const armed = (await this.#subject.status())?.proxy.armed;
+    if (armed !== false) this.#found(finding('status-untrue', `armed ${armed} once all have met`));
+    if (!this.#faults.schemaChanged)
+      this.#found(...(await checkConverged(this.#stage, this.#database, REST_TIMEOUT_MS)));
+    return to;
+  }
+
+  async #takeAway(leads: ServerSide): Promise<void> {
     const verb = leads === 'source' ? 'remove' : 'finalize';
     const ended = await this.#subject.call(verb, verb === 'finalize' ? { removeFence: true } : {});
     if (ended?.error !== undefined || ended === null) {
@@ -374,8 +489,23 @@ class Run {
   }
 }
 
+interface Operated {
+  readonly kind: OperationKind;
+  readonly subset: string;
+  readonly from: ServerSide;
+  /** The other subsets' routes before. */
+  readonly others: string;
+}
+
 /** Nothing befalls it, so it must succeed. */
-const QUIET: Act = { faults: [], abort: false, lastsMs: 0, restartAfterMs: 0, understudyFirst: true };
+const QUIET: Act = {
+  faults: [],
+  abort: false,
+  lastsMs: 0,
+  restartAfterMs: 0,
+  understudyFirst: true,
+  subset: 0,
+};
 
 const SETTLED: ReadonlySet<string> = new Set(['done', 'aborted']);
 
@@ -396,103 +526,14 @@ function describeOutcome(outcome: OperationOutcome): string {
 const PAINLESS: ReadonlySet<string> = new Set(['none', 'clock-jump', 'long-transaction', 'ddl']);
 
 /** Whether the act may not have hurt any client: the fault is none of theirs, and the operation ended before its commit. */
-function isPainless(act: Act, outcome: OperationOutcome): boolean {
+function isPainless(act: Act, outcome: OperationOutcome, destinationServes: boolean): boolean {
   if (outcome.kind !== 'report') return false;
   const { report } = outcome;
   const aside = (fault: Fault): boolean =>
     PAINLESS.has(fault.name) ||
-    (report.kind === 'cutover' &&
+    (!destinationServes &&
       report.outcome === 'aborted' &&
       report.reason?.code !== 'in-doubt' &&
       (asLinkFault(fault.name)?.[0] === 'destination' || fault.name === 'disk-full'));
   return act.faults.every(aside);
-}
-
-function configuration(stage: Stage, database: string, plan: Plan): string {
-  return [
-    `migration: { id: chaos }`,
-    `listen: { host: 127.0.0.1, port: ${stage.listenPort} }`,
-    `admin: { host: 127.0.0.1, port: ${stage.adminPort} }`,
-    `source: { url: '${stage.linkUrl('source', database)}' }`,
-    `destination: { url: '${stage.linkUrl('destination', database)}' }`,
-    `proxy: { poolMode: ${plan.poolMode} }`,
-    `capture: { enabled: ${plan.capture}, flushIntervalMs: 300 }`,
-    'shadow: { retryFirstMs: 50, retryMaxMs: 400, statusIntervalMs: 200, fingerprintIntervalMs: 4000 }',
-    'cutover:',
-    '  drainTimeoutMs: 800',
-    '  fenceTimeoutMs: 600',
-    '  markTimeoutMs: 1500',
-    `  holdBudgetMs: ${HOLD_BUDGET_MS}`,
-    '  commitAnswerTimeoutMs: 800',
-    '  inDoubtTimeoutMs: 1500',
-    '  connectTimeoutMs: 800',
-    '  lagWaitMs: 2000',
-    'limits: { connectTimeoutMs: 1500, prepareTimeoutMs: 1500, askTimeoutMs: 1500 }',
-    '',
-  ].join('\n');
-}
-
-export interface RunOptions {
-  /** Where the output of a run with findings is kept. */
-  readonly keepIn: string;
-}
-
-/** Plays one plan. Never throws for what the product does; what the harness itself can't do is a finding named so. */
-export async function playRun(stage: Stage, plan: Plan, options: RunOptions): Promise<RunReport> {
-  const startedMs = performance.now();
-  const database = `chaos_${plan.seed}_${process.pid}`;
-  const folder = await mkdtemp(join(tmpdir(), 'chaos-'));
-  const yaml = configuration(stage, database, plan);
-  const subject = await Subject.configure(folder, yaml, stage.adminPort);
-  const run = new Run(stage, plan, database, subject);
-  const findings: Finding[] = [];
-  try {
-    await stage.createDatabases(database);
-    const late = new Promise<'late'>((resolve) => setTimeout(() => resolve('late'), RUN_TIMEOUT_MS).unref());
-    if ((await Promise.race([run.play(), late])) === 'late') {
-      findings.push(
-        finding('harness', `the run was not over after ${RUN_TIMEOUT_MS} ms: ${JSON.stringify(run.parts)}`),
-      );
-    }
-  } catch (error) {
-    findings.push(
-      finding('harness', error instanceof Error ? (error.stack ?? error.message) : String(error)),
-    );
-  }
-  await subject.kill();
-  await stage.calm();
-  stage.disk?.free();
-  for (const server of Object.values(stage.servers)) await server.start();
-  findings.unshift(...run.findings);
-  const kept = findings.length === 0 ? undefined : join(options.keepIn, `chaos-${plan.seed}.log`);
-  if (kept !== undefined) {
-    const { errors } = run.history;
-    const told = errors.map(
-      (error) => `${error.atMs.toFixed(0)} ms ${error.worker} ${error.doing} ${error.code} ${error.message}`,
-    );
-    const parts = [
-      describePlan(plan),
-      JSON.stringify(run.acts),
-      JSON.stringify(findings, undefined, 1),
-      ...told,
-      yaml,
-      subject.output,
-    ];
-    await writeFile(kept, parts.join('\n'));
-  }
-  await stage.dropDatabases(database).catch((error: unknown) => {
-    findings.push(finding('harness', `databases were not dropped: ${String(error)}`));
-  });
-  await rm(folder, { recursive: true, force: true });
-  return {
-    seed: plan.seed,
-    plan: describePlan(plan),
-    seconds: (performance.now() - startedMs) / 1000,
-    statements: run.history.statements,
-    errors: run.history.errors.length,
-    acts: run.acts,
-    parts: run.parts,
-    findings,
-    ...(kept === undefined ? {} : { kept }),
-  };
 }

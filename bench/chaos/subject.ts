@@ -118,8 +118,8 @@ export class Subject {
     return (await response.json().catch(() => null)) as StatusReport | null;
   }
 
-  async operate(operation: OperationKind): Promise<OperationOutcome> {
-    const result = await this.call(operation, {});
+  async operate(operation: OperationKind, body: object = {}): Promise<OperationOutcome> {
+    const result = await this.call(operation, body);
     if (result === null) return { kind: 'lost' };
     if (result.error !== undefined) return { kind: 'refused', ...result.error };
     return { kind: 'report', report: result.result as OperationReport };

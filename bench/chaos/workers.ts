@@ -4,9 +4,12 @@
  */
 import pg from 'pg';
 import { Chance } from '../../test/support/mutate.js';
+import { pipeline } from 'node:stream/promises';
+import { Readable, type Writable } from 'node:stream';
 import type { Outcome } from './audit.js';
+import type { Group } from './arrangement.js';
 import type { History } from './history.js';
-import { ACCOUNTS, NOTE, REGISTERS } from './schema.js';
+import { ACCOUNTS, NOTE, PORT, REGISTERS } from './schema.js';
 
 /** A client gives up on an answer then, and its connection with it. Longer than any budget of a cutover here. */
 const ANSWER_TIMEOUT_MS = 9_000;
@@ -80,6 +83,19 @@ export class Connection {
     return timed(asked, timeoutMs, () => this.destroy());
   }
 
+  /** A COPY of the server's; one that takes too long ends with its connection. */
+  stream<S extends pg.Submittable & NodeJS.EventEmitter>(copy: S): S {
+    const late = setTimeout(() => this.destroy(), ANSWER_TIMEOUT_MS);
+    copy.once('close', () => clearTimeout(late));
+    return this.#client.query(copy);
+  }
+
+  /** Resolves once the server has taken all of `text`. */
+  async copyIn(copy: pg.Submittable & Writable, text: string): Promise<void> {
+    const asked = pipeline(Readable.from([text]), this.stream(copy));
+    await timed(asked, ANSWER_TIMEOUT_MS, () => this.destroy());
+  }
+
   destroy(): void {
     this.#broken = true;
     const { connection } = this.#client as unknown as { connection: { stream: { destroy: () => void } } };
@@ -132,14 +148,16 @@ export abstract class Worker {
     await this.close();
   }
 
-  protected failed(doing: 'connect' | 'statement', error: unknown): void {
+  /** `what`: its way, where it has several. */
+  protected failed(doing: 'connect' | 'statement', error: unknown, what?: string): void {
     const { code = 'unnamed', message } = error as { code?: string; message: string };
-    this.history.errors.push({ worker: this.name, atMs: this.history.nowMs(), doing, code, message });
+    const worker = what === undefined ? this.name : `${this.name}, ${what},`;
+    this.history.errors.push({ worker, atMs: this.history.nowMs(), doing, code, message });
   }
 }
 
 /** Over node-postgres. */
-abstract class PgWorker extends Worker {
+export abstract class PgWorker extends Worker {
   #connection: Connection | undefined;
 
   protected abstract work(connection: Connection): Promise<void>;
@@ -170,17 +188,31 @@ abstract class PgWorker extends Worker {
 }
 
 export class LedgerWorker extends PgWorker {
+  #last: number | undefined;
+
   protected override async work(connection: Connection): Promise<void> {
+    if (this.#last !== undefined && this.chance.once(3)) await this.#readBack(connection, this.#last);
     const id = this.history.nextId();
     this.history.ledger.set(id, 'unknown');
     const text = 'INSERT INTO ledger (id, note) VALUES ($1, $2)';
     try {
       await connection.query(this.chance.once(2) ? { text } : { text, name: 'ledger' }, [id, NOTE]);
       this.history.ledger.set(id, 'acknowledged');
+      this.#last = id;
     } catch (error) {
       this.history.ledger.set(id, outcomeOf(error));
       throw error;
     }
+  }
+
+  async #readBack(connection: Connection, id: number): Promise<void> {
+    const { history } = this;
+    const calledMs = history.nowMs();
+    const text = `SELECT count(*) AS n, ${PORT} AS port FROM ledger WHERE id = $1`;
+    const { rows } = await connection.query({ name: 'back', text }, [id]);
+    if (rows[0]?.['n'] === '0') history.notFound.push(id);
+    const answeredMs = history.nowMs();
+    history.told('ledger', Number(rows[0]?.['port']), 'a row read back', { calledMs, answeredMs });
   }
 }
 
@@ -276,9 +308,13 @@ export class TransferWorker extends PgWorker {
 
 export class SumWorker extends PgWorker {
   protected override async work(connection: Connection): Promise<void> {
+    const { history } = this;
     const sum = async (): Promise<void> => {
-      const { rows } = await connection.query('SELECT sum(balance) AS sum FROM account');
-      this.history.sums.push(Number(rows[0]?.['sum']));
+      const calledMs = history.nowMs();
+      const { rows } = await connection.query(`SELECT sum(balance) AS sum, ${PORT} AS port FROM account`);
+      history.sums.push(Number(rows[0]?.['sum']));
+      const answeredMs = history.nowMs();
+      history.told('bank', Number(rows[0]?.['port']), 'a sum', { calledMs, answeredMs });
     };
     if (this.chance.once(2)) {
       await sum();
@@ -296,9 +332,35 @@ export class SumWorker extends PgWorker {
   }
 }
 
-/** Writes past the proxy, to one server and the other in turn. What a server takes counts as any other write. */
+/** A write to each group's tables, which only a ledger's leaves a trace of. */
+const PROBES: Readonly<Record<Group, string>> = {
+  ledger: 'INSERT INTO ledger (id, note) VALUES ($1, $2)',
+  register: 'UPDATE register SET value = value WHERE key = -1',
+  decoy: 'UPDATE decoy.register SET value = value WHERE key = -1',
+  bank: 'UPDATE account SET balance = balance WHERE id = -1',
+};
+
+/** Tries a write past the proxy; of the ledger's the outcome counts as any other. Throws what the server says. */
+export async function probe(connection: Connection, group: Group, history: History): Promise<void> {
+  if (group !== 'ledger') {
+    await connection.query(PROBES[group], [], 3000);
+    return;
+  }
+  const id = history.nextId();
+  history.ledger.set(id, 'unknown');
+  try {
+    await connection.query(PROBES.ledger, [id, NOTE], 3000);
+    history.ledger.set(id, 'acknowledged');
+  } catch (error) {
+    history.ledger.set(id, outcomeOf(error));
+    throw error;
+  }
+}
+
+/** Writes past the proxy, to one server and the other in turn, once for each of `groups`. */
 export class DirectWorker extends Worker {
   readonly #urls: readonly (readonly ['source' | 'destination', string])[];
+  readonly #groups: readonly (readonly [subset: string, Group])[];
   readonly #connections = new Map<string, Connection>();
 
   constructor(
@@ -306,16 +368,23 @@ export class DirectWorker extends Worker {
     history: History,
     seed: number,
     pauseMs: number,
+    groups: readonly (readonly [subset: string, Group])[],
   ) {
     super('direct', '', history, seed, pauseMs);
     this.#urls = urls;
+    this.#groups = groups;
   }
 
   protected override async act(): Promise<void> {
-    for (const [side, url] of this.#urls) await this.#write(side, url);
+    for (const group of this.#groups)
+      for (const [side, url] of this.#urls) await this.#write(side, url, group);
   }
 
-  async #write(side: 'source' | 'destination', url: string): Promise<void> {
+  async #write(
+    side: 'source' | 'destination',
+    url: string,
+    [subset, group]: readonly [string, Group],
+  ): Promise<void> {
     let connection = this.#connections.get(side);
     if (connection === undefined || connection.broken) {
       try {
@@ -325,15 +394,12 @@ export class DirectWorker extends Worker {
       }
       this.#connections.set(side, connection);
     }
-    const id = this.history.nextId();
     const calledMs = this.history.nowMs();
-    this.history.ledger.set(id, 'unknown');
     try {
-      await connection.query('INSERT INTO ledger (id, note) VALUES ($1, $2)', [id, NOTE], 3000);
-      this.history.ledger.set(id, 'acknowledged');
-      this.history.probes.push({ side, calledMs, answeredMs: this.history.nowMs() });
-    } catch (error) {
-      this.history.ledger.set(id, outcomeOf(error));
+      await probe(connection, group, this.history);
+      this.history.probes.push({ subset, side, calledMs, answeredMs: this.history.nowMs() });
+    } catch {
+      // Refused there, or unknown: the ledger's is written down.
     }
   }
 

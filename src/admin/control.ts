@@ -82,6 +82,7 @@ export interface StatusReport {
   readonly uptimeSeconds: number;
   readonly migration: string;
   readonly ready: Readiness;
+  /** null: not known. Where subsets are on different sides, one that the source leads: `cutover.subsets` has them all. */
   readonly route: Route | null;
   readonly source: string;
   readonly destination: string;

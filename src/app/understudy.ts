@@ -26,9 +26,11 @@ import {
   type ShadowPhase,
   type ShadowTable,
   type SubsetId,
+  type Route,
 } from '../core/ports.js';
 import { CutoverCoordinator } from '../cutover/coordinator.js';
 import type { CutoverStatus, StepPoint } from '../cutover/settings.js';
+import { leadsWhole } from '../cutover/subsets.js';
 import type { ProxyControl } from '../proxy/proxy-interface.js';
 import { readFingerprint } from '../shadow/postgres/fingerprint.js';
 import type { Autopilot } from './autopilot/autopilot.js';
@@ -340,6 +342,11 @@ class Composition implements Understudy, AdminControl {
     }
   }
 
+  #routeOfAll(): Route {
+    const ids = subsetIds(this.#config.subsets);
+    return leadsWhole(ids.map((subset) => ({ route: this.#proxy.route(subset) })));
+  }
+
   #parted(): boolean {
     const [first, ...others] = this.#route.recovery?.subsets ?? [];
     return others.some((each) => each.route.side !== first?.route.side);
@@ -393,7 +400,7 @@ class Composition implements Understudy, AdminControl {
       uptimeSeconds: (this.#clock.monotonicMs() - this.#startedMs) / 1000,
       migration: this.#config.migration.id,
       ready,
-      route: known ? this.#proxy.route(WHOLE_DATABASE) : null,
+      route: known ? this.#routeOfAll() : null,
       source: endpointText(this.#config.source),
       destination: endpointText(this.#config.destination),
       proxy,

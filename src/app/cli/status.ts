@@ -46,7 +46,12 @@ function exitOf(status: StatusReport): ExitCode {
 
 export function statusLines(status: StatusReport): readonly string[] {
   const { route } = status;
-  const where = route === null ? 'not known which side leads' : `${route.side} leads (epoch ${route.epoch})`;
+  const where =
+    route === null
+      ? 'not known which side leads'
+      : status.proxy.armed === true
+        ? 'the sides lead different subsets'
+        : `${route.side} leads (epoch ${route.epoch})`;
   return [
     `understudy ${status.version}, migration ${status.migration}, up ${formatDuration(status.uptimeSeconds)}`,
     `route        ${where}${status.ready.ready ? '' : `; not ready: ${status.ready.reason ?? ''}`}`,

@@ -8,6 +8,13 @@ import {
   type Attempt,
   type Probe,
 } from '../../../bench/chaos/audit.js';
+import {
+  auditCrossings,
+  auditSides,
+  type Crossing,
+  type Led,
+  type SideRead,
+} from '../../../bench/chaos/audit-sides.js';
 
 const problems = (findings: readonly { readonly problem: string }[]): readonly string[] =>
   findings.map(({ problem }) => problem);
@@ -71,7 +78,7 @@ describe('bank', () => {
 
 describe('probes', () => {
   const taken = (...sides: readonly Probe['side'][]): readonly Probe[] =>
-    sides.map((side, index) => ({ side, calledMs: index * 10, answeredMs: index * 10 + 5 }));
+    sides.map((side, index) => ({ subset: 'all', side, calledMs: index * 10, answeredMs: index * 10 + 5 }));
 
   test('one side, then the other', () => {
     expect(auditProbes(taken('source', 'source', 'destination', 'destination'))).toEqual([]);
@@ -80,5 +87,51 @@ describe('probes', () => {
 
   test('both at a time', () => {
     expect(problems(auditProbes(taken('source', 'destination', 'source')))).toEqual(['both-writable']);
+  });
+
+  test('each subset for itself', () => {
+    const other = taken('destination', 'destination').map((probe) => ({ ...probe, subset: 'other' }));
+    const mixed = taken('source', 'source').flatMap((probe, index) => [
+      probe,
+      ...other.slice(index, index + 1),
+    ]);
+    expect(auditProbes(mixed)).toEqual([]);
+  });
+});
+
+describe('sides', () => {
+  const led: readonly Led[] = [
+    { subset: 'a', side: 'source', fromMs: 0, toMs: 100 },
+    { subset: 'a', side: 'destination', fromMs: 150, toMs: 200 },
+    { subset: 'b', side: 'source', fromMs: 0, toMs: 200 },
+  ];
+  const read = (side: SideRead['side'], calledMs: number, answeredMs: number): SideRead => ({
+    subset: 'a',
+    side,
+    how: 'a read',
+    calledMs,
+    answeredMs,
+  });
+  const crossed = (code: string | null, calledMs: number): Crossing => ({
+    subsets: ['a', 'b'],
+    code,
+    calledMs,
+    answeredMs: calledMs + 5,
+  });
+
+  test('an answer of a side that did not lead', () => {
+    expect(auditSides([read('source', 1, 99), read('destination', 150, 160)], led)).toEqual([]);
+    expect(auditSides([read('destination', 99, 101), read('source', 120, 160)], led)).toEqual([]);
+    expect(problems(auditSides([read('destination', 1, 99)], led))).toEqual(['wrong-side']);
+    expect(problems(auditSides([read('source', 150, 199)], led))).toEqual(['wrong-side']);
+  });
+
+  test('what spans subsets is refused while they are on different sides, and then alone', () => {
+    expect(auditCrossings([crossed(null, 10), crossed('0A000', 160), crossed('08006', 10)], led)).toEqual([]);
+    expect(auditCrossings([crossed(null, 120), crossed('0A000', 120), crossed('57P03', 160)], led)).toEqual(
+      [],
+    );
+    expect(problems(auditCrossings([crossed('0A000', 10)], led))).toEqual(['crossing-refused']);
+    expect(problems(auditCrossings([crossed(null, 160)], led))).toEqual(['crossing-served']);
   });
 });

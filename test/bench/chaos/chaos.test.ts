@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { FAULTS, POINTS, drawPlan, type Fault, type Plan } from '../../../bench/chaos/plan.js';
-import { playRun } from '../../../bench/chaos/run.js';
+import { playRun } from '../../../bench/chaos/play.js';
 import { Stage } from '../../../bench/chaos/stage.js';
 
 let stage: Stage;
@@ -31,9 +31,10 @@ const act = (
   lastsMs: 400,
   restartAfterMs: 0,
   understudyFirst: true,
+  subset: 0,
 });
 
-const base = { poolMode: 'session' as const, capture: false, leads: 'source' as const };
+const base = { poolMode: 'session' as const, capture: false, leads: 'source' as const, subsets: 0 as const };
 const PLANS: readonly Plan[] = [
   { ...base, seed: 1, acts: [act(['kill-understudy', 'after:send-commit'])] },
   { ...base, seed: 2, acts: [act(['destination-stalled', 'before:send-commit'])] },

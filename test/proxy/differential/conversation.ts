@@ -64,6 +64,8 @@ export interface Table {
   readonly port: number;
   readonly database: string;
   readonly control: pg.Client;
+  /** Its backend may be another one by the time a conversation begins. */
+  readonly moves?: boolean;
 }
 
 /** The role of clients that play. */
@@ -95,7 +97,7 @@ export class Seat {
     if (this.#pooled) await this.leave();
     const fresh = this.#client === null;
     const client = (this.#client ??= await this.#connect({}));
-    if (fresh) this.#pid = await client.aside(BACKEND_PID);
+    if (fresh || this.table.moves === true) this.#pid = await client.aside(BACKEND_PID);
     client.messages.length = 0;
     client.forget();
     const played = await playOn(client, this.#pid, this.table, conversation, cut);
