@@ -115,6 +115,7 @@ const ROUTINES_SQL = `
   SELECT p.oid, n.nspname AS schema, p.proname AS name, l.lanname AS language, p.prosrc AS body,
     CASE WHEN l.lanname = 'plpgsql' THEN pg_catalog.pg_get_functiondef(p.oid) END AS definition,
     p.prosecdef AS definer, pg_catalog.array_to_json(p.proconfig) AS settings,
+    pg_catalog.pg_get_expr(p.proargdefaults, 0) AS defaults,
     (SELECT pg_catalog.json_agg(DISTINCT ${NAME('t.tgrelid')})
      FROM pg_catalog.pg_trigger t WHERE t.tgfoid = p.oid AND NOT t.tgisinternal AND t.tgparentid = 0) AS tables
   FROM pg_catalog.pg_proc p
@@ -203,6 +204,7 @@ function routineFrom(row: Row): Routine {
     definition: row['definition'] ?? null,
     settings: JSON.parse(row['settings'] ?? '[]') as readonly string[],
     definer: row['definer'] === 't',
+    defaults: row['defaults'] ?? null,
     triggerTables: JSON.parse(row['tables'] ?? '[]') as readonly string[],
   };
 }

@@ -23,6 +23,8 @@ export interface Routine {
   readonly settings: readonly string[];
   /** SECURITY DEFINER. */
   readonly definer: boolean;
+  /** Of its parameters, by commas; all names in it have their schemas. */
+  readonly defaults: string | null;
   /** That have a trigger which calls it. */
   readonly triggerTables: readonly string[];
 }
@@ -81,9 +83,11 @@ export function bodyOf(routine: Routine, parser: PostgresParser): Body {
 }
 
 function textsOf(routine: Routine, parser: PostgresParser): Body {
+  // A caller that leaves a parameter out calls what its default calls.
+  const defaults = routine.defaults === null ? [] : [`SELECT ${routine.defaults}`];
   if (routine.language === 'sql') {
     // An empty text: a body in the standard's own form, kept as a tree.
-    return routine.body.trim() === '' ? unreadBody() : statementsOf([routine.body], parser);
+    return routine.body.trim() === '' ? unreadBody() : statementsOf([routine.body, ...defaults], parser);
   }
   if (routine.language !== 'plpgsql' || routine.definition === null) return unreadBody('another language');
   const found: Found = { texts: [], dynamic: false, tooDeep: false };
@@ -92,7 +96,7 @@ function textsOf(routine: Routine, parser: PostgresParser): Body {
   } catch {
     return unreadBody();
   }
-  const body = statementsOf(found.texts, parser);
+  const body = statementsOf([...found.texts, ...defaults], parser);
   if (found.dynamic) return { ...body, problem: 'dynamic SQL' };
   return found.tooDeep ? { ...body, problem: UNREADABLE } : body;
 }

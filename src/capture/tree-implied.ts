@@ -37,6 +37,14 @@ function note(type: string, node: Node, { operators, attributes, types }: Names)
   switch (type) {
     case 'A_Expr':
       operators.add(lastOf(node['name']));
+      if (/BETWEEN/.test(asText(node['kind'])))
+        for (const name of ['>=', '<=', '>', '<']) operators.add(name);
+      return;
+    case 'CaseExpr':
+      if (node['arg'] !== undefined) operators.add('=');
+      return;
+    case 'JoinExpr':
+      if (node['usingClause'] !== undefined || node['isNatural'] === true) operators.add('=');
       return;
     case 'SubLink':
       operators.add(lastOf(node['operName']));

@@ -83,6 +83,15 @@ const REDO_BYTES_MAX = 65_536;
 const REFUSED_TEXT = 'understudy refuses a statement';
 /** A text that may prepare statements by SQL, or let go of some. */
 const RENAMES_STATEMENTS = /prepare|deallocate|discard/i;
+const DURING_COPY: ReadonlySet<number> = new Set([
+  FRONTEND.copyData,
+  FRONTEND.copyDone,
+  FRONTEND.copyFail,
+  FRONTEND.sync,
+  FRONTEND.flush,
+  FRONTEND.terminate,
+]);
+const ASCII = /^\p{ASCII}*$/u;
 /** In others a byte that looks like a quote may be half of a letter. */
 const PLAIN_ENCODING = /^(?:UTF-?8|SQL_ASCII|LATIN\d+|WIN\d+|ISO_8859_\d|KOI8[RU]|EUC_\w+)$/i;
 
@@ -174,6 +183,12 @@ export class SessionRouting {
     if (header.length < 5) return this.#leftOver(header.length);
     const type = header[0] ?? 0;
     const length = Math.max(5, header.readInt32BE(1) + 1);
+    if (tracker.copy === 'in' && !DURING_COPY.has(type)) {
+      // The server would end the connection over it; or run it, where its COPY has failed and the error is on its way.
+      const shown = type.toString(16).padStart(2, '0');
+      this.#session.terminate('08P01', `unexpected message type 0x${shown} during COPY from stdin`);
+      return false;
+    }
     if (clientStream.mustWait(type)) return false;
     if (this.#state === 'dropping') {
       if (type === FRONTEND.sync || type === FRONTEND.terminate) {
@@ -275,14 +290,24 @@ export class SessionRouting {
 
   #unreadable(segment: Segment): string | null {
     if (segment.callsFunction) return 'a function is called by its number';
-    const encoding = this.#session.parameter('client_encoding') ?? '';
-    if (segment.runs.length > 0 && !PLAIN_ENCODING.test(encoding)) {
-      return `statements in ${encoding} can’t be read`;
-    }
-    if (this.#session.parameter('standard_conforming_strings') === 'off') {
-      return 'standard_conforming_strings is off';
+    // One that is prepared keeps the meaning that it has now.
+    const texts = [
+      ...segment.runs.map((run) => this.#textOf(run)),
+      ...segment.prepares.map(({ text }) => text),
+    ];
+    for (const text of texts) {
+      const why = text == null ? null : this.#unreadableText(text);
+      if (why !== null) return why;
     }
     return null;
+  }
+
+  /** By the settings of now. What would put them right again can be read under any. */
+  #unreadableText(text: string): string | null {
+    const encoding = this.#session.parameter('client_encoding') ?? '';
+    if (!PLAIN_ENCODING.test(encoding) && !ASCII.test(text)) return `statements in ${encoding} can’t be read`;
+    const escaped = this.#session.parameter('standard_conforming_strings') === 'off' && text.includes('\\');
+    return escaped ? 'standard_conforming_strings is off, and it has a backslash' : null;
   }
 
   #textOf(run: Run): string | undefined {
@@ -303,6 +328,9 @@ export class SessionRouting {
   async #read(segment: Segment, generation: number): Promise<Reach> {
     const scope = await this.#scopeNow();
     if (scope === null) return unknown('what its names mean can’t be asked at the moment');
+    // Only now it is certain what is set.
+    const refused = this.#unreadable(segment);
+    if (refused !== null) return unknown(refused);
     // What others prepare in front of it is not there yet.
     const alone = segment.runs.length === 1 && this.#session.tracker.settled;
     let reach = NOTHING;
@@ -336,6 +364,8 @@ export class SessionRouting {
     const [fromSql, raw] = rows[0] ?? [];
     if (sqlState !== null || raw === undefined || raw === null) return unread(why);
     const text = Buffer.from(raw, 'latin1').toString('utf8');
+    const unreadable = this.#unreadableText(text);
+    if (unreadable !== null) return unread(unreadable);
     if (fromSql === 'true') return await this.#shared.reaches.read(text, { ...scope, prepared: true });
     this.#names.known(name, text);
     return await this.#shared.reaches.read(text, scope);

@@ -4,7 +4,6 @@
  */
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { QueryVerifiers } from '../../src/proxy/verifiers.js';
-import { connectControl } from '../../src/core/postgres.js';
 import { databasePair, type DatabasePair } from '../support/servers.js';
 import { Seat, type Conversation, type Cut, type Played } from './differential/conversation.js';
 import { FILL, SCHEMA, TOPICS, createPlayer } from './differential/setting.js';
@@ -30,9 +29,9 @@ beforeAll(async () => {
     await control.query('CREATE TABLE elsewhere (id int)');
   }
   await createPlayer(pair.onDestination);
-  const rules = [
-    { subset: 'away', tables: ['public.item', 'public.child', 'public.feeling'] },
-  ].map((rule) => ({ ...rule, foreignKeys: 'together' as const, crossing: 'refuse' as const }));
+  const rules = [{ subset: 'away', tables: ['public.item', 'public.child', 'public.feeling'] }].map(
+    (rule) => ({ ...rule, foreignKeys: 'together' as const, crossing: 'refuse' as const }),
+  );
   verifiers = new QueryVerifiers({
     current: () => ({ side: 'destination', endpoint: destination }),
     connectTimeoutMs: 10_000,
@@ -58,27 +57,31 @@ afterAll(async () => {
   await pair[Symbol.asyncDispose]();
 });
 
+/** Refused by name, or ended: docs/subsets.md. */
+const REFUSED =
+  /^(?:a text far longer|a syntax error with|an error with every|tables made|two-phase|a backend that ends itself|the unnamed statement after|Bind of a value that is not|300 parameters|a statement that no longer fits|notices within|copy in (?:by .*)?that fails before|DISCARD ALL)|in the middle of|notification|NOTIFY|replication=/;
+const FULL = process.env['UNDERSTUDY_DIFFERENTIAL'] === 'full';
+/** They hold what differs most here. */
+const CHOSEN = ['transactions', 'extended'];
+
 async function played(conversation: Conversation, seat: Seat, cut: Cut): Promise<Played> {
   const result = await seat.play(conversation, cut);
   if (conversation.dirty === true) {
-    for (const control of [other.onDestination, pair.onDestination]) {
-    await control.query('TRUNCATE item CASCADE');
-    await control.query(FILL);
-    }
+    await pair.onDestination.query('TRUNCATE item CASCADE');
+    await pair.onDestination.query(FILL);
   }
   return result;
 }
-void connectControl;
 
 for (const [topic, conversations] of Object.entries(TOPICS)) {
-  test.each(conversations.map((conversation) => ({ like: conversation, name: conversation.name })))(
+  if (!FULL && !CHOSEN.includes(topic)) continue;
+  const same = conversations.filter(({ name }) => !REFUSED.test(name));
+  test.each(same.map((conversation) => ({ conversation, name: conversation.name })))(
     `${topic}: $name`,
-    async ({ like }) => {
-      const expected = await played(like, direct, 'whole');
-      for (const cut of ['whole', 'frames'] as const) {
-        const got = await played(like, armed, cut);
-        expect(got).toEqual(expected);
-      }
+    async ({ conversation }) => {
+      const expected = await played(conversation, direct, 'whole');
+      for (const cut of FULL ? (['whole', 'frames', 'bytes'] as const) : (['frames'] as const))
+        expect(await played(conversation, armed, cut)).toEqual(expected);
     },
   );
 }

@@ -27,6 +27,7 @@ const SCHEMA = `
   CREATE FUNCTION public.definer_calls() RETURNS bigint LANGUAGE sql SECURITY DEFINER AS 'SELECT b_count() + abs(1)';
   CREATE FUNCTION public.definer_named() RETURNS text LANGUAGE sql SECURITY DEFINER AS
     'SELECT max(note) FROM public.a1';
+  CREATE FUNCTION public.defaulted(n bigint DEFAULT public.b_count()) RETURNS bigint LANGUAGE sql AS 'SELECT n';
   CREATE FUNCTION moved.b_count() RETURNS bigint LANGUAGE sql AS 'SELECT public.b_count()';
   CREATE FUNCTION public.around(n int) RETURNS int LANGUAGE plpgsql AS
     'BEGIN RETURN CASE WHEN n > 0 THEN public.around(n - 1) ELSE (SELECT max(id) FROM public.a1) END; END';
@@ -91,6 +92,10 @@ test.each([
     /pg_settings is of the server itself/,
   ],
   ["UPDATE pg_catalog.pg_settings SET setting = 'moved'", /is of the server itself/],
+  ['SELECT last_value FROM pg_sequences', /pg_sequences tells of whichever side/],
+  ['SELECT data FROM pg_catalog.pg_largeobject', /pg_largeobject tells of whichever side/],
+  ["SELECT pg_logical_slot_peek_changes('x', NULL, NULL)", /of the side’s own log/],
+  ['SELECT pg_cancel_backend(1)', /another connection of one side/],
 ])('%s is refused', async (sql, why) => {
   expect((await read(sql)).unknown).toMatch(why);
 });
@@ -100,6 +105,7 @@ test.each([
   ['SELECT subscripts()', ['b']],
   ['SELECT id FROM guarded', ['a', 'b', 'rest']],
   ['SELECT definer_calls()', ['b']],
+  ['SELECT defaulted()', ['b']],
   ['SELECT definer_named()', ['a']],
   ['SELECT moved.b_count()', ['b']],
   ['SELECT around(1)', ['a']],
@@ -122,6 +128,23 @@ test('what runs unasked counts for every statement', async () => {
       'SELECT ROW(max(note))::public.wrapped FROM public.b1';
     CREATE CAST (bigint AS public.wrapped) WITH FUNCTION public.wrap_long(bigint) AS IMPLICIT`);
   expect((await read('SELECT note FROM a1', new ReadHere(pair))).subsets).toEqual(['a', 'b']);
+});
+
+test('operators that are not written as such', async () => {
+  await pair.onSource.query(`
+    DROP CAST (bigint AS public.wrapped);
+    CREATE FUNCTION public.beyond(text, text) RETURNS boolean LANGUAGE sql AS 'SELECT $1 > max(note) FROM public.b1';
+    CREATE OPERATOR public.>= (LEFTARG = text, RIGHTARG = text, FUNCTION = public.beyond);
+    CREATE OPERATOR public.= (LEFTARG = text, RIGHTARG = text, FUNCTION = public.beyond)`);
+  const fresh = new ReadHere(pair);
+  expect((await read('SELECT note FROM a1', fresh)).subsets).toEqual(['a']);
+  for (const sql of [
+    "SELECT note FROM a1 WHERE note BETWEEN 'a' AND 'b'",
+    "SELECT CASE note WHEN 'a' THEN 1 END FROM a1",
+    'SELECT x.id FROM a1 x JOIN a1 y USING (note)',
+    'SELECT x.id FROM a1 x NATURAL JOIN a1 y',
+  ])
+    expect((await read(sql, fresh)).subsets, sql).toEqual(['a', 'b']);
 });
 
 test('the destination’s catalogs are read where the source is gone', async () => {

@@ -38,6 +38,49 @@ const value = async (client: pg.Client, sql: string, values: unknown[] = []): Pr
 const refused = { code: '0A000' };
 
 describe('a statement', () => {
+  test.each([
+    ['standard_conforming_strings = off', "SELECT '\\', note FROM a1", 'standard_conforming_strings is off'],
+    ["client_encoding = 'SJIS'", "SELECT 'é', note FROM a1", 'SJIS can’t be read'],
+  ])('SET %s shuts nobody in: what can be read alike is served', async (setting, unclear, why) => {
+    await using client = await connected();
+    await client.query(`SET ${setting}`);
+    expect(await value(client, 'SELECT note FROM a1')).toBe('destination');
+    await expect(client.query(unclear)).rejects.toThrow(why);
+    expect(await value(client, 'SELECT note FROM b1')).toBe('source');
+    await client.query('RESET ALL');
+    expect(await value(client, "SELECT note || '\\' FROM a1")).toBe('destination\\');
+  });
+
+  test('a setting by which it is read is not changed in front of it', async () => {
+    await using client = await raw();
+    const [set, scan] = ['SET standard_conforming_strings = off', "SELECT '\\', note FROM a1"];
+    client.write(
+      send.parse(set),
+      send.bind(),
+      send.execute(),
+      send.parse(scan),
+      send.bind(),
+      send.execute(),
+      send.sync(),
+    );
+    await client.readies(1);
+    expect(sqlStates(client.messages)).toEqual(['0A000']);
+  });
+
+  test.each([false, true])(
+    'in the middle of a COPY from the client ends the connection (extended: %s)',
+    async (extended) => {
+      await using client = await raw();
+      const copy = 'COPY a1 FROM STDIN';
+      if (extended) client.write(send.parse(copy), send.bind(), send.execute(), send.flush());
+      else client.write(send.query(copy));
+      await until(() => client.messages.some(({ type }) => type === 'G'));
+      client.write(extended ? send.parse('SELECT note FROM a1') : send.query('SELECT note FROM a1'));
+      await until(() => client.closed);
+      expect(sqlStates(client.messages)).toEqual(['08P01']);
+    },
+  );
+
   test('goes to the side of its table, however it names it', async () => {
     await using client = await connected();
     expect(await value(client, 'SELECT note FROM a1')).toBe('destination');

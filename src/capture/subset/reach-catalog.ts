@@ -327,7 +327,10 @@ export class ReachCatalog {
   }
 
   #named({ schema, name }: TableReference, path: Path, found: Found, chain: Chain): void {
-    if (schema === null ? this.#system.has(name) : SYSTEM_SCHEMAS.has(schema)) return;
+    if (schema === null ? this.#system.has(name) : SYSTEM_SCHEMAS.has(schema)) {
+      this.#ofTheServer(name, found);
+      return;
+    }
     const full = (schema === null ? (path ?? []) : [schema])
       .map((each) => `${each}.${name}`)
       .find((each) => this.#relations.has(each));
@@ -351,7 +354,11 @@ export class ReachCatalog {
     }
     if (relation?.kind !== 'v' || chain.depth > DEPTH_MAX) {
       // The server's own, under a view.
-      if (SYSTEM_SCHEMAS.has(name.slice(0, name.indexOf('.')))) return;
+      const [schema = '', own = ''] = name.split('.');
+      if (SYSTEM_SCHEMAS.has(schema)) {
+        this.#ofTheServer(own, found);
+        return;
+      }
       found.unknown ??= `the relation ${name} belongs to no subset`;
       return;
     }
@@ -364,6 +371,11 @@ export class ReachCatalog {
     for (const call of query.calls)
       if (this.#snapshot.builtin.has(call.name)) this.#builtin(call.name, null, path, found);
     this.#implied(query, path, found, chain.next());
+  }
+
+  /** Most of it is alike on both sides, or about the server itself. */
+  #ofTheServer(name: string, found: Found): void {
+    if (HOLDS_DATA.has(name)) found.unknown ??= `${name} tells of whichever side the session is on`;
   }
 
   /** `literal`: its first argument, where that is a string written out. */
@@ -477,6 +489,8 @@ export class ReachCatalog {
 }
 
 const SEQUENCE_FUNCTIONS = new Set(['nextval', 'currval', 'setval', 'pg_sequence_last_value']);
+/** Relations of the server's own that tell what applications have stored. */
+const HOLDS_DATA = new Set(['pg_sequences', 'pg_largeobject', 'pg_prepared_xacts']);
 const OF_THE_TRANSACTION = new Set(['now', 'transaction_timestamp', 'statement_timestamp']);
 /** Another answer each time, of which none is a side's. */
 const HARMLESS_VOLATILE = new Set([
@@ -501,5 +515,10 @@ const REFUSED_FUNCTIONS: readonly { readonly names: RegExp; readonly why: string
     why: 'runs SQL that can’t be read beforehand',
   },
   { names: /^lo_|^loread$|^lowrite$/, why: 'is about large objects, which belong to no subset' },
+  {
+    names: /^pg_(?:logical_|replication_|create_.*slot|drop_.*slot|copy_.*slot)/,
+    why: 'is of the side’s own log',
+  },
+  { names: /^pg_(?:cancel|terminate)_backend$/, why: 'is about another connection of one side' },
   { names: /^pg_export_snapshot$/, why: 'is of use on one side only' },
 ];

@@ -65,8 +65,15 @@ function pathWith(setting: string, user: string): readonly string[] {
   return pathOf(setting.replaceAll('"$user"', `"${user.replaceAll('"', '""')}"`));
 }
 
-/** What decides which table a name stands for. */
-const NAMING = new Set(['search_path', 'role', 'session_authorization', 'SESSION AUTHORIZATION']);
+/** What decides which table a name stands for, and how a text is read at all. */
+const NAMING = new Set([
+  'search_path',
+  'role',
+  'session_authorization',
+  'SESSION AUTHORIZATION',
+  'standard_conforming_strings',
+  'client_encoding',
+]);
 const DATA = new Set([
   'SelectStmt',
   'InsertStmt',

@@ -36,7 +36,7 @@ const act = (
 
 const base = { poolMode: 'session' as const, capture: false, leads: 'source' as const, subsets: 0 as const };
 const PLANS: readonly Plan[] = [
-  { ...base, seed: 1, acts: [act(['kill-understudy', 'after:send-commit'])] },
+  { ...base, seed: 1, subsets: 2, acts: [act(['kill-understudy', 'after:send-commit'])] },
   { ...base, seed: 2, acts: [act(['destination-stalled', 'before:send-commit'])] },
 ];
 
@@ -61,6 +61,12 @@ test('a seed always draws the same plan; all faults and all points come up', () 
   );
   expect(new Set(faults.map(({ name }) => name))).toEqual(new Set(FAULTS));
   expect(new Set(faults.map(({ point }) => point))).toEqual(new Set(POINTS));
+  expect(new Set(Array.from({ length: 40 }, (_, seed) => drawPlan(seed).subsets))).toEqual(
+    new Set([0, 2, 3]),
+  );
+  expect(drawPlan(1, { subsets: 3 }).acts.every(({ subset }) => subset < 3)).toBe(true);
+  // The same but for what subsets add.
+  expect(drawPlan(42, { subsets: 2 }).acts[0]?.faults).toEqual(drawPlan(42, { subsets: 0 }).acts[0]?.faults);
   expect(drawPlan(1, { only: 'kill-' }).acts[0]?.faults[0]?.name).toMatch(/^kill-/);
   expect(() => drawPlan(1, { only: 'nonsense' })).toThrow('no fault nonsense');
 });
