@@ -113,7 +113,7 @@ beforeAll(async () => {
     CREATE TABLE public.parted_low PARTITION OF public.parted FOR VALUES FROM (0) TO (100);
     CREATE TABLE public.parted_high PARTITION OF public.parted FOR VALUES FROM (100) TO (1000);
   `);
-  stack = await Stack.start(pair);
+  stack = await Stack.start({ ...pair, autopilot: true });
   await stack.following();
   await arrangeAndSwitch();
 });

@@ -90,7 +90,7 @@ async function dropDatabase(which: Side, name: string): Promise<void> {
 }
 
 /** A condition often asks a server: asked without pause it would take the core from what it waits for. */
-const POLL_MAX_MS = 20;
+const POLL_MAX_MS = 40;
 
 /**
  * Polls a condition; throws with `what` after `timeoutMs`. For waiting on states, never for letting time pass. The
@@ -98,10 +98,14 @@ const POLL_MAX_MS = 20;
  */
 export async function until(
   condition: () => boolean | Promise<boolean>,
-  { timeoutMs = 60_000, what = 'condition' }: { timeoutMs?: number; what?: string } = {},
+  {
+    timeoutMs = 60_000,
+    everyMs = POLL_MAX_MS,
+    what = 'condition',
+  }: { timeoutMs?: number; everyMs?: number; what?: string } = {},
 ): Promise<void> {
   const deadline = performance.now() + timeoutMs;
-  for (let waitMs = 2; !(await condition()); waitMs = Math.min(waitMs * 1.5, POLL_MAX_MS)) {
+  for (let waitMs = 2; !(await condition()); waitMs = Math.min(waitMs * 1.5, everyMs)) {
     if (performance.now() > deadline) throw new Error(`timed out after ${timeoutMs} ms waiting for ${what}`);
     await new Promise((resolve) => setTimeout(resolve, waitMs));
   }

@@ -23,6 +23,10 @@ export interface StackOptions {
   readonly destination: DatabaseEndpoint;
   /** More YAML, appended to the file. */
   readonly yaml?: string;
+  /** The loop plans while it runs, in a second of CPU; off unless this or `yaml` asks for it. */
+  readonly autopilot?: boolean;
+  /** As {@link Stack.run} takes it. */
+  readonly killAt?: string;
 }
 
 function urlOf(endpoint: DatabaseEndpoint): string {
@@ -56,10 +60,13 @@ export class Stack implements AsyncDisposable {
       `admin: { host: 127.0.0.1, port: ${stack.#adminPort} }`,
       `source: { url: '${urlOf(options.source)}' }`,
       `destination: { url: '${urlOf(options.destination)}' }`,
+      ...(options.autopilot === true || options.yaml?.includes('autopilot:') === true
+        ? []
+        : ['autopilot: { mode: off }']),
       options.yaml ?? '',
     ].join('\n');
     await writeFile(stack.#config, yaml);
-    await stack.run();
+    await stack.run(options.killAt);
     return stack;
   }
 
@@ -81,7 +88,7 @@ export class Stack implements AsyncDisposable {
           throw new Error(`understudy ended with ${child.exitCode}:\n${this.#output}`);
         return (await fetch(this.#admin('/livez')).catch(() => undefined))?.ok === true;
       },
-      { what: 'the admin port' },
+      { everyMs: 50, what: 'the admin port' },
     );
   }
 
@@ -116,7 +123,7 @@ export class Stack implements AsyncDisposable {
         if (shadow.phase === 'failed') throw new Error(`the shadow failed: ${JSON.stringify(shadow.error)}`);
         return shadow.phase === 'following' && shadow.streams.every((stream) => stream.connected);
       },
-      { timeoutMs: 90_000, what: `the shadow to follow\n${this.#output}` },
+      { timeoutMs: 90_000, everyMs: 100, what: `the shadow to follow\n${this.#output}` },
     );
   }
 
