@@ -26,6 +26,10 @@ function refuse(message: string, json: boolean): void {
   process.exitCode = EXIT.usage;
 }
 
+function helpAsked(argv: readonly string[]): boolean {
+  return argv.length === 0 || argv.includes('--help') || argv.includes('-h') || argv.includes('help');
+}
+
 async function main(argv: readonly string[]): Promise<void> {
   const json = argv.includes('--json');
   const base = yargs([...argv])
@@ -41,7 +45,8 @@ async function main(argv: readonly string[]): Promise<void> {
     .example('$0 init && $0 check', 'write a configuration, see what stands in the way')
     .example('$0 run', 'then point the applications at it')
     .example('$0 cutover --dry-run', 'what a cutover would meet now')
-    .wrap(Math.min(110, process.stdout.columns ?? 110))
+    // yargs lays its help out for every verb that runs, which costs more than some verbs do: wrapped only for a reader.
+    .wrap(helpAsked(argv) ? Math.min(110, process.stdout.columns ?? 110) : null)
     .epilogue(EPILOGUE)
     .exitProcess(false)
     .fail((message, error) => {

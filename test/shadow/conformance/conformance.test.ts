@@ -7,7 +7,7 @@ import type { ShadowMethod, VerifyReport } from '../../../src/core/ports.js';
 import { SUPERUSER, SUPERUSER_PASSWORD } from '../../../src/app/demo/embedded-server.js';
 import { databasePair, until, type DatabasePair } from '../../support/servers.js';
 import { Stack } from '../../support/stack.js';
-import { contents, sql } from '../engine-harness.js';
+import { contents, digestSql, sql } from '../engine-harness.js';
 import { CASES, SCHEMA, type Conditions } from './cases.js';
 
 const only = process.env['CONFORMANCE_METHOD'];
@@ -18,11 +18,13 @@ const METHODS = (['log', 'mirror', 'poll'] satisfies ShadowMethod[]).filter(
 describe.each(METHODS)('following by %s', (method) => {
   let pair: DatabasePair;
   let stack: Stack;
+  let digests: string;
   const clients: pg.Client[] = [];
 
   beforeAll(async () => {
     pair = await databasePair();
     await sql(pair.onSource, SCHEMA);
+    digests = await digestSql(pair.onSource, method === 'log' ? ['cache'] : []);
     stack = await Stack.start({
       source: pair.source,
       destination: pair.destination,
@@ -74,10 +76,13 @@ cutover: { markTimeoutMs: 20000, holdBudgetMs: 30000, fenceTimeoutMs: 10000 }`,
   const same = async (): Promise<void> => {
     await until(
       async () => {
-        const [ours, theirs] = await Promise.all([followed(pair.onSource), followed(pair.onDestination)]);
-        return JSON.stringify(ours) === JSON.stringify(theirs);
+        const [ours, theirs] = await Promise.all([
+          pair.onSource.query(digests),
+          pair.onDestination.query(digests),
+        ]);
+        return JSON.stringify(ours.rows) === JSON.stringify(theirs.rows);
       },
-      { timeoutMs: 90_000, what: 'both sides to be the same' },
+      { timeoutMs: 90_000, everyMs: 100, what: 'both sides to be the same' },
     ).catch(async (error: unknown) => {
       const [ours, theirs] = await Promise.all([followed(pair.onSource), followed(pair.onDestination)]);
       expect(theirs).toEqual(ours);
