@@ -66,7 +66,7 @@ import { Verification } from './verification.js';
 import { analyzeAll, analyzeStale, refreshMaterializedViews } from './postgres/analyze.js';
 import type { Key } from './postgres/apply-table.js';
 import { catalogDifferences, catalogWarning } from './catalog-watch.js';
-import { SchemaFollower, sourceLeads } from './schema-follower.js';
+import { laneCarrier, SchemaFollower, schemaMoved, sourceLeads } from './schema-follower.js';
 import { installDdlNotice } from './postgres/ddl-notice.js';
 import { readFingerprint } from './postgres/fingerprint.js';
 import { ensureIdentities } from './postgres/identity.js';
@@ -160,7 +160,8 @@ export class ShadowEngine implements ShadowControl {
     });
     this.#forward = this.#lane('forward');
     this.#schema = new SchemaFollower({
-      forward: this.#forward,
+      carrier: laneCarrier(this.#forward),
+      sourceLeads: ({ source: from }) => sourceLeads(from),
       clock: context.clock,
       log: this.#log,
       lookIntervalMs: this.#settings.fingerprintIntervalMs,
@@ -417,8 +418,7 @@ export class ShadowEngine implements ShadowControl {
   }
 
   async resume({ recopy }: ResumeOptions, signal: AbortSignal): Promise<void> {
-    if (this.#condition.phase !== 'paused') throw notPaused(this.#condition.phase);
-    await this.#schema.resume(recopy, signal);
+    await this.#schema.resume(this.#condition.phase, recopy, signal);
   }
 
   async #prepareCopier(source: Session): Promise<void> {
@@ -746,14 +746,4 @@ export class ShadowEngine implements ShadowControl {
       this.#condition.warn(code, first === undefined ? null : { code, message });
     });
   }
-}
-
-function notPaused(phase: ShadowPhase): UnderstudyError {
-  return new UnderstudyError('request-invalid', `the shadow is ${phase}, not paused`, {
-    advice: 'Look at `understudy status`.',
-  });
-}
-
-function schemaMoved(): UnderstudyError {
-  return new UnderstudyError('catalog-changed', 'the source’s schema changed', { retryable: true });
 }

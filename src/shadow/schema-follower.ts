@@ -1,5 +1,5 @@
 /**
- * Keeps the shadow's schema the source's: at the beginning of each of the engine's attempts, and between two looks at the
+ * Keeps the shadow's schema the source's, by whatever way it follows: at the beginning of each of the engine's attempts, and between two looks at the
  * catalogs while it follows.
  *
  * States: at rest → carrying (the forward stream stands) → at rest, the engine's phase being `copying` again; or
@@ -13,6 +13,7 @@ import { randomUUID } from 'node:crypto';
 import type { Clock } from '../core/clock.js';
 import { UnderstudyError } from '../core/errors.js';
 import type { Log } from '../core/log.js';
+import type { ShadowPhase } from '../core/ports.js';
 import { emitMessageSql } from '../core/postgres.js';
 import type { Lane } from './lane.js';
 import { acceptSchema, followSchema, obstacleError } from './schema-follow.js';
@@ -24,8 +25,21 @@ import type { TableInfo } from './postgres/table.js';
 /** The stream has that long to apply what came before a change of the schema. */
 const STAND_STILL_MS = 10_000;
 
+/** What carries rows to the destination, and must not while its tables are changed. */
+export interface Carrier {
+  /** Ends what runs; whoever comes behind the schema starts it again. Idempotent. */
+  readonly stop: () => Promise<void>;
+  /** As `stop`; what was written before the change of the schema is carried first, as far as that can be. */
+  readonly standStill: (source: Session) => Promise<void>;
+  /** It met something that it does not know, and stands there. */
+  readonly halted: () => boolean;
+  /** Both schemas are the same: what it met is nothing that they have. */
+  readonly passOn: () => void;
+}
+
 export interface SchemaFollowerContext {
-  readonly forward: Lane;
+  readonly carrier: Carrier;
+  readonly sourceLeads: (stage: StageContext) => Promise<boolean>;
   readonly clock: Clock;
   readonly log: Log;
   readonly lookIntervalMs: number;
@@ -72,15 +86,15 @@ export class SchemaFollower {
   /** Brings the destination to the source's schema, or waits until somebody has. Whether anything was changed. */
   async follow(stage: StageContext): Promise<boolean> {
     const { source, signal } = stage;
-    const { forward, onTrouble, adopt } = this.#context;
-    if (!(await sourceLeads(source))) return false;
+    const { carrier, sourceLeads: leads, onTrouble, adopt } = this.#context;
+    if (!(await leads(stage))) return false;
     // It would only stop at the same place again.
-    if (forward.state.haltedAt !== null) await forward.stop();
+    if (carrier.halted()) await carrier.stop();
     for (;;) {
       signal.throwIfAborted();
-      const outcome = await followSchema(stage, () => this.#standStill(source));
+      const outcome = await followSchema(stage, () => carrier.standStill(source));
       if (outcome.kind === 'obstructed') {
-        await forward.stop();
+        await carrier.stop();
         this.#pause(obstacleError(outcome.obstacles));
         if (await this.#decided(stage)) return true;
         continue;
@@ -91,8 +105,7 @@ export class SchemaFollower {
         await adopt(outcome.tables);
         return true;
       }
-      if (forward.state.haltedAt !== null) forward.state.settled.add(forward.state.haltedAt);
-      forward.state.haltedAt = null;
+      carrier.passOn();
       return false;
     }
   }
@@ -110,8 +123,13 @@ export class SchemaFollower {
     signal.throwIfAborted();
   }
 
-  /** See `ShadowControl.resume`. Only while paused. */
-  async resume(recopy: readonly string[], signal: AbortSignal): Promise<void> {
+  /** See `ShadowControl.resume`. Throws `request-invalid` in another phase than `paused`. */
+  async resume(phase: ShadowPhase, recopy: readonly string[], signal: AbortSignal): Promise<void> {
+    if (phase !== 'paused') {
+      throw new UnderstudyError('request-invalid', `the shadow is ${phase}, not paused`, {
+        advice: 'Look at `understudy status`.',
+      });
+    }
     if (this.#decision !== undefined)
       throw new UnderstudyError('busy', 'the shadow is being resumed already', { advice: 'Wait for it.' });
     let decision: Decision | undefined;
@@ -155,15 +173,30 @@ export class SchemaFollower {
       this.#decision = undefined;
     }
   }
+}
 
-  /** Everything that was written before the change is applied first, where the stream still goes. */
-  async #standStill(source: Session): Promise<void> {
-    const { forward } = this.#context;
-    if (forward.state.connected && forward.state.haltedAt === null) {
-      const mark = randomUUID();
-      await run(source, emitMessageSql({ t: 'mark', id: mark }), { what: 'marking the log' });
-      await forward.waitForMark(mark, AbortSignal.timeout(STAND_STILL_MS)).catch(() => undefined);
-    }
-    await forward.stop();
-  }
+/** A lane: everything that was written before the change is applied first, where the stream still goes. */
+export function laneCarrier(forward: Lane): Carrier {
+  const { state } = forward;
+  return {
+    stop: () => forward.stop(),
+    halted: () => state.haltedAt !== null,
+    passOn: () => {
+      if (state.haltedAt !== null) state.settled.add(state.haltedAt);
+      state.haltedAt = null;
+    },
+    standStill: async (source) => {
+      if (state.connected && state.haltedAt === null) {
+        const mark = randomUUID();
+        await run(source, emitMessageSql({ t: 'mark', id: mark }), { what: 'marking the log' });
+        await forward.waitForMark(mark, AbortSignal.timeout(STAND_STILL_MS)).catch(() => undefined);
+      }
+      await forward.stop();
+    },
+  };
+}
+
+/** Ends an attempt, for another that looks at the source's schema first. */
+export function schemaMoved(): UnderstudyError {
+  return new UnderstudyError('catalog-changed', 'the source’s schema changed', { retryable: true });
 }

@@ -2,7 +2,7 @@ import { expect, test } from 'vitest';
 import type pg from 'pg';
 import { connectControl } from '../../src/core/postgres.js';
 import { databasePair, until, type DatabasePair } from '../support/servers.js';
-import { EngineHarness, sql } from './engine-harness.js';
+import { emitRoute, EngineHarness, sql } from './engine-harness.js';
 
 /** Writes into `account` until it is stopped, by statements that outlive the changes of the schema. */
 async function liveWriter(pair: DatabasePair): Promise<{ stop: () => Promise<number> }> {
@@ -211,4 +211,58 @@ test('waits for a decision where a change may lose rows, and goes on with it', a
   );
   expect(rows).toEqual([{ there: 't' }]);
   expect((await harness.engine.status()).error).toBeNull();
+});
+
+test('without the log, what is added is carried over too, and what needs a decision is waited for', async () => {
+  await using pair = await databasePair();
+  const { onSource, onDestination } = pair;
+  await sql(onSource, ACCOUNTS);
+  await using harness = new EngineHarness(pair, {
+    method: 'poll',
+    pollIntervalMs: 20,
+    fingerprintIntervalMs: 100,
+  });
+  await harness.start().reach('following');
+  await harness.engine.prepareReverse(AbortSignal.timeout(60_000));
+  const addition = `ALTER TABLE account ADD COLUMN IF NOT EXISTS level integer DEFAULT 7, ADD COLUMN dice float8 DEFAULT random();
+    CREATE TABLE IF NOT EXISTS invoice (id serial PRIMARY KEY, account bigint REFERENCES account ON DELETE CASCADE);
+    CREATE INDEX IF NOT EXISTS account_level ON account (level); ALTER TYPE mood ADD VALUE 'meh' BEFORE 'happy';
+    INSERT INTO invoice (account) SELECT id FROM account`;
+  await sql(onSource, addition);
+  const built = async (object: string): Promise<boolean> =>
+    (await oneRow(onDestination, `SELECT to_regclass('public.${object}') AS found`))['found'] !== null;
+  await until(async () => (await built('account_level')) && (await built('invoice')), {
+    what: 'the additions',
+  });
+  // A second time it changes nothing: the catalogs are the same, and nothing is waited for.
+  await sql(onSource, addition.split(';').slice(1, 3).join(';'));
+  await harness.reach('following');
+  await sql(
+    onSource,
+    `UPDATE account SET level = 8, mood = 'meh' WHERE id < 10; DELETE FROM account WHERE id = 5`,
+  );
+  await harness.caughtUp();
+  expect(await harness.expectSame()).toBe(1998);
+  expect(harness.built).toContain('public.invoice');
+
+  await sql(onSource, 'ALTER TABLE account DROP COLUMN dice; UPDATE account SET level = 9 WHERE id = 1');
+  await harness.reach('paused');
+  const { error } = await harness.engine.status();
+  expect(error).toMatchObject({ code: 'schema-paused' });
+  expect(error?.advice).toContain('ALTER TABLE public.account DROP COLUMN dice');
+  await sql(onDestination, 'ALTER TABLE account DROP COLUMN dice');
+  await harness.engine.resume({ recopy: [] }, AbortSignal.timeout(60_000));
+  await harness.reach('following');
+  await harness.caughtUp();
+  expect(await harness.expectSame()).toBe(1998);
+  expect((await harness.engine.status()).warnings).toEqual([]);
+
+  await emitRoute(onDestination, 'destination', 1);
+  await sql(
+    onDestination,
+    'INSERT INTO invoice (id, account) VALUES (5000, 7); DELETE FROM account WHERE id = 8',
+  );
+  await harness.caughtUp('reverse');
+  await harness.expectSame();
+  expect((await oneRow(onSource, 'SELECT count(*) AS n FROM public.invoice WHERE id = 5000'))['n']).toBe('1');
 });

@@ -22,6 +22,7 @@ import type {
   LatencyWindow,
   Finding,
   RecentVerifyReport,
+  ResumeOptions,
   ShadowCommand,
   ShadowControl,
   ShadowStatus,
@@ -47,6 +48,7 @@ import {
   ensureRecords,
   readFingerprintRecord,
   readState,
+  readSourcePlan,
   readTableCopies,
   writeFingerprint,
 } from '../postgres/records.js';
@@ -54,12 +56,14 @@ import { endOnAbort, openSession, withSession, type Session } from '../postgres/
 import { tableKey, type TableInfo } from '../postgres/table.js';
 import { readTables } from '../postgres/tables.js';
 import { RecentKeys } from '../recent-keys.js';
+import { SchemaFollower, schemaMoved } from '../schema-follower.js';
 import { buildAfterCopy, buildBeforeCopy, type StageContext } from '../schema-stage.js';
 import type { ShadowSettings } from '../settings.js';
 import { Steering } from '../steering.js';
 import { Throttle } from '../throttle/throttle.js';
 import { isUnlogged, Unlogged } from '../unlogged.js';
 import { Verification } from '../verification.js';
+import { readAuthority } from './authority.js';
 import { closeFollowSessions, openFollowSessions } from './follow-sessions.js';
 import { Follower } from './follower.js';
 import type { ChangeHints } from './hints.js';
@@ -92,7 +96,12 @@ export class FollowEngine implements ShadowControl {
   #copy: InitialCopy | undefined;
   #follower: Follower | undefined;
   #mirror: MirrorHints | undefined;
+  readonly #schema: SchemaFollower;
   #stopping = new AbortController();
+  /** Ends the attempt at hand, for another that looks at the source's schema first. */
+  #attempt = new AbortController();
+  /** Tables were added or their columns changed since the whole was built. */
+  #grown = false;
   #running: Promise<void> | undefined;
 
   constructor(settings: ShadowSettings, choice: MethodChoice, context: ShadowEngineContext) {
@@ -109,6 +118,21 @@ export class FollowEngine implements ShadowControl {
       random,
       onPhase: context.onPhase,
       onFailed: (error) => this.#stopping.abort(error),
+    });
+    this.#schema = new SchemaFollower({
+      carrier: {
+        stop: () => this.#standStill(),
+        standStill: () => this.#standStill(),
+        halted: () => false,
+        passOn: () => undefined,
+      },
+      sourceLeads: async ({ destination }) => (await readAuthority(destination, false)).kind !== 'follows',
+      clock: context.clock,
+      log: this.#log,
+      lookIntervalMs: settings.fingerprintIntervalMs,
+      adopt: (tables) => this.#adopt(tables),
+      onTrouble: (error) => this.#condition.trouble('schema', error),
+      onPaused: () => this.#condition.enter('paused'),
     });
     this.#wayBack = new WayBack(settings, {
       log: this.#log,
@@ -186,8 +210,13 @@ export class FollowEngine implements ShadowControl {
   }
 
   async #run(signal: AbortSignal): Promise<void> {
-    await this.#condition.keepTrying(signal, (sessions, reached) =>
-      this.#pipeline(signal, sessions, reached),
+    await this.#condition.keepTrying(
+      signal,
+      (sessions, reached) => {
+        this.#attempt = new AbortController();
+        return this.#pipeline(AbortSignal.any([signal, this.#attempt.signal]), sessions, reached);
+      },
+      () => this.#attempt.signal.aborted,
     );
     if (this.#condition.failure !== undefined) {
       await Promise.all([this.#follower?.stop(), this.#wayBack.stop()]);
@@ -217,7 +246,9 @@ export class FollowEngine implements ShadowControl {
     };
     await ensureRecords(destination);
     await ensureFollowRecords(destination);
-    const state = await readState(destination, migrationId);
+    let state = await readState(destination, migrationId);
+    if (!isBefore(state?.phase ?? null, 'copying') && (await this.#schema.follow(stage)))
+      state = await readState(destination, migrationId);
     const recorded = state?.phase ?? null;
     this.#condition.copySeconds = state?.copySeconds ?? 0;
     if (isBefore(recorded, 'copying')) await this.#buildSchema(stage);
@@ -263,6 +294,20 @@ export class FollowEngine implements ShadowControl {
     }
   }
 
+  /** What it met is of no matter any more: the schema is. */
+  async #standStill(): Promise<void> {
+    await this.#follower?.stop();
+    this.#condition.trouble('follower', undefined);
+  }
+
+  /** The tables are others now: whoever remembers them forgets. The guard is up before the first row. */
+  async #adopt(tables: readonly TableInfo[]): Promise<void> {
+    this.#tables = tables;
+    this.#grown = true;
+    this.#verification.forget();
+    await this.#barriers();
+  }
+
   #hints(tables: readonly ApplyTable[]): ChangeHints {
     const { pollIntervalMs, versionColumns } = this.#settings;
     const polls = new PollHints(tables, { pollIntervalMs, versionColumns, keysMax: POLLED_KEYS_MAX });
@@ -293,6 +338,7 @@ export class FollowEngine implements ShadowControl {
       pace: this.#pace,
       onTrouble: (error) => this.#condition.trouble('follower', error),
       onFailed: (error) => this.#condition.fail(error),
+      schemaMoved: () => this.#schemaMoved(),
       onRefreshed: (table, keys) => this.#recent.noteKeys(table, keys),
     });
     this.#follower = follower;
@@ -313,9 +359,12 @@ export class FollowEngine implements ShadowControl {
 
   async #analyze(stage: StageContext): Promise<void> {
     await this.#condition.begin('analyzing', stage.destination, stage.signal);
-    await analyzeAll(stage.destination, this.#tables, stage.signal);
+    const analyze = this.#grown ? analyzeStale : analyzeAll;
+    await analyze(stage.destination, this.#tables, stage.signal);
     // What the destination looks like when it is complete: the way back's identities are part of it.
-    await ensureIdentities(stage.destination, await readTables(stage.destination.client), stage);
+    const tables = await readTables(stage.destination.client);
+    await ensureIdentities(stage.destination, tables, stage);
+    if (this.#grown) await this.#wayBack.grow(stage.destination, tables);
     await writeFingerprint(stage.destination, 'destination', await readFingerprint(stage.destination.client));
   }
 
@@ -324,18 +373,33 @@ export class FollowEngine implements ShadowControl {
     await this.#condition.begin('following', stage.destination, stage.signal);
     for (;;) {
       for (const side of ['source', 'destination'] as const) {
-        await this.#checkFingerprint(side).catch((error: unknown) => {
+        const moved = await this.#checkFingerprint(side, stage).catch((error: unknown) => {
           this.#log.debug({ reason: String(error) }, 'the catalogs could not be compared');
+          return false;
         });
+        if (moved) this.#attempt.abort(schemaMoved());
       }
-      await this.#clock.sleep(this.#settings.fingerprintIntervalMs, stage.signal);
+      await this.#schema.lookAgain(stage.signal);
     }
   }
 
-  async #checkFingerprint(side: Side): Promise<void> {
+  /** Whether the source's schema is another, and the shadow's can follow it. */
+  async #checkFingerprint(side: Side, { destination }: StageContext): Promise<boolean> {
     const built = await this.builtFingerprint(side);
-    const warning = catalogWarning(side, await catalogDifferences(side, this.#settings[side], built));
-    this.#condition.warn(`catalog-changed ${side}`, warning);
+    const differences = await catalogDifferences(side, this.#settings[side], built);
+    if (side === 'source' && differences.length > 0 && (await readSourcePlan(destination)) !== null) {
+      if ((await readAuthority(destination, false)).kind !== 'follows') return true;
+    }
+    this.#condition.warn(`catalog-changed ${side}`, catalogWarning(side, differences));
+    return false;
+  }
+
+  /** What was refused may be so as the source's schema is another by now: then that is for whoever follows it. */
+  async #schemaMoved(): Promise<boolean> {
+    const built = await this.builtFingerprint('source');
+    const differences = await catalogDifferences('source', this.#settings.source, built);
+    if (differences.length > 0) this.#attempt.abort(schemaMoved());
+    return differences.length > 0;
   }
 
   // --- ShadowControl -------------------------------------------------------------------------------------------
@@ -430,13 +494,8 @@ export class FollowEngine implements ShadowControl {
     return await this.#steering.steer(command);
   }
 
-  /** By this way the schema is not followed, and so never waits for a decision. */
-  resume(): Promise<void> {
-    return Promise.reject(
-      new UnderstudyError('request-invalid', 'by this method the source’s schema is not followed', {
-        advice: 'Make the same change on both sides, or build the shadow anew.',
-      }),
-    );
+  async resume({ recopy }: ResumeOptions, signal: AbortSignal): Promise<void> {
+    await this.#schema.resume(this.#condition.phase, recopy, signal);
   }
 
   /** What is written past the guard is found by comparing, and mended as any other difference. */

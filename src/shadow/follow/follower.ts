@@ -23,6 +23,7 @@ import type { Log } from '../../core/log.js';
 import type { ShadowMethodStatus, StreamStatus } from '../../core/ports.js';
 import { lsn, type Position } from '../../core/position.js';
 import { Backoff } from '../backoff.js';
+import { notReady } from '../condition.js';
 import type { Pace } from '../pace.js';
 import type { ApplyTable, Key } from '../postgres/apply-table.js';
 import { readAuthority } from './authority.js';
@@ -44,6 +45,8 @@ export interface FollowerContext {
   readonly pace: Pace;
   readonly onTrouble: (error: UnderstudyError | undefined) => void;
   readonly onFailed: (error: UnderstudyError) => void;
+  /** Whether the source's schema is another than the one that is followed; somebody then brings the follower to it. */
+  readonly schemaMoved: () => Promise<boolean>;
   /** Keys that catching up exactly wrote: to be compared once more. */
   readonly onRefreshed: (table: ApplyTable, keys: readonly Key[]) => void;
 }
@@ -163,6 +166,8 @@ export class Follower implements ChangeSource, CatchesUpExactly {
     signal: AbortSignal,
   ): Promise<T> {
     if (this.#failure !== undefined) return Promise.reject(this.#failure);
+    // Stopped for good, or until the schemas agree: nobody would answer.
+    if (this.#running === undefined) return Promise.reject(notReady('shadow'));
     if (signal.aborted) return Promise.reject(signal.reason as Error);
     return new Promise<T>((resolve, reject) => {
       const settle = (): void => {
@@ -232,7 +237,7 @@ export class Follower implements ChangeSource, CatchesUpExactly {
       } catch (thrown) {
         if (signal.aborted) break;
         const error = asUnderstudyError(thrown, 'internal', `following by ${this.#hints.method}`);
-        if (!error.retryable) {
+        if (!error.retryable && !(await this.#context.schemaMoved().catch(() => false))) {
           this.#fail(error);
           break;
         }

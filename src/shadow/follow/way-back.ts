@@ -11,8 +11,9 @@ import { Lane } from '../lane.js';
 import { LogBudget } from '../log-budget.js';
 import { ensureIdentities } from '../postgres/identity.js';
 import { ensureRecords, writeReversePrepared } from '../postgres/records.js';
-import { streamNames } from '../postgres/slot.js';
-import { withSession } from '../postgres/statement.js';
+import { ensurePublication, streamNames } from '../postgres/slot.js';
+import { withSession, type Session } from '../postgres/statement.js';
+import type { TableInfo } from '../postgres/table.js';
 import { readTables } from '../postgres/tables.js';
 import type { Pace } from '../pace.js';
 import type { RecentKeys } from '../recent-keys.js';
@@ -106,6 +107,16 @@ export class WayBack {
   status(): StreamStatus | null {
     if (!this.#started) return null;
     return { ...this.#lane.status(), logBytes: this.#budget.retainedBytes('destination') };
+  }
+
+  /** Learns of new tables while nothing comes by it yet. Nothing where it was not prepared. */
+  async grow(destination: Session, tables: readonly TableInfo[]): Promise<void> {
+    if (!this.#started) return;
+    const { publication } = streamNames(this.#settings.migrationId, 'reverse');
+    await ensurePublication(destination, publication, tables);
+    await this.#lane.stop();
+    this.#lane.state.forgetTables();
+    this.#lane.start();
   }
 
   waitForMark(mark: string, signal: AbortSignal): Promise<Position> {
