@@ -129,6 +129,8 @@ export interface PrepareReport {
   /** Sessions whose state changed since they were asked; they are asked again behind the gate. */
   readonly stale: number;
   readonly blockers: readonly SessionBlocker[];
+  /** Where other subsets stay, so that no session is moved: those that can't go to the other side as they are. */
+  readonly bound?: readonly SessionBlocker[];
   /** OIDs, on the side that serves, of the database's own types that sessions have used in binary form. */
   readonly binaryTypes?: readonly number[];
 }

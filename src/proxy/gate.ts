@@ -84,6 +84,8 @@ export class NotAdmitted extends UnderstudyError {
 /** While clients are served, the servers' time is theirs: connections are opened few at once, and with rests. */
 const SERVED_OPEN_MAX = 2;
 const REST_MAX_MS = 50;
+/** Only to be told of: a session that is busy for longer is left out. */
+const LOOK_WITHIN_MS = 1_000;
 
 const PINNED_MESSAGE =
   'terminating connection because the database was switched over and this session holds what can’t be moved';
@@ -218,7 +220,7 @@ export class Gate {
     // Every session waits on it, and Node takes more than ten for a leak.
     setMaxListeners(0, signal);
     this.#aim(subsets, to);
-    if (!this.#deps.router.united(subsets, to)) return this.#prepareParting();
+    if (!this.#deps.router.united(subsets, to)) return this.#prepareParting(to, signal);
     await this.#deps.party.settled();
     if (!this.#state.is('open')) throw this.#busy();
     const { settings } = this.#deps.context;
@@ -245,11 +247,26 @@ export class Gate {
     };
   }
 
-  /** No session is moved by the switch: nothing is to be made ready. */
-  #prepareParting(): PrepareReport {
-    const sessions = this.#deps.sessions().length;
+  /** No session is moved by the switch, so nothing is to be made ready; but some can't go anywhere afterwards. */
+  async #prepareParting(to: Side, signal: AbortSignal): Promise<PrepareReport> {
     this.#movingTo = null;
-    return { sessions, warm: sessions, stale: 0, blockers: [] };
+    const { context, settingNames, target, sessions } = this.#deps;
+    const deps = { context, settingNames, listenersStay: true };
+    const looks = sessions()
+      .filter((session) => !session.replication)
+      .map((session) => new SessionMove(session, target(to), deps));
+    await Promise.all(
+      looks.map((look) => look.look(LOOK_WITHIN_MS, signal, this.#servedSlots).catch(() => undefined)),
+    );
+    if (signal.aborted) throw asUnderstudyError(signal.reason, 'cancelled', 'asking the sessions');
+    const present = looks.filter((look) => look.session.phase !== 'closed');
+    return {
+      sessions: present.length,
+      warm: present.length,
+      stale: 0,
+      blockers: [],
+      bound: present.flatMap((look) => look.blockers),
+    };
   }
 
   discardWarm(): void {

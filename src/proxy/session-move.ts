@@ -110,13 +110,23 @@ export class SessionMove {
     }
   }
 
+  /** Asks the session what it holds, and opens nothing; what would keep it here is in `blockers` afterwards. As `refresh`. */
+  async look(askWithinMs: number, signal: AbortSignal, slots: MoveSlots): Promise<void> {
+    if (this.session.replication || this.session.phase === 'closed') return;
+    await this.#ask(askWithinMs, signal, slots);
+    if (this.#state !== null) this.#pins = this.#pinsOf(this.#state);
+  }
+
+  #pinsOf(state: SessionState): readonly Pin[] {
+    const listening = this.#deps.listenersStay === true ? state.listening : [];
+    return [...pinsOf(state), ...listening.map((detail): Pin => ({ reason: 'listening', detail }))];
+  }
+
   async #refresh(askWithinMs: number, signal: AbortSignal, slots: MoveSlots): Promise<void> {
     if (!this.current || this.#state === null) await this.#ask(askWithinMs, signal, slots);
     const state = this.#state;
     if (state === null || this.session.clientStream.pins.length > 0) return;
-    const pins = pinsOf(state);
-    if (this.#deps.listenersStay === true)
-      pins.push(...state.listening.map((detail): Pin => ({ reason: 'listening', detail })));
+    const pins = this.#pinsOf(state);
     if (pins.length > 0) {
       this.#pins = pins;
       return;

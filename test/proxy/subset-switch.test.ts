@@ -40,6 +40,22 @@ async function flip(subset: SubsetId, to: Side): Promise<{ prepared: PrepareRepo
 
 const raw = (): Promise<RawClient> => RawClient.connect(running.port, running.database);
 
+test('before subsets are parted, sessions that hold what can’t be moved are counted', async () => {
+  const { proxy } = running;
+  await using listening = await raw();
+  await using other = await raw();
+  await listening.run([send.query('LISTEN news')]);
+  await listening.run([send.query('CREATE TEMPORARY TABLE mine (id int)')]);
+  await other.run([send.query("SET application_name = 'free'")]);
+  const to = sideOf('a') === 'source' ? 'destination' : 'source';
+  const { blockers, bound = [], sessions } = await proxy.prepare('a', to, options.signal);
+  expect([sessions, blockers]).toEqual([2, []]);
+  expect(bound.map(({ reason }) => reason).sort()).toEqual(['listening', 'temporary-table']);
+  expect(new Set(bound.map(({ sessionId }) => sessionId)).size).toBe(1);
+  // Nothing was made ready for them, and nobody was moved.
+  expect(proxy.status().gates).toMatchObject({ all: { warm: 0 } });
+});
+
 test('a part whose side is not known is refused by name, and the others are served', async () => {
   const { proxy } = running;
   const routes = ['a', 'b', 'rest'].map((subset) => ({ subset, route: proxy.route(subset) }));
