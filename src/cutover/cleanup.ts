@@ -2,7 +2,7 @@
 import type { Side } from '../core/ports.js';
 import { UnderstudyError } from '../core/errors.js';
 import { quoteIdent } from '../core/postgres.js';
-import { inBarrierTransaction, readBounds, type BarrierLimits } from './barrier.js';
+import { inBarrierTransaction, readBounds, type BarrierLimits } from './barrier-locks.js';
 import { sqlStateOf, type Session } from './session.js';
 
 /** A slot whose stream was stopped is free once its walsender has noticed. */

@@ -7,7 +7,6 @@
  * - What the journal is owed (an abort or an end that could not be written) is paid before anything else is begun.
  */
 import {
-  WHOLE_DATABASE,
   type OperationKind,
   type OperationReport,
   type Route,
@@ -16,16 +15,11 @@ import {
   type SubsetId,
 } from '../core/ports.js';
 import { UnderstudyError } from '../core/errors.js';
-import { readSubsetTables, subsetAsked, subsetIds } from '../core/subsets.js';
-import {
-  createBarrierObjects,
-  installBarrier,
-  planBarrier,
-  tablesOn,
-  type BarrierLimits,
-} from './barrier.js';
-import { abandonDestination, readEpoch } from './fence.js';
+import { subsetAsked, subsetIds } from '../core/subsets.js';
+import { abandonSubsets, assertDestinationSilent } from './abandon.js';
+import { readEpoch } from './fence.js';
 import { finalize } from './finalize.js';
+import { installOnBoth } from './install.js';
 import { remove } from './remove.js';
 import {
   assertNoOther,
@@ -36,13 +30,20 @@ import {
   type OperationMember,
 } from './journal.js';
 import { JournalDebts } from './journal-debts.js';
-import { abortable, subsetsOf, type Operation } from './operation.js';
-import { reconfigured, recover } from './recovery.js';
+import { abortable, type Operation } from './operation.js';
+import { recoverAll } from './recover-all.js';
+import { reconfigured } from './recovery.js';
 import { Registration } from './registration.js';
 import { OperationRunner, StoppedDead } from './runner.js';
 import { Connections, type Session } from './session.js';
-import { StatusReader, readRollbackStatus, type SidesStatus } from './status.js';
-import { assertSameMembers, leadsWhole, wholeOf } from './subsets.js';
+import {
+  StatusReader,
+  readRollbackStatus,
+  recordOfReport,
+  runningStatus,
+  type SidesStatus,
+} from './status.js';
+import { leadsWhole, wholeOf } from './subsets.js';
 import { taken, type Chosen } from './together.js';
 import type {
   CutoverDeps,
@@ -50,11 +51,9 @@ import type {
   FinalizeOptions,
   FinalizeReport,
   OperationOptions,
-  OperationRecord,
   Recovery,
   RemoveOptions,
   RemoveReport,
-  SubsetRecovery,
 } from './settings.js';
 
 interface Running {
@@ -65,8 +64,6 @@ interface Running {
   readonly settled: Promise<unknown>;
 }
 
-/** Why who leads a subset can't be found out, while the other server may tell of others. */
-const UNASKED: ReadonlySet<string> = new Set(['route-unknown', 'source-unreachable']);
 /** How long `close` waits for an operation to be undone before it is left to the next process. */
 const CLOSE_WAIT_MS = 10_000;
 
@@ -145,81 +142,20 @@ export class CutoverCoordinator {
   recover(signal: AbortSignal): Promise<Recovery> {
     return this.#exclusively(async () => {
       signal.throwIfAborted();
-      const recovery = await this.#recover(signal);
+      const recovery = await recoverAll({
+        deps: this.#deps,
+        connections: this.#connections,
+        proxyId: this.#proxyId,
+        known: this.#subsets,
+        recovered: this.#recovered,
+        signal,
+      });
       this.#recovered ||= recovery.missing === undefined;
       const unknown = (recovery.subsets ?? []).filter((each) => each.unknown === true);
       this.#unknown = new Set(unknown.map(({ subset }) => subset));
       this.#finalized = recovery.finalized;
       return recovery;
     });
-  }
-
-  /**
-   * Of each subset by itself, in the order of their names: what is found of one says nothing of another. So where a server
-   * can't be asked, those that the other one alone decides on are found all the same: by the source, those that no fence
-   * closes; by the journal, those that it gives to the destination.
-   */
-  async #recover(signal: AbortSignal): Promise<Recovery> {
-    const context = { connections: this.#connections, proxyId: this.#proxyId, known: this.#subsets, signal };
-    const found: (SubsetRecovery & Recovery)[] = [];
-    const unknown: UnderstudyError[] = [];
-    for (const subset of this.#subsets) {
-      try {
-        found.push({ subset, ...(await recover({ ...context, deps: this.#depsOf(subset) })) });
-      } catch (error) {
-        if (!(error instanceof UnderstudyError) || !UNASKED.has(error.code)) throw error;
-        this.#deps.log.warn({ subset, reason: error.message }, 'who leads this subset can’t be asked now');
-        unknown.push(error);
-        found.push({ subset, ...this.#unasked(subset, error), action: 'none', finalized: false });
-      }
-    }
-    const [problem] = unknown;
-    if (problem !== undefined && unknown.length === found.length) throw problem;
-    const [first] = found;
-    if (first === undefined) throw new UnderstudyError('internal', 'there is no subset');
-    if (first.subset === WHOLE_DATABASE) {
-      const { subset: _, ...whole } = first;
-      return whole;
-    }
-    if (found.some(({ route }) => route.side === 'destination') || problem !== undefined)
-      await this.#assertMembers();
-    const acted = found.find(({ action }) => action !== 'none') ?? first;
-    const asked = found.filter((each) => each.unknown !== true);
-    return {
-      route: leadsWhole(asked),
-      action: acted.action,
-      ...(acted.operation === undefined ? {} : { operation: acted.operation }),
-      subsets: found.map(({ subset, route, action, unknown: missing }) => ({
-        subset,
-        route,
-        action,
-        ...(missing === undefined ? {} : { unknown: missing }),
-      })),
-      ...(problem === undefined || asked.length === found.length ? {} : { missing: problem }),
-      finalized: found.some(({ finalized }) => finalized),
-    };
-  }
-
-  /** A route that was known stays in force, as it does where nothing can be asked at all. */
-  #unasked(subset: SubsetId, { code }: UnderstudyError): Pick<SubsetRecovery, 'route' | 'unknown'> {
-    if (this.#recovered) return { route: this.#route(subset) };
-    return {
-      route: { side: code === 'source-unreachable' ? 'source' : 'destination', epoch: 0 },
-      unknown: true,
-    };
-  }
-
-  /** Where the sides lead different tables, the configuration must be the one by which they were parted. */
-  async #assertMembers(): Promise<void> {
-    // Barriers have the same names on both sides.
-    const session = await this.#connections
-      .open('source', 'subsets')
-      .catch(() => this.#connections.open('destination', 'subsets'));
-    try {
-      await assertSameMembers(session, this.#deps.subsets ?? []);
-    } finally {
-      await session.end();
-    }
   }
 
   /**
@@ -277,42 +213,8 @@ export class CutoverCoordinator {
    */
   installBarriers(tables: readonly ShadowTable[]): Promise<void> {
     return this.#exclusively(async () => {
-      const { settings, clock } = this.#deps;
-      const limits = {
-        clock,
-        signal: this.#closing.signal,
-        lockTimeoutMs: settings.lockTimeoutMs,
-        timeoutMs: settings.installTimeoutMs,
-      };
-      for (const side of ['destination', 'source'] as const) {
-        const session = await this.#connections.open(side, 'install');
-        try {
-          for (const subset of this.#subsets) await createBarrierObjects(session, subset);
-          await this.#installOn(side, session, tables, limits);
-        } finally {
-          await session.end();
-        }
-      }
+      await installOnBoth(this.#deps, this.#connections, this.#subsets, tables, this.#closing.signal);
     });
-  }
-
-  async #installOn(
-    side: Side,
-    session: Session,
-    tables: readonly ShadowTable[],
-    limits: BarrierLimits,
-  ): Promise<void> {
-    const { traffic, subsets = [] } = this.#deps;
-    const raised = (subset: SubsetId): boolean => traffic.route(subset).side !== side;
-    if (subsets.length === 0) {
-      await installBarrier(session, tablesOn(side, tables), raised(WHOLE_DATABASE), limits);
-      return;
-    }
-    const followed = new Set(tables.map(({ schema, name }) => `${schema}.${name}`));
-    for (const { subset, tables: members } of await readSubsetTables(session.client, subsets)) {
-      const theirs = members.filter(({ schema, name }) => followed.has(`${schema}.${name}`));
-      await installBarrier(session, theirs, raised(subset), limits, subset);
-    }
   }
 
   // -------------------------------------------------------------------------------------------------------------
@@ -547,48 +449,9 @@ export class CutoverCoordinator {
     const subsets = asked === undefined ? this.#subsets : [subsetAsked(this.#subsets, asked)];
     if (this.#running !== undefined) throw new UnderstudyError('busy', `a ${this.#running.kind} is running`);
     return await this.#exclusively(async () => {
-      if (asked !== undefined && this.#subsets.length > 1) await this.#assertDestinationSilent();
-      const { settings, clock } = this.#deps;
-      const session = await this.#connections.open('source', 'abandon');
-      try {
-        const limits = {
-          clock,
-          signal,
-          lockTimeoutMs: settings.lockTimeoutMs,
-          timeoutMs: settings.installTimeoutMs,
-        };
-        const epochs: number[] = [];
-        for (const [index, subset] of subsets.entries()) {
-          // Of several, those that the source leads are as they should be; one at least was lost.
-          const last = index === subsets.length - 1 && epochs.length === 0;
-          if (!last && subsets.length > 1 && (await readEpoch(session, subset))?.fenced !== true) continue;
-          const plan = await planBarrier(session, settings.lockTimeoutMs, subset);
-          epochs.push(await abandonDestination({ session, plan, subset, limits }, note));
-        }
-        return Math.max(...epochs);
-      } finally {
-        await session.end();
-      }
+      if (asked !== undefined && this.#subsets.length > 1) await assertDestinationSilent(this.#connections);
+      return await abandonSubsets(this.#deps, this.#connections, subsets, note, signal);
     });
-  }
-
-  async #assertDestinationSilent(): Promise<void> {
-    let destination: Session;
-    try {
-      destination = await this.#connections.open('destination', 'abandon');
-    } catch (error) {
-      if (error instanceof UnderstudyError && error.code === 'destination-unreachable') return;
-      throw error;
-    }
-    await destination.end();
-    throw new UnderstudyError(
-      'request-invalid',
-      'the destination answers, and can’t be given up for one subset',
-      {
-        advice:
-          'Roll the subset back without --destination-lost; or leave --subset out to give up all it leads.',
-      },
-    );
   }
 
   // -------------------------------------------------------------------------------------------------------------
@@ -619,18 +482,8 @@ export class CutoverCoordinator {
           }
         : {}),
       finalized: this.#finalized,
-      running:
-        running === undefined
-          ? null
-          : {
-              id: running.operation.key.id,
-              kind: running.operation.kind,
-              ...(running.operation.members.length > 1 ? { subsets: subsetsOf(running.operation) } : {}),
-              state: running.state,
-              step: running.step,
-              startedAt: running.startedAt,
-            },
-      last: sides.last ?? this.#lastInMemory(),
+      running: running === undefined ? null : runningStatus(running),
+      last: sides.last ?? (this.#last === undefined ? null : recordOfReport(this.#last)),
       barriers: sides.barriers,
       rollback,
       journal: sides.journal,
@@ -641,21 +494,6 @@ export class CutoverCoordinator {
     if (leader === 'source') return { possible: false, lossless: false, reason: 'the source leads' };
     if (this.#finalized) return { possible: false, lossless: false, reason: 'the cutover was finalized' };
     return await readRollbackStatus(this.#deps.shadow);
-  }
-
-  #lastInMemory(): OperationRecord | null {
-    const last = this.#last;
-    if (last === undefined) return null;
-    return {
-      id: last.id,
-      subset: last.subset,
-      kind: last.kind,
-      state: last.outcome === 'done' ? 'done' : 'aborted',
-      startedAt: last.startedAt,
-      finishedAt: null,
-      reason: last.reason === undefined ? null : `${last.reason.code}: ${last.reason.message}`,
-      report: last,
-    };
   }
 
   // -------------------------------------------------------------------------------------------------------------

@@ -23,10 +23,10 @@ import {
   changeBarrier,
   readBarrier,
   type BarrierChange,
-  type BarrierLimits,
   type BarrierPlan,
   type BarrierReason,
 } from './barrier.js';
+import type { BarrierLimits } from './barrier-locks.js';
 import type { OperationKey, OperationMember } from './journal.js';
 import { FINAL } from './machine.js';
 import type { Session } from './session.js';

@@ -10,7 +10,8 @@ import type {
   SubsetId,
 } from '../core/ports.js';
 import { UnderstudyError, asUnderstudyError } from '../core/errors.js';
-import type { BarrierLimits, BarrierPlan } from './barrier.js';
+import type { BarrierPlan } from './barrier.js';
+import type { BarrierLimits } from './barrier-locks.js';
 import type { ChangeTarget } from './fence.js';
 import type { OperationKey, OperationMember } from './journal.js';
 import type { SequenceDefinition, SequencePlan, SequenceSample } from './sequences.js';

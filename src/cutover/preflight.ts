@@ -9,7 +9,6 @@ import {
   type CatalogFingerprint,
   type Finding,
   type SequenceState,
-  type SessionBlocker,
   type ShadowStatus,
   type Side,
   type StreamStatus,
@@ -18,21 +17,12 @@ import {
 import { UnderstudyError } from '../core/errors.js';
 import { quoteTable } from '../core/postgres.js';
 import { subsetIds } from '../core/subsets.js';
-import {
-  barrierState,
-  planBarrier,
-  readBarrier,
-  readLockHolders,
-  tablesOn,
-  withoutBarrier,
-  type BarrierPlan,
-  type LockHolder,
-} from './barrier.js';
-import { binaryTypeFindings } from './binary-types.js';
+import { planBarrier, tablesOn, type BarrierPlan } from './barrier.js';
 import { assertSameCatalog } from './catalog.js';
 import { armFence } from './fence.js';
 import type { OperationMember } from './journal.js';
-import { abortable, alongOf, found, subsetsOf, type Operation, type OperationSessions } from './operation.js';
+import { abortable, found, subsetsOf, type Operation, type OperationSessions } from './operation.js';
+import { barrierFindings, lockRoomFindings } from './preflight-barrier.js';
 import { readOtherProxies, type LiveProxy } from './registration.js';
 import {
   carrySequences,
@@ -45,11 +35,8 @@ import type { Session } from './session.js';
 
 const LAG_POLL_MS = 20;
 const OTHER_PROXY_GRACE_MS = 500;
-const LOCK_GRACE_MS = 500;
 /** Of the time that clients may wait at most; the rest is for everything else behind the gate. */
 const EXACT_SHARE_MAX = 0.7;
-/** So few stale sessions are always fine, whatever their share. */
-const STALE_ALWAYS = 4;
 
 /** Runs all checks, opens the connections, leaves plans and samples in `operation.found`. */
 export async function preflight(operation: Operation): Promise<void> {
@@ -335,88 +322,6 @@ async function preparedFindings(operation: Operation, leading: Session): Promise
   }));
 }
 
-async function barrierFindings(
-  operation: Operation,
-  side: Side,
-  session: Session,
-): Promise<readonly Finding[]> {
-  const triggers = await readBarrier(session, ...subsetsOf(operation));
-  const findings: Finding[] = withoutBarrier(tablesOn(side, found(operation, 'tables')), triggers).map(
-    (table) => ({
-      severity: 'blocker',
-      check: 'barrier-missing',
-      side,
-      object: `${table.schema}.${table.name}`,
-      message: 'has no barrier, so writes to it could not be refused',
-      advice: 'Restart Understudy: it installs the barrier on every table it follows.',
-    }),
-  );
-  const wanted = side === operation.from ? 'lowered' : 'raised';
-  const state = barrierState(triggers);
-  const none = found(operation, 'tables').length === 0 && state === 'absent';
-  if (state !== wanted && findings.length === 0 && !none) {
-    findings.push({
-      severity: 'blocker',
-      check: 'barrier-state',
-      side,
-      object: side === 'source' ? 'fence' : 'guard',
-      message: `is ${state}, and should be ${wanted}`,
-      advice: 'Restart Understudy: it puts the barriers right before it serves.',
-    });
-  }
-  for (const holder of await lastingHolders(operation, session)) {
-    // Plain autovacuum yields to the barrier; everything else here would be waited for.
-    const yields = holder.kind === 'autovacuum worker';
-    findings.push({
-      severity: yields ? 'info' : 'blocker',
-      check: 'lock-held',
-      side,
-      object: holder.table,
-      message: `process ${holder.pid} (${holder.kind}) holds ${holder.mode}`,
-      advice: yields
-        ? 'Nothing: it yields.'
-        : `Let process ${holder.pid} end: VACUUM, CREATE INDEX, ALTER TABLE.`,
-    });
-  }
-  return findings;
-}
-
-/** Who holds more than a writer's lock, and still does after a moment; writers are waited for by the barrier itself. */
-async function lastingHolders(operation: Operation, session: Session): Promise<readonly LockHolder[]> {
-  const { clock } = operation.deps;
-  const deadline = clock.monotonicMs() + LOCK_GRACE_MS;
-  for (;;) {
-    const holders = (await readLockHolders(session, ...subsetsOf(operation))).filter(
-      (each) => each.mode !== 'RowExclusiveLock',
-    );
-    const waited = holders.every((each) => each.kind === 'autovacuum worker');
-    if (waited || clock.monotonicMs() >= deadline) return holders;
-    await clock.sleep(LAG_POLL_MS, operation.signal);
-  }
-}
-
-/** The barrier locks all tables in one transaction; the lock table must have room for that. */
-async function lockRoomFindings(operation: Operation, session: Session): Promise<readonly Finding[]> {
-  const sized = await session.run(
-    `SELECT pg_catalog.current_setting('max_locks_per_transaction')::bigint
-          * (pg_catalog.current_setting('max_connections')::bigint
-             + pg_catalog.current_setting('max_prepared_transactions')::bigint) AS room`,
-  );
-  const room = Number(sized.rows[0]?.['room'] ?? '0');
-  const tables = found(operation, 'tables').length;
-  if (tables * 4 < room) return [];
-  return [
-    {
-      severity: 'blocker',
-      check: 'lock-room',
-      side: session.side,
-      object: 'max_locks_per_transaction',
-      message: `locking ${tables} tables at once could exhaust the lock table, which has room for ${room}`,
-      advice: `Raise max_locks_per_transaction so that it holds ${tables * 4} locks, and restart the server.`,
-    },
-  ];
-}
-
 async function assertCatalogs(operation: Operation, sessions: OperationSessions): Promise<void> {
   const { deps, from, to, signal } = operation;
   const check = async (side: Side, session: Session): Promise<void> => {
@@ -461,97 +366,4 @@ async function planBoth(operation: Operation, sessions: OperationSessions): Prom
   );
   if (missing !== undefined)
     throw new UnderstudyError('internal', `no barrier planned for ${quoteTable(missing)}`);
-}
-
-// ---------------------------------------------------------------------------------------------------------------
-// The sessions
-
-/** Asks and warms every client's session, in rounds, until few are left to ask behind the gate. */
-export async function prepareSessions(operation: Operation): Promise<void> {
-  const { deps, to, signal } = operation;
-  const { settings, traffic, subset } = deps;
-  for (let round = 1; ; round++) {
-    const report = await traffic.prepare(subset, to, signal, alongOf(operation));
-    const last = round >= settings.prepareRoundsMax;
-    const pinned = report.blockers.filter((blocker) => isPin(blocker));
-    const refused = report.blockers.filter((blocker) => blocker.reason === 'destination-refuses');
-    const staleMax = Math.max(STALE_ALWAYS, Math.floor(report.sessions * settings.staleShareMax));
-    const mayGo =
-      report.stale <= staleMax &&
-      refused.length === 0 &&
-      (pinned.length === 0 || settings.onPinned === 'close');
-    if (!last && !mayGo) continue;
-    for (const blocker of report.blockers) operation.onFinding(sessionFinding(operation, blocker));
-    const { leading } = found(operation, 'sessions');
-    const types = await binaryTypeFindings(leading, operation.from, report.binaryTypes ?? []);
-    for (const finding of types) operation.onFinding(finding);
-    if (mayGo) return;
-    throw whyNot(operation, pinned, refused, report.stale, report.sessions);
-  }
-}
-
-/** Reasons that end with the session's transaction or the next question are no pins. */
-function isPin(blocker: SessionBlocker): boolean {
-  switch (blocker.reason) {
-    case 'in-transaction':
-    case 'state-unreadable':
-    case 'destination-refuses':
-      return false;
-    case 'temporary-table':
-    case 'cursor-with-hold':
-    case 'session-advisory-lock':
-    case 'listening':
-    case 'loaded-library':
-    case 'unknown-setting':
-    case 'replication':
-      return true;
-  }
-}
-
-function sessionFinding(operation: Operation, blocker: SessionBlocker): Finding {
-  const refuses = blocker.reason === 'destination-refuses';
-  const pinned = isPin(blocker) && operation.deps.settings.onPinned === 'refuse';
-  return {
-    severity: refuses || pinned ? 'blocker' : 'warning',
-    check: `session-${blocker.reason}`,
-    side: 'proxy',
-    object: `session ${blocker.sessionId} (${blocker.user}, ${blocker.applicationName})`,
-    message: blocker.detail,
-    advice: pinned
-      ? 'End that session or what it holds, or set cutover.onPinned to close.'
-      : 'Nothing, unless it lasts.',
-  };
-}
-
-function whyNot(
-  operation: Operation,
-  pinned: readonly SessionBlocker[],
-  refused: readonly SessionBlocker[],
-  stale: number,
-  sessions: number,
-): UnderstudyError {
-  const [pin] = pinned;
-  if (pin !== undefined && operation.deps.settings.onPinned === 'refuse') {
-    return new UnderstudyError(
-      'session-pinned',
-      `${pinned.length} sessions can’t be moved, the first being ${pin.sessionId} of ${pin.user}: ${pin.reason}, ${pin.detail}`,
-      {
-        advice: 'End those sessions or what they hold, or set cutover.onPinned to close.',
-        details: { pinned },
-      },
-    );
-  }
-  const [refusal] = refused;
-  if (refusal !== undefined) {
-    return new UnderstudyError(
-      'warm-failed',
-      `the ${operation.to} refuses connections for ${refused.length} sessions, the first being of ${refusal.user}: ${refusal.detail}`,
-      { advice: `Make sure that the ${operation.to} lets the same users in.` },
-    );
-  }
-  return new UnderstudyError(
-    'warm-failed',
-    `${stale} of ${sessions} sessions change their state faster than they can be asked`,
-    { advice: 'Try again at a quieter moment, or raise cutover.staleShareMax.' },
-  );
 }

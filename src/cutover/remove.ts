@@ -16,7 +16,8 @@
  */
 import { UnderstudyError } from '../core/errors.js';
 import { subsetIds } from '../core/subsets.js';
-import { removeBarrier, type BarrierLimits } from './barrier.js';
+import { removeBarrier } from './barrier.js';
+import type { BarrierLimits } from './barrier-locks.js';
 import {
   dropEventTriggers,
   dropOwnTables,

@@ -1,9 +1,11 @@
 /** What the two sides say of themselves, for `status`: asked over connections of its own, and never waited for long. */
-import type { ShadowControl, Side, SubsetId } from '../core/ports.js';
+import type { OperationReport, ShadowControl, Side, SubsetId } from '../core/ports.js';
 import { asUnderstudyError } from '../core/errors.js';
 import type { Log } from '../core/log.js';
 import { barrierState, readBarrier } from './barrier.js';
 import { readLastOperation, readRoute, type JournalOperation, type JournalRoute } from './journal.js';
+import { subsetsOf } from './operation.js';
+import type { OperationRunner } from './runner.js';
 import type { Connections, Session } from './session.js';
 import type { BarrierState, CutoverStatus, OperationRecord } from './settings.js';
 
@@ -84,4 +86,34 @@ export async function readRollbackStatus(shadow: ShadowControl): Promise<Cutover
     const { message } = asUnderstudyError(error, 'internal', 'shadow');
     return { possible: false, lossless: false, reason: `the shadow can’t be asked: ${message}` };
   }
+}
+
+export function runningStatus({
+  operation,
+  state,
+  step,
+  startedAt,
+}: OperationRunner): NonNullable<CutoverStatus['running']> {
+  return {
+    id: operation.key.id,
+    kind: operation.kind,
+    ...(operation.members.length > 1 ? { subsets: subsetsOf(operation) } : {}),
+    state,
+    step,
+    startedAt,
+  };
+}
+
+/** What the journal would hold of an operation of this process. */
+export function recordOfReport(report: OperationReport): OperationRecord {
+  return {
+    id: report.id,
+    subset: report.subset,
+    kind: report.kind,
+    state: report.outcome === 'done' ? 'done' : 'aborted',
+    startedAt: report.startedAt,
+    finishedAt: null,
+    reason: report.reason === undefined ? null : `${report.reason.code}: ${report.reason.message}`,
+    report,
+  };
 }

@@ -36,7 +36,8 @@ import {
   timedPart,
   type Operation,
 } from './operation.js';
-import { preflight, prepareSessions, readFingerprint } from './preflight.js';
+import { prepareSessions } from './preflight-sessions.js';
+import { preflight, readFingerprint } from './preflight.js';
 import { rehearse } from './rehearsal.js';
 import {
   carrySequences,

@@ -12,8 +12,8 @@ import {
   readBarrier,
   rehearseChange,
   removeBarrier,
-  type BarrierLimits,
 } from '../../src/cutover/barrier.js';
+import type { BarrierLimits } from '../../src/cutover/barrier-locks.js';
 import {
   armFence,
   fenceChange,

@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import type { Side } from '../../src/core/ports.js';
 import type { StepPoint } from '../../src/cutover/settings.js';
-import { TRUNCATE_TRIGGER } from '../../src/cutover/barrier.js';
+import { TRUNCATE_TRIGGER } from '../../src/cutover/barrier-names.js';
 import { databasePair, until } from '../support/servers.js';
 import { Relay } from './relay.js';
 import { Stage, TABLES, TABLES_SQL } from './stage.js';

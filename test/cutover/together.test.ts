@@ -74,6 +74,12 @@ test('all that are left, all that have moved, and what follows, each in one oper
       (await stage.pair.onDestination.query('SELECT last_value FROM public.plain_id_seq')).rows[0].last_value,
     );
   await stage.pair.onSource.query("SELECT setval('public.plain_id_seq', 500)");
+  const bound = { user: 'u', applicationName: '', detail: 'news' };
+  const pinned = ([1, 2, 2] as const).map((sessionId) => ({
+    ...bound,
+    sessionId,
+    reason: 'listening' as const,
+  }));
   const refused = await asked(stage, 'cutover', 'kin');
   expect(refused).toMatchObject({ outcome: 'aborted', subsets: ['kin', 'days'] });
   expect(refused.findings.map(({ check }) => check)).toEqual(['subset-carried', 'crossing-unknown']);
@@ -82,7 +88,13 @@ test('all that are left, all that have moved, and what follows, each in one oper
   expect(await stage.operate('cutover')).toMatchObject({ outcome: 'done', subsets: PARTS, epoch: 1 });
   await expectLed(stage, 'destination', 'destination', 'destination');
   expect(await last()).toBeGreaterThan(500);
+  stage.traffic.prepared = [{ sessions: 3, warm: 3, stale: 0, blockers: [], bound: pinned }];
   const back = await asked(stage, 'rollback', 'days');
+  expect(back.findings.find(({ check }) => check === 'session-bound')).toMatchObject({
+    severity: 'warning',
+    object: '2 sessions',
+    message: expect.stringContaining('1 (u): listening, news') as string,
+  });
   expect(back).toMatchObject({ outcome: 'done', subsets: ['days', 'kin'], epoch: 2 });
   expect(back.findings.map(({ severity, check }) => [severity, check])).toContainEqual([
     'warning',
