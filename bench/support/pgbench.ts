@@ -44,6 +44,8 @@ export interface PgbenchRun {
   readonly latenciesMs: Float64Array;
 }
 
+/** So many clients at least have logged in within a second, each of them once at the proxy and once at the server. */
+const CONNECTED_PER_SECOND = 50;
 /** Where not one transaction came to pass in the time asked for, it is doubled up to this. */
 const SECONDS_MAX = 16;
 
@@ -74,7 +76,7 @@ export class Pgbench {
   /** Throws with the server's message where a transaction fails: it must not pass as a figure. */
   async measure(address: ServerAddress, account: Account, load: Load): Promise<PgbenchRun> {
     // pgbench counts the time its clients take to connect as part of the duration, though not of the figures.
-    let seconds = load.seconds + (load.clients > 50 ? 1 : 0);
+    let seconds = load.seconds + Math.floor(load.clients / CONNECTED_PER_SECOND);
     for (;;) {
       const run = await this.#measure(address, account, { ...load, seconds });
       if (run.transactions > 0) return run;

@@ -28,7 +28,7 @@ import type { Pools } from './pool/pools.js';
 import type { ClientInfo } from './proxy-interface.js';
 import { SHUTTING_DOWN } from './refusals.js';
 import type { SessionContext } from './session-context.js';
-import { Session } from './session.js';
+import { Session, type AdoptedClient } from './session.js';
 
 export interface ClientsDeps {
   readonly places: Places;
@@ -145,6 +145,7 @@ export class Clients {
     backend: Backend,
     pin: PoolPin,
     leftover: Leftover,
+    onMoved: AdoptedClient['onMoved'],
     context: SessionContext,
   ): void {
     const accepted = { ...client.accepted, leftover: leftover.bytes };
@@ -163,6 +164,7 @@ export class Clients {
       unnamed: messages.unnamed,
       settingNames: messages.settingNames,
       recordedBytes: leftover.recorded,
+      onMoved,
       pins: blocksMove(pin.reason) ? [{ reason: pin.reason, detail: pin.detail }] : [],
     });
     this.#keys.hand(client, session);

@@ -38,6 +38,7 @@ import type { Door, Proxy, ProxyDeps, ProxyState, ProxyStatus } from './proxy-in
 import { NOT_NOW, STARTING } from './refusals.js';
 import { Limiter } from './limiter.js';
 import { Router } from './router.js';
+import type { AdoptedClient } from './session.js';
 import type { SessionContext, SessionInfo } from './session-context.js';
 import type { SubsetRouting } from './subset-routing.js';
 import { SessionWatch } from './session-watch.js';
@@ -192,8 +193,11 @@ class PostgresProxy implements Proxy {
         parameterSets: new ParameterSets(),
         customSettings: this.#deps.customSettings,
         onCatalogsChanged: () => this.#deps.fellowship?.onCatalogsChanged(),
-        onPinned: (client, backend, pin, leftover) =>
-          this.#clients.pinned(client, backend, pin, leftover, this.#context),
+        onPinned: (client, backend, pin, leftover) => {
+          const { key } = client.pool;
+          const onMoved: AdoptedClient['onMoved'] = (side, socket) => this.#pools.count(key, side, socket);
+          this.#clients.pinned(client, backend, pin, leftover, onMoved, this.#context);
+        },
       },
       target: (side) => ({ side, ...this.#deps[side] }),
       onClosed: (client) => this.#clients.pooledClosed(client),

@@ -21,6 +21,7 @@
  * Failures: a peer's protocol violation closes this session alone, with 08P01. A lost backend closes it as PostgreSQL
  * would, except at rest, where the session may be about to leave that backend: then it is closed at the release.
  */
+import type net from 'node:net';
 import { UnderstudyError } from '../core/errors.js';
 import type { Side } from '../core/ports.js';
 import { FRONTEND, encodeErrorResponse, encodeParameterStatus } from '../wire/postgres/messages.js';
@@ -57,6 +58,8 @@ export interface AdoptedClient {
   readonly pins: readonly Pin[];
   /** Of its bytes to come, the first so many are in the recording already. */
   readonly recordedBytes: number;
+  /** Told of each connection that it moves to. */
+  readonly onMoved: (side: Side, socket: net.Socket) => void;
 }
 
 export class Session {
@@ -81,6 +84,7 @@ export class Session {
   /** The proxy is rolling the client's transaction back. */
   #rollingBack = false;
   #recordedBytes = 0;
+  #onMoved: AdoptedClient['onMoved'] | null = null;
   readonly #types: SessionBinaryTypes;
   #gateClosed = false;
   /** Where subsets are on different sides: what gives each of its statements one. */
@@ -241,6 +245,7 @@ export class Session {
   adopt(before: AdoptedClient): void {
     for (const { name, text, flags } of before.prepared) this.#log.parse(name, text, 0, text.length, flags);
     this.#recordedBytes = before.recordedBytes;
+    this.#onMoved = before.onMoved;
     this.clientStream.adopt(before);
   }
 
@@ -616,6 +621,7 @@ export class Session {
     const notifications = warm.take();
     const left = exchange(warm.backend);
     this.#side = side;
+    this.#onMoved?.(side, warm.backend.socket);
     this.#backendLost = false;
     this.#tracker.reset();
     this.#log.moved();

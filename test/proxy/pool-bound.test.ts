@@ -1,5 +1,6 @@
 /** The bound on all pools’ connections: kept, shared fairly, and never waited at for ever. */
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import { WHOLE_DATABASE } from '../../src/core/ports.js';
 import { POOL_DEFAULTS, type PoolSettings } from '../../src/proxy/pool/pool-settings.js';
 import { databasePair, until, type DatabasePair } from '../support/servers.js';
 import { RawClient, errorField, send, sqlStates, startProxy, type RunningProxy } from './proxy-support.js';
@@ -110,6 +111,15 @@ test('a pinned client’s connection counts until it leaves', async () => {
   await listener.run([send.query('LISTEN news')]);
   await until(() => proxy.proxy.status().pools.every(({ clients }) => clients === 0));
   expect(counted(proxy)).toBe(1);
+  // The one it has moved to counts, too.
+  const { signal } = new AbortController();
+  await proxy.proxy.prepare(WHOLE_DATABASE, 'destination', signal);
+  const how = { drainTimeoutMs: 60_000, onDrainTimeout: 'abort', onPinned: 'refuse', signal } as const;
+  await proxy.proxy.hold(WHOLE_DATABASE, 'destination', how);
+  const route = { side: 'destination', epoch: 1 } as const;
+  expect(await proxy.proxy.switchTo(WHOLE_DATABASE, route)).toEqual({ moved: 1, closed: 0 });
+  proxy.proxy.release(WHOLE_DATABASE);
+  await until(() => counted(proxy) === 1);
   const waiting = client(proxy, 'b');
   await listener[Symbol.asyncDispose]();
   await using served = await waiting;

@@ -15,6 +15,7 @@
  * Failures: a connection can't be opened: where there are others, the clients wait on for those; where there are none,
  * the first in the queue is told the server's own error. An idle connection that is lost is forgotten.
  */
+import type net from 'node:net';
 import { timingSafeEqual } from 'node:crypto';
 import { UnderstudyError, asUnderstudyError } from '../../core/errors.js';
 import type { Side } from '../../core/ports.js';
@@ -399,6 +400,14 @@ export class Pool implements Claimant {
       place.give();
       throw error;
     }
+  }
+
+  /** A client that was pinned to a connection of the other side has moved to this one. */
+  count(socket: net.Socket): void {
+    const place = this.#bound.take(this.key.user, 'beyond');
+    if (place === null) return;
+    this.#counted += 1;
+    place.follow(socket, () => (this.#counted -= 1));
   }
 
   /**

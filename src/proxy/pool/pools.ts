@@ -10,6 +10,7 @@
  * - Pools exist for the side that serves and, between `prepare` and the switch, for the other.
  * - After `switchTo` no client is given a connection of the old side.
  */
+import type net from 'node:net';
 import { UnderstudyError, asUnderstudyError } from '../../core/errors.js';
 import type { PrepareReport, SessionBlocker, Side } from '../../core/ports.js';
 import { BackendRefused } from '../backend-refused.js';
@@ -20,7 +21,7 @@ import type { SessionInfo } from '../session-context.js';
 import { applyState, DEFAULT_STATE, type ClientState } from './client-state.js';
 import { CatalogWatch } from './catalog-watch.js';
 import { ConnectionBound } from './connection-bound.js';
-import { Pool, type PoolTarget } from './pool.js';
+import { Pool, type PoolKey, type PoolTarget } from './pool.js';
 import { PooledClient } from './pooled-client.js';
 import type { PoolContext } from './pool-context.js';
 import { poolModeOf, type PinReason, type PoolMode, type PoolStatus } from './pool-settings.js';
@@ -33,9 +34,9 @@ export interface PoolsDeps {
   readonly onAtRest: (client: PooledClient) => void;
 }
 
-function keyOf(client: AcceptedClient, mode: PoolMode): string {
-  const parameters = [...client.parameters].toSorted(([a], [b]) => (a < b ? -1 : 1));
-  return JSON.stringify([client.user, parameters, client.protocolMinor, mode]);
+function keyOf(key: PoolKey): string {
+  const parameters = [...key.parameters].toSorted(([a], [b]) => (a < b ? -1 : 1));
+  return JSON.stringify([key.user, parameters, key.protocolMinor, key.mode]);
 }
 
 const SWEEP_MS = 100;
@@ -101,12 +102,21 @@ export class Pools implements GateParty {
   }
 
   #pool(client: AcceptedClient, side: Side): Pool {
-    const mode = this.#modeOf(client);
-    const key = keyOf(client, mode);
+    const { user, parameters, protocolMinor } = client;
+    return this.#poolOf({ user, parameters, protocolMinor, mode: this.#modeOf(client) }, side);
+  }
+
+  /** A client that was pinned has moved to this connection, which counts until it has closed. */
+  count(key: PoolKey, side: Side, socket: net.Socket): void {
+    this.#poolOf(key, side).count(socket);
+  }
+
+  #poolOf(of: PoolKey, side: Side): Pool {
+    const key = keyOf(of);
     const known = this.#pools[side].get(key);
     if (known !== undefined) return known;
     const made = new Pool(
-      { user: client.user, parameters: client.parameters, protocolMinor: client.protocolMinor, mode },
+      of,
       this.#deps.target(side),
       { watch: this.#watches[side], bound: this.#bounds[side] },
       this.#context,
@@ -296,7 +306,7 @@ export class Pools implements GateParty {
     let closed = 0;
     for (const client of this.#clients) {
       if (client.pool.side === to) continue;
-      const pool = this.#pools[to].get(keyOf(client.accepted, client.pool.key.mode));
+      const pool = this.#pools[to].get(keyOf(client.pool.key));
       if (client.atRest && pool !== undefined && pool.parameters !== null) {
         client.moveTo(pool, pool.parameters);
         moved += 1;
