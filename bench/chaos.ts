@@ -1,6 +1,6 @@
 /**
  * Cutovers and rollbacks under faults, with an auditor: `npm run chaos -- --runs N --seed S [--only FAULT]
- * [--subsets N] [--json]`.
+ * [--subsets N] [--patience N] [--json]`.
  * Each run is drawn from its own seed, which is printed; docs/chaos.md says what is done and how to play one again.
  */
 import { mkdirSync } from 'node:fs';
@@ -24,6 +24,8 @@ interface Settings {
   readonly json: boolean;
   /** Of every run; undefined: as the seed says. */
   readonly subsets: SubsetCount | undefined;
+  /** So many times as long may everything take. */
+  readonly patience: number;
 }
 
 function readSettings(): Settings {
@@ -36,9 +38,10 @@ function readSettings(): Settings {
       toxiproxy: { type: 'string' },
       json: { type: 'boolean', default: false },
       subsets: { type: 'string' },
+      patience: { type: 'string', default: '1' },
     },
   });
-  const whole = (name: 'runs' | 'seed' | 'seconds'): number => {
+  const whole = (name: 'runs' | 'seed' | 'seconds' | 'patience'): number => {
     const value = Number(values[name]);
     if (!Number.isSafeInteger(value) || value < 0)
       throw new Error(`--${name} takes a whole number, not ${values[name]}`);
@@ -53,6 +56,7 @@ function readSettings(): Settings {
     throw new Error(`--subsets takes ${SUBSET_COUNTS.join(', ')}`);
   return {
     subsets,
+    patience: Math.max(1, whole('patience')),
     runs: whole('runs'),
     seed: whole('seed'),
     seconds: whole('seconds'),
@@ -110,9 +114,8 @@ async function main(): Promise<void> {
   const machine = describeMachine();
   for (const text of machineLines(machine)) output.line(text);
   mkdirSync(KEEP_IN, { recursive: true });
-  const stage = await Stage.open(
-    settings.toxiproxyUrl === undefined ? {} : { toxiproxyUrl: settings.toxiproxyUrl },
-  );
+  const { patience, toxiproxyUrl } = settings;
+  const stage = await Stage.open({ patience, ...(toxiproxyUrl === undefined ? {} : { toxiproxyUrl }) });
   for (const [name, why] of stage.skipped) output.line(`skipped: ${name}, as ${why}`);
   const without: ReadonlySet<FaultName> = new Set(stage.skipped.keys());
   const reports: RunReport[] = [];

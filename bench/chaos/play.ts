@@ -27,6 +27,7 @@ export interface RunReport {
   readonly parts: Readonly<Record<string, number>>;
 }
 function configuration(stage: Stage, database: string, plan: Plan): string {
+  const ms = (milliseconds: number): number => milliseconds * stage.patience;
   return [
     `migration: { id: chaos }`,
     `listen: { host: 127.0.0.1, port: ${stage.listenPort} }`,
@@ -37,17 +38,17 @@ function configuration(stage: Stage, database: string, plan: Plan): string {
     `capture: { enabled: ${plan.capture}, flushIntervalMs: 300 }`,
     'shadow: { retryFirstMs: 50, retryMaxMs: 400, statusIntervalMs: 200, fingerprintIntervalMs: 4000 }',
     'cutover:',
-    '  drainTimeoutMs: 800',
-    '  fenceTimeoutMs: 600',
-    '  markTimeoutMs: 1500',
-    `  holdBudgetMs: ${HOLD_BUDGET_MS}`,
-    '  commitAnswerTimeoutMs: 800',
-    '  inDoubtTimeoutMs: 1500',
-    '  connectTimeoutMs: 800',
-    '  lagWaitMs: 2000',
+    `  drainTimeoutMs: ${ms(800)}`,
+    `  fenceTimeoutMs: ${ms(600)}`,
+    `  markTimeoutMs: ${ms(1500)}`,
+    `  holdBudgetMs: ${ms(HOLD_BUDGET_MS)}`,
+    `  commitAnswerTimeoutMs: ${ms(800)}`,
+    `  inDoubtTimeoutMs: ${ms(1500)}`,
+    `  connectTimeoutMs: ${ms(800)}`,
+    `  lagWaitMs: ${ms(2000)}`,
     ...(plan.subsets === 0 ? [] : ['  parting: accept']),
     ...subsetsYaml(ARRANGEMENTS[plan.subsets]),
-    'limits: { connectTimeoutMs: 1500, prepareTimeoutMs: 1500, askTimeoutMs: 1500 }',
+    `limits: { connectTimeoutMs: ${ms(1500)}, prepareTimeoutMs: ${ms(1500)}, askTimeoutMs: ${ms(1500)} }`,
     '',
   ].join('\n');
 }
@@ -68,10 +69,15 @@ export async function playRun(stage: Stage, plan: Plan, options: RunOptions): Pr
   const findings: Finding[] = [];
   try {
     await stage.createDatabases(database);
-    const late = new Promise<'late'>((resolve) => setTimeout(() => resolve('late'), RUN_TIMEOUT_MS).unref());
+    const late = new Promise<'late'>((resolve) =>
+      setTimeout(() => resolve('late'), RUN_TIMEOUT_MS * stage.patience).unref(),
+    );
     if ((await Promise.race([run.play(), late])) === 'late') {
       findings.push(
-        finding('harness', `the run was not over after ${RUN_TIMEOUT_MS} ms: ${JSON.stringify(run.parts)}`),
+        finding(
+          'harness',
+          `the run was not over after ${RUN_TIMEOUT_MS * stage.patience} ms: ${JSON.stringify(run.parts)}`,
+        ),
       );
     }
   } catch (error) {

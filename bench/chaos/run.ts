@@ -81,6 +81,10 @@ export class Run {
     this.#workers = crewOf(plan, stage, database, this.#history);
   }
 
+  #patient(ms: number): number {
+    return ms * this.#stage.patience;
+  }
+
   get findings(): readonly Finding[] {
     return this.#findings;
   }
@@ -127,7 +131,7 @@ export class Run {
       last = await this.#subject.status();
       const shadow = last?.shadow;
       return shadow?.phase === 'following' && shadow.streams.every((stream) => stream.connected);
-    }, FOLLOW_TIMEOUT_MS);
+    }, this.#patient(FOLLOW_TIMEOUT_MS));
     if (!follows)
       this.#found(
         finding('shadow-does-not-follow', JSON.stringify((last as StatusReport | null)?.shadow ?? null)),
@@ -144,8 +148,8 @@ export class Run {
         // Refused while the sides differ; it has an audit of its own.
         .filter((name) => name !== CROSSING)
         .filter((name) => (this.#history.lastSuccessMs.get(name) ?? -1) <= sinceMs);
-    const newcomer = comesTrue(() => this.#newcomerServed(), PROGRESS_TIMEOUT_MS);
-    const all = await comesTrue(() => waiting().length === 0, PROGRESS_TIMEOUT_MS);
+    const newcomer = comesTrue(() => this.#newcomerServed(), this.#patient(PROGRESS_TIMEOUT_MS));
+    const all = await comesTrue(() => waiting().length === 0, this.#patient(PROGRESS_TIMEOUT_MS));
     if (!(await newcomer)) this.#found(finding('stuck', `${when}: no new client is served`));
     if (!all) this.#found(finding('stuck', `${when}: ${waiting().join(', ')}`));
     return this.#findings.length === 0;
@@ -173,7 +177,7 @@ export class Run {
         shadow?.phase === 'failed' ||
         shadow?.streams.every(({ connected, lagMs }) => connected && lagMs !== null) === true
       );
-    }, FOLLOW_AGAIN_MS);
+    }, this.#patient(FOLLOW_AGAIN_MS));
     const before = await this.#subject.status();
     const subset = this.#arrangement.subsets[act.subset] ?? 'all';
     const from = this.#routeOf(before, subset)?.side ?? 'source';
@@ -189,12 +193,15 @@ export class Run {
     const operation = this.#subject
       .operate(kind, this.#several ? { subset } : {})
       .then((value) => (outcome.value = value));
-    await Promise.race([operation, new Promise((resolve) => setTimeout(resolve, OPERATION_TIMEOUT_MS))]);
+    await Promise.race([
+      operation,
+      new Promise((resolve) => setTimeout(resolve, this.#patient(OPERATION_TIMEOUT_MS))),
+    ]);
     // A lost answer may come before its cause is known: the process has ended, or its point was about to be reached.
     await reached.settled();
     await this.#faults.heal(act.restartAfterMs, act.understudyFirst);
     this.#subject.disarm();
-    if (!(await comesTrue(() => outcome.value !== undefined, OPERATION_TIMEOUT_MS))) {
+    if (!(await comesTrue(() => outcome.value !== undefined, this.#patient(OPERATION_TIMEOUT_MS)))) {
       this.#found(finding('operation-stuck', `${kind} has not ended`));
     }
     const value = outcome.value ?? { kind: 'lost' };
@@ -355,7 +362,7 @@ export class Run {
       const code = await this.#crossOnce();
       seen.add(code ?? 'served');
       return differ ? code === '0A000' : code === null;
-    }, PROGRESS_TIMEOUT_MS);
+    }, this.#patient(PROGRESS_TIMEOUT_MS));
     const wrong = seen.has(differ ? 'served' : '0A000');
     if (asExpected && !wrong) return;
     this.#found(finding('crossing', `sides ${differ ? 'differ' : 'are one'}: ${[...seen].join(', ')}`));
@@ -387,7 +394,7 @@ export class Run {
         last.cutover.barriers.destination !== 'unknown' &&
         SETTLED.has(last.cutover.last?.state ?? 'done')
       );
-    }, REST_TIMEOUT_MS);
+    }, this.#patient(REST_TIMEOUT_MS));
     if (calm) return last;
     const seen = last as StatusReport | null;
     this.#found(
@@ -414,7 +421,7 @@ export class Run {
     );
     if (this.#findings.length > 0 || !this.#subject.running) return;
     if (!this.#faults.schemaChanged && (await this.#following())) {
-      this.#found(...(await checkConverged(this.#stage, this.#database, REST_TIMEOUT_MS)));
+      this.#found(...(await checkConverged(this.#stage, this.#database, this.#patient(REST_TIMEOUT_MS))));
     }
     this.#done('converged');
     const side = await this.#meet(writable);
@@ -462,7 +469,7 @@ export class Run {
     const armed = (await this.#subject.status())?.proxy.armed;
     if (armed !== false) this.#found(finding('status-untrue', `armed ${armed} once all have met`));
     if (!this.#faults.schemaChanged)
-      this.#found(...(await checkConverged(this.#stage, this.#database, REST_TIMEOUT_MS)));
+      this.#found(...(await checkConverged(this.#stage, this.#database, this.#patient(REST_TIMEOUT_MS))));
     return to;
   }
 

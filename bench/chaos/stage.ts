@@ -94,6 +94,8 @@ function wrote(file: number, block: Buffer): boolean {
 export interface StageOptions {
   /** Of a Toxiproxy server on this machine; the stand-in where absent. */
   readonly toxiproxyUrl?: string;
+  /** So many times as long may everything take, for a machine that has little time to give; 1 where absent. */
+  readonly patience?: number;
 }
 
 export class Stage implements AsyncDisposable {
@@ -103,6 +105,7 @@ export class Stage implements AsyncDisposable {
   /** Faults that can't be made here, and why. */
   readonly skipped: ReadonlyMap<FaultName, string>;
   readonly disk: SmallDisk | null;
+  readonly patience: number;
   readonly #toxiproxy: Toxiproxy;
   readonly #double: ToxiproxyDouble | null;
   readonly #links: Readonly<Record<Link, Proxy>>;
@@ -112,7 +115,9 @@ export class Stage implements AsyncDisposable {
     ports: readonly [number, number],
     network: { toxiproxy: Toxiproxy; double: ToxiproxyDouble | null; links: Readonly<Record<Link, Proxy>> },
     disk: SmallDisk | string,
+    patience: number,
   ) {
+    this.patience = patience;
     this.servers = servers;
     [this.listenPort, this.adminPort] = ports;
     this.#toxiproxy = network.toxiproxy;
@@ -122,7 +127,7 @@ export class Stage implements AsyncDisposable {
     this.skipped = new Map(typeof disk === 'string' ? [['disk-full', disk]] : []);
   }
 
-  static async open({ toxiproxyUrl }: StageOptions = {}): Promise<Stage> {
+  static async open({ toxiproxyUrl, patience = 1 }: StageOptions = {}): Promise<Stage> {
     const [source, destination] = await Promise.all([
       EmbeddedServer.create({ version: 14, settings: SETTINGS, ownGroup: true }),
       EmbeddedServer.create({ version: 18, settings: SETTINGS, ownGroup: true }),
@@ -147,6 +152,7 @@ export class Stage implements AsyncDisposable {
       ports,
       { toxiproxy, double, links },
       SmallDisk.make(statSync(destination.folder)),
+      patience,
     );
     await stage.#prepare();
     return stage;

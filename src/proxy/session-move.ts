@@ -58,6 +58,8 @@ export class SessionMove {
   #pins: readonly Pin[] = [];
   #refreshing: Promise<void> | null = null;
   #abandoned = false;
+  /** How many connections it has opened. */
+  opened = 0;
 
   constructor(session: Session, to: MoveTarget, deps: MoveDeps) {
     this.session = session;
@@ -220,6 +222,7 @@ export class SessionMove {
       warm.discard();
       throw new UnderstudyError('cancelled', 'the move was given up');
     }
+    this.opened += 1;
     this.#warm = warm;
     const pins = await replayState(warm, state);
     if (pins.length === 0) this.#given = state;

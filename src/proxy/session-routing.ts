@@ -376,20 +376,34 @@ export class SessionRouting {
     return changes - preparing;
   }
 
+  /** Whether this server says otherwise than the one by which the statement was read. */
+  async #namesDiffer(): Promise<boolean> {
+    const read = this.#scope;
+    if (read === null || this.#session.tracker.status === STATUS_FAILED) return false;
+    const here = await this.#askScope();
+    return here === null || here.searchPath !== read.searchPath || here.user !== read.user;
+  }
+
   /** Asks the server where that is not known any more. Null where it can't be asked. */
   async #scopeNow(): Promise<NameScope | null> {
-    const { tracker, ask } = this.#session;
+    const { tracker } = this.#session;
     if (this.#scope !== null && this.#scopeAtChange === this.#settingChanges) return this.#scope;
     // A failed transaction runs nothing but its end, whatever names mean.
     if (tracker.status === STATUS_FAILED) return { searchPath: '', user: '' };
     if (!tracker.settled) return null;
     const change = this.#settingChanges;
-    const { rows, sqlState } = await ask('SHOW search_path; SHOW role; SHOW session_authorization');
-    const [path, role, user] = rows.map((row) => Buffer.from(row[0] ?? '', 'latin1').toString('utf8'));
-    if (sqlState !== null || path === undefined || role === undefined || user === undefined) return null;
-    this.#scope = { searchPath: path, user: role === 'none' ? user : role };
+    this.#scope = await this.#askScope();
     this.#scopeAtChange = change;
     return this.#scope;
+  }
+
+  async #askScope(): Promise<NameScope | null> {
+    const { rows, sqlState } = await this.#session.ask(
+      'SHOW search_path; SHOW role; SHOW session_authorization',
+    );
+    const [path, role, user] = rows.map((row) => Buffer.from(row[0] ?? '', 'latin1').toString('utf8'));
+    if (sqlState !== null || path === undefined || role === undefined || user === undefined) return null;
+    return { searchPath: path, user: role === 'none' ? user : role };
   }
 
   // ------------------------------------------------------------------------------------------------------- decisions
@@ -482,6 +496,13 @@ export class SessionRouting {
     }
     // What it sets by that was undone here when the session was asked what it holds.
     if (this.#redo.length > 0 && clientStream.changes !== this.#redoSinceChange) clientStream.changes += 1;
+    if (failed === null && moves.toNew && (await this.#namesDiffer())) {
+      terminate(
+        '57P01',
+        `names mean something else on the ${wanted}: its search_path or role differs by default`,
+      );
+      return;
+    }
     if (this.#redo.length > 0) unnamedAgain();
     if (this.#state !== 'moving') return;
     this.#state = 'resting';

@@ -24,6 +24,8 @@ export class SideMoves {
   readonly #deps: SideMovesDeps;
   readonly #to = new Map<Side, SessionMove>();
   readonly #over = new AbortController();
+  /** The last move was to a connection that the session had not been on. */
+  toNew = false;
 
   constructor(session: Session, deps: SideMovesDeps) {
     this.#session = session;
@@ -46,6 +48,7 @@ export class SideMoves {
     if (from === to) return null;
     const move = this.#move(to);
     const { askTimeoutMs } = this.#deps.context.settings;
+    const { opened } = move;
     try {
       await move.refresh(askTimeoutMs, this.#over.signal, this.#deps.slots);
       if (!move.warm) return notMoved(to, move);
@@ -55,6 +58,7 @@ export class SideMoves {
         return notMoved(to, move);
       }
       const { asked } = move;
+      this.toNew = move.opened !== opened;
       const left = session.swapAside(warm, to);
       if (left === null) return null;
       if (asked === null) left.discard();
