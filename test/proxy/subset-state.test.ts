@@ -1,5 +1,8 @@
 /** What a session holds, and what it has begun, while subsets are on different sides. */
+import { once } from 'node:events';
+import { connect, createServer, type AddressInfo, type Server } from 'node:net';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import type { DatabaseEndpoint } from '../../src/core/ports.js';
 import type { NameScope, StatementReach } from '../../src/core/subset-ports.js';
 import { databasePair, until, type DatabasePair } from '../support/servers.js';
 import { RawClient, errorField, firstColumn, send, startProxy, type RunningProxy } from './proxy-support.js';
@@ -23,7 +26,51 @@ class Slowly extends ReadHere {
   }
 }
 
+/** Before a server: whoever comes while it is shut waits at it. */
+class Door {
+  readonly #server: Server;
+  #waiting: (() => void)[] | null = null;
+
+  constructor(to: DatabaseEndpoint) {
+    this.#server = createServer((client) => {
+      const enter = (): void => {
+        const server = connect(to.port, to.host);
+        for (const socket of [client, server]) socket.on('error', () => undefined);
+        client.on('close', () => server.destroy()).pipe(server);
+        server.on('close', () => client.destroy()).pipe(client);
+      };
+      if (this.#waiting === null) enter();
+      else this.#waiting.push(enter);
+    });
+  }
+
+  async listen(): Promise<Pick<DatabaseEndpoint, 'host' | 'port'>> {
+    this.#server.listen(0, '127.0.0.1');
+    await once(this.#server, 'listening');
+    return { host: '127.0.0.1', port: (this.#server.address() as AddressInfo).port };
+  }
+
+  get waiting(): number {
+    return this.#waiting?.length ?? 0;
+  }
+
+  shut(): void {
+    this.#waiting = [];
+  }
+
+  open(): void {
+    const waiting = this.#waiting ?? [];
+    this.#waiting = null;
+    for (const enter of waiting) enter();
+  }
+
+  close(): void {
+    this.#server.close();
+  }
+}
+
 let pair: DatabasePair;
+let door: Door;
 let running: RunningProxy;
 let reaches: Slowly;
 
@@ -37,8 +84,9 @@ beforeAll(async () => {
     await client.query('GRANT SELECT ON ALL TABLES IN SCHEMA public TO subset_reader');
   }
   reaches = new Slowly(pair);
+  door = new Door(pair.destination);
   running = await startProxy(
-    pair,
+    { ...pair, destination: { ...pair.destination, ...(await door.listen()) } },
     { askTimeoutMs: 5000 },
     {
       subsets: { ids: ['a', 'b', 'rest'], reaches },
@@ -48,6 +96,7 @@ beforeAll(async () => {
 });
 afterAll(async () => {
   await running[Symbol.asyncDispose]();
+  door.close();
   await pair[Symbol.asyncDispose]();
 });
 
@@ -151,6 +200,26 @@ test('a pipeline that was refused and then rolled back drops nothing of the next
     send.sync(),
   ]);
   expect(messages.filter(({ type }) => type === 'D').map(firstColumn)).toEqual(['source']);
+});
+
+test('a session that is between two sides when what is open is ended is closed, and nothing else is', async () => {
+  const { proxy } = running;
+  await using client = await raw();
+  await using other = await raw();
+  expect(await say(client, 'SELECT note FROM b1', 'BEGIN')).toEqual(['source', '']);
+  door.shut();
+  client.write(send.query('SELECT note FROM a1'));
+  await until(() => door.waiting === 1);
+  await proxy.prepare('b', 'destination', new AbortController().signal);
+  await hold(50, 'cancel');
+  await until(() => client.types.includes('E'));
+  expect(client.take().flatMap((each) => (each.type === 'E' ? [errorField(each, 'C')] : []))).toEqual([
+    '57P01',
+  ]);
+  proxy.release('b');
+  proxy.discardWarm('b');
+  door.open();
+  expect(await say(other, 'SELECT note FROM a1', 'SELECT note FROM b1')).toEqual(['destination', 'source']);
 });
 
 test('a session that could not be routed at once is so as soon as it can be', async () => {
