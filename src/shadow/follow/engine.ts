@@ -338,7 +338,7 @@ export class FollowEngine implements ShadowControl {
       pace: this.#pace,
       onTrouble: (error) => this.#condition.trouble('follower', error),
       onFailed: (error) => this.#condition.fail(error),
-      schemaMoved: () => this.#schemaMoved(),
+      schemaMoved: (signal) => this.#schemaMoved(signal),
       onRefreshed: (table, keys) => this.#recent.noteKeys(table, keys),
     });
     this.#follower = follower;
@@ -395,10 +395,11 @@ export class FollowEngine implements ShadowControl {
   }
 
   /** What was refused may be so as the source's schema is another by now: then that is for whoever follows it. */
-  async #schemaMoved(): Promise<boolean> {
+  async #schemaMoved(signal: AbortSignal): Promise<boolean> {
     const built = await this.builtFingerprint('source');
     const differences = await catalogDifferences('source', this.#settings.source, built);
-    if (differences.length > 0) this.#attempt.abort(schemaMoved());
+    // One that is being stopped is stopped by another attempt, which has looked already.
+    if (differences.length > 0 && !signal.aborted) this.#attempt.abort(schemaMoved());
     return differences.length > 0;
   }
 

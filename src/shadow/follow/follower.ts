@@ -46,7 +46,7 @@ export interface FollowerContext {
   readonly onTrouble: (error: UnderstudyError | undefined) => void;
   readonly onFailed: (error: UnderstudyError) => void;
   /** Whether the source's schema is another than the one that is followed; somebody then brings the follower to it. */
-  readonly schemaMoved: () => Promise<boolean>;
+  readonly schemaMoved: (signal: AbortSignal) => Promise<boolean>;
   /** Keys that catching up exactly wrote: to be compared once more. */
   readonly onRefreshed: (table: ApplyTable, keys: readonly Key[]) => void;
 }
@@ -237,8 +237,9 @@ export class Follower implements ChangeSource, CatchesUpExactly {
       } catch (thrown) {
         if (signal.aborted) break;
         const error = asUnderstudyError(thrown, 'internal', `following by ${this.#hints.method}`);
-        if (!error.retryable && !(await this.#context.schemaMoved().catch(() => false))) {
-          this.#fail(error);
+        if (!error.retryable) {
+          // Another follower takes over once the schemas agree.
+          if (!(await this.#context.schemaMoved(signal).catch(() => false))) this.#fail(error);
           break;
         }
         const pauseMs = backoff.next();
@@ -249,7 +250,8 @@ export class Follower implements ChangeSource, CatchesUpExactly {
       }
     }
     await this.#disconnect();
-    const ended = this.#failure ?? signal.reason;
+    this.#running = undefined;
+    const ended = this.#failure ?? (signal.aborted ? signal.reason : notReady('shadow'));
     for (const waiter of [...this.#settling, ...this.#exact]) waiter.reject(ended);
   }
 
