@@ -54,40 +54,67 @@ const PATIENT = {
   connectTimeoutMs: 60_000,
 };
 
-describe.each(['cutover', 'rollback'] as const)('%s', (kind) => {
-  const from: Side = kind === 'cutover' ? 'source' : 'destination';
-  const to: Side = kind === 'cutover' ? 'destination' : 'source';
-  let stage: Stage;
+let stage: Stage;
 
-  beforeAll(async () => {
-    stage = await Stage.open({ settings: PATIENT });
-  });
-  afterAll(async () => {
-    await stage[Symbol.asyncDispose]();
-  });
+beforeAll(async () => {
+  stage = await Stage.open({ settings: PATIENT });
+});
+afterAll(async () => {
+  await stage[Symbol.asyncDispose]();
+});
 
-  async function bring(side: Side): Promise<void> {
-    stage.observe = undefined;
-    if (stage.traffic.current.side === side) return;
-    const report = await stage.operate(side === 'destination' ? 'cutover' : 'rollback');
-    expect(report).toMatchObject({ outcome: 'done' });
+function sidesOf(kind: OperationKind): { readonly from: Side; readonly to: Side } {
+  return kind === 'cutover' ? { from: 'source', to: 'destination' } : { from: 'destination', to: 'source' };
+}
+
+async function bring(side: Side): Promise<void> {
+  stage.observe = undefined;
+  if (stage.traffic.current.side === side) return;
+  const report = await stage.operate(side === 'destination' ? 'cutover' : 'rollback');
+  expect(report).toMatchObject({ outcome: 'done' });
+}
+
+async function dieAt(point: StepPoint, operation: OperationKind): Promise<{ id: string; epoch: number }> {
+  const { epoch } = stage.traffic.current;
+  stage.observe = (at) => {
+    if (at === point) throw new Error('killed');
+  };
+  await expect(stage.operate(operation)).rejects.toBeInstanceOf(StoppedDead);
+  const { last } = await stage.coordinator.status();
+  expect(last?.kind).toBe(operation);
+  return { id: last?.id ?? '', epoch };
+}
+
+async function expectLeads(side: Side, epoch: number, atRest = true): Promise<void> {
+  expect(stage.recovery?.route).toEqual({ side, epoch });
+  expect(await stage.writable(undefined, atRest)).toEqual([side]);
+}
+
+/** Each ends where the other begins: no operation is needed between them. */
+const BOTH = ['cutover', 'rollback'] as const satisfies readonly OperationKind[];
+
+test.each(COMPLETED)('a cutover, and a rollback, killed at %s: completed', async (point) => {
+  await bring('source');
+  for (const kind of BOTH) {
+    const { id, epoch } = await dieAt(point, kind);
+    expect((await stage.writable()).length).toBeLessThanOrEqual(1);
+    expect(await stage.restart()).toMatchObject({ action: 'completed', operation: { id, kind } });
+    await expectLeads(sidesOf(kind).to, epoch + 1);
+    expect(await stage.journalState(id)).toBe('done');
   }
+});
 
-  async function dieAt(point: StepPoint, operation: OperationKind): Promise<{ id: string; epoch: number }> {
-    const { epoch } = stage.traffic.current;
-    stage.observe = (at) => {
-      if (at === point) throw new Error('killed');
-    };
-    await expect(stage.operate(operation)).rejects.toBeInstanceOf(StoppedDead);
-    const { last } = await stage.coordinator.status();
-    expect(last?.kind).toBe(operation);
-    return { id: last?.id ?? '', epoch };
+test('a cutover, and a rollback, killed after its end was journaled: nothing to do', async () => {
+  await bring('source');
+  for (const kind of BOTH) {
+    const { epoch } = await dieAt('after:finish', kind);
+    expect(await stage.restart()).toMatchObject({ action: 'none' });
+    await expectLeads(sidesOf(kind).to, epoch + 1);
   }
+});
 
-  async function expectLeads(side: Side, epoch: number, atRest = true): Promise<void> {
-    expect(stage.recovery?.route).toEqual({ side, epoch });
-    expect(await stage.writable(undefined, atRest)).toEqual([side]);
-  }
+describe.each(BOTH)('%s', (kind) => {
+  const { from, to } = sidesOf(kind);
 
   test.each(UNDONE)('killed at %s: undone', async (point) => {
     await bring(from);
@@ -103,15 +130,6 @@ describe.each(['cutover', 'rollback'] as const)('%s', (kind) => {
     });
   });
 
-  test.each(COMPLETED)('killed at %s: completed', async (point) => {
-    await bring(from);
-    const { id, epoch } = await dieAt(point, kind);
-    expect((await stage.writable()).length).toBeLessThanOrEqual(1);
-    expect(await stage.restart()).toMatchObject({ action: 'completed', operation: { id, kind } });
-    await expectLeads(to, epoch + 1);
-    expect(await stage.journalState(id)).toBe('done');
-  });
-
   test.each(UNDOING)('killed at %s, while a failure is undone: undone', async (point) => {
     await bring(from);
     stage.shadow.recentMismatches = 1;
@@ -121,13 +139,6 @@ describe.each(['cutover', 'rollback'] as const)('%s', (kind) => {
     await stage.restart();
     await expectLeads(from, epoch);
     expect(await stage.journalState(id)).toBe('aborted');
-  });
-
-  test('killed after its end was journaled: nothing to do', async () => {
-    await bring(from);
-    const { epoch } = await dieAt('after:finish', kind);
-    expect(await stage.restart()).toMatchObject({ action: 'none' });
-    await expectLeads(to, epoch + 1);
   });
 
   test('killed again and again while recovering, it still comes right', async () => {
