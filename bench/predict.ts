@@ -50,6 +50,7 @@ function showKeys(output: Output, results: readonly KeysResult[]): void {
     String(one.origins),
     one.predicted.toFixed(4),
     one.persistence.toFixed(4),
+    one.counted.toFixed(4),
     `${one.below} (${one.clearlyBelow} by over 1 %)`,
     KEYS_AIM.toFixed(2),
   ]);
@@ -58,6 +59,7 @@ function showKeys(output: Output, results: readonly KeysResult[]): void {
     'origins>',
     'predicted>',
     'persistence>',
+    'all so far>',
     'origins below it>',
     'aim>',
   ];
@@ -106,7 +108,7 @@ function showLowWindows(output: Output, { taxi, tweets }: LowWindows): void {
 function showGenerated(output: Output, { hotSet, priority, divergence, grouping }: GeneratedResult): void {
   output.line('\ngenerated application (seeded): six modules of three tables, truth known');
   output.line(
-    `hot set       recall ${percent(hotSet.recall)} of the clairvoyant's keys; ${percent(hotSet.heatShare)} of the next hour's heat (clairvoyant ${percent(hotSet.clairvoyantShare)}), ${hotSet.hours} subset hours`,
+    `hot set       recall ${percent(hotSet.recall)} of the clairvoyant's keys; ${percent(hotSet.heatShare)} of the next hour's heat (clairvoyant ${percent(hotSet.clairvoyantShare)}), ${hotSet.hours} subset hours; as many keys by the last day's accesses: recall ${percent(hotSet.dayRecall)}, heat ${percent(hotSet.dayHeatShare)}`,
   );
   output.line(
     `priority      Kendall's τ ${priority.tau.toFixed(3)} with the clairvoyant order by next day's heat (yesterday's order: ${priority.naiveTau.toFixed(3)}), ${priority.origins} days`,
