@@ -13,7 +13,7 @@ import { formatText, liveShadow, type LiveShadow } from '../plan/measurements.js
 import { measuredSwitch } from '../plan/past-switches.js';
 import type { PlanReport, SubsetReport } from '../plan/plan-report.js';
 import { planSvg } from '../plan/plan-svg.js';
-import { yamlLines } from '../plan/proposals.js';
+import { yamlLines } from '../plan/plan-yaml.js';
 import { explainLines, planLines } from '../plan/plan-text.js';
 import { dataFromBatches, type PlanData } from '../plan/series-data.js';
 import { closureOf, keptSeries } from '../plan/sources.js';

@@ -12,7 +12,7 @@ import { measuredSwitch } from '../../../src/app/plan/past-switches.js';
 import { reportOf, type PlanReport } from '../../../src/app/plan/plan-report.js';
 import { planSvg } from '../../../src/app/plan/plan-svg.js';
 import { explainLines, planLines } from '../../../src/app/plan/plan-text.js';
-import { yamlLines } from '../../../src/app/plan/proposals.js';
+import { yamlLines } from '../../../src/app/plan/plan-yaml.js';
 import { PlanDataBuilder, type PlanData } from '../../../src/app/plan/series-data.js';
 import { subsetsOf, type SubsetOptions } from '../../../src/app/plan/subsets.js';
 import type { Closure } from '../../../src/capture/closure.js';

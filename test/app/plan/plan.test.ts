@@ -6,7 +6,7 @@ import { explainLines, planLines } from '../../../src/app/plan/plan-text.js';
 import { dataFromBatches, type PlanData } from '../../../src/app/plan/series-data.js';
 import { subsetsOf, type ConfiguredSubset } from '../../../src/app/plan/subsets.js';
 import type { SizesAt } from '../../../src/app/plan/growth.js';
-import { yamlLines } from '../../../src/app/plan/proposals.js';
+import { yamlLines } from '../../../src/app/plan/plan-yaml.js';
 import {
   freshnessOf,
   liveShadow,
