@@ -10,7 +10,7 @@ import { RunOwner } from '../src/app/demo/run-owner.js';
 import { withClient } from '../src/app/demo/shop-data.js';
 import { compareWithAims } from './proxy/aims.js';
 import { chartOf } from './proxy/chart.js';
-import { measureConnects, measureLoads, type Bench } from './proxy/load.js';
+import { measureConnects, measureLoads, warmUp, type Bench } from './proxy/load.js';
 import { measureIdleClients } from './proxy/memory.js';
 import {
   aimsTable,
@@ -111,6 +111,7 @@ async function measureAll(bench: Bench, superuserUrl: string, output: Output) {
     ...bench,
     targets: bench.targets.filter(({ name }) => !name.endsWith('-nocapture')),
   };
+  if (asked('tps') || asked('connect') || asked('rows')) await warmUp(asked('tps') ? bench : fewer);
   const cells = asked('tps') ? await measureLoads(bench, (group) => output.line(progressLine(group))) : [];
   const peaks = peaksOf(bench.targets);
   if (asked('tps')) {

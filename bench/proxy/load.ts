@@ -42,7 +42,6 @@ export async function measureLoads(
   onGroup: (cells: readonly Cell[]) => void,
 ): Promise<readonly Cell[]> {
   const { settings } = bench;
-  await warmUp(bench);
   const all: Cell[] = [];
   for (const script of settings.scripts) {
     const { args, statements } = SCRIPTS[script];
@@ -71,7 +70,7 @@ export async function measureLoads(
 const WARM_UP: Load = { script: SCRIPTS.select.args, mode: 'extended', clients: 8, seconds: 3 };
 
 /** What a process does once, compiling its own code above all, is no part of what a statement costs. */
-async function warmUp({ targets, pgbench, account, owner }: Bench): Promise<void> {
+export async function warmUp({ targets, pgbench, account, owner }: Bench): Promise<void> {
   for (const { address } of targets) await owner.interruptible(pgbench.measure(address, account, WARM_UP));
 }
 

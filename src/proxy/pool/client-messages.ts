@@ -71,6 +71,10 @@ export class ClientMessages {
   bytes = 0;
   #out: Buffer[] = [];
   #outBytes = 0;
+  /** Frames that follow each other in what came, and go on as they are: one piece of it. */
+  #run: Buffer | null = null;
+  #runFrom = 0;
+  #runTo = 0;
 
   constructor(deps: ClientMessagesDeps) {
     this.#deps = deps;
@@ -83,8 +87,9 @@ export class ClientMessages {
     this.creates = false;
   }
 
-  /** What is to be written, in one piece or several; null: nothing. */
+  /** What is to be written; null: nothing. */
   take(): Buffer | null {
+    this.#endRun();
     const [first] = this.#out;
     if (first === undefined) return null;
     const all = this.#out.length === 1 ? first : Buffer.concat(this.#out, this.#outBytes);
@@ -95,10 +100,30 @@ export class ClientMessages {
 
   /** A piece of a frame whose head was dealt with. */
   pass(bytes: Buffer, from: number, to: number): void {
-    this.#add(from === 0 && to === bytes.length ? bytes : bytes.subarray(from, to));
+    if (this.#run === bytes && this.#runTo === from) {
+      this.#runTo = to;
+      return;
+    }
+    this.#endRun();
+    this.#run = bytes;
+    this.#runFrom = from;
+    this.#runTo = to;
+  }
+
+  #endRun(): void {
+    const run = this.#run;
+    if (run === null) return;
+    this.#run = null;
+    const whole = this.#runFrom === 0 && this.#runTo === run.length;
+    this.#push(whole ? run : run.subarray(this.#runFrom, this.#runTo));
   }
 
   #add(bytes: Buffer): void {
+    this.#endRun();
+    this.#push(bytes);
+  }
+
+  #push(bytes: Buffer): void {
     this.#out.push(bytes);
     this.#outBytes += bytes.length;
   }
