@@ -25,7 +25,7 @@ import {
   recordWholeCopy,
   type PendingKey,
   type TableCopy,
-} from './postgres/records.js';
+} from './postgres/copy-records.js';
 import {
   closeSession,
   endOnAbort,

@@ -70,15 +70,13 @@ import { laneCarrier, SchemaFollower, schemaMoved, sourceLeads } from './schema-
 import { installDdlNotice } from './postgres/ddl-notice.js';
 import { readFingerprint } from './postgres/fingerprint.js';
 import { ensureIdentities } from './postgres/identity.js';
+import { ensureRecords, readState, writeReversePrepared } from './postgres/records.js';
 import {
   assertFormat,
-  ensureRecords,
   readFingerprintRecord,
   readSourcePlan,
-  readState,
   writeFingerprint,
-  writeReversePrepared,
-} from './postgres/records.js';
+} from './postgres/schema-records.js';
 import { endOnAbort, openSession, withSession, type Session } from './postgres/statement.js';
 import { tableKey, type TableInfo } from './postgres/table.js';
 import { ensurePublication, streamNames } from './postgres/slot.js';

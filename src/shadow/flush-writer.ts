@@ -18,13 +18,8 @@ import type { ApplyTable, Binding, Key } from './postgres/apply-table.js';
 import { ChunkWriter } from './postgres/chunk-writer.js';
 import type { ClosedWindow } from './postgres/chunk-windows.js';
 import { FlushPlanner, type Step } from './postgres/flush-plan.js';
-import {
-  addPendingKey,
-  advanceTableCopy,
-  markSql,
-  progressSql,
-  removePendingKey,
-} from './postgres/records.js';
+import { addPendingKey, advanceTableCopy, removePendingKey } from './postgres/copy-records.js';
+import { markSql, progressSql } from './postgres/stream-records.js';
 import {
   run,
   sqlStateOf,

@@ -40,7 +40,9 @@ import {
   type Binding,
 } from './postgres/apply-table.js';
 import { proveHistory } from './postgres/origin-history.js';
-import { readAddedColumns, readMarks, readProgress, readSkips, readTableCopies } from './postgres/records.js';
+import { readTableCopies } from './postgres/copy-records.js';
+import { readAddedColumns } from './postgres/schema-records.js';
+import { readMarks, readProgress, readSkips } from './postgres/stream-records.js';
 import { ReplicationStream } from './postgres/replication-stream.js';
 import { closeSession, endOnAbort, openSession, run, textOf, type Session } from './postgres/statement.js';
 import { readTables } from './postgres/tables.js';

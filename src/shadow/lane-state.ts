@@ -20,7 +20,7 @@ import type { StrayWrite } from './conflicts/records.js';
 import type { Pace } from './pace.js';
 import type { RecentKeys } from './recent-keys.js';
 import type { ApplyTable } from './postgres/apply-table.js';
-import type { AddedColumns } from './postgres/records.js';
+import type { AddedColumns } from './postgres/schema-records.js';
 import { ChunkWindows } from './postgres/chunk-windows.js';
 import { DeliveredTransactions } from './postgres/visibility.js';
 import type { WholeCopy } from './postgres/whole-copy.js';

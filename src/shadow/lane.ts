@@ -36,7 +36,7 @@ import { Backoff } from './backoff.js';
 import { LaneSession, type LaneSettings } from './lane-session.js';
 import { LaneState } from './lane-state.js';
 import { UNSENDABLE } from './postgres/replication-stream.js';
-import { writeSkip } from './postgres/records.js';
+import { writeSkip } from './postgres/stream-records.js';
 import { withSession } from './postgres/statement.js';
 import { stuckChangeOf } from './stuck-change.js';
 import type { Clock } from '../core/clock.js';

@@ -20,7 +20,7 @@ import type { Log } from '../core/log.js';
 import type { SubsetId } from '../core/ports.js';
 import { authorityOf, type Authority, type SubsetAuthority } from './authority.js';
 import { forgetHistory } from './postgres/origin-history.js';
-import { forgetProgress, initialiseProgress, readProgress } from './postgres/records.js';
+import { forgetProgress, initialiseProgress, readProgress } from './postgres/stream-records.js';
 import { createSlot, dropSlot, ensurePublication, readSlot, streamNames } from './postgres/slot.js';
 import { inTransaction, run, textOf, type Session } from './postgres/statement.js';
 import type { TableInfo } from './postgres/table.js';

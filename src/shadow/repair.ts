@@ -19,7 +19,7 @@ import type { LaneState } from './lane-state.js';
 import type { ApplyTable, Key } from './postgres/apply-table.js';
 import { emit, openReader, readChunk } from './postgres/chunk-reader.js';
 import type { Chunk, ChunkOutcome } from './postgres/chunk.js';
-import { recordWholeCopy } from './postgres/records.js';
+import { recordWholeCopy } from './postgres/copy-records.js';
 import { closeSession, endOnAbort, inTransaction, run, type Session } from './postgres/statement.js';
 import { copyWhole } from './postgres/whole-copy.js';
 

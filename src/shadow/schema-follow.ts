@@ -23,16 +23,15 @@ import { WHOLE_DATABASE } from '../core/ports.js';
 import { formOn, requiredForms, type Forms } from './format/forms.js';
 import { takeNames } from './format/naming.js';
 import { diffFingerprints, readFingerprint, type FingerprintDifference } from './postgres/fingerprint.js';
+import { forgetTableCopy, readTableCopies } from './postgres/copy-records.js';
+import { writePhase } from './postgres/records.js';
 import {
-  forgetTableCopy,
   readFingerprintRecord,
   readSourcePlan,
-  readTableCopies,
   recordAddedColumn,
   writeFingerprint,
-  writePhase,
   writeSourcePlan,
-} from './postgres/records.js';
+} from './postgres/schema-records.js';
 import {
   applySettings,
   failure,

@@ -18,7 +18,7 @@ import { emitMessageSql } from '../core/postgres.js';
 import type { Lane } from './lane.js';
 import { acceptSchema, followSchema, obstacleError } from './schema-follow.js';
 import type { StageContext } from './schema-stage.js';
-import { readProgress } from './postgres/records.js';
+import { readProgress } from './postgres/stream-records.js';
 import { run, type Session } from './postgres/statement.js';
 import type { TableInfo } from './postgres/table.js';
 

@@ -20,15 +20,13 @@ import { diffFingerprints, readFingerprint } from './postgres/fingerprint.js';
 import { ensureIdentities } from './postgres/identity.js';
 import {
   assertFormat,
-  forgetProgress,
-  initialiseProgress,
   readFingerprintRecord,
-  readProgress,
   readSourcePlan,
   writeFingerprint,
   writeFormat,
   writeSourcePlan,
-} from './postgres/records.js';
+} from './postgres/schema-records.js';
+import { forgetProgress, initialiseProgress, readProgress } from './postgres/stream-records.js';
 import { buildSchema, isBuiltByUs } from './postgres/schema/build.js';
 import type { SchemaPlan } from './postgres/schema/plan.js';
 import { readSchema } from './postgres/schema/read.js';

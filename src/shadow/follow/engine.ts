@@ -44,14 +44,9 @@ import { analyzeAll, analyzeStale } from '../postgres/analyze.js';
 import { readApplyTables, type ApplyTable } from '../postgres/apply-table.js';
 import { readFingerprint } from '../postgres/fingerprint.js';
 import { ensureIdentities } from '../postgres/identity.js';
-import {
-  ensureRecords,
-  readFingerprintRecord,
-  readState,
-  readSourcePlan,
-  readTableCopies,
-  writeFingerprint,
-} from '../postgres/records.js';
+import { readTableCopies } from '../postgres/copy-records.js';
+import { ensureRecords, readState } from '../postgres/records.js';
+import { readFingerprintRecord, readSourcePlan, writeFingerprint } from '../postgres/schema-records.js';
 import { endOnAbort, openSession, withSession, type Session } from '../postgres/statement.js';
 import { tableKey, type TableInfo } from '../postgres/table.js';
 import { readTables } from '../postgres/tables.js';

@@ -14,7 +14,12 @@ import type { ApplyTable, Key } from '../postgres/apply-table.js';
 import { readRange } from '../postgres/chunk-reader.js';
 import { ChunkWriter } from '../postgres/chunk-writer.js';
 import type { Chunk } from '../postgres/chunk.js';
-import { advanceTableCopy, readTableCopies, recordWholeCopy, type TableCopy } from '../postgres/records.js';
+import {
+  advanceTableCopy,
+  readTableCopies,
+  recordWholeCopy,
+  type TableCopy,
+} from '../postgres/copy-records.js';
 import { DeliveredTransactions } from '../postgres/visibility.js';
 import { copyWhole } from '../postgres/whole-copy.js';
 import type { ChangeHints } from './hints.js';
