@@ -103,7 +103,8 @@ export class Operations {
   ): Promise<unknown> {
     const { coordinator, shadow, log } = this.#deps;
     log.info({ operation, options }, 'operation begins');
-    this.#deps.requireRoute();
+    // Who led may never be known again where the destination is gone: that is what the decision is for.
+    if (operation !== 'rollback' || options.destinationLost !== true) this.#deps.requireRoute();
     switch (operation) {
       case 'verify':
         if (options.repair === true && this.#deps.parted()) {
