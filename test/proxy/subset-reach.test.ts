@@ -122,6 +122,22 @@ test.each([
   expect(await read(sql)).toMatchObject({ unknown: null, subsets });
 });
 
+test('a schema that its user may not use is not on its path; one in front of the server’s own hides them', async () => {
+  const user = `reach_${pair.source.database}`;
+  await pair.onSource.query(`CREATE ROLE ${user}; CREATE TABLE public.pg_class (id int)`);
+  const fresh = new ReadHere(pair);
+  const asked = async (sql: string, searchPath: string, as: string): Promise<readonly string[]> =>
+    (await fresh.read(sql, { searchPath, user: as })).subsets;
+  try {
+    expect(await asked('SELECT id FROM b1', 'moved, public', 'postgres')).toEqual(['a']);
+    expect(await asked('SELECT id FROM b1', 'moved, public', user)).toEqual(['b']);
+    expect(await asked('SELECT id FROM pg_class', 'public, pg_catalog', user)).toEqual(['rest']);
+    expect(await asked('SELECT relname FROM pg_class', 'public', user)).toEqual([]);
+  } finally {
+    await pair.onSource.query(`DROP ROLE ${user}; DROP TABLE public.pg_class`);
+  }
+});
+
 test('what runs unasked counts for every statement', async () => {
   await pair.onSource.query(`
     CREATE FUNCTION public.wrap_long(bigint) RETURNS public.wrapped LANGUAGE sql AS

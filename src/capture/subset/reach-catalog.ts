@@ -327,7 +327,10 @@ export class ReachCatalog {
   }
 
   #named({ schema, name }: TableReference, path: Path, found: Found, chain: Chain): void {
-    if (schema === null ? this.#system.has(name) : SYSTEM_SCHEMAS.has(schema)) {
+    // Where the path names it, the server's own come in its place; else before all others.
+    const ahead = schema === null ? (path ?? []).slice(0, Math.max(0, path?.indexOf('pg_catalog') ?? 0)) : [];
+    const hidden = ahead.some((each) => this.#relations.has(`${each}.${name}`));
+    if (!hidden && (schema === null ? this.#system.has(name) : SYSTEM_SCHEMAS.has(schema))) {
       this.#ofTheServer(name, found);
       return;
     }

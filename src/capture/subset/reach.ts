@@ -18,7 +18,7 @@ type Redo = StatementReach['redo'];
 /** Never throws. */
 export function reachOf(
   text: string,
-  { searchPath, user, prepared }: NameScope,
+  { searchPath, user, prepared, unusable }: NameScope & { readonly unusable: ReadonlySet<string> },
   catalog: ReachCatalog,
   parser: PostgresParser,
 ): StatementReach {
@@ -29,7 +29,11 @@ export function reachOf(
     const fingerprint = createHash('sha256').update(text).digest('hex').slice(0, 16);
     return unread(fingerprint, 'PostgreSQL’s parser does not understand it');
   }
-  const reader = new ReachReader(pathWith(searchPath, user), catalog, prepared === true);
+  const reader = new ReachReader(
+    pathWith(searchPath, user).filter((schema) => !unusable.has(schema)),
+    catalog,
+    prepared === true,
+  );
   try {
     for (const statement of parsed.statements) reader.statement(statement);
   } catch {

@@ -8,6 +8,7 @@
  * Bounds: one reading of the catalogs at a time; a statement waits for one at most.
  */
 import type { MessagePort } from 'node:worker_threads';
+import type pg from 'pg';
 import { asUnderstudyError } from '../../core/errors.js';
 import type { DatabaseEndpoint, Side, SubsetId, SubsetRules } from '../../core/ports.js';
 import { connectControl } from '../../core/postgres.js';
@@ -31,6 +32,11 @@ export interface ReachQuestion extends NameScope {
 const STALE_MS = 1_000;
 const REFRESH_MS = 10_000;
 const CONNECT_TIMEOUT_MS = 5_000;
+const USERS_MAX = 500;
+/** The server leaves schemas out of a search path that its user may not use. A role that there is not may use all. */
+const UNUSABLE_SQL = `
+  SELECT n.nspname AS name FROM pg_catalog.pg_namespace n, pg_catalog.pg_roles r
+  WHERE r.rolname = $1 AND n.nspname NOT LIKE 'pg\\_%' AND NOT pg_catalog.has_schema_privilege(r.oid, n.oid, 'USAGE')`;
 
 export class ReachService {
   readonly #data: ReachWorkerData;
@@ -40,6 +46,9 @@ export class ReachService {
   #signature = '';
   #readAtMs = -Infinity;
   #reading: Promise<void> | undefined;
+  /** By user, schemas that it may not use. */
+  #unusable = new Map<string, ReadonlySet<string>>();
+  #usersAsked = new Set<string>();
 
   constructor(data: ReachWorkerData, onChanged: () => void) {
     this.#data = data;
@@ -60,23 +69,21 @@ export class ReachService {
 
   async #read(): Promise<void> {
     await this.#parser.load();
-    const connect = (side: Side): ReturnType<typeof connectControl> =>
-      connectControl(side, this.#data[side], {
-        purpose: 'statements’ subsets',
-        connectTimeoutMs: CONNECT_TIMEOUT_MS,
-        settings: { statement_timeout: '30000', lock_timeout: '5000' },
-      });
     // What is written after this instant may not be in what is read.
     const startedMs = performance.now();
-    const client = await connect('source').catch((error: unknown) => {
+    const client = await this.#connect('source').catch((error: unknown) => {
       if (this.#catalog !== undefined) throw error;
-      return connect('destination');
+      return this.#connect('destination');
     });
     try {
       const subsetOf = new Map<string, SubsetId>();
       for (const { subset, tables } of await readSubsetTables(client, this.#data.subsets))
         for (const { schema, name } of tables) subsetOf.set(`${schema}.${name}`, subset);
       const snapshot = await readReachSnapshot(client, this.#parser);
+      const unusable = new Map<string, ReadonlySet<string>>();
+      for (const user of [...this.#usersAsked].slice(-USERS_MAX))
+        unusable.set(user, await readUnusable(client, user));
+      this.#unusable = unusable;
       this.#readAtMs = startedMs;
       const signature = JSON.stringify([
         snapshot.relations,
@@ -85,6 +92,7 @@ export class ReachService {
         [...snapshot.routines],
         [snapshot.implied.always, ...Object.values(snapshot.implied).map((each) => [...each])],
         [...subsetOf],
+        [...unusable].map(([user, schemas]) => [user, ...schemas]),
       ]);
       if (signature === this.#signature) return;
       this.#signature = signature;
@@ -95,9 +103,24 @@ export class ReachService {
     }
   }
 
+  #connect(side: Side): ReturnType<typeof connectControl> {
+    return connectControl(side, this.#data[side], {
+      purpose: 'statements’ subsets',
+      connectTimeoutMs: CONNECT_TIMEOUT_MS,
+      settings: { statement_timeout: '30000', lock_timeout: '5000' },
+    });
+  }
+
   /** Never throws. */
   async reach(question: ReachQuestion): Promise<StatementReach> {
     try {
+      if (!this.#unusable.has(question.user)) {
+        this.#usersAsked.delete(question.user);
+        this.#usersAsked.add(question.user);
+        // One that is under way may have begun before it knew of the user.
+        await this.#reading;
+        await this.refresh();
+      }
       const first = this.#reach(question);
       const fresh = performance.now() - this.#readAtMs < STALE_MS;
       if (first !== null && (first.unknown === null || fresh)) return first;
@@ -109,9 +132,15 @@ export class ReachService {
   }
 
   #reach(question: ReachQuestion): StatementReach | null {
-    const { text } = question;
-    return this.#catalog === undefined ? null : reachOf(text, question, this.#catalog, this.#parser);
+    const unusable = this.#unusable.get(question.user);
+    if (this.#catalog === undefined || unusable === undefined) return null;
+    return reachOf(question.text, { ...question, unusable }, this.#catalog, this.#parser);
   }
+}
+
+async function readUnusable(client: pg.Client, user: string): Promise<ReadonlySet<string>> {
+  const { rows } = await client.query<{ name: string }>(UNUSABLE_SQL, [user]);
+  return new Set(rows.map(({ name }) => name));
 }
 
 /** Serves `port` until the thread ends. */

@@ -1,0 +1,134 @@
+/**
+ * What the armed router costs: pgbench's selects through one Understudy, by turns while one side leads everything and while
+ * a table that nobody uses is led by the other one. `npm run bench:armed -- [--seconds N] [--rounds N]`.
+ */
+import { execFile } from 'node:child_process';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { parseArgs, promisify } from 'node:util';
+import { EmbeddedServer, SUPERUSER, SUPERUSER_PASSWORD, freePort } from '../src/app/demo/embedded-server.js';
+import { comesTrue } from './chaos/checks.js';
+import { Subject } from './chaos/subject.js';
+import { Connection } from './chaos/workers.js';
+import { describeMachine, machineLines } from './support/machine.js';
+import { Output } from './support/output.js';
+
+const PROTOCOLS = ['simple', 'extended', 'prepared'] as const;
+const CLIENTS = [1, 8] as const;
+const DATABASE = 'armed';
+
+interface Figure {
+  readonly protocol: (typeof PROTOCOLS)[number];
+  readonly clients: number;
+  readonly way: 'direct' | 'disarmed' | 'armed';
+  /** One for each round. */
+  readonly tps: number[];
+  readonly latencyMs: number[];
+}
+
+const run = promisify(execFile);
+const env = { ...process.env, PGPASSWORD: SUPERUSER_PASSWORD };
+
+async function pgbench(port: number, ...more: readonly string[]): Promise<string> {
+  const where = ['-h', '127.0.0.1', '-p', String(port), '-U', SUPERUSER];
+  return (await run('pgbench', [...where, ...more, DATABASE], { env })).stdout;
+}
+
+async function measure(figure: Figure, port: number, seconds: number): Promise<void> {
+  const { protocol, clients } = figure;
+  const how = ['-n', '-S', '-M', protocol, '-c', String(clients), '-j', '1', '-T', String(seconds)];
+  const text = await pgbench(port, ...how);
+  figure.tps.push(Number(/tps = ([\d.]+)/.exec(text)?.[1]));
+  figure.latencyMs.push(Number(/latency average = ([\d.]+)/.exec(text)?.[1]));
+}
+
+function median(values: readonly number[]): number {
+  const sorted = [...values].sort((a, b) => a - b);
+  return sorted[Math.floor(sorted.length / 2)] ?? Number.NaN;
+}
+
+async function started(servers: readonly [EmbeddedServer, EmbeddedServer], folder: string) {
+  const [source, destination] = servers;
+  for (const server of servers) {
+    const client = await Connection.open(server.url('postgres'));
+    await client.query(`CREATE DATABASE ${DATABASE}`);
+    client.destroy();
+  }
+  await pgbench(source.port, '-i', '-q', '-s', '5');
+  const client = await Connection.open(source.url(DATABASE));
+  await client.query('CREATE TABLE public.aside (id int PRIMARY KEY)');
+  client.destroy();
+  const [port, adminPort] = [await freePort(), await freePort()];
+  const yaml = [
+    `listen: { host: 127.0.0.1, port: ${port} }`,
+    `admin: { host: 127.0.0.1, port: ${adminPort} }`,
+    `source: { url: '${source.url(DATABASE)}' }`,
+    `destination: { url: '${destination.url(DATABASE)}' }`,
+    'capture: { enabled: true }',
+    'cutover: { parting: accept }',
+    'subsets: { aside: { tables: [public.aside] } }',
+  ];
+  const subject = await Subject.configure(folder, yaml.join('\n'), adminPort);
+  await subject.start();
+  if (!(await comesTrue(async () => (await subject.status())?.shadow.phase === 'following', 120_000)))
+    throw new Error(`the shadow does not follow: ${subject.output.slice(-2000)}`);
+  return { subject, port };
+}
+
+async function main(): Promise<void> {
+  const { values } = parseArgs({
+    options: {
+      seconds: { type: 'string', default: '3' },
+      rounds: { type: 'string', default: '5' },
+      json: { type: 'boolean', default: false },
+    },
+  });
+  const output = new Output(values.json);
+  const machine = describeMachine();
+  for (const text of machineLines(machine)) output.line(text);
+  const settings = { fsync: 'off', max_wal_senders: '10', max_replication_slots: '10' };
+  const folder = await mkdtemp(join(tmpdir(), 'armed-'));
+  const source = await EmbeddedServer.create({ version: 14, settings });
+  const destination = await EmbeddedServer.create({ version: 18, settings });
+  const figures = PROTOCOLS.flatMap((protocol) =>
+    CLIENTS.flatMap((clients) =>
+      (['direct', 'disarmed', 'armed'] as const).map((way): Figure => ({
+        protocol,
+        clients,
+        way,
+        tps: [],
+        latencyMs: [],
+      })),
+    ),
+  );
+  let subject: Subject | undefined;
+  try {
+    const running = await started([source, destination], folder);
+    subject = running.subject;
+    for (let round = 0; round < Number(values.rounds); round++) {
+      for (const way of ['direct', 'disarmed', 'armed'] as const) {
+        if (way !== 'direct') {
+          const kind = way === 'armed' ? 'cutover' : 'rollback';
+          const armed = (await subject.status())?.proxy.armed === true;
+          if (armed !== (way === 'armed')) await subject.operate(kind, { subset: 'aside' });
+          if ((await subject.status())?.proxy.armed !== (way === 'armed')) throw new Error(`${kind} failed`);
+        }
+        for (const figure of figures.filter((each) => each.way === way))
+          await measure(figure, way === 'direct' ? source.port : running.port, Number(values.seconds));
+      }
+    }
+  } finally {
+    await subject?.kill();
+    await source[Symbol.asyncDispose]();
+    await destination[Symbol.asyncDispose]();
+    await rm(folder, { recursive: true, force: true });
+  }
+  for (const { protocol, clients, way, tps, latencyMs } of figures) {
+    const [ms, rate] = [median(latencyMs).toFixed(3), Math.round(median(tps))];
+    output.line(`${protocol.padEnd(9)} ${clients} clients  ${way.padEnd(9)} ${ms} ms  ${rate}/s`);
+  }
+  await output.result('armed', { machine, settings: values, figures });
+}
+
+await main();
