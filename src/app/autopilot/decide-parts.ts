@@ -243,17 +243,20 @@ function restReason(situation: Situation, left: readonly Part[]): Reason | undef
 
 /** What went wrong, or was taken back, in this hour: whoever looks into it has until its end. */
 function aftermathReason({ nowMs, attempts, lastOperation }: Situation): Reason | undefined {
-  const hourOf = (ms: number): number => Math.floor(ms / HOUR_MS);
+  const hour = Math.floor(nowMs / HOUR_MS);
+  // A little ahead is a server's clock; far ahead is one that was wrong, which is to hold up nothing.
+  const inThisHour = (ms: number): boolean => Math.floor(ms / HOUR_MS) >= hour && ms - nowMs < HOUR_MS;
   const broken = attempts.find(
-    ({ subset, outcome }) => subset !== undefined && (outcome === 'aborted' || outcome === null),
+    ({ subset, outcome, atMs }) =>
+      subset !== undefined && (outcome === 'aborted' || outcome === null) && inThisHour(atMs),
   );
-  const next = iso((hourOf(nowMs) + 1) * HOUR_MS);
-  if (broken !== undefined && hourOf(broken.atMs) >= hourOf(nowMs))
+  const next = iso((hour + 1) * HOUR_MS);
+  if (broken !== undefined)
     return ['next-window', `The try to switch ${broken.subset} failed: nothing more before ${next}.`];
   if (lastOperation === null || lastOperation.finishedAt === null) return undefined;
   const { kind, state, finishedAt } = lastOperation;
   const undone = state === 'aborted' || (kind === 'rollback' && state === 'done');
-  if (!undone || hourOf(Date.parse(finishedAt)) < hourOf(nowMs)) return undefined;
+  if (!undone || !inThisHour(Date.parse(finishedAt))) return undefined;
   return [
     'next-window',
     `${state === 'aborted' ? `The last ${kind} was aborted` : 'A person rolled back'} at ${finishedAt}: nothing more before ${next}.`,

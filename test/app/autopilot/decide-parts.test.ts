@@ -170,6 +170,8 @@ test('what a person took back is a person’s to switch again; the others go on 
     ],
   });
   expect(decide(alone, LIMITS)).toMatchObject({ kind: 'rest', code: 'rolled-back' });
+  // By a clock that was days ahead.
+  expect(turns(back(iso(NOW_MS + 50 * HOUR_MS)))).toEqual(['stock']);
   const aborted = parted({ lastOperation: ended({ state: 'aborted', finishedAt: iso(NOW_MS - 60_000) }) });
   expect(decide(aborted, LIMITS).code).toBe('next-window');
 });
