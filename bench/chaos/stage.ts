@@ -108,6 +108,8 @@ export class Stage implements AsyncDisposable {
   readonly patience: number;
   readonly #toxiproxy: Toxiproxy;
   readonly #double: ToxiproxyDouble | null;
+  /** How many were added: two faults of an act may be the same. */
+  #toxics = 0;
   readonly #links: Readonly<Record<Link, Proxy>>;
 
   private constructor(
@@ -245,7 +247,14 @@ export class Stage implements AsyncDisposable {
       type: Parameters<Proxy['addToxic']>[0]['type'],
       stream: 'upstream' | 'downstream',
       attributes: ToxicAttributeTypes,
-    ) => proxy.addToxic({ name: `${type}_${stream}`, type, stream, toxicity: 1, attributes });
+    ) =>
+      proxy.addToxic({
+        name: `${type}_${stream}_${(this.#toxics += 1)}`,
+        type,
+        stream,
+        toxicity: 1,
+        attributes,
+      });
     const one = variant % 2 === 0 ? 'upstream' : 'downstream';
     switch (fault) {
       case 'lost':
