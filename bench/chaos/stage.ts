@@ -13,6 +13,7 @@ import {
   SUPERUSER,
   SUPERUSER_PASSWORD,
   freePort,
+  type ServerVersion,
 } from '../../src/app/demo/embedded-server.js';
 import { LINKS, type FaultName, type Link, type LinkFault } from './plan.js';
 import { APP_PASSWORD, APP_ROLE, SCHEMA_SQL } from './schema.js';
@@ -96,6 +97,8 @@ export interface StageOptions {
   readonly toxiproxyUrl?: string;
   /** So many times as long may everything take, for a machine that has little time to give; 1 where absent. */
   readonly patience?: number;
+  /** See {@link EmbeddedServerOptions.cluster}. */
+  readonly clusters?: Readonly<Record<ServerVersion, string>>;
 }
 
 export class Stage implements AsyncDisposable {
@@ -129,10 +132,12 @@ export class Stage implements AsyncDisposable {
     this.skipped = new Map(typeof disk === 'string' ? [['disk-full', disk]] : []);
   }
 
-  static async open({ toxiproxyUrl, patience = 1 }: StageOptions = {}): Promise<Stage> {
+  static async open({ toxiproxyUrl, patience = 1, clusters }: StageOptions = {}): Promise<Stage> {
+    const cluster = (version: ServerVersion): { readonly cluster?: string } =>
+      clusters === undefined ? {} : { cluster: clusters[version] };
     const [source, destination] = await Promise.all([
-      EmbeddedServer.create({ version: 14, settings: SETTINGS, ownGroup: true }),
-      EmbeddedServer.create({ version: 18, settings: SETTINGS, ownGroup: true }),
+      EmbeddedServer.create({ version: 14, settings: SETTINGS, ownGroup: true, ...cluster(14) }),
+      EmbeddedServer.create({ version: 18, settings: SETTINGS, ownGroup: true, ...cluster(18) }),
     ]);
     const ports = [await freePort(), await freePort()] as const;
     const double = toxiproxyUrl === undefined ? await ToxiproxyDouble.start() : null;

@@ -8,7 +8,7 @@ import type { DatabaseEndpoint, Side } from '../../src/core/ports.js';
 import { connectControl, quoteIdent } from '../../src/core/postgres.js';
 import type { SchemaPlan } from '../../src/shadow/postgres/schema/plan.js';
 import { buildSchema } from '../../src/shadow/postgres/schema/build.js';
-import type { DatabasePair } from '../support/servers.js';
+import { createDatabaseSql, type DatabasePair } from '../support/servers.js';
 
 /** Roles belong to the server, not the database: each test has its own, on every server it uses. */
 export interface TestRoles extends AsyncDisposable {
@@ -95,7 +95,7 @@ export interface SecondDatabase extends AsyncDisposable {
 export async function secondDatabase(side: Side, pair: DatabasePair): Promise<SecondDatabase> {
   const name = `t2_${randomBytes(5).toString('hex')}`;
   const admin = side === 'source' ? pair.onSource : pair.onDestination;
-  await admin.query(`CREATE DATABASE ${quoteIdent(name)}`);
+  await admin.query(createDatabaseSql(side, name));
   const endpoint = { ...pair[side], database: name };
   const client = await connectControl('destination', endpoint, { purpose: 'test' });
   return {

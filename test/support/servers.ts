@@ -57,11 +57,14 @@ export async function databasePair(): Promise<DatabasePair> {
   };
 }
 
+/** By a copy of the files: half the work of what the newer server does by itself. */
+export function createDatabaseSql(side: Side, name: string): string {
+  return `CREATE DATABASE ${quoteIdent(name)}${side === 'destination' ? ' STRATEGY file_copy' : ''}`;
+}
+
 async function createDatabase(which: Side, name: string): Promise<void> {
   const client = await connectControl(which, sharedEndpoint(which, 'postgres'), { purpose: 'test' });
-  // Half the work of what the newer server does by itself.
-  const strategy = which === 'destination' ? ' STRATEGY file_copy' : '';
-  await client.query(`CREATE DATABASE ${quoteIdent(name)}${strategy}`);
+  await client.query(createDatabaseSql(which, name));
   await client.end();
 }
 

@@ -5,7 +5,7 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, expect, inject, test } from 'vitest';
 import { FAULTS, POINTS, drawPlan, type Fault, type Plan } from '../../../bench/chaos/plan.js';
 import { playRun } from '../../../bench/chaos/play.js';
 import { Stage } from '../../../bench/chaos/stage.js';
@@ -15,7 +15,7 @@ let keepIn: string;
 
 beforeAll(async () => {
   keepIn = await mkdtemp(join(tmpdir(), 'chaos-kept-'));
-  stage = await Stage.open();
+  stage = await Stage.open({ clusters: inject('clusters') });
 });
 
 afterAll(async () => {
