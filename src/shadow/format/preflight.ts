@@ -1,14 +1,20 @@
 /** What stands against the format that is asked for, and what it changes for the application. */
 import type pg from 'pg';
-import type { Finding } from '../../core/ports.js';
+import type { Finding, Format, ShadowMethod } from '../../core/ports.js';
 import { readVersionNum, rowsOf, userSchema } from '../postgres/schema/catalog.js';
-import type { PreflightSettings } from '../postgres/preflight.js';
 import { tableKey } from '../postgres/table.js';
 import { readTables } from '../postgres/tables.js';
 import { formsOf, isIdentity } from './forms.js';
 import { hasNames, nameOn } from './names.js';
 import { readNamed, VIEWS_SINCE } from './naming.js';
 import { inspectPartitioning } from './partitioning.js';
+
+export interface FormatPreflightSettings {
+  /** The format that the destination is to have. */
+  readonly format?: Format | undefined;
+  /** How the shadow is to learn of changes. Default `log`. */
+  readonly method?: ShadowMethod | 'auto';
+}
 
 const ZONES_SQL = 'SELECT name FROM pg_catalog.pg_timezone_names';
 
@@ -34,7 +40,7 @@ WHERE k.contype = 'f' AND k.conparentid = 0`;
 /** Findings about `settings.format`, for the source alone; none where nothing is mapped. */
 export async function inspectFormat(
   source: pg.Client,
-  { format, method }: Pick<PreflightSettings, 'format' | 'method'>,
+  { format, method }: FormatPreflightSettings,
 ): Promise<readonly Finding[]> {
   if (isIdentity(format)) return [];
   const tables = await readTables(source);
@@ -76,7 +82,7 @@ export async function inspectFormat(
 export async function inspectNames(
   source: pg.Client,
   destination: pg.Client,
-  format: PreflightSettings['format'],
+  format: Format | undefined,
 ): Promise<readonly Finding[]> {
   if (!hasNames(format) || (await readNamed({ side: 'destination', client: destination }))) return [];
   const findings: Finding[] = [];
@@ -166,7 +172,7 @@ function zoneFinding(object: string, zone: string): Finding {
 
 async function inspectZones(
   source: pg.Client,
-  format: PreflightSettings['format'],
+  format: Format | undefined,
   blocker: (object: string, message: string, advice: string) => void,
 ): Promise<void> {
   const wanted = Object.entries(format?.tables ?? {}).flatMap(([table, { types }]) =>

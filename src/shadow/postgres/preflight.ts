@@ -3,27 +3,23 @@
  * blockers. Reads only; no effect that a client could see.
  */
 import type pg from 'pg';
-import type { Finding, Format, ShadowMethod, Side } from '../../core/ports.js';
+import type { Finding, Side } from '../../core/ports.js';
 import { UnderstudyError } from '../../core/errors.js';
 import { readMethod } from '../follow/records.js';
 import { byMethod } from './preflight-method.js';
-import { inspectFormat, inspectNames } from '../format/preflight.js';
+import { inspectFormat, inspectNames, type FormatPreflightSettings } from '../format/preflight.js';
 import { inspectObjects } from './preflight-objects.js';
 import { inspectDifferences } from './preflight-pair.js';
 import { inspectStatements } from './preflight-statements.js';
 import { inspectServer, type FindingOf, type InspectedServer } from './preflight-server.js';
 
-export interface PreflightSettings {
+export interface PreflightSettings extends FormatPreflightSettings {
   /** The migration's id: slots and publications named `understudy_<id>_…` are ours. */
   readonly migrationId: string;
   /** check: before anything is set up. cutover: what would stop a switch now is a blocker. */
   readonly purpose: 'check' | 'cutover';
   /** Connections the destination must have free beyond what the source's clients use now. Default 5. */
   readonly connectionReserve?: number;
-  /** How the shadow is to learn of changes. Default `log`. */
-  readonly method?: ShadowMethod | 'auto';
-  /** The format that the destination is to have. */
-  readonly format?: Format | undefined;
 }
 
 const CONNECTION_RESERVE = 5;
