@@ -1,7 +1,21 @@
-/** Tells when a schema is no longer the one the shadow was built from. */
+/** What each side's schema was when the shadow was built, and whether it is that still. */
 import type { CatalogFingerprint, DatabaseEndpoint, ShadowWarning, Side } from '../core/ports.js';
+import { notReady } from './condition.js';
 import { diffFingerprints, readFingerprint, type FingerprintDifference } from './postgres/fingerprint.js';
+import { readFingerprintRecord } from './postgres/schema-records.js';
 import { withSession } from './postgres/statement.js';
+
+/** The fingerprint of `side` as recorded on the destination. Throws `shadow-not-ready` where none is yet. */
+export async function readBuiltFingerprint(
+  side: Side,
+  destination: DatabaseEndpoint,
+): Promise<CatalogFingerprint> {
+  const recorded = await withSession('destination', destination, 'fingerprint', (session) =>
+    readFingerprintRecord(session, side),
+  );
+  if (recorded === null) throw notReady('schema');
+  return recorded;
+}
 
 /** Reads the catalogs of `side`: what differs from `built`. */
 export async function catalogDifferences(

@@ -35,7 +35,7 @@ import type {
   VerifyReport,
 } from '../../core/ports.js';
 import type { Position } from '../../core/position.js';
-import { catalogDifferences, catalogWarning } from '../catalog-watch.js';
+import { catalogDifferences, catalogWarning, readBuiltFingerprint } from '../catalog-watch.js';
 import { Condition, isBefore, notReady } from '../condition.js';
 import type { ShadowEngineContext } from '../engine.js';
 import type { MethodChoice } from '../method.js';
@@ -46,7 +46,7 @@ import { readFingerprint } from '../postgres/fingerprint.js';
 import { ensureIdentities } from '../postgres/identity.js';
 import { readTableCopies } from '../postgres/copy-records.js';
 import { ensureRecords, readState } from '../postgres/records.js';
-import { readFingerprintRecord, readSourcePlan, writeFingerprint } from '../postgres/schema-records.js';
+import { readSourcePlan, writeFingerprint } from '../postgres/schema-records.js';
 import { endOnAbort, openSession, withSession, type Session } from '../postgres/statement.js';
 import { tableKey, type TableInfo } from '../postgres/table.js';
 import { readTables } from '../postgres/tables.js';
@@ -469,11 +469,7 @@ export class FollowEngine implements ShadowControl {
   }
 
   async builtFingerprint(side: Side): Promise<CatalogFingerprint> {
-    const recorded = await withSession('destination', this.#settings.destination, 'fingerprint', (session) =>
-      readFingerprintRecord(session, side),
-    );
-    if (recorded === null) throw notReady('schema');
-    return recorded;
+    return await readBuiltFingerprint(side, this.#settings.destination);
   }
 
   /** The way back, and the measure of what a comparison of everything takes. */

@@ -1,0 +1,190 @@
+/**
+ * The two lanes of a shadow by `log`, and the slots they read from.
+ *
+ *   forward   source → destination: runs from the slot's creation on, across attempts
+ *   reverse   destination → source: absent → begun (`prepareReverse`, recorded) → runs from then on, and from the start
+ *             of each later process
+ *
+ * A lane keeps itself alive (lane.ts). One that can't read from its slot rests until an attempt has made another in its
+ * place (lost-slot.ts); until then `slotLost` is true, and no attempt follows the one it ended without a pause.
+ *
+ * Slots, publications and progress rows are touched only while their lane is at rest.
+ */
+import type { Clock } from '../core/clock.js';
+import { UnderstudyError } from '../core/errors.js';
+import type { Log } from '../core/log.js';
+import type { Direction, Side } from '../core/ports.js';
+import type { Position } from '../core/position.js';
+import { subsetIds } from '../core/subsets.js';
+import { notReady } from './condition.js';
+import { Lane } from './lane.js';
+import { renewForward, renewReverse } from './lost-slot.js';
+import type { Pace } from './pace.js';
+import { ensureIdentities } from './postgres/identity.js';
+import { writeReversePrepared } from './postgres/records.js';
+import { ensurePublication, streamNames } from './postgres/slot.js';
+import { withSession, type Session } from './postgres/statement.js';
+import type { TableInfo } from './postgres/table.js';
+import { readTables } from './postgres/tables.js';
+import type { RecentKeys } from './recent-keys.js';
+import { ensureStream, type StageContext } from './schema-stage.js';
+import type { ShadowSettings } from './settings.js';
+
+export interface StreamsContext {
+  readonly log: Log;
+  readonly clock: Clock;
+  /** 0 ≤ x < 1, for jitter. */
+  readonly random: () => number;
+  readonly recent: RecentKeys;
+  readonly pace: Pace;
+  /** A lane is interrupted; undefined once it is connected again. */
+  readonly onTrouble: (direction: Direction, error: UnderstudyError | undefined) => void;
+  /** A lane rests until the next attempt has given it another slot. The error is retryable. */
+  readonly onSlotLost: (error: UnderstudyError) => void;
+  /** A lane will not go on. */
+  readonly onFailed: (error: UnderstudyError) => void;
+}
+
+export class Streams {
+  readonly forward: Lane;
+  readonly reverse: Lane;
+  readonly #settings: ShadowSettings;
+  readonly #context: StreamsContext;
+  #reverseBegun = false;
+  /** Lanes that could not read from their slot, and rest. */
+  readonly #slotLost = new Set<Direction>();
+
+  constructor(settings: ShadowSettings, context: StreamsContext) {
+    this.#settings = settings;
+    this.#context = context;
+    this.forward = this.#lane('forward');
+    this.reverse = this.#lane('reverse');
+  }
+
+  #lane(direction: Direction): Lane {
+    const settings = this.#settings;
+    const { onTrouble, onFailed, ...context } = this.#context;
+    const origin: Side = direction === 'forward' ? 'source' : 'destination';
+    const target: Side = direction === 'forward' ? 'destination' : 'source';
+    return new Lane(
+      direction,
+      {
+        ...settings,
+        ...streamNames(settings.migrationId, direction),
+        originEndpoint: settings[origin],
+        targetEndpoint: settings[target],
+      },
+      {
+        ...context,
+        retryFirstMs: settings.retryFirstMs,
+        retryMaxMs: settings.retryMaxMs,
+        onTrouble: (error) => onTrouble(direction, error),
+        onSlotLost: (error) => this.#loseSlot(direction, error),
+        onFailed,
+      },
+    );
+  }
+
+  #loseSlot(direction: Direction, error: UnderstudyError): boolean {
+    this.#slotLost.add(direction);
+    this.#context.onSlotLost(
+      new UnderstudyError(error.code, error.message, { retryable: true, cause: error }),
+    );
+    return true;
+  }
+
+  get slotLost(): boolean {
+    return this.#slotLost.size > 0;
+  }
+
+  get reverseBegun(): boolean {
+    return this.#reverseBegun;
+  }
+
+  of(direction: Direction): Lane {
+    return direction === 'forward' ? this.forward : this.reverse;
+  }
+
+  /** The direction whose origin leads; with several subsets, that of the latest switch. */
+  get leading(): Direction {
+    return this.reverse.state.authority.epoch > this.forward.state.authority.epoch ? 'reverse' : 'forward';
+  }
+
+  /** Both end after the flush at hand. Idempotent. */
+  async stop(): Promise<void> {
+    await Promise.all([this.forward.stop(), this.reverse.stop()]);
+  }
+
+  /** Whoever waits for a lane is told why it will not go on. */
+  fail(error: UnderstudyError): void {
+    this.forward.state.fail(error);
+    this.reverse.state.fail(error);
+  }
+
+  /** Something goes faster or slower than before. */
+  wake(): void {
+    this.forward.state.wake();
+    this.reverse.state.wake();
+  }
+
+  /** Throws `shadow-not-ready` on the way back before it has begun. */
+  async waitForMark(direction: Direction, markId: string, signal: AbortSignal): Promise<Position> {
+    if (direction === 'reverse' && !this.#reverseBegun) throw notReady('reverse');
+    return await this.of(direction).waitForMark(markId, signal);
+  }
+
+  /** Puts another slot in place of the forward lane's, if that is lost. Whether it was: then every table is to be mended. */
+  async renewForward(stage: StageContext, tables: readonly TableInfo[]): Promise<boolean> {
+    const lost = this.#slotLost.has('forward');
+    if (lost) await this.forward.stop();
+    if (this.forward.running) return false;
+    const { migrationId, subsets } = this.#settings;
+    const renewed = await renewForward({ ...stage, migrationId, tables, subsets: subsetIds(subsets) }, lost);
+    if (renewed) this.forward.state.forgetHistory();
+    this.#slotLost.delete('forward');
+    return renewed;
+  }
+
+  /** Makes the way back, unless it has begun, and lets it begin. Throws what either server does. */
+  async prepareReverse(signal: AbortSignal): Promise<void> {
+    if (this.#reverseBegun) return;
+    const { settings, context } = { settings: this.#settings, context: this.#context };
+    await withSession('destination', settings.destination, 'prepare', (destination) =>
+      withSession('source', settings.source, 'prepare', async (source) => {
+        const tables = await readTables(destination.client);
+        await ensureIdentities(destination, tables, { clock: context.clock, signal });
+        await ensureStream('reverse', settings.migrationId, destination, source, tables);
+        await writeReversePrepared(destination, settings.migrationId);
+      }),
+    );
+    this.#beginReverse();
+  }
+
+  /** The way back, which an earlier process prepared or whose slot is lost, goes on. */
+  async resumeReverse(stage: StageContext): Promise<void> {
+    if (this.#slotLost.has('reverse')) await this.reverse.stop();
+    if (this.reverse.running) return;
+    const { migrationId, subsets } = this.#settings;
+    await renewReverse({ ...stage, migrationId, subsets: subsetIds(subsets) });
+    this.#slotLost.delete('reverse');
+    this.#beginReverse();
+  }
+
+  #beginReverse(): void {
+    this.#reverseBegun = true;
+    this.reverse.start();
+  }
+
+  /** The way back learns of new `tables` of the destination, while nothing comes by it yet. */
+  async growReverse(destination: Session, tables: readonly TableInfo[]): Promise<void> {
+    if (!this.#reverseBegun) return;
+    await ensurePublication(
+      destination,
+      streamNames(this.#settings.migrationId, 'reverse').publication,
+      tables,
+    );
+    await this.reverse.stop();
+    this.reverse.state.forgetTables();
+    this.reverse.start();
+  }
+}
