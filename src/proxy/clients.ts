@@ -27,8 +27,8 @@ import type { PooledClient } from './pool/pooled-client.js';
 import type { Pools } from './pool/pools.js';
 import type { ClientInfo } from './proxy-interface.js';
 import { SHUTTING_DOWN } from './refusals.js';
-import type { SessionContext } from './session-context.js';
-import { Session, type AdoptedClient } from './session.js';
+import type { AdoptedClient, SessionContext } from './session-context.js';
+import { Session, type SessionEvents } from './session.js';
 
 export interface ClientsDeps {
   readonly places: Places;
@@ -51,6 +51,10 @@ export class Clients {
   #closedBytesFrom = 0;
   #closedBytesTo = 0;
   #onEnd: () => void = () => undefined;
+  readonly #events: SessionEvents = {
+    onAtRest: (session) => this.#sessionAtRest(session),
+    onClosed: (session) => this.#sessionClosed(session),
+  };
 
   constructor(deps: ClientsDeps) {
     this.#deps = deps;
@@ -113,7 +117,7 @@ export class Clients {
   }
 
   #begin(client: AcceptedClient, backend: Backend, side: Side, context: SessionContext): Session {
-    const session = new Session(this.#nextId++, client, backend, side, context);
+    const session = new Session(this.#nextId++, client, backend, side, context, this.#events);
     const { processId, secret } = this.#keys.issue(session, client.protocolMinor);
     this.#sessions.add(session);
     this.#accepted += 1;
@@ -149,7 +153,7 @@ export class Clients {
     context: SessionContext,
   ): void {
     const accepted = { ...client.accepted, leftover: leftover.bytes };
-    const session = new Session(client.id, accepted, backend, client.pool.side, context);
+    const session = new Session(client.id, accepted, backend, client.pool.side, context, this.#events);
     this.#deps.log.debug(
       { session: client.id, reason: pin.reason, detail: pin.detail },
       'a pooled client was pinned',
@@ -178,7 +182,7 @@ export class Clients {
 
   // ------------------------------------------------------------------------------------------------ what they report
 
-  sessionClosed(session: Session): void {
+  #sessionClosed(session: Session): void {
     this.#sessions.delete(session);
     this.#passed.delete(session);
     this.#gone(session);
@@ -200,7 +204,7 @@ export class Clients {
     this.#closedBytesTo += bytesToClient;
   }
 
-  sessionAtRest(session: Session): void {
+  #sessionAtRest(session: Session): void {
     if (this.#stopping) session.terminate(SHUTTING_DOWN.sqlState, SHUTTING_DOWN.message);
     else this.#deps.gate().atRest(session);
   }

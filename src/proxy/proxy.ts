@@ -38,8 +38,7 @@ import type { Door, Proxy, ProxyDeps, ProxyState, ProxyStatus } from './proxy-in
 import { NOT_NOW, STARTING } from './refusals.js';
 import { Limiter } from './limiter.js';
 import { Router } from './router.js';
-import type { AdoptedClient } from './session.js';
-import type { SessionContext, SessionInfo } from './session-context.js';
+import type { AdoptedClient, SessionContext, SessionInfo } from './session-context.js';
 import type { SubsetRouting } from './subset-routing.js';
 import { SessionWatch } from './session-watch.js';
 import type { ProxySettings, ReloadableSettings } from './settings.js';
@@ -146,8 +145,6 @@ class PostgresProxy implements Proxy {
       mayPassHeld: () => this.#gate.mayPassHeld,
       routing: this.#makeRouting(),
       oids: (began, present) => this.#oids.for(began, present),
-      onAtRest: (session) => this.#clients.sessionAtRest(session),
-      onClosed: (session) => this.#clients.sessionClosed(session),
       onError: (sqlState) => {
         onClientError?.(sqlState);
         if (sqlState === FENCE_SQLSTATE || sqlState === GUARD_SQLSTATE) onFenceMet?.(sqlState);

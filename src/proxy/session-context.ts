@@ -1,4 +1,5 @@
-/** What sessions share, and how they report. */
+/** What sessions share, and what is told of them. */
+import type net from 'node:net';
 import type { Clock } from '../core/clock.js';
 import type { Log } from '../core/log.js';
 import type { StatementTap, TrafficRecorder } from '../core/capture-ports.js';
@@ -8,7 +9,7 @@ import type { Backend } from './backend.js';
 import type { BinaryTypes } from './binary-types.js';
 import type { ProxySettings } from './settings.js';
 import type { SessionPhase } from './session-phases.js';
-import type { Session } from './session.js';
+import type { Pin } from './session-state.js';
 import type { SessionOids } from './type-oids.js';
 import type { Reply } from './reply-reader.js';
 import type { SubsetRouting } from './subset-routing.js';
@@ -27,12 +28,23 @@ export interface SessionContext {
   readonly oids: (began: Side, present: Side) => SessionOids | null;
   /** Null unless subsets are configured. */
   readonly routing: SubsetRouting | null;
-  readonly onAtRest: (session: Session) => void;
-  readonly onClosed: (session: Session) => void;
   /** SQLSTATE of an error a client met. */
   readonly onError: (sqlState: string) => void;
   /** Sends a CancelRequest to a backend. Resolves once the server has taken it, or it has failed; never rejects. */
   readonly cancelBackend: (backend: Backend) => Promise<void>;
+}
+
+/** What a client did before it became a session. */
+export interface AdoptedClient {
+  readonly prepared: readonly { readonly name: string; readonly text: Buffer; readonly flags: number }[];
+  /** Payload of its unnamed statement's Parse. */
+  readonly unnamed: Buffer | null;
+  readonly settingNames: Iterable<string>;
+  readonly pins: readonly Pin[];
+  /** Of its bytes to come, the first so many are in the recording already. */
+  readonly recordedBytes: number;
+  /** Told of each connection that it moves to. */
+  readonly onMoved: (side: Side, socket: net.Socket) => void;
 }
 
 export interface SessionInfo {

@@ -6,7 +6,9 @@
  */
 import type { Side } from '../core/ports.js';
 import { SessionMove, type MoveDeps, type MoveSlots, type MoveTarget } from './session-move.js';
+import type { SessionContext } from './session-context.js';
 import type { Session } from './session.js';
+import type { SubsetRouting } from './subset-routing.js';
 
 /** Why a session could not be moved, as its client is told. */
 export interface NotMoved {
@@ -75,6 +77,12 @@ export class SideMoves {
     for (const move of this.#to.values()) move.discard();
     this.#to.clear();
   }
+}
+
+/** Those of a session whose statements are routed. */
+export function sideMoves(session: Session, context: SessionContext, routing: SubsetRouting): SideMoves {
+  const { slots, target, settingNames } = routing;
+  return new SideMoves(session, { context, settingNames, listenersStay: true, target, slots });
 }
 
 function notMoved(to: Side, { blockers }: SessionMove): NotMoved {
