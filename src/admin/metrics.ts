@@ -13,7 +13,7 @@ import type { ShadowPhase, ShadowStatus, Side } from '../core/ports.js';
 import type { GateState } from '../proxy/gate.js';
 import type { PoolStatus } from '../proxy/pool/pool-settings.js';
 import type { ProxyStatus } from '../proxy/proxy-interface.js';
-import type { SessionPhase } from '../proxy/session-phases.js';
+import type { SessionPhase } from '../proxy/session/session-phases.js';
 
 /** What a scrape reads. */
 export interface MetricsSource {

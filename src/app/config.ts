@@ -8,7 +8,7 @@ import type { z } from 'zod';
 import type { DatabaseEndpoint, Side, SubsetRules } from '../core/ports.js';
 import { asUnderstudyError, UnderstudyError } from '../core/errors.js';
 import { AllowedHours } from './autopilot/hours.js';
-import type { ClientTlsMode } from '../proxy/tls.js';
+import type { ClientTlsMode } from '../proxy/login/tls.js';
 import {
   assign,
   assignmentOverrides,

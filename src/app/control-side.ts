@@ -2,7 +2,7 @@
 import type pg from 'pg';
 import type { DatabaseEndpoint, Finding, Side, SubsetRules, SubsetTie } from '../core/ports.js';
 import { connectControl } from '../core/postgres.js';
-import { readNamedOids, type NamedOids } from '../proxy/type-oids.js';
+import { readNamedOids, type NamedOids } from '../proxy/session/type-oids.js';
 import type { PreflightSettings } from '../shadow/postgres/preflight.js';
 import { readSessionHints, type SessionHints } from '../shadow/postgres/preflight-sessions.js';
 

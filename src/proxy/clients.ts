@@ -14,11 +14,11 @@ import {
   encodeParameterStatus,
   encodeReadyForQuery,
 } from '../wire/postgres/messages.js';
-import type { Backend } from './backend.js';
+import type { Backend } from './backend/backend.js';
 import { CancelKeys } from './cancel-keys.js';
-import type { AcceptedClient } from './client-handshake.js';
-import type { Places } from './client-places.js';
-import { wipeCredentials } from './credentials.js';
+import type { AcceptedClient } from './login/client-handshake.js';
+import type { Places } from './login/client-places.js';
+import { wipeCredentials } from './login/credentials.js';
 import type { Gate } from './gate.js';
 import type { Leftover } from './pool/pool-context.js';
 import { blocksMove, type PoolPin } from './pool/pool-settings.js';
@@ -27,8 +27,8 @@ import type { PooledClient } from './pool/pooled-client.js';
 import type { Pools } from './pool/pools.js';
 import type { ClientInfo } from './proxy-interface.js';
 import { SHUTTING_DOWN } from './refusals.js';
-import type { AdoptedClient, SessionContext } from './session-context.js';
-import { Session, type SessionEvents } from './session.js';
+import type { AdoptedClient, SessionContext } from './session/session-context.js';
+import { Session, type SessionEvents } from './session/session.js';
 
 export interface ClientsDeps {
   readonly places: Places;

@@ -39,9 +39,9 @@ import { StateCell } from '../core/state-machine.js';
 import type { GateParty } from './gate-party.js';
 import { Limiter } from './limiter.js';
 import type { Router } from './router.js';
-import type { SessionContext } from './session-context.js';
-import { SessionMove, type MoveSlots, type MoveTarget } from './session-move.js';
-import type { Session } from './session.js';
+import type { SessionContext } from './session/session-context.js';
+import { SessionMove, type MoveSlots, type MoveTarget } from './session/session-move.js';
+import type { Session } from './session/session.js';
 import { NO_STALL, stallReport } from './stall.js';
 
 export type GateState = 'open' | 'closing' | 'closed' | 'switching' | 'suspended';

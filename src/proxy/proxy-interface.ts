@@ -5,15 +5,15 @@ import type { Log } from '../core/log.js';
 import type { StatementTap, TrafficRecorder } from '../core/capture-ports.js';
 import type { Route, Side, SubsetId, TrafficControl, StallReport } from '../core/ports.js';
 import type { StatementReaches } from '../core/subset-ports.js';
-import type { BackendEndpoint } from './backend.js';
-import type { Places } from './client-places.js';
+import type { BackendEndpoint } from './backend/backend.js';
+import type { Places } from './login/client-places.js';
 import type { GateState } from './gate.js';
 import type { PoolStatus } from './pool/pool-settings.js';
-import type { SessionInfo } from './session-context.js';
+import type { SessionInfo } from './session/session-context.js';
 import type { ReloadableSettings } from './settings.js';
-import type { ClientTls } from './tls.js';
-import type { NamedOids } from './type-oids.js';
-import type { VerifierSource } from './verifiers.js';
+import type { ClientTls } from './login/tls.js';
+import type { NamedOids } from './session/type-oids.js';
+import type { VerifierSource } from './login/verifiers.js';
 
 /** One of the two databases, as clients' connections are opened on it. */
 export interface ProxyTarget {

@@ -22,10 +22,10 @@ import {
 import { FENCE_SQLSTATE, GUARD_SQLSTATE } from '../core/postgres.js';
 import { StateCell } from '../core/state-machine.js';
 import { StatementText } from '../wire/postgres/statement-text.js';
-import { BinaryTypes } from './binary-types.js';
-import { sendCancel, type Backend } from './backend.js';
-import { ClientEntry } from './client-entry.js';
-import { ClientPlaces } from './client-places.js';
+import { BinaryTypes } from './session/binary-types.js';
+import { sendCancel, type Backend } from './backend/backend.js';
+import { ClientEntry } from './login/client-entry.js';
+import { ClientPlaces } from './login/client-places.js';
 import { Clients } from './clients.js';
 import { Gate } from './gate.js';
 import { Listener } from './listener.js';
@@ -38,12 +38,12 @@ import type { Door, Proxy, ProxyDeps, ProxyState, ProxyStatus } from './proxy-in
 import { NOT_NOW, STARTING } from './refusals.js';
 import { Limiter } from './limiter.js';
 import { Router } from './router.js';
-import type { AdoptedClient, SessionContext, SessionInfo } from './session-context.js';
-import type { SubsetRouting } from './subset-routing.js';
-import { SessionWatch } from './session-watch.js';
+import type { AdoptedClient, SessionContext, SessionInfo } from './session/session-context.js';
+import type { SubsetRouting } from './subset/subset-routing.js';
+import { SessionWatch } from './session/session-watch.js';
 import type { ProxySettings, ReloadableSettings } from './settings.js';
-import type { ClientTls } from './tls.js';
-import { TypeOids } from './type-oids.js';
+import type { ClientTls } from './login/tls.js';
+import { TypeOids } from './session/type-oids.js';
 
 export function createProxy(settings: ProxySettings, deps: ProxyDeps): Proxy {
   return new PostgresProxy(settings, deps);

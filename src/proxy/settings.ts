@@ -1,7 +1,7 @@
 /** Bounds of the proxy, all from configuration. */
-import type { ClientAuthentication } from './client-authentication.js';
-import type { DatabaseNames } from './databases.js';
-import type { ClientTls } from './tls.js';
+import type { ClientAuthentication } from './login/client-authentication.js';
+import type { DatabaseNames } from './login/databases.js';
+import type { ClientTls } from './login/tls.js';
 import { POOL_DEFAULTS, type PoolSettings } from './pool/pool-settings.js';
 
 export interface ProxySettings {

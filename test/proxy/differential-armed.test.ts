@@ -3,12 +3,12 @@
  * that each has to find its way there. What the server says is what it says without a proxy, or a refusal by name.
  */
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { QueryVerifiers } from '../../src/proxy/verifiers.js';
+import { QueryVerifiers } from '../../src/proxy/login/verifiers.js';
 import { databasePair, type DatabasePair } from '../support/servers.js';
 import { Seat, type Conversation, type Cut, type Played } from './differential/conversation.js';
 import { FILL, SCHEMA, TOPICS, createPlayer } from './differential/setting.js';
 import { startProxy, type RunningProxy } from './proxy-support.js';
-import { ReadHere } from './subset-support.js';
+import { ReadHere } from './subset/subset-support.js';
 
 let pair: DatabasePair;
 let other: DatabasePair;

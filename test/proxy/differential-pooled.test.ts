@@ -7,7 +7,7 @@
  */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { POOL_DEFAULTS } from '../../src/proxy/pool/pool-settings.js';
-import { QueryVerifiers } from '../../src/proxy/verifiers.js';
+import { QueryVerifiers } from '../../src/proxy/login/verifiers.js';
 import { databasePair, type DatabasePair } from '../support/servers.js';
 import { Seat, type Conversation, type Cut, type Played } from './differential/conversation.js';
 import { FILL, SCHEMA, TOPICS, createPlayer, serving } from './differential/setting.js';

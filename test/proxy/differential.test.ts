@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import type { Side } from '../../src/core/ports.js';
-import { QueryVerifiers } from '../../src/proxy/verifiers.js';
+import { QueryVerifiers } from '../../src/proxy/login/verifiers.js';
 import { databasePair, type DatabasePair } from '../support/servers.js';
 import { startSplittingRelay, type SplittingRelay } from '../support/splitting-relay.js';
 import { Seat, ready, type Conversation, type Cut, type Played } from './differential/conversation.js';

@@ -6,12 +6,12 @@
  */
 import { expect, test } from 'vitest';
 import { UnderstudyError } from '../../src/core/errors.js';
-import { BinaryTypes, SessionBinaryTypes } from '../../src/proxy/binary-types.js';
-import { ClientStream } from '../../src/proxy/client-stream.js';
-import { OwnExchanges } from '../../src/proxy/own-exchanges.js';
-import { ResponseTracker } from '../../src/proxy/response-tracker.js';
-import { ServerStream } from '../../src/proxy/server-stream.js';
-import { StatementLog } from '../../src/proxy/statement-log.js';
+import { BinaryTypes, SessionBinaryTypes } from '../../src/proxy/session/binary-types.js';
+import { ClientStream } from '../../src/proxy/session/client-stream.js';
+import { OwnExchanges } from '../../src/proxy/session/own-exchanges.js';
+import { ResponseTracker } from '../../src/proxy/session/response-tracker.js';
+import { ServerStream } from '../../src/proxy/session/server-stream.js';
+import { StatementLog } from '../../src/proxy/session/statement-log.js';
 import { StatementText } from '../../src/wire/postgres/statement-text.js';
 import { Chance, corpus, mutate, pieces } from '../support/mutate.js';
 

@@ -7,7 +7,7 @@ import type { DatabaseEndpoint, Side } from '../../src/core/ports.js';
 import { WHOLE_DATABASE } from '../../src/core/ports.js';
 import { systemClock } from '../../src/core/clock.js';
 import { silentLog } from '../../src/core/log.js';
-import { openBackend } from '../../src/proxy/backend.js';
+import { openBackend } from '../../src/proxy/backend/backend.js';
 import type { Proxy, ProxyDeps, ProxyTarget } from '../../src/proxy/proxy-interface.js';
 import { createProxy } from '../../src/proxy/proxy.js';
 import { PROXY_DEFAULTS, type ProxySettings } from '../../src/proxy/settings.js';

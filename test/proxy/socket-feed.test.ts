@@ -3,9 +3,9 @@ import { once } from 'node:events';
 import net from 'node:net';
 import { afterEach, expect, test } from 'vitest';
 import { feedFrom, type SocketFeed } from '../../src/proxy/socket-feed.js';
-import type { Backend } from '../../src/proxy/backend.js';
+import type { Backend } from '../../src/proxy/backend/backend.js';
 import { closeWith } from '../../src/proxy/socket-reader.js';
-import { SessionSockets } from '../../src/proxy/session-sockets.js';
+import { SessionSockets } from '../../src/proxy/session/session-sockets.js';
 import { until } from '../support/servers.js';
 
 const open: { destroy(): void }[] = [];

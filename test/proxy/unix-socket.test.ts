@@ -10,7 +10,7 @@ import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { SUPERUSER, SUPERUSER_PASSWORD } from '../../src/app/demo/embedded-server.js';
 import { connectControl } from '../../src/core/postgres.js';
-import { openBackend, sendCancel } from '../../src/proxy/backend.js';
+import { openBackend, sendCancel } from '../../src/proxy/backend/backend.js';
 import { FAST_SETTINGS } from '../support/global-setup.js';
 import { databasePair, type DatabasePair, ownServer } from '../support/servers.js';
 import { startProxy, type RunningProxy } from './proxy-support.js';

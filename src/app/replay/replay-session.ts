@@ -10,12 +10,12 @@
 import { asUnderstudyError, UnderstudyError } from '../../core/errors.js';
 import type { StatementTap } from '../../core/capture-ports.js';
 import type { DatabaseEndpoint } from '../../core/ports.js';
-import { openBackend, type Backend, type BackendEndpoint } from '../../proxy/backend.js';
-import { ClientStream } from '../../proxy/client-stream.js';
-import { OwnExchanges } from '../../proxy/own-exchanges.js';
-import { ResponseTracker } from '../../proxy/response-tracker.js';
-import { ServerStream } from '../../proxy/server-stream.js';
-import { StatementLog } from '../../proxy/statement-log.js';
+import { openBackend, type Backend, type BackendEndpoint } from '../../proxy/backend/backend.js';
+import { ClientStream } from '../../proxy/session/client-stream.js';
+import { OwnExchanges } from '../../proxy/session/own-exchanges.js';
+import { ResponseTracker } from '../../proxy/session/response-tracker.js';
+import { ServerStream } from '../../proxy/session/server-stream.js';
+import { StatementLog } from '../../proxy/session/statement-log.js';
 import { encodeTerminate } from '../../wire/postgres/messages.js';
 import { StatementText } from '../../wire/postgres/statement-text.js';
 

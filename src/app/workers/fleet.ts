@@ -40,7 +40,7 @@ import {
 } from '../../core/ports.js';
 import { StateCell } from '../../core/state-machine.js';
 import type { CaptureBatch } from '../../capture/relay.js';
-import { ClientPlaces } from '../../proxy/client-places.js';
+import { ClientPlaces } from '../../proxy/login/client-places.js';
 import { Listener } from '../../proxy/listener.js';
 import type { ProxyControl, ProxyState, ProxyStatus, WorkerStatus } from '../../proxy/proxy-interface.js';
 import { STARTING } from '../../proxy/refusals.js';

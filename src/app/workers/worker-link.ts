@@ -11,7 +11,7 @@ import type net from 'node:net';
 import { UnderstudyError } from '../../core/errors.js';
 import { StateCell } from '../../core/state-machine.js';
 import { serveThreadCalls, ThreadCaller, type CallPort } from '../../core/thread-call.js';
-import type { Place } from '../../proxy/client-places.js';
+import type { Place } from '../../proxy/login/client-places.js';
 import type { ProxyStatus } from '../../proxy/proxy-interface.js';
 import { CONNECTION, TAKE_PLACE, type WorkerCalls, type WorkerEvent } from './messages.js';
 

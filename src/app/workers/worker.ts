@@ -12,7 +12,7 @@ import { WHOLE_DATABASE, type Route } from '../../core/ports.js';
 import { systemClock, type Clock } from '../../core/clock.js';
 import type { Log } from '../../core/log.js';
 import { TapRelay } from '../../capture/relay.js';
-import type { Place } from '../../proxy/client-places.js';
+import type { Place } from '../../proxy/login/client-places.js';
 import type { Door } from '../../proxy/proxy-interface.js';
 import { makeProxy, type ProxyParts } from '../proxy-parts.js';
 import { Recorder } from '../recording/recorder.js';

@@ -1,6 +1,6 @@
 /** Statements of a pooled client that are answered here instead of by a server (local-answers.ts). */
-import { LocalAnswers, type AnswerMode } from '../local-answers.js';
-import type { StatementLog } from '../statement-log.js';
+import { LocalAnswers, type AnswerMode } from '../session/local-answers.js';
+import type { StatementLog } from '../session/statement-log.js';
 import type { ClientInput } from './client-input.js';
 import type { PoolContext } from './pool-context.js';
 

@@ -13,8 +13,8 @@ import {
 } from '../../wire/postgres/messages.js';
 import { UnderstudyError } from '../../core/errors.js';
 import { endsPreparedTransaction } from '../../wire/postgres/statement-text.js';
-import { STATUS_FAILED, STATUS_IDLE, type ResponseTracker } from '../response-tracker.js';
-import type { StatementLog } from '../statement-log.js';
+import { STATUS_FAILED, STATUS_IDLE, type ResponseTracker } from '../session/response-tracker.js';
+import type { StatementLog } from '../session/statement-log.js';
 import type { ClientInput } from './client-input.js';
 import type { ClientMessages } from './client-messages.js';
 import { SEQUENCE_STATE } from './decisions.js';

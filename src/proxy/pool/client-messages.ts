@@ -10,9 +10,9 @@
  */
 import { FRAME_HEADER_BYTES, FRONTEND } from '../../wire/postgres/messages.js';
 import { CHANGES_STATE } from '../../wire/postgres/statement-text.js';
-import type { SessionBinaryTypes } from '../binary-types.js';
-import type { ResponseTracker } from '../response-tracker.js';
-import type { StatementLog } from '../statement-log.js';
+import type { SessionBinaryTypes } from '../session/binary-types.js';
+import type { ResponseTracker } from '../session/response-tracker.js';
+import type { StatementLog } from '../session/statement-log.js';
 import { namesEnd, TEXT_HEAD_BYTES } from './client-input.js';
 import type { Decision, Decisions } from './decisions.js';
 import type { SequenceMemory } from './pool-context.js';

@@ -1,5 +1,5 @@
 /** The drain deadline has passed: what a pooled client has open is ended on its connection (session-rollback.ts). */
-import { rollBackSession, type RollbackSubject } from '../session-rollback.js';
+import { rollBackSession, type RollbackSubject } from '../session/session-rollback.js';
 import type { PooledBackend } from './pooled-backend.js';
 import type { PoolContext } from './pool-context.js';
 

@@ -7,7 +7,7 @@
  */
 import type net from 'node:net';
 import { encodeParameterStatus } from '../../wire/postgres/messages.js';
-import type { ClientRecording } from '../client-recording.js';
+import type { ClientRecording } from '../session/client-recording.js';
 import { feedFrom, type SocketFeed } from '../socket-feed.js';
 import { closeWith } from '../socket-reader.js';
 import { parameterChanges, type ParameterSet } from './parameter-sets.js';

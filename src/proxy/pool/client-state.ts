@@ -6,8 +6,8 @@
  * was ever used on a connection.
  */
 import { UnderstudyError } from '../../core/errors.js';
-import { pinsOf, type Pin, type SessionState } from '../session-state.js';
-import { replayState, type Askable } from '../state-replay.js';
+import { pinsOf, type Pin, type SessionState } from '../session/session-state.js';
+import { replayState, type Askable } from '../backend/state-replay.js';
 import { SERVER_NAME_PREFIX } from './definitions.js';
 import type { PoolPin } from './pool-settings.js';
 

@@ -2,8 +2,8 @@
 import { UnderstudyError } from '../../core/errors.js';
 import { encodeRawClose } from '../../wire/postgres/raw-text.js';
 import { FRONTEND } from '../../wire/postgres/messages.js';
-import type { Backend } from '../backend.js';
-import { detailQuery, readState, stateQuery } from '../session-state.js';
+import type { Backend } from '../backend/backend.js';
+import { detailQuery, readState, stateQuery } from '../session/session-state.js';
 import { clientState, poolPinOf, type ClientState } from './client-state.js';
 import { frameOf } from './client-messages.js';
 import type { PooledBackend } from './pooled-backend.js';

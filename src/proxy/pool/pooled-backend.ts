@@ -35,14 +35,14 @@ import {
   type ErrorResponseFields,
 } from '../../wire/postgres/messages.js';
 import { encodeRawQuery } from '../../wire/postgres/raw-text.js';
-import { sendCancel, type Backend } from '../backend.js';
-import type { SessionBinaryTypes } from '../binary-types.js';
-import type { ResponseTracker } from '../response-tracker.js';
-import { ReplyReader, type Reply } from '../reply-reader.js';
-import { WITH_PARAMETERS, rowsOfTag } from '../server-stream.js';
+import { sendCancel, type Backend } from '../backend/backend.js';
+import type { SessionBinaryTypes } from '../session/binary-types.js';
+import type { ResponseTracker } from '../session/response-tracker.js';
+import { ReplyReader, type Reply } from '../backend/reply-reader.js';
+import { WITH_PARAMETERS, rowsOfTag } from '../session/server-stream.js';
 import { feedFrom, type SocketFeed } from '../socket-feed.js';
 import { closeWith } from '../socket-reader.js';
-import type { StatementLog } from '../statement-log.js';
+import type { StatementLog } from '../session/statement-log.js';
 import { AnswerPlan } from './answer-plan.js';
 import { DEFAULT_STATE, type ClientState } from './client-state.js';
 import { PreparedOnServer } from './definitions.js';

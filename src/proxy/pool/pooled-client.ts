@@ -31,16 +31,16 @@ import {
   encodeReadyForQuery,
   type ErrorResponseFields,
 } from '../../wire/postgres/messages.js';
-import { SessionBinaryTypes } from '../binary-types.js';
-import type { AcceptedClient } from '../client-handshake.js';
-import { ClientRecording } from '../client-recording.js';
-import type { AnswerMode } from '../local-answers.js';
-import { ResponseTracker, STATUS_IDLE } from '../response-tracker.js';
-import { QUERY_TIMED_OUT, ROLLED_BACK } from '../server-stream.js';
-import type { SessionInfo } from '../session-context.js';
-import type { SessionActivity, WatchedSession } from '../session-watch.js';
-import type { SessionPhase } from '../session-phases.js';
-import { StatementLog } from '../statement-log.js';
+import { SessionBinaryTypes } from '../session/binary-types.js';
+import type { AcceptedClient } from '../login/client-handshake.js';
+import { ClientRecording } from '../session/client-recording.js';
+import type { AnswerMode } from '../session/local-answers.js';
+import { ResponseTracker, STATUS_IDLE } from '../session/response-tracker.js';
+import { QUERY_TIMED_OUT, ROLLED_BACK } from '../session/server-stream.js';
+import type { SessionInfo } from '../session/session-context.js';
+import type { SessionActivity, WatchedSession } from '../session/session-watch.js';
+import type { SessionPhase } from '../session/session-phases.js';
+import { StatementLog } from '../session/statement-log.js';
 import { ClientAnswers, type AnswerOptions } from './client-answers.js';
 import { ClientInput } from './client-input.js';
 import { ClientIntake, type IntakeHost } from './client-intake.js';

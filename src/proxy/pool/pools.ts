@@ -13,11 +13,11 @@
 import type net from 'node:net';
 import { UnderstudyError, asUnderstudyError } from '../../core/errors.js';
 import type { PrepareReport, SessionBlocker, Side } from '../../core/ports.js';
-import { BackendRefused } from '../backend-refused.js';
-import type { AcceptedClient } from '../client-handshake.js';
+import { BackendRefused } from '../backend/backend-refused.js';
+import type { AcceptedClient } from '../login/client-handshake.js';
 import type { GateParty } from '../gate-party.js';
 import { Limiter } from '../limiter.js';
-import type { SessionInfo } from '../session-context.js';
+import type { SessionInfo } from '../session/session-context.js';
 import { applyState, DEFAULT_STATE, type ClientState } from './client-state.js';
 import { CatalogWatch } from './catalog-watch.js';
 import { ConnectionBound } from './connection-bound.js';

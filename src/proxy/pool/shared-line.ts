@@ -26,7 +26,7 @@ import {
   FRONTEND,
   parseErrorFields,
 } from '../../wire/postgres/messages.js';
-import { sendCancel, type Backend } from '../backend.js';
+import { sendCancel, type Backend } from '../backend/backend.js';
 import { feedFrom, type SocketFeed } from '../socket-feed.js';
 import { closeWith } from '../socket-reader.js';
 import { SHORT_SHARE } from './decisions.js';

@@ -1,6 +1,6 @@
 /** The shared connections of one pool: opened as they are needed, looked after, replaced when they age. */
 import { asUnderstudyError } from '../../core/errors.js';
-import type { Backend } from '../backend.js';
+import type { Backend } from '../backend/backend.js';
 import type { PoolContext } from './pool-context.js';
 import type { PoolStatus } from './pool-settings.js';
 import { SharedLine, type SharedCounts } from './shared-line.js';

@@ -1,7 +1,7 @@
 /** Who Understudy is, whom it listens to, and the two databases. */
 import { z } from 'zod';
 import { CHANNEL_BINDINGS, TLS_MODES, TLS_NEGOTIATIONS } from '../../../core/ports.js';
-import { CLIENT_AUTHENTICATIONS } from '../../../proxy/client-authentication.js';
+import { CLIENT_AUTHENTICATIONS } from '../../../proxy/login/client-authentication.js';
 import {
   choice,
   flag,
