@@ -18,34 +18,19 @@
 import type pg from 'pg';
 import type { DatabaseEndpoint, Format, SubsetRules } from '../core/ports.js';
 import { parseLsn } from '../core/position.js';
-import { isIdentity, readLaneTables, requiredForms } from './format/forms.js';
-import { hasPartitioning } from './format/partitioning.js';
-import { readNamed } from './format/naming.js';
 import { asUnderstudyError, UnderstudyError } from '../core/errors.js';
-import { readSubsetTables } from '../core/subsets.js';
 import type { ChunkEnd, Flush } from './flush.js';
 import { FlushWriter, isWritable } from './flush-writer.js';
 import { strayWrites } from './conflicts/strays.js';
+import { LaneRelations, nameOf } from './lane-relations.js';
 import type { LaneState, LaneTask } from './lane-state.js';
 import { PartQueue } from './part-queue.js';
 import { APPLY_SETTINGS } from './postgres/apply.js';
-import {
-  bind,
-  carriedBy,
-  columnsApart,
-  readApplyTables,
-  relationDifference,
-  targetOf,
-  type ApplyTable,
-  type Binding,
-} from './postgres/apply-table.js';
 import { proveHistory } from './postgres/origin-history.js';
 import { readTableCopies } from './postgres/copy-records.js';
-import { readAddedColumns } from './postgres/schema-records.js';
 import { readMarks, readProgress, readSkips } from './postgres/stream-records.js';
 import { ReplicationStream } from './postgres/replication-stream.js';
 import { closeSession, endOnAbort, openSession, run, textOf, type Session } from './postgres/statement.js';
-import { readTables } from './postgres/tables.js';
 import { TransactionAssembler, type Change, type TransactionPart } from './postgres/transactions.js';
 import { parseSnapshot } from './postgres/visibility.js';
 import { isCopied } from './postgres/whole-copy.js';
@@ -73,8 +58,7 @@ export class LaneSession {
   readonly #state: LaneState;
   readonly #settings: LaneSettings;
   readonly #queue = new PartQueue();
-  readonly #bindings = new Map<RelationMessage, Binding>();
-  #tables: ReadonlyMap<string, ApplyTable> = new Map();
+  readonly #relations: LaneRelations;
   #skips: ReadonlyMap<bigint, ReadonlySet<number>> = new Map();
   #assembler: TransactionAssembler | undefined;
   #stream: ReplicationStream | undefined;
@@ -97,6 +81,13 @@ export class LaneSession {
     this.#state = state;
     this.#settings = settings;
     this.#onConnected = onConnected;
+    this.#relations = new LaneRelations(state, {
+      format: settings.format,
+      subsets: settings.subsets,
+      onApart: (error) => this.#fail(error),
+      onTogether: onConnected,
+      failed: () => this.#failure !== undefined,
+    });
   }
 
   /** Never resolves but by `signal`; throws what ended the session. */
@@ -130,10 +121,9 @@ export class LaneSession {
     endOnAbort(this.#origin, signal, STOP_GRACE_MS);
     this.#apply = await openSession(target, targetEndpoint, `${direction} apply`, APPLY_SETTINGS);
     endOnAbort(this.#apply, signal, STOP_GRACE_MS);
-    this.#tables = await this.#knownTables(this.#origin, this.#apply);
-    await this.#readMembers(this.#origin);
-    if (direction === 'forward') this.#state.addedColumns = await readAddedColumns(this.#apply);
-    this.#writer = new FlushWriter(this.#state, this.#apply, this.#tables, this.#bindingOf);
+    await this.#relations.read(this.#origin, this.#apply);
+    const { tables, bindingOf } = this.#relations;
+    this.#writer = new FlushWriter(this.#state, this.#apply, tables, bindingOf);
     await this.#awaitFormerWriter(this.#apply);
     const progress = await readProgress(this.#apply, direction);
     if (progress === null) {
@@ -149,7 +139,7 @@ export class LaneSession {
     this.#skips = await readSkips(this.#apply, direction, progress.position);
     this.#assembler = new TransactionAssembler(origin, {
       authority: this.#state.authority,
-      wanted: (relation, led) => this.#wanted(relation, led),
+      wanted: (relation, led) => this.#relations.wanted(relation, led),
       subsetOf: (relation) => this.#state.subsetOf(nameOf(relation)),
       notesStrays: this.#state.onStrays !== null,
       partBytesMax: Math.max(65_536, Math.floor(this.#settings.streamBytesMax / 4)),
@@ -195,43 +185,6 @@ export class LaneSession {
     return { prove: (client) => proveHistory(client, { target, side, direction, slot, position }) };
   }
 
-  /** Both sides have the same tables under the same names wherever subsets are configured: a format is refused beside them. */
-  async #readMembers(origin: Session): Promise<void> {
-    const { subsets } = this.#settings;
-    if (subsets.length === 0) return;
-    const closed = await readSubsetTables(origin.client, subsets);
-    this.#state.members = new Map(
-      closed.flatMap(({ subset, tables }) => tables.map((table) => [nameOf(table), subset] as const)),
-    );
-  }
-
-  async #knownTables(origin: Session, apply: Session): Promise<ReadonlyMap<string, ApplyTable>> {
-    const state = this.#state;
-    if (state.tables !== undefined && !state.tablesMoved && !this.#mayBePartition) return state.tables;
-    if (state.direction === 'reverse') {
-      const there = await readTables(apply.client);
-      state.columnsThere = new Map(
-        there.map((table) => [nameOf(table), new Set(table.columns.map(({ name }) => name))] as const),
-      );
-    }
-    state.tables = await this.#readTables(origin, apply);
-    state.tablesMoved = false;
-    return state.tables;
-  }
-
-  /** The origin's tables, each with its form on the other side. */
-  async #readTables(origin: Session, apply: Session): Promise<ReadonlyMap<string, ApplyTable>> {
-    const { format } = this.#settings;
-    if (isIdentity(format)) return await readApplyTables(origin, await readTables(origin.client));
-    const [source, from, to] =
-      this.#state.direction === 'forward'
-        ? ([origin, 'source', 'destination'] as const)
-        : ([apply, 'destination', 'source'] as const);
-    const named = await readNamed(source === origin ? apply : origin);
-    const forms = requiredForms(format, await readTables(source.client), named);
-    return await readLaneTables(origin, forms, from, to);
-  }
-
   /**
    * A flush whose COMMIT was sent may be committed long after its client was lost. Progress read before that would bring
    * the same changes again: so each apply connection holds a lock for as long as it lives, and waits for its
@@ -255,101 +208,6 @@ export class LaneSession {
       this.#state.wholeCopies.set(table, { snapshot: parseSnapshot(snapshot), until: snapshotUntil });
     }
   }
-
-  /** Whether what the origin's log names may be a partition, new even, of what is one table where it is written. */
-  get #mayBePartition(): boolean {
-    return this.#state.direction === 'reverse' && hasPartitioning(this.#settings.format);
-  }
-
-  /** Whether the lane writes the table's changes. Where the log tells of another table than is known, it stops. */
-  #wanted(relation: RelationMessage, led: boolean): boolean {
-    const state = this.#state;
-    const name = nameOf(relation);
-    const table = this.#tables.get(name);
-    if (table === undefined && this.#mayBePartition && !state.lookedFor.has(name)) {
-      state.lookedFor.add(name);
-      const message = `${name} is new: the tables are read again`;
-      this.#fail(new UnderstudyError('catalog-changed', message, { retryable: true }));
-      return false;
-    }
-    if (state.direction === 'reverse') {
-      if (table === undefined) state.ignored.add(name);
-      if (led) this.#compareBack(relation, table);
-      return table !== undefined && this.#failure === undefined;
-    }
-    const { added, missing } =
-      table === undefined ? { added: [], missing: [] } : relationDifference(relation, table);
-    const fills = state.addedColumns.get(name);
-    const unexplained = missing.filter((column) => fills?.has(column) !== true);
-    if (table !== undefined && added.length === 0 && unexplained.length === 0) return true;
-    const signature = signatureOf(relation);
-    if (state.settled.has(signature)) {
-      if (table === undefined) state.ignored.add(name);
-      return table !== undefined;
-    }
-    const columns = [...added.map((one) => `+${one}`), ...unexplained.map((one) => `-${one}`)];
-    const what =
-      table === undefined
-        ? 'is not one of the shadow’s tables'
-        : `changed its columns (${columns.join(', ')})`;
-    this.#fail(
-      new UnderstudyError('catalog-changed', `${name} ${what}`, {
-        retryable: true,
-        advice: 'Nothing yet: the schema is compared, and what can be carried over is.',
-        details: { table: name, added, missing: unexplained },
-      }),
-    );
-    state.haltedAt = signature;
-    state.onSchemaNotice();
-    return false;
-  }
-
-  /**
-   * On the way back nobody follows the schema. What the log carries in a column that both sides have is written; a row
-   * from before a column was added, or from after it was dropped, leaves that one alone. A column that only one side
-   * has, and the log carries, holds the lane up, once the tables were read again, until somebody has acted.
-   */
-  #compareBack(relation: RelationMessage, table: ApplyTable | undefined): void {
-    const state = this.#state;
-    const name = nameOf(relation);
-    const apart =
-      table === undefined ? [] : columnsApart(relation, table, state.columnsThere.get(targetOf(table).name));
-    const known = state.moved?.table === name ? state.moved : null;
-    if (apart.length === 0) {
-      if (known === null) return;
-      state.moved = null;
-      this.#onConnected();
-      return;
-    }
-    const signature = signatureOf(relation);
-    state.moved = { table: name, signature, held: known?.signature === signature };
-    state.tablesMoved = true;
-    this.#fail(
-      new UnderstudyError(
-        'catalog-changed',
-        `${name} changed on the destination, and the way back waits: columns ${apart.join(', ')} are not on both sides`,
-        {
-          retryable: true,
-          advice:
-            'Make the same change on the source, and the way back goes on by itself. A column that was dropped again has to be on both sides until its rows are carried.',
-          details: { table: name, columns: apart },
-        },
-      ),
-    );
-  }
-
-  #bindingOf = (relation: RelationMessage): Binding => {
-    let binding = this.#bindings.get(relation);
-    if (binding === undefined) {
-      const name = `${relation.schema}.${relation.name}`;
-      const table = this.#tables.get(name);
-      if (table === undefined) throw new UnderstudyError('internal', `no table ${name}`);
-      const carried = this.#state.direction === 'reverse' ? carriedBy(relation, table) : table;
-      binding = bind(relation, carried, this.#state.addedColumns.get(name));
-      this.#bindings.set(relation, binding);
-    }
-    return binding;
-  };
 
   #accept(part: TransactionPart): void {
     const { authority } = this.#state;
@@ -492,7 +350,7 @@ export class LaneSession {
       const skipped = this.#skips.get(part.commitLsn);
       for (const [index, change] of part.changes.entries()) {
         if (skipped?.has(part.firstChange + index) === true) continue;
-        windows.observe(change, this.#bindingOf);
+        windows.observe(change, this.#relations.bindingOf);
         const kept = this.#withoutCopied(change, part);
         if (kept !== null) changes.push(kept);
       }
@@ -511,7 +369,7 @@ export class LaneSession {
     const { wholeCopies } = this.#state;
     if (wholeCopies.size === 0) return change;
     const isDone = (relation: RelationMessage): boolean => {
-      const copy = wholeCopies.get(`${relation.schema}.${relation.name}`);
+      const copy = wholeCopies.get(nameOf(relation));
       return copy !== undefined && isCopied(copy, part.xid, part.commitLsn);
     };
     if (change.kind !== 'truncate') return isDone(change.relation) ? null : change;
@@ -559,7 +417,7 @@ export class LaneSession {
     const { onStrays } = this.#state;
     if (onStrays === null || parts.every(({ strays }) => strays.length === 0)) return;
     await onStrays(
-      parts.flatMap((part) => strayWrites(part, part.strays, 0, part.straysCut, this.#bindingOf)),
+      parts.flatMap((part) => strayWrites(part, part.strays, 0, part.straysCut, this.#relations.bindingOf)),
     );
   }
 
@@ -581,14 +439,6 @@ export class LaneSession {
       if (!signal.aborted) this.#fail(asUnderstudyError(error, 'internal', 'asking for the head of the log'));
     }
   }
-}
-
-function nameOf({ schema, name }: { readonly schema: string; readonly name: string }): string {
-  return `${schema}.${name}`;
-}
-
-function signatureOf({ schema, name, columns }: RelationMessage): string {
-  return JSON.stringify([`${schema}.${name}`, columns.map((column) => column.name)]);
 }
 
 function isKnownHigh(message: TransactionPart['messages'][number], windows: LaneState['windows']): boolean {
