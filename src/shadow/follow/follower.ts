@@ -36,7 +36,7 @@ import { NotLeading, refreshKeys, replaceTable } from './key-refresh.js';
 import { readHorizons, writeHorizons } from './records.js';
 import { pruneVersions } from './row-version.js';
 import { compareTable, type CompareStep } from './table-compare.js';
-import { readActivity, type TableActivity } from './table-watch.js';
+import { TableWatch } from './table-watch.js';
 
 export interface FollowerContext {
   readonly log: Log;
@@ -69,11 +69,8 @@ interface Comparing {
 /** Below full intensity, hints wait that long for others, or longer. */
 const HINTED_WAIT_MS = 20;
 const AUTHORITY_POLL_MS = 100;
-const ACTIVITY_POLL_MS = 500;
 const PRUNE_EVERY_MS = 300_000;
 const VERSIONS_KEPT_SECONDS = 3600;
-/** A table that is hinted at may be counted as written a little later. */
-const COUNTED_WITHIN_MS = 5000;
 
 export class Follower implements ChangeSource, CatchesUpExactly {
   readonly #settings: FollowerSettings;
@@ -83,8 +80,7 @@ export class Follower implements ChangeSource, CatchesUpExactly {
   readonly #plan: ComparePlan;
   readonly #settling: Waiter<Position>[] = [];
   readonly #exact: ExactRequest[] = [];
-  readonly #activity = new Map<ApplyTable, TableActivity>();
-  readonly #hintedAtMs = new Map<ApplyTable, number>();
+  readonly #watch: TableWatch;
   #sessions: FollowSessions | undefined;
   #comparing: Comparing | undefined;
   #stopping = new AbortController();
@@ -99,7 +95,6 @@ export class Follower implements ChangeSource, CatchesUpExactly {
   #roundMs = 0;
   /** There are hints that need not wait for a round's time. */
   #hinted = false;
-  #activityDueMs = 0;
   #pruneDueMs = 0;
   /** When the last round began whose hints are all written. */
   #caughtUpMs: number | null = null;
@@ -118,6 +113,7 @@ export class Follower implements ChangeSource, CatchesUpExactly {
     this.#settings = settings;
     this.#hints = hints;
     this.#tables = new Map(tables.map((table) => [table.name, table]));
+    this.#watch = new TableWatch(this.#tables, hints);
     this.#context = context;
     this.#plan = new ComparePlan(tables, settings.compareIntervalMs, context.pace);
     hints.wake = () => {
@@ -358,7 +354,7 @@ export class Follower implements ChangeSource, CatchesUpExactly {
     const waiting = [...this.#settling];
     this.#early = false;
     this.#hinted = false;
-    if (startedMs >= this.#activityDueMs) await this.#watch(startedMs);
+    await this.#watch.look(sessions.read, startedMs, (table, why) => this.#plan.suspect(table, why));
     const horizons: { readonly table: ApplyTable['info']; readonly horizon: string }[] = [];
     for await (const hint of this.#hints.round(sessions.read, { full: waiting.length > 0, signal })) {
       await this.#take(hint, startedMs);
@@ -376,35 +372,10 @@ export class Follower implements ChangeSource, CatchesUpExactly {
 
   async #take(hint: Hint, nowMs: number): Promise<void> {
     const { table, keys, compare } = hint;
-    if (keys.length > 0 || compare !== null) this.#hintedAtMs.set(table, nowMs);
+    if (keys.length > 0 || compare !== null) this.#watch.hinted(table, nowMs);
     if (compare !== null) this.#plan.suspect(table, compare);
     if (keys.length > 0) await this.#refresh(table, keys);
     this.#hints.applied(hint);
-  }
-
-  async #watch(nowMs: number): Promise<void> {
-    const now = await readActivity(this.#connected().read);
-    this.#activityDueMs = nowMs + ACTIVITY_POLL_MS;
-    for (const [name, activity] of now) {
-      const table = this.#tables.get(name);
-      if (table === undefined) continue;
-      const before = this.#activity.get(table);
-      this.#activity.set(table, activity);
-      if (before === undefined) continue;
-      const why = this.#suspicion(table, before, activity, nowMs);
-      if (why !== null) this.#plan.suspect(table, why);
-    }
-  }
-
-  #suspicion(table: ApplyTable, before: TableActivity, now: TableActivity, nowMs: number): string | null {
-    if (before.file !== now.file) return 'its file was exchanged: TRUNCATE, or a rewrite';
-    const written = before.written !== now.written;
-    if (table.key === null) return written ? 'written, and it has no key' : null;
-    if (this.#hints.method === 'poll') return before.deleted === now.deleted ? null : 'rows were deleted';
-    const hinted = nowMs - (this.#hintedAtMs.get(table) ?? -Infinity) < COUNTED_WITHIN_MS;
-    if (!written || hinted) return null;
-    this.#hints.look?.(table);
-    return before.deleted === now.deleted ? null : 'rows were deleted, and the proxy has not seen by whom';
   }
 
   // --- rows ------------------------------------------------------------------------------------------------------
