@@ -241,7 +241,10 @@ export class LaneSession {
 
   #advance(position: bigint): void {
     const state = this.#state;
-    if (state.committed === null || position > state.committed) state.committed = position;
+    if (state.committed === null || position > state.committed) {
+      state.committed = position;
+      if (state.unsentAt !== null && position > state.unsentAt) this.#onConnected();
+    }
     if (state.stuck !== null && position > parseLsn(state.stuck.position)) state.stuck = null;
     this.#stream?.acknowledge(state.committed);
   }

@@ -95,6 +95,8 @@ export class LaneState {
   connected = false;
   /** How eagerly changes are written. */
   readonly pace: Pace;
+  /** The origin's server could not send what comes behind this position; null once the lane is past it. */
+  unsentAt: bigint | null = null;
   /** The change that is refused again and again, while the lane waits for it to be let in or left out. */
   stuck: StuckChange | null = null;
   authority: Authority;
@@ -222,6 +224,7 @@ export class LaneState {
     this.wholeCopies.clear();
     this.delivered.clear();
     this.#lately.length = 0;
+    this.unsentAt = null;
   }
 
   /** The origin's tables are read anew by the next session. Only while no session runs. */

@@ -56,9 +56,17 @@ export interface LaneContext {
   readonly onTrouble: (error: UnderstudyError | undefined) => void;
   /** Its slot is lost, and the lane at rest. Returns whether somebody makes another and starts it again. */
   readonly onSlotLost?: ((error: UnderstudyError) => boolean) | undefined;
+  /** The server can't send what comes next, as often as it was asked. The lane is at rest until it is told how it goes on. */
+  readonly onUnsendable?: ((error: UnderstudyError, signal: AbortSignal) => Promise<PassedOver>) | undefined;
   /** The lane will not go on. */
   readonly onFailed: (error: UnderstudyError) => void;
 }
+
+/**
+ * What becomes of a lane at a change that can't be sent: it goes on from another slot at once; it rests, and somebody starts
+ * it again; or it keeps trying, as only a person can tell what it would lose.
+ */
+export type PassedOver = 'goes-on' | 'rests' | 'waits';
 
 /** How often the same change may fail to be sent before the stream goes on behind it. */
 const UNSENDABLE_MAX = 5;
@@ -70,8 +78,8 @@ export class Lane {
   #stopping = new AbortController();
   #running: Promise<void> | undefined;
   #unstick: () => void = () => undefined;
-  /** Where the server could not send what comes next, and how often in a row. */
-  #unsendable: { readonly at: bigint | null; readonly times: number } | undefined;
+  /** How often in a row the server could not send what comes behind `state.unsentAt`. */
+  #unsentTimes = 0;
 
   constructor(direction: Direction, settings: LaneSettings, context: LaneContext) {
     this.#settings = settings;
@@ -145,14 +153,15 @@ export class Lane {
 
   /** The server has failed at the same place again and again. */
   #neverSent(error: UnderstudyError): boolean {
-    if (error.details[UNSENDABLE] !== true) {
-      this.#unsendable = undefined;
-      return false;
-    }
-    const at = this.state.committed;
-    const times = this.#unsendable?.at === at ? this.#unsendable.times + 1 : 1;
-    this.#unsendable = { at, times };
-    return times >= UNSENDABLE_MAX;
+    if (error.details[UNSENDABLE] !== true) return false;
+    this.#unsentTimes = this.#isUnsent ? this.#unsentTimes + 1 : 1;
+    if (this.#unsentTimes === 1) this.state.unsentAt = this.state.committed ?? 0n;
+    return this.#unsentTimes >= UNSENDABLE_MAX;
+  }
+
+  get #isUnsent(): boolean {
+    const { unsentAt, committed } = this.state;
+    return unsentAt !== null && (committed ?? 0n) <= unsentAt;
   }
 
   async #run(signal: AbortSignal): Promise<void> {
@@ -162,7 +171,10 @@ export class Lane {
       const session = new LaneSession(this.state, this.#settings, () => {
         // What holds it up is met again only behind the connection.
         if (this.state.moved?.held === true || this.state.haltedAt !== null) return;
-        if (this.#unsendable === undefined) backoff.reset();
+        // A connection says nothing yet of a change that could not be sent again and again.
+        if (!this.#isUnsent) this.state.unsentAt = null;
+        else if (this.#unsentTimes > 1) return;
+        backoff.reset();
         this.#context.onTrouble(undefined);
       });
       try {
@@ -175,7 +187,14 @@ export class Lane {
           await this.#waitUnstuck(stuck, error, signal);
           continue;
         }
-        if (this.#neverSent(error) && this.#context.onSlotLost?.(passedOver(error)) === true) return;
+        if (this.#neverSent(error)) {
+          const then = await this.#context.onUnsendable?.(passedOver(error), signal);
+          if (then === 'rests') return;
+          if (then === 'goes-on') {
+            this.state.unsentAt = null;
+            continue;
+          }
+        }
         if (error.code === 'slot-lost' && this.#context.onSlotLost?.(error) === true) return;
         if (!error.retryable) {
           this.state.log.error({ code: error.code, reason: error.message }, 'the lane failed');

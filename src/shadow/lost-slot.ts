@@ -13,6 +13,9 @@
  * Where the destination leads, the source has written nothing since it was fenced: there is nothing to mend. The way back
  * begins anew only while the source leads; while the destination does, what its log held is lost to the source, and that is
  * for a person to know: `slot-lost` is thrown.
+ *
+ * A slot that is there but can't be read past a change which no server can send is given up in the same way, but only where
+ * nothing is lost by it: while each side leads some subsets, or the destination leads and it is the way back's, it is kept.
  */
 import type { Clock } from '../core/clock.js';
 import { UnderstudyError } from '../core/errors.js';
@@ -132,35 +135,61 @@ export async function renewForward(context: LostSlotContext, lost: boolean): Pro
  * stopped. Throws `slot-lost` where the destination leads.
  */
 export async function renewReverse(context: Omit<LostSlotContext, 'tables'>): Promise<boolean> {
-  const { source, destination, migrationId, clock, log, subsets } = context;
+  const { source, destination, migrationId, subsets } = context;
   const { slot } = streamNames(migrationId, 'reverse');
   const progress = await readProgress(source, 'reverse');
   if (progress === null || (await isUsable(destination, slot))) return false;
   const lead = await readLead(source, subsets);
-  const { leads, epoch } = lead;
-  // A stream that was lost before it had read of the rollback still holds its own side for the one that leads.
-  const held = subsets.some((subset) => {
-    const told = authorityOf(progress, subset);
-    return told.authoritative && told.epoch >= (lead.records.get(subset)?.epoch ?? 0);
-  });
-  if (!leads || held) {
+  if (!lead.leads || isHeld(progress, lead, subsets)) {
     throw new UnderstudyError('slot-lost', `slot ${slot} on the destination is lost while it leads`, {
       advice:
         'The source can’t be brought up to date any more: there is no way back without loss. Stay with the destination (`understudy finalize`), or restore the source from it.',
     });
   }
-  log.warn({ slot }, 'the way back’s slot is lost: another is made');
+  await inTransaction(source, RENEWING_REVERSE, () => replaceReverse(context, progress, lead));
+  return true;
+}
+
+/**
+ * Puts a slot behind the change which the way back's can't be read past, while the source leads everything: it has carried
+ * nothing. Returns whether it did. Only while the lane is at rest. A cutover's fence waits until it is done: behind it the
+ * old slot would be the one that has what the destination takes.
+ */
+export async function passOverReverse(context: Omit<LostSlotContext, 'tables'>): Promise<boolean> {
+  const { source, subsets } = context;
+  return await inTransaction(source, RENEWING_REVERSE, async () => {
+    const progress = await readProgress(source, 'reverse');
+    if (progress === null || (await isParted(source, subsets))) return false;
+    const lead = await readLead(source, subsets, true);
+    if (!lead.leads || isHeld(progress, lead, subsets)) return false;
+    await replaceReverse(context, progress, lead);
+    return true;
+  });
+}
+
+const RENEWING_REVERSE = 'recording that the way back begins anew';
+
+/** A stream that has not read of the rollback yet still holds its own side for the one that leads. */
+function isHeld(progress: Authority, lead: Lead, subsets: readonly SubsetId[]): boolean {
+  return subsets.some((subset) => {
+    const told = authorityOf(progress, subset);
+    return told.authoritative && told.epoch >= (lead.records.get(subset)?.epoch ?? 0);
+  });
+}
+
+/** In the caller's transaction on the source. */
+async function replaceReverse(
+  { source, destination, migrationId, clock, log, subsets }: Omit<LostSlotContext, 'tables'>,
+  progress: Authority,
+  lead: Lead,
+): Promise<void> {
+  const { slot } = streamNames(migrationId, 'reverse');
+  log.warn({ slot }, 'the way back’s slot is lost, or can’t be read any further: another is made');
   await dropSlot(destination, slot, clock);
   const position = await createSlot(destination, slot);
-  await inTransaction(source, 'recording that the way back begins anew', async () => {
-    await forgetProgress(source, 'reverse');
-    const whole = { authoritative: false, epoch: Math.max(epoch ?? 0, progress.epoch) };
-    await initialiseProgress(source, 'reverse', {
-      ...beginning(subsets, lead, whole, () => false),
-      position,
-    });
-  });
-  return true;
+  await forgetProgress(source, 'reverse');
+  const whole = { authoritative: false, epoch: Math.max(lead.epoch ?? 0, progress.epoch) };
+  await initialiseProgress(source, 'reverse', { ...beginning(subsets, lead, whole, () => false), position });
 }
 
 /** Throws `slot-lost` for one of another database alone. */
@@ -190,29 +219,10 @@ interface Lead {
  * By the source's own record; a shadow without a fence is led by the source. Throws `slot-lost` where it leads some
  * subsets and not others.
  */
-async function readLead(source: Session, subsets: readonly SubsetId[]): Promise<Lead> {
-  const what = 'asking whether the source is fenced';
-  const { rows: found } = await run(
-    source,
-    `SELECT pg_catalog.to_regclass('understudy.epoch') IS NOT NULL AS found`,
-    { what },
-  );
-  if (found[0]?.['found'] !== 't') return { leads: true, epoch: null, records: new Map() };
-  const { rows } = await run(
-    source,
-    {
-      text: 'SELECT subset, fenced, epoch FROM understudy.epoch WHERE subset = ANY ($1::text[])',
-      values: [subsets],
-    },
-    { what },
-  );
-  const records = new Map(
-    rows.map((row) => [
-      textOf(row, 'subset'),
-      { authoritative: row['fenced'] !== 't', epoch: Number(textOf(row, 'epoch')) },
-    ]),
-  );
-  const led = [...records.values()].filter(({ authoritative }) => authoritative).length;
+async function readLead(source: Session, subsets: readonly SubsetId[], hold = false): Promise<Lead> {
+  const records = await readEpochs(source, subsets, hold);
+  if (records === null) return { leads: true, epoch: null, records: new Map() };
+  const led = ledOf(records);
   if (led > 0 && led < records.size) {
     throw new UnderstudyError('slot-lost', 'a slot is lost while the sides lead different subsets', {
       advice:
@@ -221,6 +231,47 @@ async function readLead(source: Session, subsets: readonly SubsetId[]): Promise<
   }
   const epoch = records.size === 0 ? null : Math.max(...[...records.values()].map((each) => each.epoch));
   return { leads: led === records.size, epoch, records };
+}
+
+/** Whether the source leads some subsets and not others. */
+export async function isParted(source: Session, subsets: readonly SubsetId[]): Promise<boolean> {
+  const records = await readEpochs(source, subsets, false);
+  const led = records === null ? 0 : ledOf(records);
+  return led > 0 && led < (records?.size ?? 0);
+}
+
+function ledOf(records: Lead['records']): number {
+  return [...records.values()].filter(({ authoritative }) => authoritative).length;
+}
+
+/** The source's records of its fences, in the caller's transaction held to its end where `hold`; null without any. */
+async function readEpochs(
+  source: Session,
+  subsets: readonly SubsetId[],
+  hold: boolean,
+): Promise<Lead['records'] | null> {
+  const what = 'asking whether the source is fenced';
+  const { rows: found } = await run(
+    source,
+    `SELECT pg_catalog.to_regclass('understudy.epoch') IS NOT NULL AS found`,
+    { what },
+  );
+  if (found[0]?.['found'] !== 't') return null;
+  const { rows } = await run(
+    source,
+    {
+      text: `SELECT subset, fenced, epoch FROM understudy.epoch WHERE subset = ANY ($1::text[])
+        ORDER BY subset${hold ? ' FOR SHARE' : ''}`,
+      values: [subsets],
+    },
+    { what },
+  );
+  return new Map(
+    rows.map((row) => [
+      textOf(row, 'subset'),
+      { authoritative: row['fenced'] !== 't', epoch: Number(textOf(row, 'epoch')) },
+    ]),
+  );
 }
 
 /** The authority of a stream that begins anew. */

@@ -11,19 +11,19 @@
  * Slots, publications and progress rows are touched only while their lane is at rest.
  */
 import type { Clock } from '../core/clock.js';
-import { UnderstudyError } from '../core/errors.js';
+import { asUnderstudyError, UnderstudyError } from '../core/errors.js';
 import type { Log } from '../core/log.js';
 import type { Direction, Side } from '../core/ports.js';
 import type { Position } from '../core/position.js';
 import { subsetIds } from '../core/subsets.js';
 import { notReady } from './condition.js';
-import { Lane } from './lane.js';
-import { renewForward, renewReverse } from './lost-slot.js';
+import { Lane, type PassedOver } from './lane.js';
+import { isParted, passOverReverse, renewForward, renewReverse } from './lost-slot.js';
 import type { Pace } from './pace.js';
 import { ensureIdentities } from './postgres/identity.js';
 import { writeReversePrepared } from './postgres/records.js';
 import { ensurePublication, streamNames } from './postgres/slot.js';
-import { withSession, type Session } from './postgres/statement.js';
+import { endOnAbort, withSession, type Session } from './postgres/statement.js';
 import type { TableInfo } from './postgres/table.js';
 import { readTables } from './postgres/tables.js';
 import type { RecentKeys } from './recent-keys.js';
@@ -80,6 +80,7 @@ export class Streams {
         retryMaxMs: settings.retryMaxMs,
         onTrouble: (error) => onTrouble(direction, error),
         onSlotLost: (error) => this.#loseSlot(direction, error),
+        onUnsendable: (error, signal) => this.#passOver(direction, error, signal),
         onFailed,
       },
     );
@@ -91,6 +92,42 @@ export class Streams {
       new UnderstudyError(error.code, error.message, { retryable: true, cause: error }),
     );
     return true;
+  }
+
+  /**
+   * A slot behind a change that can't be sent passes it over: forward where one side leads everything, by another attempt,
+   * which mends what is missed; on the way back while the source leads everything, as nothing comes by it then. Else the
+   * change is one that the other side lacks, and the lane waits.
+   */
+  async #passOver(direction: Direction, error: UnderstudyError, signal: AbortSignal): Promise<PassedOver> {
+    const { source, destination, migrationId, subsets } = this.#settings;
+    const { clock, log } = this.#context;
+    const ids = subsetIds(subsets);
+    try {
+      return await withSession('source', source, 'pass over', async (onSource) => {
+        endOnAbort(onSource, signal, 0);
+        if (direction === 'forward') {
+          if (await isParted(onSource, ids)) return 'waits';
+          return this.#loseSlot(direction, error) ? 'rests' : 'waits';
+        }
+        return await withSession('destination', destination, 'pass over', async (onDestination) => {
+          endOnAbort(onDestination, signal, 0);
+          const context = {
+            source: onSource,
+            destination: onDestination,
+            clock,
+            log,
+            migrationId,
+            subsets: ids,
+          };
+          return (await passOverReverse(context)) ? 'goes-on' : 'waits';
+        });
+      });
+    } catch (thrown) {
+      const { code, message } = asUnderstudyError(thrown, 'internal', 'passing a change over');
+      log.warn({ code, reason: message, direction }, 'what can’t be sent could not be passed over');
+      return 'waits';
+    }
   }
 
   get slotLost(): boolean {

@@ -1,6 +1,8 @@
 import { once } from 'node:events';
 import { connect, createServer } from 'node:net';
+import type pg from 'pg';
 import { expect, test } from 'vitest';
+import type { DatabaseEndpoint, SubsetRules } from '../../src/core/ports.js';
 import { connectControl } from '../../src/core/postgres.js';
 import { streamNames } from '../../src/shadow/postgres/slot.js';
 import { databasePair, sharedEndpoint, until, type DatabasePair } from '../support/servers.js';
@@ -70,53 +72,104 @@ test('a slot of the same name in another database is not taken for what an earli
   }
 });
 
-test('behind a change that the source can never send the stream begins anew, and what it lacks is mended', async () => {
-  await using pair = await databasePair();
-  const { source, onSource } = pair;
-  await sql(onSource, 'CREATE TABLE t (id int PRIMARY KEY, v text)');
-  /** The server's answer to a change of more than 1 GB, instead of the stream. */
+interface Relay extends AsyncDisposable {
+  readonly endpoint: DatabaseEndpoint;
+  refuses: boolean;
+  readonly refused: number;
+}
+
+/** Passes everything on; while it refuses, a stream is answered as by a server that holds a change of more than 1 GB. */
+async function relayTo(to: DatabaseEndpoint): Promise<Relay> {
   const refusal = Buffer.from('SERROR\0VERROR\0CXX000\0Minvalid memory alloc request size\0\0');
-  let refuses = false;
-  let refused = 0;
-  const relay = createServer((client) => {
-    const server = connect(source.port, source.host);
-    for (const socket of [client, server]) socket.on('error', () => undefined);
-    client.on('close', () => server.destroy());
-    server.on('close', () => client.destroy());
-    server.pipe(client);
+  const head = Buffer.from('E\0\0\0\0');
+  head.writeInt32BE(refusal.length + 4, 1);
+  const state = { refuses: false, refused: 0 };
+  const server = createServer((client) => {
+    const behind = connect(to.port, to.host);
+    for (const socket of [client, behind]) socket.on('error', () => undefined);
+    client.on('close', () => behind.destroy());
+    behind.on('close', () => client.destroy());
+    behind.pipe(client);
     client.on('data', (data) => {
-      if (!refuses || !data.includes('START_REPLICATION')) {
-        server.write(data);
+      if (!state.refuses || !data.includes('START_REPLICATION')) {
+        behind.write(data);
         return;
       }
-      refused += 1;
-      const head = Buffer.from('E\0\0\0\0');
-      head.writeInt32BE(refusal.length + 4, 1);
+      state.refused += 1;
       client.end(Buffer.concat([head, refusal]));
     });
   }).listen(0, '127.0.0.1');
-  await once(relay, 'listening');
-  const address = relay.address();
+  await once(server, 'listening');
+  const address = server.address();
   const port = typeof address === 'object' ? (address?.port ?? 0) : 0;
-  try {
-    await using harness = await new EngineHarness({ ...pair, source: { ...source, host: '127.0.0.1', port } })
-      .start()
-      .reach('following');
-    await harness.caughtUp();
-    const slot = async (): Promise<string | undefined> =>
-      (await onSource.query<{ at: string }>(`SELECT restart_lsn::text AS at ${SLOTS}`)).rows[0]?.at;
-    refuses = true;
-    await onSource.query(`SELECT pg_terminate_backend(active_pid) ${SLOTS}`);
-    await until(() => refused >= 2, { what: 'the stream to be refused' });
-    await sql(onSource, `INSERT INTO t VALUES (1, 'never sent')`);
-    const before = await slot();
-    await until(async () => ![undefined, before].includes(await slot()), { what: 'another slot' });
-    refuses = false;
-    await harness.caughtUp();
-    await harness.reach('following');
-    await harness.expectSame();
-    expect((await harness.engine.status()).error).toBeNull();
-  } finally {
-    relay.close();
-  }
+  return Object.assign(state, {
+    endpoint: { ...to, host: '127.0.0.1', port },
+    [Symbol.asyncDispose]: () => Promise.resolve(void server.close()),
+  });
+}
+
+/** Where the slot that a side has begins. */
+async function slotOn(client: pg.Client): Promise<string | undefined> {
+  return (await client.query<{ at: string }>(`SELECT restart_lsn::text AS at ${SLOTS}`)).rows[0]?.at;
+}
+
+/** Again and again more often than a change is tried that may yet be sent. */
+const AGAIN = 7;
+
+test('a change that can never be sent is passed over where nothing is lost by it, and holds one stream up else', async () => {
+  await using pair = await databasePair();
+  const { onSource, onDestination } = pair;
+  await using source = await relayTo(pair.source);
+  await using destination = await relayTo(pair.destination);
+  await sql(onSource, 'CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE o (id int PRIMARY KEY)');
+  const sides = { ...pair, source: source.endpoint, destination: destination.endpoint };
+  const subsets: readonly SubsetRules[] = [
+    { subset: 'o', tables: ['public.o'], foreignKeys: 'together', crossing: 'refuse' },
+  ];
+  await using harness = await new EngineHarness(sides, { subsets }).start().reach('following');
+  await harness.engine.prepareReverse(AbortSignal.timeout(60_000));
+  await harness.caughtUp();
+
+  // On the way back while the source leads, as a row that was mended is: nothing comes by it, nothing else is disturbed.
+  const phases = harness.phases.length;
+  const reverseBefore = await slotOn(onDestination);
+  destination.refuses = true;
+  await onDestination.query(`SELECT pg_terminate_backend(active_pid) ${SLOTS}`);
+  await sql(onDestination, 'CREATE TABLE public.noise AS SELECT 1; DROP TABLE public.noise');
+  await until(async () => ![undefined, reverseBefore].includes(await slotOn(onDestination)), {
+    what: 'another slot of the way back',
+  });
+  destination.refuses = false;
+  await harness.caughtUp('reverse');
+  expect(harness.phases.slice(phases)).toEqual([]);
+  expect((await harness.engine.status()).error).toBeNull();
+
+  // While the sides lead different subsets nobody may know what is missed: that stream waits, the other goes on.
+  await sql(
+    onSource,
+    `CREATE TABLE understudy.epoch (subset text, fenced bool, epoch bigint, operation uuid);
+     INSERT INTO understudy.epoch VALUES ('o', true, 1), ('rest', false, 0)`,
+  );
+  const before = await slotOn(onSource);
+  source.refuses = true;
+  await onSource.query(`SELECT pg_terminate_backend(active_pid) ${SLOTS}`);
+  await until(() => source.refused >= AGAIN, { what: 'the stream to be refused' });
+  const { phase, error, streams } = await harness.engine.status();
+  expect({ phase, error, back: streams[1]?.connected }).toMatchObject({
+    phase: 'following',
+    error: { code: 'stream-broken' },
+    back: true,
+  });
+  expect(await slotOn(onSource)).toBe(before);
+  await harness.caughtUp('reverse');
+  await sql(onSource, `INSERT INTO t VALUES (1, 'never sent')`);
+
+  // One side leads everything again: the stream begins anew behind it, and what it lacks is mended.
+  await sql(onSource, `UPDATE understudy.epoch SET fenced = false, epoch = 2`);
+  await until(async () => ![undefined, before].includes(await slotOn(onSource)), { what: 'another slot' });
+  source.refuses = false;
+  await harness.caughtUp();
+  await harness.reach('following');
+  await harness.expectSame();
+  expect((await harness.engine.status()).error).toBeNull();
 });
