@@ -14,6 +14,7 @@ import type { Clock } from '../core/clock.js';
 import type { Log } from '../core/log.js';
 import type { DatabaseEndpoint, TableProgress } from '../core/ports.js';
 import { asUnderstudyError, UnderstudyError } from '../core/errors.js';
+import { readAuthority } from './follow/authority.js';
 import type { LaneState } from './lane-state.js';
 import { restAfter, untilMayCopy, type Pace } from './pace.js';
 import type { ApplyTable, Key } from './postgres/apply-table.js';
@@ -304,6 +305,9 @@ export class Copier {
     const result = await inTransaction(destination, what, async () => {
       const tag = emitMessageSql({ t: 'apply', lane: WHOLE_DATABASE, epoch: this.#lane.authority.epoch });
       await run(destination, tag, { what });
+      // No cutover begins before the copy is complete; but what leads for any reason is not emptied.
+      if ((await readAuthority(destination, false)).kind === 'follows')
+        throw new UnderstudyError('copy-failed', `${what}: the destination leads`);
       const copied = await copyWhole(source, destination, table, this.#lane.delivered);
       if (copied !== null) {
         const { rows, snapshotText: snapshot, until } = copied;

@@ -107,6 +107,7 @@ export class Pipeline {
       adopt: (tables) => this.#adopt(tables),
       onTrouble: (error) => condition.trouble('schema', error),
       onPaused: () => condition.enter('paused'),
+      onCarrying: () => condition.enter('copying'),
     });
     const { state } = streams.forward;
     state.onSchemaNotice = () => {
@@ -340,7 +341,8 @@ export class Pipeline {
           log.debug({ reason: String(error) }, 'the catalogs could not be compared');
           return false;
         });
-        if (moved || streams.forward.state.haltedAt !== null) this.interrupt(schemaMoved());
+        const halted = streams.forward.state.haltedAt !== null;
+        if (moved || (halted && (await this.#schema.leads(stage)))) this.interrupt(schemaMoved());
         await this.#schema.lookAgain(signal);
       }
     } finally {
@@ -361,13 +363,12 @@ export class Pipeline {
     for (const side of ['source', 'destination'] as const) {
       const built = await this.builtFingerprint(side);
       const differences = await catalogDifferences(side, this.#settings[side], built);
-      if (side === 'source' && differences.length > 0 && (await canFollow(stage))) return true;
+      if (side === 'source' && differences.length > 0) {
+        if ((await this.#schema.leads(stage)) && (await readSourcePlan(stage.destination)) !== null)
+          return true;
+      }
       this.#context.condition.warn(`catalog-changed ${side}`, catalogWarning(side, differences));
     }
     return false;
   }
-}
-
-async function canFollow({ source, destination }: StageContext): Promise<boolean> {
-  return (await sourceLeads(source)) && (await readSourcePlan(destination)) !== null;
 }

@@ -15,6 +15,7 @@ import type { DatabaseEndpoint } from '../core/ports.js';
 import { emitMessageSql } from '../core/postgres.js';
 import { WHOLE_DATABASE } from '../core/ports.js';
 import { UnderstudyError } from '../core/errors.js';
+import { readWritable } from './follow/authority.js';
 import type { LaneState } from './lane-state.js';
 import type { ApplyTable, Key } from './postgres/apply-table.js';
 import { emit, openReader, readChunk } from './postgres/chunk-reader.js';
@@ -160,6 +161,9 @@ async function copiedWhole(
     const result = await inTransaction(destination, what, async () => {
       const tag = emitMessageSql({ t: 'apply', lane: WHOLE_DATABASE, epoch: lane.authority.epoch });
       await run(destination, tag, { what });
+      // Held to the transaction's end: what leads now must not be overwritten by what led before.
+      const subset = lane.subsetOf(table.name);
+      if (!(await readWritable(destination, new Set([subset]))).has(subset)) throw notLed(table);
       const whole = await copyWhole(source, destination, table, lane.delivered);
       if (whole !== null) {
         const { rows, snapshotText: snapshot, until } = whole;
@@ -172,6 +176,17 @@ async function copiedWhole(
     copied = true;
   }, signal);
   return copied;
+}
+
+function notLed(table: ApplyTable): UnderstudyError {
+  return new UnderstudyError(
+    'repair-failed',
+    `${table.name}: the source does not lead it, or a switch is open`,
+    {
+      advice:
+        'Rows are repaired only while the source leads: wait for the switch to end, or roll back first.',
+    },
+  );
 }
 
 function untilAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {

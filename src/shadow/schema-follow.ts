@@ -15,11 +15,16 @@
  *
  * Labels of enums are added before the transaction, as they can't be used in the one that adds them. Should it then fail,
  * they are there already, which does no harm.
+ *
+ * Invariant: a destination that leads is never changed. Whoever asks outside of a transaction may hear what is not so any
+ * more when it acts; so each transaction that changes the destination first takes the record of who leads, and holds it
+ * to its end: a cutover's commit waits for it, or is seen by it.
  */
 import type { CatalogFingerprint } from '../core/ports.js';
 import { UnderstudyError } from '../core/errors.js';
 import { emitMessageSql, quoteTable } from '../core/postgres.js';
 import { WHOLE_DATABASE } from '../core/ports.js';
+import { readAuthority, type Authority } from './follow/authority.js';
 import { formOn, requiredForms, type Forms } from './format/forms.js';
 import { takeNames } from './format/naming.js';
 import { diffFingerprints, readFingerprint, type FingerprintDifference } from './postgres/fingerprint.js';
@@ -51,6 +56,8 @@ import { readSource, type StageContext } from './schema-stage.js';
 
 export type SchemaOutcome =
   | { readonly kind: 'same' }
+  /** Nothing was changed: a cutover or a rollback is open, or the source does not lead any more. */
+  | { readonly kind: 'later' }
   | { readonly kind: 'carried'; readonly tables: readonly TableInfo[] }
   | { readonly kind: 'obstructed'; readonly obstacles: readonly Obstacle[] };
 
@@ -76,17 +83,46 @@ export function obstacleError(obstacles: readonly Obstacle[]): UnderstudyError {
   );
 }
 
-/** One step of following. `standStill` ends the forward stream before anything is changed. */
-export async function followSchema(
-  context: StageContext,
-  standStill: () => Promise<void>,
-): Promise<SchemaOutcome> {
+/** Ends a transaction on the destination that may not change it now. */
+class NotNow extends Error {
+  readonly authority: Authority;
+
+  constructor(authority: Authority) {
+    super();
+    this.authority = authority;
+  }
+}
+
+/** While an operation is open, it decides who leads: what was changed meanwhile is for after it. */
+function mayChange({ kind, operation }: Authority): boolean {
+  return kind === 'leads' && !operation;
+}
+
+/** A transaction on the destination that holds, to its end, that the source leads. Throws {@link NotNow}. */
+async function whileSourceLeads<T>(destination: Session, what: string, work: () => Promise<T>): Promise<T> {
+  return await inTransaction(destination, what, async () => {
+    const authority = await readAuthority(destination, true);
+    if (!mayChange(authority)) throw new NotNow(authority);
+    return await work();
+  });
+}
+
+export interface StepHooks {
+  /** Ends the forward stream before anything is changed. */
+  readonly standStill: () => Promise<void>;
+  /** From here on what is recorded may be a shadow that is not complete. */
+  readonly onCarrying: () => void;
+}
+
+/** One step of following. */
+export async function followSchema(context: StageContext, hooks: StepHooks): Promise<SchemaOutcome> {
   const { source, destination } = context;
   const built = await readFingerprintRecord(destination, 'source');
   const before = await readSourcePlan(destination);
   if (built === null || before === null) return { kind: 'same' };
   const differences = diffFingerprints(built, await readFingerprint(source.client));
   if (differences.length === 0) return { kind: 'same' };
+  if (!mayChange(await readAuthority(destination, false))) return { kind: 'later' };
   const read = await readSource(context).catch((error: unknown) => {
     if (error instanceof UnderstudyError && ['schema-unsupported', 'format-refused'].includes(error.code))
       return error;
@@ -98,11 +134,13 @@ export async function followSchema(
   const unexplained = unexplainedBy(evolution, before, read.plan, differences);
   if (unexplained.length > 0) return { kind: 'obstructed', obstacles: unexplained };
   context.onFindings(read.plan.unsupported);
-  await standStill();
+  await hooks.standStill();
   await publishNew(context, read.tables);
+  hooks.onCarrying();
   try {
     await carry(context, evolution, read);
   } catch (error) {
+    if (error instanceof NotNow) return { kind: 'later' };
     if (!(error instanceof UnderstudyError) || error.code !== 'schema-build-failed' || error.retryable)
       throw error;
     const named = error.details['object'];
@@ -164,9 +202,9 @@ async function carry(
   const runnable = (statement: SchemaStatement): boolean => !lacksRole(statement, roles);
   await applySettings(destination.client);
   try {
-    for (const statement of evolution.first.filter(runnable)) await runOne(destination, statement);
+    await addFirst(destination, evolution.first.filter(runnable), signal);
     const once = (): Promise<void> =>
-      inTransaction(destination, 'carrying the schema over', async () => {
+      whileSourceLeads(destination, 'carrying the schema over', async () => {
         const tag = emitMessageSql({ t: 'apply', lane: WHOLE_DATABASE, epoch: 0 });
         await run(destination, tag, { what: 'tagging a transaction' });
         await takeNames(destination, settings.format, read.tables);
@@ -183,6 +221,19 @@ async function carry(
     await yieldingToApply(once, signal);
   } finally {
     await resetSettings(destination.client);
+  }
+}
+
+/** Each in a transaction of its own. */
+async function addFirst(
+  destination: Session,
+  statements: readonly SchemaStatement[],
+  signal: AbortSignal,
+): Promise<void> {
+  for (const statement of statements) {
+    const once = (): Promise<void> =>
+      whileSourceLeads(destination, 'adding a label', () => runOne(destination, statement));
+    await yieldingToApply(once, signal);
   }
 }
 
@@ -239,14 +290,39 @@ async function emptyForCopy(destination: Session, table: TableInfo, forms: Forms
  * A person has made the change on the destination, or says that it does not matter: both schemas count as they are now.
  * What can be carried over still is, where the destination has not got it already.
  * `recopy`: tables, as `schema.table`, that are emptied and copied anew. Throws `catalog-changed` where a table of the
- * source lacks a twin with the same columns, `request-invalid` for one of `recopy` that is not there, and
+ * source lacks a twin with the same columns, `request-invalid` for one of `recopy` that is not there,
+ * `already-cut-over` where the source does not lead, `busy` while a cutover or a rollback is open, and
  * `schema-build-failed`; nothing is changed then.
  */
 export async function acceptSchema(
   context: StageContext,
   recopy: readonly string[],
 ): Promise<readonly TableInfo[]> {
-  const { destination, settings } = context;
+  try {
+    return await accept(context, recopy);
+  } catch (error) {
+    throw error instanceof NotNow ? notResumed(error.authority) : error;
+  }
+}
+
+/** Why a decision comes to nothing. */
+export function notResumed({ kind }: Pick<Authority, 'kind'>): UnderstudyError {
+  if (kind === 'follows') {
+    return new UnderstudyError(
+      'already-cut-over',
+      'the destination leads: nothing of it is changed to follow the source’s schema',
+      { advice: 'Roll back first, where the source’s schema is to count; else there is nothing to resume.' },
+    );
+  }
+  return new UnderstudyError('busy', 'a cutover or a rollback is open', {
+    advice: 'Wait for it to end, then look at `understudy status`.',
+  });
+}
+
+async function accept(context: StageContext, recopy: readonly string[]): Promise<readonly TableInfo[]> {
+  const { destination, settings, signal } = context;
+  const authority = await readAuthority(destination, false);
+  if (!mayChange(authority)) throw new NotNow(authority);
   const read = await readSource(context);
   const before = (await readSourcePlan(destination)) ?? { beforeCopy: [], afterCopy: [] };
   const evolution = evolve(before, read.plan);
@@ -257,33 +333,37 @@ export async function acceptSchema(
   const replaced = new Set(evolution.done.map(hashOf));
   await applySettings(destination.client);
   try {
-    for (const statement of evolution.first) await runOne(destination, statement);
-    await inTransaction(destination, 'taking both schemas as they are', async () => {
-      await takeNames(destination, settings.format, read.tables);
-      for (const statement of evolution.statements) await runUnlessDone(destination, statement);
-      const theirs = new Map((await readTables(destination.client)).map((table) => [tableKey(table), table]));
-      const forms = requiredForms(settings.format, read.tables, false);
-      for (const table of read.tables) {
-        const form = formOn(forms, table, 'destination');
-        assertTwin(form, theirs.get(tableKey(form)));
-      }
-      for (const statement of late) {
-        if (!replaced.has(hashOf(statement))) await runUnlessDone(destination, statement);
-      }
-      await recordSteps(destination, evolution, read.plan);
-      for (const statement of late) await markDone(destination, statement);
-      for (const column of evolution.addedColumns) await recordAddedColumn(destination, column);
-      const copied = await readTableCopies(destination);
-      for (const table of read.tables) {
-        // One that was unlogged before holds rows that no copy has on record.
-        const unrecorded = table.kind !== 'partitioned' && !table.unlogged && !copied.has(tableKey(table));
-        if (unrecorded || chosen.includes(table) || isAmong(evolution.recopied, table))
-          await emptyForCopy(destination, table, forms);
-      }
-      await writeSourcePlan(destination, read.plan);
-      await writeFingerprint(destination, 'source', read.fingerprint);
-      await writePhase(destination, settings.migrationId, 'copying');
-    });
+    await addFirst(destination, evolution.first, signal);
+    const once = (): Promise<void> =>
+      whileSourceLeads(destination, 'taking both schemas as they are', async () => {
+        await takeNames(destination, settings.format, read.tables);
+        for (const statement of evolution.statements) await runUnlessDone(destination, statement);
+        const theirs = new Map(
+          (await readTables(destination.client)).map((table) => [tableKey(table), table]),
+        );
+        const forms = requiredForms(settings.format, read.tables, false);
+        for (const table of read.tables) {
+          const form = formOn(forms, table, 'destination');
+          assertTwin(form, theirs.get(tableKey(form)));
+        }
+        for (const statement of late) {
+          if (!replaced.has(hashOf(statement))) await runUnlessDone(destination, statement);
+        }
+        await recordSteps(destination, evolution, read.plan);
+        for (const statement of late) await markDone(destination, statement);
+        for (const column of evolution.addedColumns) await recordAddedColumn(destination, column);
+        const copied = await readTableCopies(destination);
+        for (const table of read.tables) {
+          // One that was unlogged before holds rows that no copy has on record.
+          const unrecorded = table.kind !== 'partitioned' && !table.unlogged && !copied.has(tableKey(table));
+          if (unrecorded || chosen.includes(table) || isAmong(evolution.recopied, table))
+            await emptyForCopy(destination, table, forms);
+        }
+        await writeSourcePlan(destination, read.plan);
+        await writeFingerprint(destination, 'source', read.fingerprint);
+        await writePhase(destination, settings.migrationId, 'copying');
+      });
+    await yieldingToApply(once, signal);
   } finally {
     await resetSettings(destination.client);
   }

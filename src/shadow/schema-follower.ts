@@ -3,11 +3,15 @@
  * catalogs while it follows.
  *
  * States: at rest → carrying (the forward stream stands) → at rest, the engine's phase being `copying` again; or
- * → paused (the forward stream stands, its slot keeps the log) → at rest, by a decision or because the change was undone.
+ * → paused (the forward stream stands, its slot keeps the log) → at rest, by a decision, because the change was undone, or
+ * because the destination leads by now.
  * Nothing of this is recorded but what schema-follow.ts records: a new process finds the same differences.
  *
  * A stream that met a relation it does not know stops there. Where the schemas turn out to be the same all the same, the
  * change was undone since, and the stream passes that relation from then on.
+ *
+ * A change that comes beside a cutover or a rollback waits until that is over, with the streams as they are: it may need
+ * them. Who leads then decides whether there is anything to follow; schema-follow.ts asks once more, where it acts.
  */
 import { randomUUID } from 'node:crypto';
 import type { Clock } from '../core/clock.js';
@@ -16,7 +20,8 @@ import type { Log } from '../core/log.js';
 import type { ShadowPhase } from '../core/ports.js';
 import { emitMessageSql } from '../core/postgres.js';
 import type { Lane } from './lane.js';
-import { acceptSchema, followSchema, obstacleError } from './schema-follow.js';
+import { readAuthority } from './follow/authority.js';
+import { acceptSchema, followSchema, notResumed, obstacleError } from './schema-follow.js';
 import type { StageContext } from './schema-stage.js';
 import { readProgress } from './postgres/stream-records.js';
 import { run, type Session } from './postgres/statement.js';
@@ -24,6 +29,8 @@ import type { TableInfo } from './postgres/table.js';
 
 /** The stream has that long to apply what came before a change of the schema. */
 const STAND_STILL_MS = 10_000;
+/** How often it is asked whether an open cutover or rollback is over. */
+const OPERATION_LOOK_MS = 200;
 
 /** What carries rows to the destination, and must not while its tables are changed. */
 export interface Carrier {
@@ -39,7 +46,8 @@ export interface Carrier {
 
 export interface SchemaFollowerContext {
   readonly carrier: Carrier;
-  readonly sourceLeads: (stage: StageContext) => Promise<boolean>;
+  /** Asked beside the journal. */
+  readonly sourceLeads?: (stage: StageContext) => Promise<boolean>;
   readonly clock: Clock;
   readonly log: Log;
   readonly lookIntervalMs: number;
@@ -48,6 +56,8 @@ export interface SchemaFollowerContext {
   /** Why the shadow is paused; undefined once it is not. */
   readonly onTrouble: (error: UnderstudyError | undefined) => void;
   readonly onPaused: () => void;
+  /** The shadow is about to be changed; until it follows again, no cutover may begin. */
+  readonly onCarrying: () => void;
 }
 
 interface Decision {
@@ -56,7 +66,7 @@ interface Decision {
   readonly failed: (error: unknown) => void;
 }
 
-/** While the destination leads anything, the source's schema is nobody's model. */
+/** As far as the way back has read. While the destination leads anything, the source's schema is nobody's model. */
 export async function sourceLeads(source: Session): Promise<boolean> {
   const progress = await readProgress(source, 'reverse');
   if (progress === null) return true;
@@ -83,16 +93,34 @@ export class SchemaFollower {
     this.#wake();
   }
 
-  /** Brings the destination to the source's schema, or waits until somebody has. Whether anything was changed. */
+  /** Whether the source's schema is the model: the source leads everything, as far as anybody says. */
+  async leads(stage: StageContext): Promise<boolean> {
+    if ((await readAuthority(stage.destination, false)).kind === 'follows') return false;
+    return (await this.#context.sourceLeads?.(stage)) ?? true;
+  }
+
+  /**
+   * Brings the destination to the source's schema, or waits until somebody has, or until the destination leads. Whether
+   * anything was changed.
+   */
   async follow(stage: StageContext): Promise<boolean> {
     const { source, signal } = stage;
-    const { carrier, sourceLeads: leads, onTrouble, adopt } = this.#context;
-    if (!(await leads(stage))) return false;
-    // It would only stop at the same place again.
-    if (carrier.halted()) await carrier.stop();
+    const { carrier, onTrouble, onCarrying, adopt } = this.#context;
+    const hooks = { standStill: () => carrier.standStill(source), onCarrying };
     for (;;) {
       signal.throwIfAborted();
-      const outcome = await followSchema(stage, () => carrier.standStill(source));
+      if (!(await this.leads(stage))) {
+        this.#leavePause();
+        return false;
+      }
+      // It would only stop at the same place again.
+      if (carrier.halted()) await carrier.stop();
+      const outcome = await followSchema(stage, hooks);
+      if (outcome.kind === 'later') {
+        if (this.#pausedFor === undefined) await this.#operationOver(stage);
+        else if (await this.#decided(stage)) return true;
+        continue;
+      }
       if (outcome.kind === 'obstructed') {
         await carrier.stop();
         this.#pause(obstacleError(outcome.obstacles));
@@ -112,6 +140,12 @@ export class SchemaFollower {
 
   /** Resolves once the next look at the catalogs is due, or something was noticed. Throws the signal's reason. */
   async lookAgain(signal: AbortSignal): Promise<void> {
+    this.#decision?.failed(notPaused('going on'));
+    this.#decision = undefined;
+    await this.#look(signal);
+  }
+
+  async #look(signal: AbortSignal): Promise<void> {
     if (!this.#noticed && this.#decision === undefined) {
       const early = new AbortController();
       this.#wake = () => early.abort();
@@ -125,11 +159,7 @@ export class SchemaFollower {
 
   /** See `ShadowControl.resume`. Throws `request-invalid` in another phase than `paused`. */
   async resume(phase: ShadowPhase, recopy: readonly string[], signal: AbortSignal): Promise<void> {
-    if (phase !== 'paused') {
-      throw new UnderstudyError('request-invalid', `the shadow is ${phase}, not paused`, {
-        advice: 'Look at `understudy status`.',
-      });
-    }
+    if (phase !== 'paused') throw notPaused(phase);
     if (this.#decision !== undefined)
       throw new UnderstudyError('busy', 'the shadow is being resumed already', { advice: 'Wait for it.' });
     let decision: Decision | undefined;
@@ -154,9 +184,28 @@ export class SchemaFollower {
     onPaused();
   }
 
+  /** The source's schema counts for nothing now. */
+  #leavePause(): void {
+    this.#decision?.failed(notResumed({ kind: 'follows' }));
+    this.#decision = undefined;
+    if (this.#pausedFor === undefined) return;
+    this.#pausedFor = undefined;
+    this.#context.onTrouble(undefined);
+    this.#context.log.info({}, 'the destination leads: the source’s schema is not followed');
+  }
+
+  /** Resolves once no cutover or rollback is open, or the destination leads. */
+  async #operationOver({ destination, signal }: StageContext): Promise<void> {
+    for (;;) {
+      const { kind, operation } = await readAuthority(destination, false);
+      if (kind === 'follows' || !operation) return;
+      await this.#context.clock.sleep(OPERATION_LOOK_MS, signal);
+    }
+  }
+
   /** Resolves after a while, or once somebody decided; true where that brought the shadow on. */
   async #decided(stage: StageContext): Promise<boolean> {
-    await this.lookAgain(stage.signal);
+    await this.#look(stage.signal);
     const decision = this.#decision;
     if (decision === undefined) return false;
     try {
@@ -194,6 +243,12 @@ export function laneCarrier(forward: Lane): Carrier {
       await forward.stop();
     },
   };
+}
+
+function notPaused(phase: string): UnderstudyError {
+  return new UnderstudyError('request-invalid', `the shadow is ${phase}, not paused`, {
+    advice: 'Look at `understudy status`.',
+  });
 }
 
 /** Ends an attempt, for another that looks at the source's schema first. */

@@ -153,6 +153,12 @@ export async function emitRoute(client: pg.Client, side: Side, epoch: number): P
   await client.query(emitMessageSql({ t: 'route', subset: 'all', epoch, side }));
 }
 
+/** The journal of a cutover, as far as a shadow asks it: the source leads, and nothing is open. */
+export const JOURNAL = `
+  CREATE TABLE understudy.route (subset text PRIMARY KEY, side text, epoch bigint);
+  CREATE TABLE understudy.operation (subset text, kind text, state text);
+  INSERT INTO understudy.route VALUES ('all', 'source', 1)`;
+
 /** Runs statements with `public` on the search path, as one transaction. */
 export async function sql(client: pg.Client, text: string): Promise<void> {
   await client.query(`SET search_path = public; ${text}; SET search_path = ''`);

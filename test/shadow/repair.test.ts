@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { connectControl } from '../../src/core/postgres.js';
 import { databasePair } from '../support/servers.js';
-import { EngineHarness, sql } from './engine-harness.js';
+import { EngineHarness, JOURNAL, sql } from './engine-harness.js';
 
 test('verify --repair mends cells, missing and extra rows beside live traffic, and records both rows', async () => {
   await using pair = await databasePair();
@@ -71,6 +71,18 @@ test('verify --repair mends cells, missing and extra rows beside live traffic, a
     { key: '1000', before: 'extra', after: null },
     ...rows.filter(({ key }) => key === '20'),
   ]);
+
+  // A cutover that commits while it is compared: what leads is not replaced by what led, row by row or whole.
+  await sql(
+    onDestination,
+    `${JOURNAL}; UPDATE understudy.route SET side = 'destination'; DELETE FROM event WHERE at = 3`,
+  );
+  const kept = 'SELECT count(*) AS n FROM public.event';
+  const { rows: before } = await onDestination.query(kept);
+  await expect(harness.engine.verify({ direction: 'forward', repair: true }, signal)).rejects.toMatchObject({
+    code: 'repair-failed',
+  });
+  expect((await onDestination.query(kept)).rows).toEqual(before);
 });
 
 test('a repair leaves alone what the stream changes while it reads', async () => {

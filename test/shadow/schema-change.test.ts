@@ -2,7 +2,7 @@ import { expect, test } from 'vitest';
 import type pg from 'pg';
 import { connectControl } from '../../src/core/postgres.js';
 import { databasePair, until, type DatabasePair } from '../support/servers.js';
-import { emitRoute, EngineHarness, sql } from './engine-harness.js';
+import { emitRoute, EngineHarness, JOURNAL, sql } from './engine-harness.js';
 
 /** Writes into `account` until it is stopped, by statements that outlive the changes of the schema. */
 async function liveWriter(pair: DatabasePair): Promise<{ stop: () => Promise<number> }> {
@@ -30,6 +30,23 @@ async function liveWriter(pair: DatabasePair): Promise<{ stop: () => Promise<num
       return written;
     },
   };
+}
+
+/** Commits a cutover while somebody waits to hear who leads. */
+async function leadFrom(pair: DatabasePair, beforeCommit: () => Promise<void>): Promise<void> {
+  const journal = await connectControl('destination', pair.destination, { purpose: 'test journal' });
+  try {
+    const me = (await oneRow(journal, 'SELECT pg_backend_pid() AS pid'))['pid'];
+    await journal.query(`BEGIN; UPDATE understudy.route SET side = 'destination', epoch = epoch + 1`);
+    await beforeCommit();
+    const waiting = `SELECT FROM pg_stat_activity WHERE ${me} = ANY (pg_blocking_pids(pid))`;
+    await until(async () => (await pair.onDestination.query(waiting)).rowCount !== 0, {
+      what: 'somebody to ask who leads',
+    });
+    await journal.query('COMMIT');
+  } finally {
+    await journal.end();
+  }
 }
 
 /** The application's DDL: not as Understudy's own connections, which are not listened to. */
@@ -210,6 +227,45 @@ test('waits for a decision where a change may lose rows, and goes on with it', a
     `SELECT to_regclass('public.by_email') IS NOT NULL AS there`,
   );
   expect(rows).toEqual([{ there: 't' }]);
+  expect((await harness.engine.status()).error).toBeNull();
+
+  // A change that is noticed before a cutover commits, and would be carried over behind it: what leads keeps its rows.
+  const { onDestination } = pair;
+  await sql(onDestination, JOURNAL);
+  const accounts = 'SELECT count(*) AS n, to_json(min(a)) AS first FROM public.account AS a';
+  const before = await oneRow(onDestination, accounts);
+  await leadFrom(pair, () =>
+    ddl(pair.onSource, 'ALTER TABLE account ADD COLUMN dice float8 DEFAULT random()'),
+  );
+  await harness.reach('following');
+  expect(await oneRow(onDestination, accounts)).toEqual(before);
+  // The source leads again: now it is, and what needs a decision is waited for, but not decided beside a switch.
+  await sql(onDestination, `UPDATE understudy.route SET side = 'source', epoch = epoch + 1`);
+  const carried = `SELECT FROM pg_attribute WHERE attrelid = 'public.account'::regclass AND attname = 'dice'`;
+  await until(async () => (await onDestination.query(carried)).rowCount === 1, { what: 'the column' });
+  await harness.reach('following');
+  await harness.caughtUp();
+  await harness.expectSame();
+  await ddl(pair.onSource, `ALTER TABLE account DROP COLUMN dice`);
+  await harness.reach('paused');
+  const recopy = { recopy: ['public.account'] };
+  let resumed: Promise<void> | undefined;
+  await sql(onDestination, `INSERT INTO understudy.operation VALUES ('all', 'cutover', 'verifying')`);
+  await expect(harness.engine.resume(recopy, signal)).rejects.toMatchObject({ code: 'busy' });
+  await sql(
+    onDestination,
+    `UPDATE understudy.operation SET state = 'done'; ALTER TABLE account DROP COLUMN dice`,
+  );
+  const kept = await oneRow(onDestination, accounts);
+  await leadFrom(pair, () => {
+    const refused = expect(harness.engine.resume(recopy, signal)).rejects;
+    resumed = refused.toMatchObject({ code: 'already-cut-over' });
+    return Promise.resolve();
+  });
+  await resumed;
+  // Not paused any more, so that it may be rolled back.
+  await harness.reach('following');
+  expect(await oneRow(onDestination, accounts)).toEqual(kept);
   expect((await harness.engine.status()).error).toBeNull();
 });
 

@@ -58,7 +58,6 @@ import { Steering } from '../steering.js';
 import { Throttle } from '../throttle/throttle.js';
 import { isUnlogged, Unlogged } from '../unlogged.js';
 import { Verification } from '../verification.js';
-import { readAuthority } from './authority.js';
 import { closeFollowSessions, openFollowSessions } from './follow-sessions.js';
 import { Follower } from './follower.js';
 import type { ChangeHints } from './hints.js';
@@ -121,13 +120,13 @@ export class FollowEngine implements ShadowControl {
         halted: () => false,
         passOn: () => undefined,
       },
-      sourceLeads: async ({ destination }) => (await readAuthority(destination, false)).kind !== 'follows',
       clock: context.clock,
       log: this.#log,
       lookIntervalMs: settings.fingerprintIntervalMs,
       adopt: (tables) => this.#adopt(tables),
       onTrouble: (error) => this.#condition.trouble('schema', error),
       onPaused: () => this.#condition.enter('paused'),
+      onCarrying: () => this.#condition.enter('copying'),
     });
     this.#wayBack = new WayBack(settings, {
       log: this.#log,
@@ -379,11 +378,11 @@ export class FollowEngine implements ShadowControl {
   }
 
   /** Whether the source's schema is another, and the shadow's can follow it. */
-  async #checkFingerprint(side: Side, { destination }: StageContext): Promise<boolean> {
+  async #checkFingerprint(side: Side, stage: StageContext): Promise<boolean> {
     const built = await this.builtFingerprint(side);
     const differences = await catalogDifferences(side, this.#settings[side], built);
-    if (side === 'source' && differences.length > 0 && (await readSourcePlan(destination)) !== null) {
-      if ((await readAuthority(destination, false)).kind !== 'follows') return true;
+    if (side === 'source' && differences.length > 0 && (await readSourcePlan(stage.destination)) !== null) {
+      if (await this.#schema.leads(stage)) return true;
     }
     this.#condition.warn(`catalog-changed ${side}`, catalogWarning(side, differences));
     return false;
