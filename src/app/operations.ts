@@ -37,6 +37,8 @@ export interface OperationDeps {
 const CONFLICTS_SHOWN = 100;
 
 type Emit = (line: OperationLine) => void;
+/** As of a cutover's or rollback's options: asked before the first client waits. */
+export type Confirm = (subsets: readonly SubsetId[]) => Promise<void>;
 
 interface Running {
   readonly operation: Operation;
@@ -57,7 +59,12 @@ export class Operations {
   }
 
   /** Throws `busy`, and whatever the operation throws. */
-  async operate(operation: Operation, options: OperationOptions, emit: Emit): Promise<unknown> {
+  async operate(
+    operation: Operation,
+    options: OperationOptions,
+    emit: Emit,
+    confirm?: Confirm,
+  ): Promise<unknown> {
     if (operation === 'abort') return this.#abort();
     if (operation === 'conflicts') return await this.#deps.shadow.conflicts(options.limit ?? CONFLICTS_SHOWN);
     if (operation === 'shadow') return await this.#deps.shadow.steer(commandOf(options));
@@ -67,7 +74,7 @@ export class Operations {
       });
     }
     const controller = new AbortController();
-    const finished = this.#carryOut(operation, options, emit, controller.signal);
+    const finished = this.#carryOut(operation, options, emit, controller.signal, confirm);
     this.#running = { operation, controller, finished };
     try {
       return await finished;
@@ -100,6 +107,7 @@ export class Operations {
     options: OperationOptions,
     emit: Emit,
     signal: AbortSignal,
+    confirm: Confirm | undefined,
   ): Promise<unknown> {
     const { coordinator, shadow, log } = this.#deps;
     log.info({ operation, options }, 'operation begins');
@@ -139,6 +147,7 @@ export class Operations {
             ...(options.subset === undefined ? {} : { subset: options.subset }),
             signal,
             onEvent: emit,
+            confirm,
           });
         } finally {
           await this.#deps.onSettled();

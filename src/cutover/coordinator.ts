@@ -379,6 +379,7 @@ export class CutoverCoordinator {
     const { holdBudgetMs } = this.#deps.settings;
     return new OperationRunner(operation, {
       onEvent: options.onEvent,
+      confirm: options.confirm,
       onGate: (event) => {
         clearTimeout(budget.timer);
         if (event !== 'closing') return;

@@ -33,7 +33,7 @@ import { abortMembers, finishOperation, moveOperation, storeReport } from './jou
 import { accepts, transition, type OperationInput } from './machine.js';
 import { found, subsetsOf, type Operation } from './operation.js';
 import type { Session } from './session.js';
-import type { StepName, StepPoint } from './settings.js';
+import type { OperationOptions, StepName, StepPoint } from './settings.js';
 import {
   STEPS_AFTER_COMMIT,
   STEPS_BEFORE_COMMIT,
@@ -58,6 +58,7 @@ export class StoppedDead extends Error {
 
 export interface RunnerHooks {
   readonly onEvent: (event: OperationEvent) => void;
+  readonly confirm: OperationOptions['confirm'];
   /** The hold's budget runs from `closed` to `committed`. */
   readonly onGate: (event: 'closing' | 'committed') => void;
   /** A cutover was undone while the journal could not be reached. */
@@ -135,6 +136,8 @@ export class OperationRunner {
     for (const step of STEPS_BEFORE_COMMIT) {
       if (step.name === 'hold') {
         if (this.#operation.dryRun) return true;
+        // Preflight may have taken hours.
+        await this.#hooks.confirm?.(subsetsOf(this.#operation));
         this.#hooks.onGate('closing');
       }
       this.#operation.signal.throwIfAborted();

@@ -207,6 +207,8 @@ export interface OperationOptions {
   /** Aborts the operation while it is before its point of no return; ignored after. */
   readonly signal: AbortSignal;
   readonly onEvent: (event: OperationEvent) => void;
+  /** Asked after preflight, before the first client waits, with all that would be switched. What it throws aborts. */
+  readonly confirm?: ((subsets: readonly SubsetId[]) => Promise<void>) | undefined;
 }
 
 export interface FinalizeOptions {

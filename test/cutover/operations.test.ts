@@ -1,5 +1,6 @@
 /** There, back, and there again: what happens, in which order, and what is reported. */
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { UnderstudyError } from '../../src/core/errors.js';
 import type { OperationReport } from '../../src/core/ports.js';
 import { Stage, TABLES } from './stage.js';
 
@@ -89,7 +90,17 @@ test('a rollback', async () => {
   expect(await nextId('onSource')).toBe(133 + 32 + 1);
 });
 
-test('a cutover again', async () => {
+test('a cutover again; whoever asked for it may take that back after preflight, before a client waits', async () => {
+  const report = await stage.coordinator.cutover({
+    signal: new AbortController().signal,
+    onEvent: () => undefined,
+    confirm: (subsets) => Promise.reject(new UnderstudyError('cancelled', `not ${subsets.join(', ')}`)),
+  });
+  expect(report).toMatchObject({ outcome: 'aborted', reason: { code: 'cancelled', message: 'not all' } });
+  expect(stage.traffic.calls).toEqual(['prepare', 'discardWarm']);
+  expect(await stage.writableAtRest()).toEqual(['source']);
+  stage.traffic.calls.length = 0;
+
   expectReport(await stage.operate('cutover'), 3);
   expect(await stage.writableAtRest()).toEqual(['destination']);
 });

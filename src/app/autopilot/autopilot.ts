@@ -8,8 +8,9 @@
  *   3. divergence is judged anew by the shadow's lag at this moment, and the shadow is steered by it (`tuner.ts`)
  *   4. a verdict that differs from the last is recorded in the destination with its figures
  *   5. a verdict to cut over is recorded *first*; one that can't be recorded is not acted on. Then preflight alone, and
- *      only if nothing stands in the way the cutover, which does its own preflight again. Of several subsets one, whose turn it
- *      is (`decide-parts.ts`); the next round looks at the others anew
+ *      only if nothing stands in the way the cutover, which does its own preflight again. Either may compare every row, for hours:
+ *      after each the situation is gathered and judged anew, and only the same verdict, on just what would be switched, goes on.
+ *      Of several subsets one, whose turn it is (`decide-parts.ts`); the next round looks at the others anew
  *   6. after `retireAfterMs` on the destination its shadow is retired, if a person has set that time
  *   7. how it ended is recorded; a failure is followed by a growing pause, over restarts too
  *
@@ -17,14 +18,15 @@
  * at the next tick. The process dies while switching: recovery settles the operation, the decision stays without an outcome
  * and counts as failed. A person's operation comes first: theirs is `busy` for the loop, and the loop's for them.
  */
-import type { OperationOptions, Operation, OperationLine } from '../../admin/control.js';
+import type { OperationOptions, Operation } from '../../admin/control.js';
 import type { Clock } from '../../core/clock.js';
 import type { AutopilotStatus } from '../../core/autopilot-ports.js';
-import { asUnderstudyError } from '../../core/errors.js';
+import { asUnderstudyError, UnderstudyError } from '../../core/errors.js';
 import type { Log } from '../../core/log.js';
 import type { OperationReport, ShadowStatus, Side, SubsetId } from '../../core/ports.js';
 import { StateCell } from '../../core/state-machine.js';
 import { HOUR_MS } from '../../predict/series.js';
+import type { Confirm } from '../operations.js';
 import type { Planned } from '../plan/make.js';
 import { freshnessOf, liveShadow, logBudgetUsed, type LiveShadow } from '../plan/measurements.js';
 import { ApplyMeter } from './apply-meter.js';
@@ -61,11 +63,7 @@ export interface AutopilotDeps {
   readonly route: () => RouteAsKnown;
   readonly shadow: () => Promise<ShadowStatus>;
   readonly operationRunning: () => boolean;
-  readonly operate: (
-    operation: Operation,
-    options: OperationOptions,
-    emit: (line: OperationLine) => void,
-  ) => Promise<unknown>;
+  readonly operate: (operation: Operation, options: OperationOptions, confirm?: Confirm) => Promise<unknown>;
   readonly log: Log;
   readonly clock: Clock;
 }
@@ -117,8 +115,7 @@ export class Autopilot {
     return {
       mode: this.#deps.limits.mode,
       state: this.#state.current,
-      verdict:
-        this.#verdict === undefined ? null : { ...this.#verdict, subset: this.#verdict.subset ?? null },
+      verdict: this.#verdict === undefined ? null : shown(this.#verdict),
       plan:
         plan === undefined
           ? null
@@ -157,44 +154,65 @@ export class Autopilot {
   /** One round; public for tests, which own the clock. */
   async round(): Promise<Verdict> {
     const deps = this.#deps;
-    const status = await deps.shadow();
-    this.#building = BUILDING.includes(status.phase);
+    const status = await this.#withPlan();
     const { leader, finalized, subsets } = deps.route();
     const nowMs = deps.clock.now().getTime();
-    if (leader === 'source' && !finalized && this.#planIsOld(nowMs, status.phase))
-      await this.#replan(status, nowMs);
     this.#apply.look(status, nowMs);
     await this.#recordCopy(status);
     const planned = this.#asOfNow(status, nowMs);
     if (planned !== undefined && leader === 'source' && !finalized && !deps.operationRunning())
       await deps.tuner?.round(stillShadowed(planned, subsets), status, nowMs);
-    const { attempts, operations } = await deps.decisions.past();
+    const verdict = await this.#judge();
+    await this.#act(verdict);
+    return verdict;
+  }
+
+  /** The shadow as of now, after the plan was made anew where that was due. */
+  async #withPlan(): Promise<ShadowStatus> {
+    const { shadow, route, clock } = this.#deps;
+    const status = await shadow();
+    this.#building = BUILDING.includes(status.phase);
+    const { leader, finalized } = route();
+    const nowMs = clock.now().getTime();
+    if (leader !== 'source' || finalized || !this.#planIsOld(nowMs, status.phase)) return status;
+    await this.#replan(status, nowMs);
+    return await shadow();
+  }
+
+  /** By what holds at this moment: nothing is waited for after the time and the routes were read. */
+  async #judge(underWay?: number, own = false): Promise<Verdict> {
+    const deps = this.#deps;
+    const { attempts, operations } = await deps.decisions.past(underWay);
+    const status = await deps.shadow();
+    const { leader, finalized, subsets } = deps.route();
+    const nowMs = deps.clock.now().getTime();
+    const done = operations.filter(({ state }) => state === 'done');
     const forward = status.streams.find(({ direction }) => direction === 'forward');
-    const verdict = decide(
+    return decide(
       {
         nowMs,
         leader,
         finalized,
-        operationRunning: deps.operationRunning(),
+        operationRunning: !own && deps.operationRunning(),
         hourAllowed: deps.hours.allows(nowMs),
         shadow: {
           phase: status.phase,
           lagMs: forward?.lagMs ?? null,
           lagBytes: forward?.lagBytes ?? null,
         },
-        plan: planned?.plan,
+        plan: this.#asOfNow(status, nowMs)?.plan,
         attempts,
         parts: subsets.map(({ subset, side }): Part => ({
           subset,
           side,
           lastOperation: operations.find((operation) => operation.subset === subset) ?? null,
+          lastDone: done.find((operation) => operation.subset === subset) ?? null,
         })),
         lastOperation: operations[0] ?? null,
+        lastDone: done[0] ?? null,
       },
       deps.limits,
     );
-    await this.#act(verdict);
-    return verdict;
   }
 
   /** An hour has closed since, or the shadow has come to follow: then nothing is left to copy. */
@@ -224,13 +242,15 @@ export class Autopilot {
   }
 
   async #replan(status: ShadowStatus, nowMs: number): Promise<void> {
-    this.#state.move('planning');
+    // What is switched is judged anew, by a new plan if need be.
+    const idle = this.#state.is('watching');
+    if (idle) this.#state.move('planning');
     const { subsets } = this.#deps.route();
     const sides = new Map(subsets.map(({ subset, side }) => [subset, side]));
     const live = liveShadow(status, this.#apply.rate);
     this.#planned = await this.#deps.plan(live, sides, nowMs, this.#stopping.signal);
     this.#phase = status.phase;
-    this.#state.move('watching');
+    if (idle) this.#state.move('watching');
   }
 
   async #act(verdict: Verdict): Promise<void> {
@@ -247,28 +267,47 @@ export class Autopilot {
       const { kind, code, subset, reason } = verdict;
       if (kind === 'suggest' || acts) log.info({ kind, code, subset, reason }, 'autopilot');
       this.#verdict = { ...verdict, at: this.#deps.clock.now().toISOString() };
-      if (kind === 'cutover') await this.#cutover(number, subset);
+      if (kind === 'cutover') await this.#cutover(number, verdict);
       if (kind === 'retire') await this.#retire(number);
       return;
     }
     this.#verdict = { ...verdict, at: known.at };
   }
 
-  /** What preflight alone says against a switch; undefined: nothing. */
-  async #obstacle(what: OperationOptions): Promise<string | undefined> {
+  /** What preflight alone says against a switch, or what has changed while it ran; undefined: nothing. */
+  async #obstacle(number: number, decided: Verdict, what: OperationOptions): Promise<string | undefined> {
     try {
-      const report = (await this.#deps.operate(
-        'cutover',
-        { ...what, dryRun: true },
-        () => undefined,
-      )) as OperationReport;
+      const report = (await this.#deps.operate('cutover', { ...what, dryRun: true })) as OperationReport;
       if (report.reason !== undefined) return `${report.reason.code}: ${report.reason.message}`;
       const blocker = report.findings.find(({ severity }) => severity === 'blocker');
-      return blocker === undefined ? undefined : `${blocker.check}: ${blocker.object}: ${blocker.message}`;
+      if (blocker !== undefined) return `${blocker.check}: ${blocker.object}: ${blocker.message}`;
+      return await this.#changed(number, decided, report.subsets ?? [report.subset], false);
     } catch (error) {
       const { code, message } = asUnderstudyError(error, 'internal', 'preflight');
       return `${code}: ${message}`;
     }
+  }
+
+  /**
+   * Whether the decision still stands, after what may have taken hours, for just these subsets; if it doesn't, why. `own`: the
+   * operation itself asks, so that it runs is nothing against it.
+   */
+  async #changed(
+    number: number,
+    decided: Verdict,
+    switched: readonly SubsetId[],
+    own: boolean,
+  ): Promise<string | undefined> {
+    await this.#withPlan();
+    const now = await this.#judge(number, own);
+    if (this.#stopping.signal.aborted) return 'the process was stopped';
+    if (now.kind !== decided.kind) return `while preflight ran it became ${now.code}: ${now.reason}`;
+    if (now.subset !== decided.subset)
+      return `while preflight ran it became the turn of ${now.subset ?? 'the whole database'}: ${now.reason}`;
+    const { bundle } = decided;
+    if (bundle === undefined || (sameMembers(bundle, switched) && sameMembers(bundle, now.bundle ?? [])))
+      return undefined;
+    return `decided was on ${bundle.join(', ')}; the operation would switch ${switched.join(', ')}`;
   }
 
   /** Slots, publications and triggers go; the fence stays, so that nobody writes to a source that is not followed any more. */
@@ -276,7 +315,7 @@ export class Autopilot {
     const { decisions, operate, log } = this.#deps;
     this.#state.move('switching');
     try {
-      await operate('finalize', {}, () => undefined);
+      await operate('finalize', {});
       log.info({}, 'autopilot: the shadow is retired');
       // The decisions may be gone with all else that the migration kept.
       await decisions.settle(number, 'done', null, null).catch(() => undefined);
@@ -288,13 +327,19 @@ export class Autopilot {
     this.#state.move('watching');
   }
 
+  /** Throws `cancelled` where the decision stands no more. */
+  async #confirm(number: number, decided: Verdict, switched: readonly SubsetId[]): Promise<void> {
+    const changed = await this.#changed(number, decided, switched, true);
+    if (changed !== undefined) throw new UnderstudyError('cancelled', changed);
+  }
+
   /** Whatever happens, the decision gets its outcome, unless the destination can't be told. */
-  async #cutover(number: number, subset: SubsetId | undefined): Promise<void> {
+  async #cutover(number: number, decided: Verdict): Promise<void> {
     const { decisions, operate, log } = this.#deps;
+    const { subset } = decided;
     this.#state.move('switching');
-    const quiet = (): void => undefined;
     const what = subset === undefined ? {} : { subset };
-    const obstacle = await this.#obstacle(what);
+    const obstacle = await this.#obstacle(number, decided, what);
     if (obstacle !== undefined) {
       log.warn({ subset, obstacle }, 'autopilot: preflight refused the cutover');
       await decisions.settle(number, 'refused', obstacle, null);
@@ -302,18 +347,16 @@ export class Autopilot {
       return;
     }
     try {
-      if (this.#stopping.signal.aborted) {
-        await decisions.settle(number, 'refused', 'the process was stopped', null);
-      } else {
-        const report = (await operate('cutover', what, quiet)) as OperationReport;
-        const done = report.outcome === 'done';
-        const why = report.reason === undefined ? null : `${report.reason.code}: ${report.reason.message}`;
-        log[done ? 'info' : 'warn'](
-          { operation: report.id, subset, outcome: report.outcome },
-          'autopilot: cutover ended',
-        );
-        await decisions.settle(number, done ? 'done' : 'aborted', why, report.id);
-      }
+      const report = (await operate('cutover', what, (switched) =>
+        this.#confirm(number, decided, switched),
+      )) as OperationReport;
+      const done = report.outcome === 'done';
+      const why = report.reason === undefined ? null : `${report.reason.code}: ${report.reason.message}`;
+      log[done ? 'info' : 'warn'](
+        { operation: report.id, subset, outcome: report.outcome },
+        'autopilot: cutover ended',
+      );
+      await decisions.settle(number, done ? 'done' : 'aborted', why, report.id);
     } catch (error) {
       const { code, message } = asUnderstudyError(error, 'internal', 'cutover');
       log.warn({ subset, code, error: message }, 'autopilot: cutover failed');
@@ -323,6 +366,17 @@ export class Autopilot {
     }
     this.#state.move('watching');
   }
+}
+
+function shown({
+  bundle: _bundle,
+  ...verdict
+}: Verdict & { readonly at: string }): NonNullable<AutopilotStatus['verdict']> {
+  return { ...verdict, subset: verdict.subset ?? null };
+}
+
+function sameMembers(some: readonly SubsetId[], others: readonly SubsetId[]): boolean {
+  return some.length === others.length && some.every((subset) => others.includes(subset));
 }
 
 /** Without the subsets that were switched: how they change is not the forward stream's to keep up with. */

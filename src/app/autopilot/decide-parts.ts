@@ -3,7 +3,8 @@
  *
  * A subset is, as seen from here:
  *   switched      the destination leads it
- *   a person's    the source leads it, and its newest operation is a rollback: whoever brought it back switches it again
+ *   a person's    the source leads it, and its newest operation that was done is a rollback: whoever brought it back switches
+ *                 it again, and a try of theirs that was refused or aborted is none
  *   waiting       for its own pause after a try that failed, its hour, fewer transactions across the border, a shorter stall
  *   due           this hour is as good as any, or it diverges too far
  *
@@ -76,6 +77,7 @@ export function decideParts(situation: Situation, limits: AutopilotLimits): Verd
   const { subset, along } = next;
   const own = {
     subset,
+    bundle: [subset, ...along],
     figures: {
       ...figures,
       ...figuresOf(next, situation.nowMs),
@@ -219,8 +221,8 @@ function figuresOf(candidate: Candidate, nowMs: number): Verdict['figures'] {
 }
 
 /** The source leads it because somebody brought it back. */
-function isPersons({ lastOperation }: Part): boolean {
-  return lastOperation?.kind === 'rollback' && lastOperation.state === 'done';
+function isPersons({ lastDone }: Part): boolean {
+  return lastDone?.kind === 'rollback';
 }
 
 function restReason(situation: Situation, left: readonly Part[]): Reason | undefined {
@@ -242,7 +244,7 @@ function restReason(situation: Situation, left: readonly Part[]): Reason | undef
 }
 
 /** What went wrong, or was taken back, in this hour: whoever looks into it has until its end. */
-function aftermathReason({ nowMs, attempts, lastOperation }: Situation): Reason | undefined {
+function aftermathReason({ nowMs, attempts, parts, lastOperation }: Situation): Reason | undefined {
   const hour = Math.floor(nowMs / HOUR_MS);
   // A little ahead is a server's clock; far ahead is one that was wrong, which is to hold up nothing.
   const inThisHour = (ms: number): boolean => Math.floor(ms / HOUR_MS) >= hour && ms - nowMs < HOUR_MS;
@@ -253,14 +255,19 @@ function aftermathReason({ nowMs, attempts, lastOperation }: Situation): Reason 
   const next = iso((hour + 1) * HOUR_MS);
   if (broken !== undefined)
     return ['next-window', `The try to switch ${broken.subset} failed: nothing more before ${next}.`];
-  if (lastOperation === null || lastOperation.finishedAt === null) return undefined;
-  const { kind, state, finishedAt } = lastOperation;
-  const undone = state === 'aborted' || (kind === 'rollback' && state === 'done');
-  if (!undone || !inThisHour(Date.parse(finishedAt))) return undefined;
-  return [
-    'next-window',
-    `${state === 'aborted' ? `The last ${kind} was aborted` : 'A person rolled back'} at ${finishedAt}: nothing more before ${next}.`,
-  ];
+  // Of each subset too: a switch of another one since doesn't make it good.
+  const all = [lastOperation, ...parts.flatMap((part) => [part.lastOperation, part.lastDone])];
+  for (const operation of all) {
+    if (operation === null || operation.finishedAt === null) continue;
+    const { kind, state, finishedAt } = operation;
+    const undone = state === 'aborted' || (kind === 'rollback' && state === 'done');
+    if (undone && inThisHour(Date.parse(finishedAt)))
+      return [
+        'next-window',
+        `${state === 'aborted' ? `A ${kind} was aborted` : 'A person rolled back'} at ${finishedAt}: nothing more before ${next}.`,
+      ];
+  }
+  return undefined;
 }
 
 function named(subsets: readonly string[]): string {

@@ -67,12 +67,12 @@ function provenReason(situation: Situation, limits: AutopilotLimits): Reason | u
 }
 
 function restReason(situation: Situation): Reason | undefined {
-  const { lastOperation } = situation;
+  const { lastOperation, lastDone } = situation;
   const over = overReason(situation);
   if (over !== undefined) return over;
   if (lastOperation?.state === 'in-doubt' || lastOperation?.state === 'failed')
     return ['attention', `The last ${lastOperation.kind} is ${lastOperation.state}: a person must look.`];
-  if (lastOperation?.kind === 'rollback' && lastOperation.state === 'done')
+  if (lastDone?.kind === 'rollback')
     return ['rolled-back', 'A person rolled back: the next cutover is a person’s too.'];
   return undefined;
 }

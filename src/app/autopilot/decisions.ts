@@ -139,8 +139,11 @@ export class Decisions {
     });
   }
 
-  /** What `decide` needs to know of the past, the newest first: own tries, and the newest operation of each subset. */
-  past(): Promise<{
+  /**
+   * What `decide` needs to know of the past, the newest first: own tries but `without`, the one under way; and of each subset
+   * the newest operation that was done, and the newest that was not.
+   */
+  past(without?: number): Promise<{
     readonly attempts: readonly Attempt[];
     readonly operations: readonly OperationSummary[];
   }> {
@@ -148,7 +151,8 @@ export class Decisions {
       const attempts = (await has(client, 'decision'))
         ? await client.query<Row>(
             `SELECT (pg_catalog.date_part('epoch', COALESCE(ended_at, at)) * 1000)::bigint AS at_ms, outcome, kind, figures
-             FROM understudy.decision WHERE kind IN ('cutover', 'retire') ORDER BY number DESC LIMIT ${ATTEMPTS}`,
+             FROM understudy.decision WHERE kind IN ('cutover', 'retire') AND number <> $1 ORDER BY number DESC LIMIT ${ATTEMPTS}`,
+            [without ?? -1],
           )
         : { rows: [] };
       return {
@@ -202,8 +206,7 @@ async function has(client: pg.Client, table: string): Promise<boolean> {
 }
 
 const NEWEST = 'SELECT * FROM understudy.operation ORDER BY started_at DESC LIMIT $1';
-const NEWEST_OF_EACH =
-  'SELECT DISTINCT ON (subset) * FROM understudy.operation ORDER BY subset, started_at DESC';
+const NEWEST_OF_EACH = `SELECT DISTINCT ON (subset, state = 'done') * FROM understudy.operation ORDER BY subset, state = 'done', started_at DESC`;
 
 /** The newest first, of those that `which` selects. */
 async function readOperations(

@@ -110,7 +110,8 @@ export function makeAutopilot({ config, log, clock, shadow, operations, route }:
     route,
     shadow: () => shadow.status(),
     operationRunning: () => operations.running,
-    operate: (operation, options, emit) => operations.operate(operation, options, emit),
+    operate: (operation, options, confirm) =>
+      operations.operate(operation, options, () => undefined, confirm),
     log,
     clock,
   });

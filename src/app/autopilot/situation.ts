@@ -33,7 +33,7 @@ export interface Attempt {
   readonly outcome: 'done' | 'refused' | 'aborted' | null;
 }
 
-/** The newest operation in the journal. */
+/** An operation in the journal. */
 export interface LastOperation {
   readonly kind: OperationKind;
   readonly state: OperationState;
@@ -45,8 +45,10 @@ export interface LastOperation {
 export interface Part {
   readonly subset: SubsetId;
   readonly side: Side;
-  /** null: it was never switched. */
+  /** The newest, however it ended; null: nobody has tried. */
   readonly lastOperation: LastOperation | null;
+  /** The newest that was done: a try that was refused or aborted changed nothing. null: it was never switched. */
+  readonly lastDone: LastOperation | null;
 }
 
 export interface Situation {
@@ -66,8 +68,10 @@ export interface Situation {
   readonly plan: PlanReport | undefined;
   /** The loop's own tries, the newest first. */
   readonly attempts: readonly Attempt[];
-  /** Of all subsets; null: none. */
+  /** Of all subsets, the newest, however it ended; null: none. */
   readonly lastOperation: LastOperation | null;
+  /** Of all subsets, the newest that was done. */
+  readonly lastDone: LastOperation | null;
 }
 
 export type VerdictCode =
@@ -96,6 +100,8 @@ export interface Verdict {
   readonly code: VerdictCode;
   /** The one that it is about; undefined: the whole database, or no single one. */
   readonly subset?: SubsetId;
+  /** Where one of several subsets is named: all that its operation switches. */
+  readonly bundle?: readonly SubsetId[];
   readonly reason: string;
   /** What it was decided on. */
   readonly figures: Readonly<Record<string, number | string | null>>;

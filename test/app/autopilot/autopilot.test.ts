@@ -145,6 +145,17 @@ test('a process that may switch by itself does so in its window, not against pre
   await decided(pair, `code = 'rolled-back'`);
   expect((await stack.status()).route?.side).toBe('source');
   expect((await log()).decisions[0]).toMatchObject({ kind: 'rest', code: 'rolled-back' });
+
+  // A try of theirs that comes to nothing hides neither itself nor the rollback.
+  const again = await connected(stack, pair.source);
+  again.on('error', () => undefined);
+  await again.query('CREATE TEMP TABLE held (id int)');
+  expect(await stack.operate('cutover')).toMatchObject({ outcome: 'aborted' });
+  expect((await new Decisions(pair.destination).past()).operations).toMatchObject([
+    { kind: 'cutover', state: 'aborted' },
+    { kind: 'rollback', state: 'done' },
+  ]);
+  await again.end();
 }, 300_000);
 
 test('configured subsets are switched by itself, one after the other, and what is taken back stops it', async () => {

@@ -16,6 +16,7 @@ const part = (name: string, over: Partial<Part> = {}): Part => ({
   subset: name,
   side: 'source',
   lastOperation: null,
+  lastDone: over.lastOperation?.state === 'done' ? over.lastOperation : null,
   ...over,
 });
 const ended = (over: Partial<LastOperation> = {}): LastOperation => ({
@@ -163,6 +164,23 @@ test('what a person took back is a person’s to switch again; the others go on 
   };
   expect(decide(back(iso(NOW_MS - 60_000)), LIMITS).code).toBe('next-window');
   expect(turns(back(iso(HOUR_AGO_MS)))).toEqual(['stock']);
+  // A try of theirs that came to nothing is no switch.
+  for (const rolledBack of [iso(HOUR_AGO_MS - 1), iso(HOUR_AGO_MS - 50 * HOUR_MS)]) {
+    const tried = {
+      lastOperation: ended({ state: 'aborted' }),
+      lastDone: ended({ kind: 'rollback', finishedAt: rolledBack }),
+    };
+    expect(turns(parted({ parts: [part('orders', tried), part('stock'), part('rest')] }))).toEqual(['stock']);
+    expect(decide(situation(tried), LIMITS)).toMatchObject({ kind: 'rest', code: 'rolled-back' });
+    const failed = { ...tried, lastOperation: ended({ state: 'failed' }) };
+    expect(decide(situation(failed), LIMITS).code).toBe('attention');
+    expect(decide(parted({ parts: [part('orders', failed), part('stock')] }), LIMITS).code).toBe('attention');
+  }
+  // Nor does a switch of another subset since end the hour.
+  const since = back(iso(NOW_MS - 60_000));
+  expect(decide({ ...since, lastOperation: ended({ finishedAt: iso(NOW_MS) }) }, LIMITS).code).toBe(
+    'next-window',
+  );
   const alone = parted({
     parts: [
       part('orders', { lastOperation: ended({ kind: 'rollback' }) }),
@@ -199,6 +217,13 @@ test('whatever the journal, the tries and the plan say, nothing is switched agai
         subset: fc.constant(name),
         side: fc.constantFrom('source' as const, 'destination' as const),
         lastOperation: operations,
+        lastDone: fc.option(
+          fc.record({
+            kind: fc.constantFrom('cutover' as const, 'rollback' as const),
+            state: fc.constant('done' as const),
+            finishedAt: fc.constant(iso(HOUR_AGO_MS)),
+          }),
+        ),
       }),
     ),
   );
@@ -239,7 +264,7 @@ test('whatever the journal, the tries and the plan say, nothing is switched agai
         if (verdict.kind !== 'cutover') return;
         const own = some.find((each) => each.subset === verdict.subset);
         expect(own?.side).toBe('source');
-        expect(own?.lastOperation?.kind === 'rollback' && own.lastOperation.state === 'done').toBe(false);
+        expect(own?.lastDone?.kind).not.toBe('rollback');
         expect(hourAllowed).toBe(true);
         expect(
           some.some(({ lastOperation }) => ['failed', 'in-doubt'].includes(lastOperation?.state ?? '')),

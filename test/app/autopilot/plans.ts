@@ -106,6 +106,7 @@ export function situation(over: Partial<Situation> = {}): Situation {
     plan: plan(),
     attempts: [],
     lastOperation: null,
+    lastDone: over.lastOperation?.state === 'done' ? over.lastOperation : null,
     ...over,
   };
 }
