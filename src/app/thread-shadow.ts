@@ -6,6 +6,7 @@ import type {
   CatalogFingerprint,
   ConflictRecord,
   Direction,
+  ExactRequest,
   RecentVerifyReport,
   ResumeOptions,
   ShadowCommand,
@@ -121,8 +122,13 @@ export class ThreadShadow implements ShadowControl {
     return this.#require().tables(subset);
   }
 
-  async waitForMark(direction: Direction, markId: string, signal: AbortSignal): Promise<Position> {
-    return this.#require().waitForMark(direction, markId, signal);
+  async waitForMark(
+    direction: Direction,
+    markId: string,
+    signal: AbortSignal,
+    subsets?: readonly SubsetId[],
+  ): Promise<Position> {
+    return this.#require().waitForMark(direction, markId, signal, subsets);
   }
 
   async verify(
@@ -150,6 +156,10 @@ export class ThreadShadow implements ShadowControl {
 
   async prepareReverse(signal: AbortSignal): Promise<void> {
     return this.#require().prepareReverse(signal);
+  }
+
+  async measureExact(request: ExactRequest, signal: AbortSignal): Promise<void> {
+    return this.#require().measureExact(request, signal);
   }
 
   async steer(command: ShadowCommand): Promise<ShadowSteering> {

@@ -438,14 +438,26 @@ export interface TouchedRows {
   readonly lost: string | null;
 }
 
+export interface ExactRequest {
+  readonly direction: Direction;
+  readonly subsets: readonly SubsetId[];
+  readonly limitMs: number;
+}
+
 /** What a cutover needs of the shadow. Everything is asynchronous: the shadow runs on a thread of its own. */
 export interface ShadowControl {
   status(): Promise<ShadowStatus>;
   /** The tables of the subset, or all, as they exist on both sides: ordinary tables, partition roots, leaves and children. */
   tables(subset?: SubsetId): Promise<readonly ShadowTable[]>;
   /** Resolves with the mark's position once the side the stream leads to has durably committed everything up to it.
-   *  The mark is a transactional logical message, prefix `understudy`, content {@link markContent}. */
-  waitForMark(direction: Direction, markId: string, signal: AbortSignal): Promise<Position>;
+   *  The mark is a transactional logical message, prefix `understudy`, content {@link markContent}. Behind a fence what no log
+   *  tells of `subsets`, or of all that the stream carries, comes over then. Throws `journal-conflict` where another side leads. */
+  waitForMark(
+    direction: Direction,
+    markId: string,
+    signal: AbortSignal,
+    subsets?: readonly SubsetId[],
+  ): Promise<Position>;
   verify(
     options: VerifyOptions,
     signal: AbortSignal,
@@ -458,6 +470,8 @@ export interface ShadowControl {
   builtFingerprint(side: Side): Promise<CatalogFingerprint>;
   /** Makes publication and slot on the destination and starts the reverse stream, not yet authoritative. Idempotent. */
   prepareReverse(signal: AbortSignal): Promise<void>;
+  /** Finds out beside live traffic what `StreamStatus.exactMs` says of unlogged tables. Resolves at the limit too. */
+  measureExact(request: ExactRequest, signal: AbortSignal): Promise<void>;
   /** Takes effect at once. Throws `request-invalid` where there is nothing to do it to. */
   steer(command: ShadowCommand): Promise<ShadowSteering>;
   /** The newest conflicts first, at most `limit`. Throws `request-invalid` by a way that does not see them. */

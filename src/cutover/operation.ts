@@ -67,6 +67,8 @@ export interface Operation {
     /** The state of the step under way is being written to the journal; see `Step.early`. */
     journaled?: Promise<void>;
     carried?: readonly SequencePlan[];
+    /** Behind the mark what no log tells comes over. */
+    carriesUnlogged?: boolean;
     /** The following side's transaction is open, its barrier lowered in it. */
     staged?: boolean;
     stall?: StallReport;

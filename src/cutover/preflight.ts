@@ -52,6 +52,8 @@ export async function preflight(operation: Operation): Promise<void> {
 
   await streamStatus(operation);
   if (kind === 'cutover') await abortable(shadow.prepareReverse(signal), signal);
+  const exact = { direction, subsets: subsetsOf(operation), limitMs: exactBudgetMs(operation) };
+  await abortable(shadow.measureExact(exact, signal), signal);
   const both = await abortable(shadow.status(), signal);
   for (const each of kind === 'cutover' ? (['forward', 'reverse'] as const) : (['reverse'] as const)) {
     assertConnected(both, each);
@@ -196,14 +198,20 @@ function byLog(method: StreamStatus['method']): boolean {
   return method === undefined || method === 'log';
 }
 
+/** What may be left for it of the time that clients wait. */
+function exactBudgetMs({ deps }: Operation): number {
+  const { markTimeoutMs, holdBudgetMs } = deps.settings;
+  return Math.min(markTimeoutMs, holdBudgetMs) * EXACT_SHARE_MAX;
+}
+
 /**
  * What comes over behind the fence is refused where that can't end in time: without the log everything is compared then,
  * and by it unlogged tables are carried whole.
  */
 function affordable(operation: Operation, { method, exactMs }: StreamStatus): void {
-  if (byLog(method) && exactMs == null) return;
-  const { markTimeoutMs, holdBudgetMs } = operation.deps.settings;
-  const budgetMs = Math.min(markTimeoutMs, holdBudgetMs) * EXACT_SHARE_MAX;
+  if (byLog(method) && exactMs === undefined) return;
+  operation.found.carriesUnlogged = byLog(method) && exactMs !== 0;
+  const budgetMs = exactBudgetMs(operation);
   if (exactMs != null && exactMs <= budgetMs) return;
   const took = exactMs == null ? 'is not known' : `was ${Math.round(exactMs)} ms`;
   if (byLog(method)) {

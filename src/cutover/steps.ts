@@ -152,9 +152,9 @@ async function catchUp(operation: Operation): Promise<void> {
   const marked = within(
     deps.settings.markTimeoutMs,
     'mark-timeout',
-    `the ${direction} stream’s mark`,
+    `the ${direction} stream’s mark${operation.found.carriesUnlogged === true ? ', with the unlogged tables that are carried behind it,' : ''}`,
     signal,
-    (limit) => deps.shadow.waitForMark(direction, markId, limit),
+    (limit) => deps.shadow.waitForMark(direction, markId, limit, subsetsOf(operation)),
   );
   // What was built is known since preflight: asking for it opens a connection, while clients wait.
   const built = found(operation, 'built');

@@ -4,6 +4,7 @@ import type {
   CatalogFingerprint,
   ConflictRecord,
   Direction,
+  ExactRequest,
   LatencyWindow,
   RecentVerifyReport,
   ResumeOptions,
@@ -78,8 +79,13 @@ export class ShadowClient implements ShadowControl {
     return this.#caller.call('tables', subset);
   }
 
-  waitForMark(direction: Direction, markId: string, signal: AbortSignal): Promise<Position> {
-    return this.#caller.call('waitForMark', { direction, markId }, { signal });
+  waitForMark(
+    direction: Direction,
+    markId: string,
+    signal: AbortSignal,
+    subsets?: readonly SubsetId[],
+  ): Promise<Position> {
+    return this.#caller.call('waitForMark', { direction, markId, subsets }, { signal });
   }
 
   verify(
@@ -105,6 +111,10 @@ export class ShadowClient implements ShadowControl {
 
   prepareReverse(signal: AbortSignal): Promise<void> {
     return this.#caller.call('prepareReverse', null, { signal });
+  }
+
+  measureExact(request: ExactRequest, signal: AbortSignal): Promise<void> {
+    return this.#caller.call('measureExact', request, { signal });
   }
 
   steer(command: ShadowCommand): Promise<ShadowSteering> {

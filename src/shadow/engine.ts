@@ -21,6 +21,7 @@ import type {
   ConflictRecord,
   DatabaseEndpoint,
   Direction,
+  ExactRequest,
   LatencyWindow,
   RecentVerifyReport,
   ResumeOptions,
@@ -276,10 +277,20 @@ export class ShadowEngine implements ShadowControl {
   }
 
   /** Behind the fence: what no log tells comes over then. */
-  async waitForMark(direction: Direction, markId: string, signal: AbortSignal): Promise<Position> {
+  async waitForMark(
+    direction: Direction,
+    markId: string,
+    signal: AbortSignal,
+    subsets?: readonly SubsetId[],
+  ): Promise<Position> {
     const position = await this.#streams.waitForMark(direction, markId, signal);
-    await this.#unlogged.carry(this.#streams.of(direction).state, signal);
+    await this.#unlogged.carry(this.#streams.of(direction).state, signal, subsets);
     return position;
+  }
+
+  async measureExact(request: ExactRequest, signal: AbortSignal): Promise<void> {
+    this.#condition.require('following', 'shadow');
+    await this.#unlogged.measure(this.#streams.of(request.direction).state, request, signal);
   }
 
   async verify(
@@ -329,8 +340,6 @@ export class ShadowEngine implements ShadowControl {
       this.#condition.require('following', 'shadow');
       await this.#context.clock.sleep(10, signal);
     }
-    // What they take behind the fence is known then.
-    await this.#unlogged.carry(this.#streams.forward.state, signal);
     await this.#verification.warm('forward');
     await this.#verification.warm('reverse');
   }

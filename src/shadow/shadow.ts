@@ -9,6 +9,7 @@ import type {
   CatalogFingerprint,
   ConflictRecord,
   Direction,
+  ExactRequest,
   LatencyWindow,
   RecentVerifyReport,
   ResumeOptions,
@@ -170,8 +171,13 @@ export class Shadow implements ShadowControl {
     return await this.#required().tables(subset);
   }
 
-  async waitForMark(direction: Direction, markId: string, signal: AbortSignal): Promise<Position> {
-    return await this.#required().waitForMark(direction, markId, signal);
+  async waitForMark(
+    direction: Direction,
+    markId: string,
+    signal: AbortSignal,
+    subsets?: readonly SubsetId[],
+  ): Promise<Position> {
+    return await this.#required().waitForMark(direction, markId, signal, subsets);
   }
 
   async verify(
@@ -196,6 +202,10 @@ export class Shadow implements ShadowControl {
 
   async prepareReverse(signal: AbortSignal): Promise<void> {
     await this.#required().prepareReverse(signal);
+  }
+
+  async measureExact(request: ExactRequest, signal: AbortSignal): Promise<void> {
+    await this.#required().measureExact(request, signal);
   }
 
   async steer(command: ShadowCommand): Promise<ShadowSteering> {

@@ -12,7 +12,7 @@
  */
 import type { Clock } from '../core/clock.js';
 import type { Log } from '../core/log.js';
-import type { DatabaseEndpoint, Side, SubsetId } from '../core/ports.js';
+import type { DatabaseEndpoint, ExactRequest, Side, SubsetId } from '../core/ports.js';
 import { WHOLE_DATABASE } from '../core/ports.js';
 import { emitMessageSql } from '../core/postgres.js';
 import { UnderstudyError } from '../core/errors.js';
@@ -39,6 +39,9 @@ export interface UnloggedContext {
   readonly log: Log;
 }
 
+/** The truncation waits that long for whoever reads what is there. */
+const LOCK_WAIT_MAX_MS = 10_000;
+
 /** Whether its rows are in no log. A partitioned table has none of its own. */
 export function isUnlogged(table: TableInfo): boolean {
   return table.unlogged && table.kind !== 'partitioned';
@@ -57,25 +60,65 @@ export class Unlogged {
     return this.#ms;
   }
 
-  /** Makes the lane's target hold what its origin does in these tables. Throws what the copy does. */
-  async carry(lane: LaneState, signal: AbortSignal): Promise<void> {
+  /**
+   * Makes the lane's target hold what its origin does in the unlogged tables of `subsets`, or of all that the lane carries.
+   * Throws what the copy does, and `journal-conflict` where the target is not to be written over by now.
+   */
+  async carry(lane: LaneState, signal: AbortSignal, subsets?: readonly SubsetId[]): Promise<void> {
+    await this.#carry(lane, signal, subsets, LOCK_WAIT_MAX_MS);
+  }
+
+  /** As `carry`, beside live traffic, to know what it takes: given up at the limit, and `ms` is over that then. */
+  async measure(lane: LaneState, { subsets, limitMs }: ExactRequest, signal: AbortSignal): Promise<void> {
+    const { clock, log } = this.#context;
+    const startedMs = clock.monotonicMs();
+    const limit = AbortSignal.timeout(Math.ceil(limitMs));
+    try {
+      await this.#carry(lane, AbortSignal.any([signal, limit]), subsets, Math.ceil(limitMs));
+    } catch (error) {
+      if (!limit.aborted || signal.aborted) throw error;
+      this.#ms = Math.max(limitMs + 1, clock.monotonicMs() - startedMs);
+      log.warn({ limitMs }, 'carrying unlogged tables over takes longer than clients may wait');
+    }
+  }
+
+  async #carry(
+    lane: LaneState,
+    signal: AbortSignal,
+    subsets: readonly SubsetId[] | undefined,
+    lockWaitMs: number,
+  ): Promise<void> {
     const known = lane.tables;
     if (known === undefined) {
       throw new UnderstudyError('shadow-not-ready', 'the stream is not connected yet', { retryable: true });
     }
+    const within = (subset: SubsetId): boolean =>
+      subsets === undefined ? authorityOf(lane.authority, subset).authoritative : subsets.includes(subset);
     const tables = [...known.values()].filter(
-      ({ info, name }) => isUnlogged(info) && authorityOf(lane.authority, lane.subsetOf(name)).authoritative,
+      ({ info, name }) => isUnlogged(info) && within(lane.subsetOf(name)),
     );
-    if (tables.length === 0) return;
+    if (tables.length === 0) {
+      this.#ms = 0;
+      return;
+    }
     const { clock, endpoints, log } = this.#context;
     const startedMs = clock.monotonicMs();
     const origin = await openSession(lane.origin, endpoints[lane.origin], 'unlogged');
+    // Its end ends the copy on the lane's connection too, whose only other wait, for locks, is bounded.
     endOnAbort(origin, signal, 0);
     try {
       let rows = 0;
+      const failures: unknown[] = [];
       await lane.exclusive(async (target) => {
-        rows = await carryAll(origin, target, lane, tables);
+        try {
+          rows = await carryAll(origin, target, lane, tables, lockWaitMs);
+        } catch (error) {
+          // The switch fails by it, but not the lane, unless its connection is gone too.
+          await run(target, 'ROLLBACK', { what: 'giving up carrying unlogged tables over' });
+          failures.push(error);
+        }
       }, signal);
+      if (failures.length > 0) throw failures[0];
       this.#ms = clock.monotonicMs() - startedMs;
       log.info(
         { tables: tables.length, rows, ms: Math.round(this.#ms) },
@@ -92,20 +135,27 @@ async function carryAll(
   target: Session,
   lane: LaneState,
   tables: readonly ApplyTable[],
+  lockWaitMs: number,
 ): Promise<number> {
   const what = 'carrying unlogged tables over';
   try {
     await beginRead(origin);
     return await inTransaction(target, what, async () => {
+      await run(target, `SET LOCAL lock_timeout = ${lockWaitMs}`, { what });
       const tag = emitMessageSql({ t: 'apply', lane: WHOLE_DATABASE, epoch: lane.authority.epoch });
       await run(target, tag, { what });
       const subsets = new Set(tables.map(({ name }) => lane.subsetOf(name)));
       const writable = await heldFor(target, subsets);
-      const mine = tables.filter(({ name }) => writable.has(lane.subsetOf(name)));
-      if (mine.length === 0) return 0;
-      await new Applier(target).apply([{ kind: 'truncate', tables: mine }], { complete: true });
+      const settled = tables.find(({ name }) => !writable.has(lane.subsetOf(name)));
+      if (settled !== undefined) {
+        const message = `${settled.name} is unlogged and can’t be carried over: the ${target.side} is not the one that follows by now`;
+        throw new UnderstudyError('journal-conflict', message, {
+          advice: 'Look with `understudy status` which side leads.',
+        });
+      }
+      await new Applier(target).apply([{ kind: 'truncate', tables }], { complete: true });
       let rows = 0;
-      for (const table of mine) rows += await copyRows(origin, target, table, what);
+      for (const table of tables) rows += await copyRows(origin, target, table, what);
       return rows;
     });
   } finally {

@@ -11,6 +11,7 @@ import { UnderstudyError } from '../core/errors.js';
 import { createLog, type LogLevel } from '../core/log.js';
 import type {
   Direction,
+  ExactRequest,
   LatencyWindow,
   ResumeOptions,
   ShadowCommand,
@@ -36,13 +37,16 @@ function engineHandlers(engine: Shadow): Readonly<Record<string, ThreadHandler>>
     tables: (subset: SubsetId | undefined) => engine.tables(subset),
     touched: (rows: TouchedRows) => engine.touched(rows),
     latency: (window: LatencyWindow) => engine.latency(window),
-    waitForMark: (argument: { direction: Direction; markId: string }, { signal }) =>
-      engine.waitForMark(argument.direction, argument.markId, signal),
+    waitForMark: (
+      argument: { direction: Direction; markId: string; subsets?: readonly SubsetId[] },
+      { signal },
+    ) => engine.waitForMark(argument.direction, argument.markId, signal, argument.subsets),
     verify: (options: VerifyOptions, { signal, progress }) => engine.verify(options, signal, progress),
     verifyRecent: (argument: { direction: Direction; subset?: SubsetId }, { signal }) =>
       engine.verifyRecent(argument.direction, signal, argument.subset),
     builtFingerprint: (side: Side) => engine.builtFingerprint(side),
     prepareReverse: (_: never, { signal }) => engine.prepareReverse(signal),
+    measureExact: (request: ExactRequest, { signal }) => engine.measureExact(request, signal),
     steer: (command: ShadowCommand) => engine.steer(command),
     conflicts: (limit: number) => engine.conflicts(limit),
     analyze: (side: Side, { signal }) => engine.analyze(side, signal),

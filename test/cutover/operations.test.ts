@@ -82,6 +82,17 @@ test('a cutover', async () => {
 });
 
 test('a rollback', async () => {
+  // Not measured, as it could not be: nobody knows then whether clients would wait too long.
+  stage.shadow.exactMs = null;
+  await expect(stage.operate('rollback')).resolves.toMatchObject({
+    outcome: 'aborted',
+    reason: { code: 'preflight-blocked' },
+  });
+  stage.shadow.exactMs = undefined;
+  stage.shadow.calls.length = 0;
+  stage.traffic.calls.length = 0;
+  stage.events.length = 0;
+  expect(stage.shadow.measured.at(-1)).toMatchObject({ direction: 'reverse', subsets: ['all'] });
   const report = await stage.operate('rollback');
   // Verified not long ago: what changed since is compared behind the gate.
   expect(stage.shadow.calls).toEqual(['analyze source', 'mark reverse', 'verifyRecent reverse']);

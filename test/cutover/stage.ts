@@ -26,6 +26,7 @@ import {
   type ShadowSteering,
   type Side,
   type StallReport,
+  type ExactRequest,
   type SubsetId,
   type SubsetRoute,
   type SubsetRules,
@@ -136,6 +137,7 @@ export class ShadowDouble implements ShadowControl {
       transactionsApplied: 0,
       changesApplied: 0,
       authoritative: true,
+      ...(this.exactMs === undefined ? {} : { exactMs: this.exactMs }),
     }));
     return Promise.resolve({
       phase: this.phase,
@@ -184,6 +186,13 @@ export class ShadowDouble implements ShadowControl {
   }
   prepareReverse(): Promise<void> {
     this.calls.push('prepareReverse');
+    return Promise.resolve();
+  }
+  /** undefined: there is nothing that is carried whole. */
+  exactMs: number | null | undefined;
+  readonly measured: ExactRequest[] = [];
+  measureExact(request: ExactRequest): Promise<void> {
+    this.measured.push(request);
     return Promise.resolve();
   }
   steer(): Promise<ShadowSteering> {

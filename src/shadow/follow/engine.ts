@@ -19,6 +19,7 @@ import type {
   CatalogFingerprint,
   ConflictRecord,
   Direction,
+  ExactRequest,
   LatencyWindow,
   Finding,
   RecentVerifyReport,
@@ -28,6 +29,7 @@ import type {
   ShadowStatus,
   ShadowSteering,
   Side,
+  SubsetId,
   TableName,
   TouchedRows,
   VerifyOptions,
@@ -400,7 +402,9 @@ export class FollowEngine implements ShadowControl {
   // --- ShadowControl -------------------------------------------------------------------------------------------
 
   status(): Promise<ShadowStatus> {
-    const reverse = this.#wayBack.status();
+    const back = this.#wayBack.status();
+    const exact = this.#tables.some(isUnlogged) ? { exactMs: this.#unlogged.ms } : {};
+    const reverse = back === null ? null : { ...back, ...exact };
     const compared = this.#follower?.compared();
     return Promise.resolve({
       ...this.#condition.status(this.#copy?.progress() ?? []),
@@ -440,10 +444,15 @@ export class FollowEngine implements ShadowControl {
   }
 
   /** Forward, everything is compared and mended, and nothing is written after that until the operation is over. */
-  async waitForMark(direction: Direction, markId: string, signal: AbortSignal): Promise<Position> {
+  async waitForMark(
+    direction: Direction,
+    markId: string,
+    signal: AbortSignal,
+    subsets?: readonly SubsetId[],
+  ): Promise<Position> {
     if (direction === 'reverse') {
       const back = await this.#wayBack.waitForMark(markId, signal);
-      await this.#unlogged.carry(this.#wayBack.lane.state, signal);
+      await this.#unlogged.carry(this.#wayBack.lane.state, signal, subsets);
       return back;
     }
     const follower = this.#required();
@@ -478,6 +487,13 @@ export class FollowEngine implements ShadowControl {
     await this.#required().compareAll(false, signal);
     await this.#verification.warm('forward');
     await this.#verification.warm('reverse');
+  }
+
+  /** Forward, `prepareReverse` has compared everything. */
+  async measureExact(request: ExactRequest, signal: AbortSignal): Promise<void> {
+    this.#condition.require('following', 'shadow');
+    if (request.direction === 'forward') return;
+    await this.#unlogged.measure(this.#wayBack.lane.state, request, signal);
   }
 
   async steer(command: ShadowCommand): Promise<ShadowSteering> {
