@@ -234,8 +234,9 @@ export class PooledClient implements LinkUser, WatchedSession, IntakeHost {
     if (before === 'waiting') this.pool.leaveQueue(this);
     if (before === 'sharing') this.reads.abandon();
     this.#phase.move('closed');
-    this.#socket.recording?.closed();
+    // The log tells of a last outcome, which the recording takes as long as it is open.
     this.log.closed();
+    this.#socket.recording?.closed();
     const backend = this.#backend;
     this.#backend = null;
     const cut = backend?.insideForwardedFrame === true || this.reads.insideAnswer;

@@ -201,8 +201,9 @@ export class SessionWire {
 
   closed(): void {
     const { context, id } = this.#deps;
-    context.recorder?.closed(id);
+    // The log tells of a last outcome, which the recording takes as long as it is open.
     this.log.closed();
+    context.recorder?.closed(id);
   }
 }
 

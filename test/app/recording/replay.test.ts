@@ -247,3 +247,32 @@ test('a server that refuses is told session by session', async () => {
   expect(report.failures[0]?.error.code).toBe('backend-refused');
   expect(report.comparison.onlyRecorded).toBe(1);
 });
+
+test('a statement whose client leaves between its error and what follows is recorded with its outcome', async () => {
+  await using pair = await databasePair();
+  await using folder = await temporaryFolder();
+  for (const poolMode of ['session', 'transaction'] as const) {
+    const file = join(folder.path, `${poolMode}.rec`);
+    await record(pair, await newRecorder(file), (url) => withClient(url, failAndLeave), { poolMode });
+    expect(await scan(file), poolMode).toMatchObject({ statements: 1, errors: 1, incompleteSessions: 0 });
+  }
+});
+
+/** Asks for no ReadyForQuery, so that none can come before the end of the connection. */
+async function failAndLeave(client: pg.Client): Promise<void> {
+  const { connection } = client as unknown as {
+    connection: NodeJS.EventEmitter & {
+      parse(message: { text: string; name: string; types: readonly number[] }): void;
+      bind(message: { portal: string; statement: string; values: readonly unknown[] }): void;
+      execute(message: { portal: string; rows: number }): void;
+      flush(): void;
+    };
+  };
+  client.on('error', () => undefined);
+  const failed = new Promise((resolve) => connection.once('errorMessage', resolve));
+  connection.parse({ text: 'SELECT 1 / 0', name: '', types: [] });
+  connection.bind({ portal: '', statement: '', values: [] });
+  connection.execute({ portal: '', rows: 0 });
+  connection.flush();
+  await failed;
+}
