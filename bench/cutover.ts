@@ -7,7 +7,8 @@
  */
 import { parseArgs } from 'node:util';
 import { fileURLToPath } from 'node:url';
-import type { OperationReport, StallReport, VerifyReport } from '../src/core/ports.js';
+import type { OperationReport, VerifyReport } from '../src/core/ports.js';
+import type { StallReport } from '../src/core/traffic-ports.js';
 import { formatMs, table } from '../src/app/cli/format.js';
 import { audit } from '../src/app/demo/auditor.js';
 import { EmbeddedServer, type ServerVersion } from '../src/app/demo/embedded-server.js';

@@ -9,7 +9,8 @@
  *   4. `remove` or `finalize`, and nothing of Understudy is left
  */
 import type { StatusReport } from '../../src/admin/control.js';
-import type { OperationKind, Route } from '../../src/core/ports.js';
+import type { OperationKind } from '../../src/core/ports.js';
+import type { Route } from '../../src/core/traffic-ports.js';
 import type { StepPoint } from '../../src/cutover/settings.js';
 import { ARRANGEMENTS, type Arrangement, type Group } from './arrangement.js';
 import { auditProbes } from './audit.js';

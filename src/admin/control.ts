@@ -3,12 +3,12 @@ import type { CaptureSnapshot } from '../core/capture-ports.js';
 import type {
   Direction,
   OperationEvent,
-  Route,
   ShadowCommand,
   ShadowStatus,
   SubsetId,
   VerifyProgress,
 } from '../core/ports.js';
+import type { Route } from '../core/traffic-ports.js';
 import type { SerializedError } from '../core/errors.js';
 import type { CutoverStatus } from '../cutover/settings.js';
 import type { ProxyStatus } from '../proxy/proxy-interface.js';

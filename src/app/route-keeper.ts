@@ -11,7 +11,8 @@
  */
 import type { Clock } from '../core/clock.js';
 import type { Log } from '../core/log.js';
-import { WHOLE_DATABASE, type Route, type Side, type SubsetId } from '../core/ports.js';
+import { WHOLE_DATABASE, type Side, type SubsetId } from '../core/ports.js';
+import type { Route } from '../core/traffic-ports.js';
 import { UnderstudyError, asUnderstudyError } from '../core/errors.js';
 import type { Recovery } from '../cutover/settings.js';
 

@@ -26,8 +26,8 @@ import {
   type ShadowPhase,
   type ShadowTable,
   type SubsetId,
-  type Route,
 } from '../core/ports.js';
+import type { Route } from '../core/traffic-ports.js';
 import { CutoverCoordinator } from '../cutover/coordinator.js';
 import type { CutoverStatus, StepPoint } from '../cutover/settings.js';
 import { leadsWhole } from '../cutover/subsets.js';

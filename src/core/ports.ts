@@ -3,6 +3,7 @@
  * `cutover` never import one another, they implement or use these, and `app` wires them.
  */
 import type { Position } from './position.js';
+import type { StallReport } from './traffic-ports.js';
 
 export type Side = 'source' | 'destination';
 /** forward: source → destination. reverse: destination → source, the way back. */
@@ -85,114 +86,6 @@ export interface DatabaseEndpoint extends ServerAddress {
   readonly user: string;
   readonly password?: string;
 }
-
-// ---------------------------------------------------------------------------------------------------------------
-// Proxy ← cutover: the gate and the router
-
-export interface Route {
-  readonly side: Side;
-  readonly epoch: number;
-}
-
-export interface SubsetRoute {
-  readonly subset: SubsetId;
-  readonly route: Route;
-}
-
-export type BlockerReason =
-  | 'temporary-table'
-  | 'cursor-with-hold'
-  | 'session-advisory-lock'
-  /** Only while subsets are on different sides: the session would hear one of them. */
-  | 'listening'
-  | 'loaded-library'
-  | 'unknown-setting'
-  | 'replication'
-  | 'in-transaction'
-  | 'state-unreadable'
-  | 'destination-refuses';
-
-/** A client session that can't be moved as it stands. */
-export interface SessionBlocker {
-  readonly sessionId: number;
-  readonly user: string;
-  readonly applicationName: string;
-  readonly reason: BlockerReason;
-  /** Names what it is about (the setting, the cursor), never its value. */
-  readonly detail: string;
-}
-
-export interface PrepareReport {
-  readonly sessions: number;
-  /** Sessions whose connection on the new side is open and holds the session's state. */
-  readonly warm: number;
-  /** Sessions whose state changed since they were asked; they are asked again behind the gate. */
-  readonly stale: number;
-  readonly blockers: readonly SessionBlocker[];
-  /** Where other subsets stay, so that no session is moved: those that can't go to the other side as they are. */
-  readonly bound?: readonly SessionBlocker[];
-  /** OIDs, on the side that serves, of the database's own types that sessions have used in binary form. */
-  readonly binaryTypes?: readonly number[];
-}
-
-export interface HoldOptions {
-  /** Transactions and statements in flight may finish until then. */
-  readonly drainTimeoutMs: number;
-  /** abort: throw `drain-timeout`. cancel: roll the open transactions back (their clients get 40001). */
-  readonly onDrainTimeout: 'abort' | 'cancel';
-  /** refuse: throw `session-pinned`. close: such sessions are closed with 57P01 at the switch. */
-  readonly onPinned: 'refuse' | 'close';
-  readonly signal: AbortSignal;
-}
-export interface HoldReport {
-  readonly drainMs: number;
-  /** Time spent asking stale sessions and warming late ones behind the gate. */
-  readonly refreshMs: number;
-  readonly sessions: number;
-}
-export interface SwitchReport {
-  readonly moved: number;
-  readonly closed: number;
-}
-/** How long clients waited because of a hold; one sample per held session. Milliseconds. */
-export interface StallReport {
-  readonly held: number;
-  readonly p50: number;
-  readonly p99: number;
-  readonly max: number;
-  /** Upper bounds in ms and the count of samples at or below each but above the one before. */
-  readonly histogram: readonly { readonly upToMs: number; readonly count: number }[];
-}
-
-/**
- * What a cutover needs of the proxy. One operation at a time, in this order: prepare* → hold → (switchTo →)? release.
- * `along`: of the other subsets that the operation switches too.
- */
-export interface TrafficControl {
-  route(subset: SubsetId): Route;
-  /** Asks every session what it holds and opens a warm connection on `to`. No effect a client could see. Repeatable. */
-  prepare(
-    subset: SubsetId,
-    to: Side,
-    signal: AbortSignal,
-    along?: readonly SubsetId[],
-  ): Promise<PrepareReport>;
-  /** Closes the gate and resolves once no statement or transaction is in flight and every session is warm. On any
-   *  error the gate is open again and clients carried on on the old side. */
-  hold(subset: SubsetId, to: Side, options: HoldOptions, along?: readonly SubsetId[]): Promise<HoldReport>;
-  /** Swaps every held session to its warm connection. Only after `hold`. Never fails: a session whose new connection
-   *  died is closed with 57P01. */
-  switchTo(subset: SubsetId, route: Route, along?: readonly SubsetRoute[]): Promise<SwitchReport>;
-  /** Opens the gate; held statements run on the side of the present route. Idempotent. */
-  release(subset: SubsetId): StallReport | Promise<StallReport>;
-  /** Answers every held statement with this error, keeps the gate closed for new ones. For in-doubt. */
-  failHeld(subset: SubsetId, sqlState: string, message: string): void;
-  /** Drops the warm connections of an abandoned cutover. */
-  discardWarm(subset: SubsetId): void;
-}
-
-// ---------------------------------------------------------------------------------------------------------------
-// Shadow ← cutover, admin
 
 export type ShadowPhase =
   | 'idle'
@@ -502,9 +395,6 @@ export interface RecentVerifyReport {
   readonly differing: readonly { readonly table: string; readonly key: string }[];
 }
 
-// ---------------------------------------------------------------------------------------------------------------
-// Messages in the change log, shared by shadow (which reads and tags) and cutover (which marks and routes)
-
 export const LOG_MESSAGE_PREFIX = 'understudy';
 
 /**
@@ -521,53 +411,6 @@ export type LogMessage =
   | { readonly t: 'mark'; readonly id: string }
   | { readonly t: 'route'; readonly subset: SubsetId; readonly epoch: number; readonly side: Side };
 
-// ---------------------------------------------------------------------------------------------------------------
-// Format: the destination's form of the source's tables
-
-/**
- * What the destination's form is to be where it differs from the source's; nothing named is `identity`. Kept in both
- * directions: what can't be turned back is refused (docs/format.md).
- */
-export interface Format {
-  /** By the source's schema: where its tables are on the destination. */
-  readonly schemas?: Readonly<Record<string, string>> | undefined;
-  /** `views`, the default: a table under another name has a view under its old one, by which old statements work. */
-  readonly compatibility?: 'views' | 'none' | undefined;
-  /** By `schema.table` on the source. What is said of a parent or partition root holds for its children too. */
-  readonly tables?: Readonly<Record<string, TableFormat>> | undefined;
-}
-
-export interface TableFormat {
-  /** `schema.table`, or `table` alone, on the destination. */
-  readonly name?: string | undefined;
-  /** By the source's column name: the destination's. */
-  readonly columns?: Readonly<Record<string, string>> | undefined;
-  /** By the source's column name: the column's type on the destination. */
-  readonly types?: Readonly<Record<string, ColumnTypeFormat>> | undefined;
-  /** Of a plain table: how it is partitioned on the destination. */
-  readonly partitioning?: Partitioning | undefined;
-}
-
-export interface Partitioning {
-  readonly by: 'range' | 'list' | 'hash';
-  /** Of the table's key. */
-  readonly columns: readonly string[];
-  /** By name: the bounds, as in `FOR VALUES …`, or `DEFAULT`. By hash also how many, of even shares. */
-  readonly partitions: Readonly<Record<string, string>> | number;
-}
-
-export interface ColumnTypeFormat {
-  /** As in CREATE TABLE, e.g. `bigint`. */
-  readonly type: string;
-  /** For `timestamp` → `timestamptz`: the time zone whose clock the source's values show. */
-  readonly zone?: string | undefined;
-  /** `accept`: the zone's clock shows one hour of each year twice, and its rows may come back an hour off. */
-  readonly repeatedHour?: 'refuse' | 'accept' | undefined;
-}
-
-// ---------------------------------------------------------------------------------------------------------------
-// Preflight, shared by check, cutover and the CLI
-
 export interface Finding {
   readonly severity: 'blocker' | 'warning' | 'info';
   /** Stable kebab-case id, e.g. `wal-level`. */
@@ -579,9 +422,6 @@ export interface Finding {
   /** What to do, as one imperative sentence with the exact statement where there is one. */
   readonly advice: string;
 }
-
-// ---------------------------------------------------------------------------------------------------------------
-// Cutover → admin, CLI
 
 export type OperationKind = 'cutover' | 'rollback';
 export type OperationState =

@@ -6,14 +6,8 @@
  *   exclude one another, so that a route read by a recovery is never older than a switch.
  * - What the journal is owed (an abort or an end that could not be written) is paid before anything else is begun.
  */
-import {
-  type OperationKind,
-  type OperationReport,
-  type Route,
-  type ShadowTable,
-  type Side,
-  type SubsetId,
-} from '../core/ports.js';
+import type { OperationKind, OperationReport, ShadowTable, Side, SubsetId } from '../core/ports.js';
+import type { Route } from '../core/traffic-ports.js';
 import { UnderstudyError } from '../core/errors.js';
 import { subsetAsked, subsetIds } from '../core/subsets.js';
 import { abandonSubsets, assertDestinationSilent } from './abandon.js';

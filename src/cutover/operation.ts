@@ -5,10 +5,10 @@ import type {
   Finding,
   OperationKind,
   Side,
-  StallReport,
   ShadowTable,
   SubsetId,
 } from '../core/ports.js';
+import type { StallReport } from '../core/traffic-ports.js';
 import { UnderstudyError, asUnderstudyError } from '../core/errors.js';
 import type { BarrierPlan } from './barrier.js';
 import type { BarrierLimits } from './barrier-locks.js';

@@ -1,5 +1,6 @@
 /** The clients' sessions before the gate closes: asked and warmed, and what keeps some from being moved. */
-import type { Finding, SessionBlocker } from '../core/ports.js';
+import type { Finding } from '../core/ports.js';
+import type { SessionBlocker } from '../core/traffic-ports.js';
 import { UnderstudyError } from '../core/errors.js';
 import { binaryTypeFindings } from './binary-types.js';
 import { alongOf, found, type Operation } from './operation.js';

@@ -24,7 +24,8 @@
  * They are refused with `journal-conflict`, except where the source's epoch is beyond the journal's: that is the recorded
  * human decision that the destination was lost, and a destination that returns is not trusted.
  */
-import { WHOLE_DATABASE, type Route, type SubsetId } from '../core/ports.js';
+import { WHOLE_DATABASE, type SubsetId } from '../core/ports.js';
+import type { Route } from '../core/traffic-ports.js';
 import { UnderstudyError, asUnderstudyError } from '../core/errors.js';
 import { barrierState, planBarrier, readBarrier, type BarrierTrigger } from './barrier.js';
 import {

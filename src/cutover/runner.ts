@@ -25,7 +25,8 @@
  * - Undoing, too, is repeated until it succeeds, with the gate closed. When the process ends before, the next one
  *   finds the journal's word and the barrier, and does it.
  */
-import type { Finding, OperationEvent, OperationReport, OperationState, StallReport } from '../core/ports.js';
+import type { Finding, OperationEvent, OperationReport, OperationState } from '../core/ports.js';
+import type { StallReport } from '../core/traffic-ports.js';
 import { UnderstudyError, asUnderstudyError } from '../core/errors.js';
 import { commit } from './barrier.js';
 import { IN_DOUBT_SQLSTATE, resolveDoubt } from './in-doubt.js';

@@ -2,19 +2,17 @@ import type {
   CatalogFingerprint,
   DatabaseEndpoint,
   Finding,
-  HoldOptions,
   OperationEvent,
   OperationKind,
   OperationReport,
   OperationState,
-  Route,
   ShadowControl,
   Side,
   SubsetId,
   SubsetRules,
   SubsetTie,
-  TrafficControl,
 } from '../core/ports.js';
+import type { HoldOptions, Route, TrafficControl } from '../core/traffic-ports.js';
 import type { Clock } from '../core/clock.js';
 import type { UnderstudyError } from '../core/errors.js';
 import type { Log } from '../core/log.js';

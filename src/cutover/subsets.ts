@@ -1,5 +1,6 @@
 /** What is said of a whole of several subsets, and whether they are still the ones by which the sides were parted. */
-import type { Route, SubsetId, SubsetRules } from '../core/ports.js';
+import type { SubsetId, SubsetRules } from '../core/ports.js';
+import type { Route } from '../core/traffic-ports.js';
 import { UnderstudyError } from '../core/errors.js';
 import { quoteTable } from '../core/postgres.js';
 import { readSubsetTables } from '../core/subsets.js';

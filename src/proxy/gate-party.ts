@@ -1,5 +1,6 @@
 /** Clients that a gate holds and moves as a body, beside the sessions it moves one by one. */
-import type { PrepareReport, SessionBlocker, Side } from '../core/ports.js';
+import type { Side } from '../core/ports.js';
+import type { PrepareReport, SessionBlocker } from '../core/traffic-ports.js';
 import type { SessionInfo } from './session/session-context.js';
 
 export interface GateParty {

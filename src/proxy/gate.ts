@@ -22,19 +22,17 @@
  */
 import { setMaxListeners } from 'node:events';
 import { UnderstudyError, asUnderstudyError } from '../core/errors.js';
-import {
-  WHOLE_DATABASE,
-  type HoldOptions,
-  type HoldReport,
-  type PrepareReport,
-  type Route,
-  type SessionBlocker,
-  type Side,
-  type StallReport,
-  type SubsetId,
-  type SubsetRoute,
-  type SwitchReport,
-} from '../core/ports.js';
+import { WHOLE_DATABASE, type Side, type SubsetId } from '../core/ports.js';
+import type {
+  HoldOptions,
+  HoldReport,
+  PrepareReport,
+  Route,
+  SessionBlocker,
+  StallReport,
+  SubsetRoute,
+  SwitchReport,
+} from '../core/traffic-ports.js';
 import { StateCell } from '../core/state-machine.js';
 import type { GateParty } from './gate-party.js';
 import { Limiter } from './limiter.js';

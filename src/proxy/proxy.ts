@@ -7,18 +7,16 @@
 import { setMaxListeners } from 'node:events';
 import type net from 'node:net';
 import { UnderstudyError } from '../core/errors.js';
-import {
-  WHOLE_DATABASE,
-  type HoldOptions,
-  type HoldReport,
-  type PrepareReport,
-  type Route,
-  type Side,
-  type StallReport,
-  type SubsetId,
-  type SubsetRoute,
-  type SwitchReport,
-} from '../core/ports.js';
+import { WHOLE_DATABASE, type Side, type SubsetId } from '../core/ports.js';
+import type {
+  HoldOptions,
+  HoldReport,
+  PrepareReport,
+  Route,
+  StallReport,
+  SubsetRoute,
+  SwitchReport,
+} from '../core/traffic-ports.js';
 import { FENCE_SQLSTATE, GUARD_SQLSTATE } from '../core/postgres.js';
 import { StateCell } from '../core/state-machine.js';
 import { StatementText } from '../wire/postgres/statement-text.js';

@@ -7,7 +7,8 @@
  * where that is not served, at one that is.
  */
 import { UnderstudyError } from '../core/errors.js';
-import { WHOLE_DATABASE, type Route, type Side, type SubsetId } from '../core/ports.js';
+import { WHOLE_DATABASE, type Side, type SubsetId } from '../core/ports.js';
+import type { Route } from '../core/traffic-ports.js';
 
 export class Router {
   readonly subsets: readonly SubsetId[];

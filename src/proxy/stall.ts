@@ -1,5 +1,5 @@
 /** How long clients waited because of a hold. */
-import type { StallReport } from '../core/ports.js';
+import type { StallReport } from '../core/traffic-ports.js';
 
 /** Upper bounds in milliseconds, then one bucket without a bound for the rest. */
 const BOUNDS_MS: readonly number[] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000];

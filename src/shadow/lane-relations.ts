@@ -12,7 +12,8 @@
  *
  * Invariant: nothing that comes behind a relation which is not understood is taken: `onApart` fails the session at once.
  */
-import type { Format, SubsetRules } from '../core/ports.js';
+import type { SubsetRules } from '../core/ports.js';
+import type { Format } from '../core/format-ports.js';
 import { UnderstudyError } from '../core/errors.js';
 import { readSubsetTables } from '../core/subsets.js';
 import type { RelationMessage } from '../wire/postgres/pgoutput.js';

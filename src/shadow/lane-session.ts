@@ -16,7 +16,8 @@
  * - At the session's end every chunk in flight is read again: its window is incomplete.
  */
 import type pg from 'pg';
-import type { DatabaseEndpoint, Format, SubsetRules } from '../core/ports.js';
+import type { DatabaseEndpoint, SubsetRules } from '../core/ports.js';
+import type { Format } from '../core/format-ports.js';
 import { parseLsn } from '../core/position.js';
 import { asUnderstudyError, UnderstudyError } from '../core/errors.js';
 import type { ChunkEnd, Flush } from './flush.js';

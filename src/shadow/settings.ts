@@ -1,5 +1,6 @@
 /** What the shadow can be told; every wait, size and queue has its bound here. */
-import type { DatabaseEndpoint, Format, ShadowMethod, SubsetRules } from '../core/ports.js';
+import type { DatabaseEndpoint, ShadowMethod, SubsetRules } from '../core/ports.js';
+import type { Format } from '../core/format-ports.js';
 import { CONFLICT_DEFAULTS, type ConflictSettings } from './conflicts/rule.js';
 import { THROTTLE_DEFAULTS, type ThrottleSettings } from './throttle/settings.js';
 

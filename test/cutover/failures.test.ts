@@ -5,7 +5,8 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import type { ErrorCode } from '../../src/core/errors.js';
 import { UnderstudyError } from '../../src/core/errors.js';
-import type { OperationKind, OperationReport, SessionBlocker, Side } from '../../src/core/ports.js';
+import type { OperationKind, OperationReport, Side } from '../../src/core/ports.js';
+import type { SessionBlocker } from '../../src/core/traffic-ports.js';
 import { abortOperation } from '../../src/cutover/journal.js';
 import type { StepPoint } from '../../src/cutover/settings.js';
 import { Connections } from '../../src/cutover/session.js';

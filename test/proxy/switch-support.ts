@@ -1,12 +1,7 @@
 /** Two databases alike but for the OIDs of their types, and a proxy in front of them, for tests of a switch. */
 import { afterAll, afterEach, beforeAll, beforeEach } from 'vitest';
-import {
-  WHOLE_DATABASE,
-  type HoldOptions,
-  type PrepareReport,
-  type Side,
-  type StallReport,
-} from '../../src/core/ports.js';
+import { WHOLE_DATABASE, type Side } from '../../src/core/ports.js';
+import type { HoldOptions, PrepareReport, StallReport } from '../../src/core/traffic-ports.js';
 import type { ProxySettings } from '../../src/proxy/settings.js';
 import { databasePair, type DatabasePair } from '../support/servers.js';
 import { RawClient, startProxy, type RunningProxy } from './proxy-support.js';

@@ -2,7 +2,7 @@
 import { expect, test } from 'vitest';
 import { systemClock } from '../../src/core/clock.js';
 import { silentLog } from '../../src/core/log.js';
-import type { Format, Partitioning, TableFormat } from '../../src/core/ports.js';
+import type { Format, Partitioning, TableFormat } from '../../src/core/format-ports.js';
 import { conversionOf } from '../../src/shadow/format/conversion.js';
 import { formsOf } from '../../src/shadow/format/forms.js';
 import { inspectFormat } from '../../src/shadow/format/preflight.js';

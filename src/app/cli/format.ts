@@ -1,5 +1,6 @@
 /** Figures, bars, tables and histograms as text. */
-import type { Finding, StallReport } from '../../core/ports.js';
+import type { Finding } from '../../core/ports.js';
+import type { StallReport } from '../../core/traffic-ports.js';
 
 export function formatMs(ms: number): string {
   if (ms >= 60_000) return `${(ms / 60_000).toFixed(1)} min`;

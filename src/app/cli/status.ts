@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { StatusReport } from '../../admin/control.js';
-import type { Route, ShadowStatus, StreamStatus, TableProgress, ThrottleStatus } from '../../core/ports.js';
+import type { ShadowStatus, StreamStatus, TableProgress, ThrottleStatus } from '../../core/ports.js';
+import type { Route } from '../../core/traffic-ports.js';
 import type { CutoverStatus } from '../../cutover/settings.js';
 import type { AdminClient } from '../admin-client.js';
 import { EXIT, type ExitCode } from './exit-codes.js';

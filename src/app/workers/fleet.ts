@@ -27,17 +27,15 @@
  */
 import type net from 'node:net';
 import { UnderstudyError, asUnderstudyError } from '../../core/errors.js';
-import {
-  WHOLE_DATABASE,
-  type HoldOptions,
-  type HoldReport,
-  type PrepareReport,
-  type Route,
-  type Side,
-  type StallReport,
-  type SubsetId,
-  type SwitchReport,
-} from '../../core/ports.js';
+import { WHOLE_DATABASE, type Side, type SubsetId } from '../../core/ports.js';
+import type {
+  HoldOptions,
+  HoldReport,
+  PrepareReport,
+  Route,
+  StallReport,
+  SwitchReport,
+} from '../../core/traffic-ports.js';
 import { StateCell } from '../../core/state-machine.js';
 import type { CaptureBatch } from '../../capture/relay.js';
 import { ClientPlaces } from '../../proxy/login/client-places.js';

@@ -1,5 +1,5 @@
 /** The reports of several proxies as one. */
-import type { HoldReport, PrepareReport, SwitchReport } from '../../core/ports.js';
+import type { HoldReport, PrepareReport, SwitchReport } from '../../core/traffic-ports.js';
 import { WHOLE_DATABASE } from '../../core/ports.js';
 import type { GateState } from '../../proxy/gate.js';
 import type { PoolStatus } from '../../proxy/pool/pool-settings.js';

@@ -1,6 +1,7 @@
 /** What passes between the process that is in charge and those that serve its clients. */
 import type { CaptureBatch } from '../../capture/relay.js';
-import type { HoldOptions, Route, Side } from '../../core/ports.js';
+import type { Side } from '../../core/ports.js';
+import type { HoldOptions, Route } from '../../core/traffic-ports.js';
 import type { LogLevel } from '../../core/log.js';
 import type { ReloadableSettings } from '../../proxy/settings.js';
 import type { SessionHints } from '../../shadow/postgres/preflight-sessions.js';

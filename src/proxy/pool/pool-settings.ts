@@ -1,5 +1,5 @@
 /** How clients of one database come by server connections, and the bounds of it. */
-import type { BlockerReason } from '../../core/ports.js';
+import type { BlockerReason } from '../../core/traffic-ports.js';
 
 /**
  * session: a connection of its own for each client, for as long as it stays.

@@ -12,7 +12,8 @@
  */
 import type net from 'node:net';
 import { UnderstudyError, asUnderstudyError } from '../../core/errors.js';
-import type { PrepareReport, SessionBlocker, Side } from '../../core/ports.js';
+import type { Side } from '../../core/ports.js';
+import type { PrepareReport, SessionBlocker } from '../../core/traffic-ports.js';
 import { BackendRefused } from '../backend/backend-refused.js';
 import type { AcceptedClient } from '../login/client-handshake.js';
 import type { GateParty } from '../gate-party.js';

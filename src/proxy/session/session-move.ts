@@ -8,7 +8,8 @@
  * the session has sent nothing since that could have changed it.
  */
 import { UnderstudyError } from '../../core/errors.js';
-import type { BlockerReason, SessionBlocker, Side } from '../../core/ports.js';
+import type { Side } from '../../core/ports.js';
+import type { BlockerReason, SessionBlocker } from '../../core/traffic-ports.js';
 import { BackendRefused } from '../backend/backend-refused.js';
 import { openBackend, type BackendEndpoint } from '../backend/backend.js';
 import type { SessionContext, StateAnswer } from './session-context.js';

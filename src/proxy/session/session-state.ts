@@ -9,7 +9,7 @@
  * Custom settings and the role don't show in pg_settings and must be asked for by name. What PostgreSQL has no way to
  * tell (libraries loaded, `currval` of sequences) is either flagged when it is sent or documented as not carried.
  */
-import type { BlockerReason } from '../../core/ports.js';
+import type { BlockerReason } from '../../core/traffic-ports.js';
 import { UnderstudyError } from '../../core/errors.js';
 import { isCustomSettingName } from '../../wire/postgres/statement-text.js';
 

@@ -9,7 +9,7 @@
  * says both what reads the destination's value from a column of the source, and what makes a value from a text of the
  * other side. Every cast is one of the server's own; nothing is computed here.
  */
-import type { ColumnTypeFormat } from '../../core/ports.js';
+import type { ColumnTypeFormat } from '../../core/format-ports.js';
 import { quoteLiteral } from '../../core/postgres.js';
 
 export interface ColumnConversion {

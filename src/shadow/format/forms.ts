@@ -4,7 +4,8 @@
  * Both forms of a table have the same columns in the same order; a column whose type differs says in both how its values
  * are converted. A table that the format leaves as it is has one form for both sides: the very object that was given.
  */
-import type { ColumnTypeFormat, Finding, Format, Side, TableFormat, TableName } from '../../core/ports.js';
+import type { Finding, Side, TableName } from '../../core/ports.js';
+import type { ColumnTypeFormat, Format, TableFormat } from '../../core/format-ports.js';
 import { UnderstudyError } from '../../core/errors.js';
 import type { ColumnInfo, TableInfo } from '../postgres/table.js';
 import { tableKey } from '../postgres/table.js';

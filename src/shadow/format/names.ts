@@ -1,5 +1,6 @@
 /** The names that a format gives, and what stands against them: pure. */
-import type { Finding, Format, TableName } from '../../core/ports.js';
+import type { Finding, TableName } from '../../core/ports.js';
+import type { Format } from '../../core/format-ports.js';
 import { tableKey, type TableInfo } from '../postgres/table.js';
 
 /** Bytes of a name, at most; the server cuts off what is longer. */

@@ -9,7 +9,8 @@
  * Under a table's old name stands a view of it, by which statements that know the old names read and write: it is so
  * simple that the server writes through it. It asks the table's own privileges and row security of whoever uses it.
  */
-import type { Format, TableName } from '../../core/ports.js';
+import type { TableName } from '../../core/ports.js';
+import type { Format } from '../../core/format-ports.js';
 import { WHOLE_DATABASE } from '../../core/ports.js';
 import { emitMessageSql, quoteIdent, quoteLiteral, quoteTable } from '../../core/postgres.js';
 import { inTransaction, run, textOf, type Session } from '../postgres/statement.js';

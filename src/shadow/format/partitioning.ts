@@ -4,7 +4,8 @@
  * The root has the table's name and takes every row, so all that copies, applies and compares there goes by the root. The
  * log tells of its partitions, one by one: the way back reads each as the table (see forms.ts).
  */
-import type { Finding, Format, Partitioning, TableName } from '../../core/ports.js';
+import type { Finding, TableName } from '../../core/ports.js';
+import type { Format, Partitioning } from '../../core/format-ports.js';
 import { quoteIdent, quoteTable } from '../../core/postgres.js';
 import type { SchemaStatement } from '../postgres/schema/plan.js';
 import type { TableInfo } from '../postgres/table.js';

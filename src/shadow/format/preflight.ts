@@ -1,6 +1,7 @@
 /** What stands against the format that is asked for, and what it changes for the application. */
 import type pg from 'pg';
-import type { Finding, Format, ShadowMethod } from '../../core/ports.js';
+import type { Finding, ShadowMethod } from '../../core/ports.js';
+import type { Format } from '../../core/format-ports.js';
 import { readVersionNum, rowsOf, userSchema } from '../postgres/schema/catalog.js';
 import { tableKey } from '../postgres/table.js';
 import { readTables } from '../postgres/tables.js';

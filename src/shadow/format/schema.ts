@@ -4,7 +4,7 @@
  * Column types stand in CREATE TABLE alone; everything else that the server prints (keys, indexes, checks, views) is
  * read against whatever type the column has by then, and where that fails, the build names the statement.
  */
-import type { Format } from '../../core/ports.js';
+import type { Format } from '../../core/format-ports.js';
 import { PARTITIONED_NOT_VALID_SINCE } from '../postgres/schema/read-constraints.js';
 import type { SchemaPlan, SchemaStatement, TableColumnShape } from '../postgres/schema/plan.js';
 import { run, textOf, type Session } from '../postgres/statement.js';

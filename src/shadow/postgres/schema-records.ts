@@ -1,5 +1,6 @@
 /** What the destination was built from: fingerprints, the plan, the format, columns that were added since. */
-import type { CatalogFingerprint, Format, Side } from '../../core/ports.js';
+import type { CatalogFingerprint, Side } from '../../core/ports.js';
+import type { Format } from '../../core/format-ports.js';
 import { UnderstudyError } from '../../core/errors.js';
 import { isIdentity } from '../format/forms.js';
 import { run, textOf, type Session, type TextRow } from './statement.js';

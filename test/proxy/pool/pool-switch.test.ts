@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { WHOLE_DATABASE, type HoldOptions, type Side } from '../../../src/core/ports.js';
+import { WHOLE_DATABASE, type Side } from '../../../src/core/ports.js';
+import type { HoldOptions } from '../../../src/core/traffic-ports.js';
 import { POOL_DEFAULTS, type PoolMode } from '../../../src/proxy/pool/pool-settings.js';
 import { databasePair, until, type DatabasePair } from '../../support/servers.js';
 import {

@@ -2,7 +2,8 @@
 import fc from 'fast-check';
 import pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import type { HoldOptions, PrepareReport, Side, StallReport, SubsetId } from '../../../src/core/ports.js';
+import type { Side, SubsetId } from '../../../src/core/ports.js';
+import type { HoldOptions, PrepareReport, StallReport } from '../../../src/core/traffic-ports.js';
 import { databasePair, until, type DatabasePair } from '../../support/servers.js';
 import { RawClient, firstColumn, send, sqlStates, statuses, type RunningProxy } from '../proxy-support.js';
 import { makeSides, startRouted } from './subset-support.js';
