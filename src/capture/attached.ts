@@ -6,6 +6,7 @@
  */
 import type pg from 'pg';
 import type { TableReference } from './access.js';
+import { OURS_SQL, SEQUENCE_USES_SQL, ofExtensionSql } from './catalog-sql.js';
 import type { Body, Routine } from './routine-body.js';
 
 /** As in closure.ts. */
@@ -34,11 +35,6 @@ export interface Attached {
   readonly notifies: readonly AttachedProblem[];
   readonly unread: readonly AttachedProblem[];
 }
-
-const OURS = `n.nspname NOT IN ('pg_catalog', 'information_schema', 'understudy')
-  AND n.nspname NOT LIKE 'pg\\_toast%' AND n.nspname NOT LIKE 'pg\\_temp%'`;
-const EXTENSION = (catalog: string, oid: string): string => `EXISTS (SELECT 1 FROM pg_catalog.pg_depend e
-  WHERE e.classid = 'pg_catalog.${catalog}'::pg_catalog.regclass AND e.objid = ${oid} AND e.deptype = 'e')`;
 
 /** One row for each relation or function of the user's that an object of a table or view depends on. */
 const ATTACHED_SQL = `
@@ -74,7 +70,7 @@ const ATTACHED_SQL = `
   FROM needed x JOIN pg_catalog.pg_class c ON c.oid = x.owner JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
   JOIN pg_catalog.pg_proc p ON x.class = 'pg_catalog.pg_proc'::pg_catalog.regclass AND p.oid = x.oid
   JOIN pg_catalog.pg_namespace pn ON pn.oid = p.pronamespace
-  WHERE ${OURS} AND pn.nspname NOT IN ('pg_catalog', 'information_schema', 'understudy') AND NOT ${EXTENSION('pg_proc', 'p.oid')}
+  WHERE ${OURS_SQL} AND pn.nspname NOT IN ('pg_catalog', 'information_schema', 'understudy') AND NOT ${ofExtensionSql('pg_proc', 'p.oid')}
   UNION
   SELECT n.nspname || '.' || c.relname, x.what, CASE WHEN r.relkind = 'S' THEN 'sequence' ELSE 'relation' END, r.oid,
     rn.nspname || '.' || r.relname
@@ -82,12 +78,12 @@ const ATTACHED_SQL = `
   JOIN pg_catalog.pg_class r ON x.class = 'pg_catalog.pg_class'::pg_catalog.regclass AND r.oid = x.oid
     AND r.oid <> c.oid AND r.relkind IN ('r', 'p', 'f', 'v', 'm', 'S')
   JOIN pg_catalog.pg_namespace rn ON rn.oid = r.relnamespace
-  WHERE ${OURS} AND x.what NOT LIKE 'rule %' AND rn.nspname NOT IN ('pg_catalog', 'information_schema', 'understudy')
+  WHERE ${OURS_SQL} AND x.what NOT LIKE 'rule %' AND rn.nspname NOT IN ('pg_catalog', 'information_schema', 'understudy')
   UNION
   SELECT n.nspname || '.' || c.relname, 'default', 'late', f.oid, 'nextval'
   FROM pg_catalog.pg_attrdef f JOIN pg_catalog.pg_class c ON c.oid = f.adrelid
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-  WHERE ${OURS} AND pg_catalog.pg_get_expr(f.adbin, f.adrelid) ~ '\\m(nextval|setval)\\M' AND NOT EXISTS (
+  WHERE ${OURS_SQL} AND pg_catalog.pg_get_expr(f.adbin, f.adrelid) ~ '\\m(nextval|setval)\\M' AND NOT EXISTS (
     SELECT 1 FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_class s ON s.oid = d.refobjid AND s.relkind = 'S'
     WHERE d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND d.objid = f.oid
       AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass)
@@ -108,28 +104,21 @@ const VIEWS_SQL = `
   LEFT JOIN reached r ON r.owner = v.oid
   LEFT JOIN pg_catalog.pg_class t ON t.oid = r.relation AND t.relkind IN ('r', 'p', 'f')
   LEFT JOIN pg_catalog.pg_namespace tn ON tn.oid = t.relnamespace
-  WHERE v.relkind IN ('v', 'm') AND ${OURS}`;
+  WHERE v.relkind IN ('v', 'm') AND ${OURS_SQL}`;
 
 /** Sequences, with the tables that they are switched with: as src/cutover/sequences.ts carries them. */
 const SEQUENCES_SQL = `
   SELECT n.nspname || '.' || s.relname AS sequence, tn.nspname || '.' || t.relname AS table
   FROM pg_catalog.pg_class s JOIN pg_catalog.pg_namespace n ON n.oid = s.relnamespace
-  LEFT JOIN (
-    SELECT d.refobjid AS seq, f.adrelid AS tab FROM pg_catalog.pg_depend d
-    JOIN pg_catalog.pg_attrdef f ON d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND f.oid = d.objid
-    WHERE d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
-    UNION
-    SELECT d.objid, d.refobjid FROM pg_catalog.pg_depend d
-    WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
-      AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.deptype IN ('a', 'i')) u ON u.seq = s.oid
+  LEFT JOIN (${SEQUENCE_USES_SQL}) u ON u.seq = s.oid
   LEFT JOIN pg_catalog.pg_class t ON t.oid = u.tab
   LEFT JOIN pg_catalog.pg_namespace tn ON tn.oid = t.relnamespace
-  WHERE s.relkind = 'S' AND ${OURS} ORDER BY 1, 2`;
+  WHERE s.relkind = 'S' AND ${OURS_SQL} ORDER BY 1, 2`;
 
 /** The user's own by name: what is called and not among those that were read can't be known. */
 const NAMES_SQL = `
   SELECT p.oid, p.proname AS name FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-  WHERE ${OURS} AND NOT ${EXTENSION('pg_proc', 'p.oid')}`;
+  WHERE ${OURS_SQL} AND NOT ${ofExtensionSql('pg_proc', 'p.oid')}`;
 
 type Row = Readonly<Record<string, string | null>>;
 

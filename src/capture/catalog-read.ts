@@ -7,7 +7,7 @@ const FUNCTIONS_MAX = 2_000;
 const BODY_CHARACTERS_MAX = 20_000;
 
 /** A search path as it is written; `"$user"` left out. The control connection's own is pinned, so it is no help. */
-const PATH_SQL = `
+export const DEFAULT_PATH_SQL = `
   SELECT pg_catalog.substr(setting, 13) AS path
   FROM pg_catalog.pg_db_role_setting AS s, pg_catalog.unnest(s.setconfig) AS setting
   WHERE setdatabase = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
@@ -71,7 +71,7 @@ type Row = Readonly<Record<string, string | null>>;
 
 /** Throws what the connection throws. */
 export async function readCatalog(client: pg.Client): Promise<CatalogSnapshot> {
-  const path = await client.query<Row>(PATH_SQL);
+  const path = await client.query<Row>(DEFAULT_PATH_SQL);
   const relations = await client.query<Row>(RELATIONS_SQL);
   const functions = await client.query<Row>(FUNCTIONS_SQL);
   return {

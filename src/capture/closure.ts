@@ -7,7 +7,8 @@ import type pg from 'pg';
 import { loadModule } from 'libpg-query';
 import type { TableReference } from './access.js';
 import { readAttached, type Attached } from './attached.js';
-import { pathOf } from './catalog-read.js';
+import { DEFAULT_PATH_SQL, pathOf } from './catalog-read.js';
+import { OURS_SQL, SEQUENCE_USES_SQL, ofExtensionSql } from './catalog-sql.js';
 import { PostgresParser } from './parser.js';
 import { bodyOf, type Body, type Routine } from './routine-body.js';
 
@@ -54,8 +55,6 @@ const DEPTH_MAX = 16;
 /** Names in one sentence. */
 const NAMED_MAX = 8;
 
-const OURS = `n.nspname NOT IN ('pg_catalog', 'information_schema', 'understudy')
-  AND n.nspname NOT LIKE 'pg\\_toast%' AND n.nspname NOT LIKE 'pg\\_temp%'`;
 const NAME = (relation: string): string => `(SELECT nn.nspname || '.' || cc.relname
   FROM pg_catalog.pg_class cc JOIN pg_catalog.pg_namespace nn ON nn.oid = cc.relnamespace WHERE cc.oid = ${relation})`;
 
@@ -64,7 +63,7 @@ const TABLES_SQL = `
     pg_catalog.pg_total_relation_size(c.oid) AS bytes,
     CASE WHEN c.relispartition THEN ${NAME('pg_catalog.pg_partition_root(c.oid)')} END AS root
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-  WHERE c.relkind IN ('r', 'p', 'f') AND c.relpersistence <> 't' AND ${OURS}
+  WHERE c.relkind IN ('r', 'p', 'f') AND c.relpersistence <> 't' AND ${OURS_SQL}
   ORDER BY c.relpages DESC, 1 LIMIT ${TABLES_MAX}`;
 
 const FOREIGN_KEYS_SQL = `
@@ -94,22 +93,14 @@ const BOUND_SQL = `
     FROM reached r JOIN pg_catalog.pg_class t ON t.oid = r.relation AND t.relkind IN ('r', 'p', 'f')) d
   JOIN pg_catalog.pg_class c ON c.oid = d.owner
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-  WHERE d.one <> d.other AND ${OURS}
+  WHERE d.one <> d.other AND ${OURS_SQL}
   UNION ALL
   SELECT ${NAME('u.one')}, ${NAME('u.other')}, 'sequence ' || n.nspname || '.' || s.relname
   FROM (
-    SELECT seq, tab AS one, pg_catalog.min(tab) OVER (PARTITION BY seq) AS other FROM (
-      SELECT d.refobjid AS seq, f.adrelid AS tab
-      FROM pg_catalog.pg_depend d
-      JOIN pg_catalog.pg_attrdef f ON d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND f.oid = d.objid
-      WHERE d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
-      UNION
-      SELECT d.objid, d.refobjid FROM pg_catalog.pg_depend d
-      WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
-        AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.deptype IN ('a', 'i')) used
+    SELECT seq, tab AS one, pg_catalog.min(tab) OVER (PARTITION BY seq) AS other FROM (${SEQUENCE_USES_SQL}) used
     WHERE EXISTS (SELECT 1 FROM pg_catalog.pg_class c WHERE c.oid = used.seq AND c.relkind = 'S')) u
   JOIN pg_catalog.pg_class s ON s.oid = u.seq JOIN pg_catalog.pg_namespace n ON n.oid = s.relnamespace
-  WHERE u.one <> u.other AND ${OURS}`;
+  WHERE u.one <> u.other AND ${OURS_SQL}`;
 
 const ROUTINES_SQL = `
   SELECT p.oid, n.nspname AS schema, p.proname AS name, l.lanname AS language, p.prosrc AS body,
@@ -121,16 +112,9 @@ const ROUTINES_SQL = `
   FROM pg_catalog.pg_proc p
   JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
   JOIN pg_catalog.pg_language l ON l.oid = p.prolang
-  WHERE p.prokind IN ('f', 'p') AND ${OURS} AND pg_catalog.length(p.prosrc) <= ${BODY_CHARACTERS_MAX}
-    AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend d
-      WHERE d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid AND d.deptype = 'e')
+  WHERE p.prokind IN ('f', 'p') AND ${OURS_SQL} AND pg_catalog.length(p.prosrc) <= ${BODY_CHARACTERS_MAX}
+    AND NOT ${ofExtensionSql('pg_proc', 'p.oid')}
   ORDER BY p.oid LIMIT ${ROUTINES_MAX}`;
-
-const PATH_SQL = `
-  SELECT pg_catalog.substr(setting, 13) AS path
-  FROM pg_catalog.pg_db_role_setting AS s, pg_catalog.unnest(s.setconfig) AS setting
-  WHERE setdatabase = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
-    AND setrole = 0 AND setting LIKE 'search_path=%'`;
 
 type Row = Readonly<Record<string, string | null>>;
 
@@ -148,17 +132,18 @@ export async function readClosure(client: pg.Client): Promise<Closure> {
   const foreignKeys = await readForeignKeys(client);
   const bound = (await client.query<Row>(BOUND_SQL)).rows.map(tieFrom);
   const routines = await readRoutineList(client);
-  const path = pathOf((await client.query<Row>(PATH_SQL)).rows[0]?.['path'] ?? 'public');
+  const path = pathOf((await client.query<Row>(DEFAULT_PATH_SQL)).rows[0]?.['path'] ?? 'public');
   const known = new Set(tables.map(({ table }) => table));
-  const read = await readRoutines(routines, known, path);
-  const { ties, ...attached } = await readAttached(client, await readBodies(routines), known, path);
+  const bodies = await readBodies(routines);
+  const read = tiesOfRoutines(routines, bodies, known, path);
+  const { ties, ...attached } = await readAttached(client, bodies, known, path);
   const unknown = tables.length === TABLES_MAX ? [`Only the ${TABLES_MAX} largest tables were read.`] : [];
   return {
     tables,
     foreignKeys,
     bound: distinct([...bound, ...read.ties], ties),
     unknown: [...unknown, ...read.unknown],
-    unreadTriggers: read.unreadTriggers ?? [],
+    unreadTriggers: read.unreadTriggers,
     attached,
   };
 }
@@ -210,13 +195,12 @@ function routineFrom(row: Row): Routine {
 }
 
 /** Ties by what routines touch, themselves and through those that they call. */
-export async function readRoutines(
+function tiesOfRoutines(
   routines: readonly Routine[],
+  bodies: ReadonlyMap<Routine, Body>,
   known: ReadonlySet<string>,
   path: readonly string[],
-): Promise<Pick<Closure, 'unknown' | 'unreadTriggers'> & { readonly ties: readonly Tie[] }> {
-  if (routines.length === 0) return { ties: [], unknown: [], unreadTriggers: [] };
-  const bodies = await readBodies(routines);
+): Required<Pick<Closure, 'unknown' | 'unreadTriggers'>> & { readonly ties: readonly Tie[] } {
   const ids = new Map(routines.map((routine, at) => [routine, at]));
   const byName = new Map<string, Routine[]>();
   for (const routine of routines) byName.set(routine.name, [...(byName.get(routine.name) ?? []), routine]);

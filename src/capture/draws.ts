@@ -1,6 +1,7 @@
 /** Which sequences a parse tree draws from by name, and whether it notifies: neither is a table, both are of one side. */
 import type { TableReference } from './access.js';
 import { asArray, asNode, asText, isNode } from './tree-nodes.js';
+import { writtenName } from './written-name.js';
 
 const DRAWS = new Set(['nextval', 'setval', 'currval']);
 const DEPTH_MAX = 400;
@@ -46,10 +47,5 @@ function constant(argument: unknown): TableReference | null {
   while (isNode(node) && isNode(node['TypeCast'])) node = asNode(node['TypeCast'])['arg'];
   const text = asNode(asNode(asNode(node)['A_Const'])['sval'])['sval'];
   if (typeof text !== 'string') return null;
-  const parts = text.match(/"(?:[^"]|"")*"|[^."]+/g) ?? [];
-  const names = parts.map((part) =>
-    part.startsWith('"') ? part.slice(1, -1).replaceAll('""', '"') : part.trim().toLowerCase(),
-  );
-  const name = names.at(-1);
-  return name === undefined || names.length > 2 ? null : { schema: names.at(-2) ?? null, name };
+  return writtenName(text);
 }

@@ -17,7 +17,8 @@ import type { NameScope, StatementReach } from '../../core/subset-ports.js';
 import { serveThreadCalls } from '../../core/thread-call.js';
 import { PostgresParser } from '../parser.js';
 import { CATALOGS_CHANGED } from './messages.js';
-import { ReachCatalog, readReachSnapshot } from './reach-catalog.js';
+import { ReachCatalog } from './reach-catalog.js';
+import { readReachSnapshot } from './reach-snapshot.js';
 import { reachOf, unread } from './reach.js';
 
 export interface ReachWorkerData {
