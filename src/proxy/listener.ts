@@ -6,6 +6,9 @@
  * what a killed process left behind, there is no moment at which it is open to more users than it should be, and the
  * runtime, which removes the name a socket was bound to, can't remove another process's. A socket that still answers
  * is never replaced.
+ *
+ * A connection is complete before it is accepted, and closing a port resets those the kernel still has in its queue. So
+ * before it is closed the queue is emptied; what comes in the moment between the last look and the close is reset.
  */
 import { once } from 'node:events';
 import { chmodSync, renameSync, rmSync, statSync, unlinkSync } from 'node:fs';
@@ -25,12 +28,17 @@ export function canReusePort(version: string = process.versions.node): boolean {
 /** The longest path of a unix socket on Linux, in bytes; macOS takes 103. */
 const PATH_BYTES_MAX = process.platform === 'darwin' ? 103 : 107;
 
+/** The runtime accepts one connection in a turn of its event loop; as many as the kernel's queue holds, and more. */
+const LAST_TURNS_MAX = 2048;
+
 export class Listener implements Door {
   readonly #tcp: net.Server;
   readonly #unix: net.Server;
   readonly #log: Log;
   /** Path and inode of the socket, once it stands. */
   #socket: { readonly path: string; readonly inode: bigint } | undefined;
+  #accepted = 0;
+  #shut: Promise<void> | undefined;
 
   /** `untouched`: nothing is read of what comes in, so that it can be handed to another process. */
   constructor(
@@ -40,8 +48,12 @@ export class Listener implements Door {
   ) {
     this.#log = log;
     const pauseOnConnect = untouched;
-    this.#tcp = net.createServer({ noDelay: true, keepAlive: true, pauseOnConnect }, onConnection);
-    this.#unix = net.createServer({ pauseOnConnect }, onConnection);
+    const enter = (socket: net.Socket): void => {
+      this.#accepted += 1;
+      onConnection(socket);
+    };
+    this.#tcp = net.createServer({ noDelay: true, keepAlive: true, pauseOnConnect }, enter);
+    this.#unix = net.createServer({ pauseOnConnect }, enter);
   }
 
   async start(address: ListenAddress): Promise<void> {
@@ -107,20 +119,42 @@ export class Listener implements Door {
     }
   }
 
-  async stop(): Promise<void> {
+  /** Resolves once nobody gets in any more; who had come by then has been handed on. */
+  shut(): Promise<void> {
+    this.#shut ??= this.#closePorts();
+    return this.#shut;
+  }
+
+  async #closePorts(): Promise<void> {
     const socket = this.#socket;
     this.#socket = undefined;
     if (socket !== undefined && inodeOf(socket.path) === socket.inode) unlinkSync(socket.path);
-    await Promise.all(
-      [this.#tcp, this.#unix]
-        .filter((server) => server.listening)
-        .map(async (server) => {
-          const closed = once(server, 'close');
-          server.close();
-          await closed;
-        }),
-    );
+    const servers = this.#listening();
+    if (servers.length === 0) return;
+    let before = -1;
+    // The first turn may be under way already, past the moment at which it looks.
+    await nextTurn();
+    for (let turn = 0; turn < LAST_TURNS_MAX && before !== this.#accepted; turn++) {
+      before = this.#accepted;
+      await nextTurn();
+    }
+    for (const server of servers) server.close();
   }
+
+  /** As `shut`, and resolves once those that came in are gone. */
+  async stop(): Promise<void> {
+    const closed = this.#listening().map((server) => once(server, 'close'));
+    await this.shut();
+    await Promise.all(closed);
+  }
+
+  #listening(): readonly net.Server[] {
+    return [this.#tcp, this.#unix].filter((server) => server.listening);
+  }
+}
+
+function nextTurn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
 }
 
 /** Throws `config-invalid` where the runtime can't. */

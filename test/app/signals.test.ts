@@ -198,7 +198,7 @@ test('SIGTERM lets a transaction end, is not ready meanwhile, and a second one e
   if (pid === undefined) throw new Error('it does not run');
   process.kill(pid, 'SIGTERM');
   await until(async () => (await ready()) === 503);
-  // A connection that is there while the port closes may be reset; the next one finds it closed, or is told.
+  // The kernel resets what comes between the last look at its queue and the close of the port.
   let refusal: unknown = 'ECONNRESET';
   await until(async () => {
     refusal = await connect(running).then(

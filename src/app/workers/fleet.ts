@@ -270,6 +270,8 @@ class Fleet implements ProxyControl {
     this.#state.move('stopping');
     this.#stopping.abort(new UnderstudyError('cancelled', 'the proxy is stopping'));
     const closed = this.#listener.stop();
+    // Who was in the kernel's queue is told by a worker that it is too late.
+    await this.#listener.shut();
     this.#hall.close();
     await Promise.all(
       [...this.#links].map(async (link) => {

@@ -41,12 +41,14 @@ import {
 } from './client-authentication.js';
 import type { BackendCredentials } from './credentials.js';
 import { isPhysicalReplication } from '../session/session-phases.js';
+import { NOT_NOW } from '../refusals.js';
 import { closeWith, PeerGone, SocketReader } from '../socket-reader.js';
 import { certificateOf, isLoopback, upgradeClient, type ClientTls, type ShownCertificate } from './tls.js';
 import { sqlStateOf, type VerifierSource } from './verifiers.js';
 
 /** PostgreSQL's PG_MAX_AUTH_TOKEN_LENGTH. */
 const AUTH_MESSAGE_BYTES_MAX = 65_535;
+const STARTUP_GRACE_MS = 1_000;
 /** ContentType of the record a TLS connection begins with; no startup packet is long enough to begin with it. */
 const TLS_HANDSHAKE_RECORD = 0x16;
 const NOTHING = Buffer.alloc(0);
@@ -65,8 +67,11 @@ export interface ClientHandshakeDeps {
   readonly physicalDatabase?: string;
   /** For the whole handshake. */
   readonly timeoutMs: number;
-  /** Aborted when the proxy stops: who is in the middle of its handshake is told to come later. */
+  /** Aborted when the proxy stops: who is in the middle of its handshake is told to come later; as a server tells it, not
+   *  before the startup packet, in front of which clients understand other answers or none. */
   readonly stopping?: AbortSignal;
+  /** For who has not sent it by then; 1,000 where absent. */
+  readonly startupGraceMs?: number;
   /** Bound on the payload of one authentication message of a client; 65 535 where absent. */
   readonly authMessageBytesMax?: number;
   /** Makes stable salts for unknown users; random per process where absent. Any secret bytes will do. */
@@ -179,8 +184,9 @@ class ClientHandshake implements AuthenticationChannel {
   }
 
   async run(): Promise<AcceptedClient | null> {
-    const { stopping } = this.#deps;
+    const { stopping, startupGraceMs = STARTUP_GRACE_MS } = this.#deps;
     let timer: NodeJS.Timeout | undefined;
+    let grace: NodeJS.Timeout | undefined;
     let onStop = (): void => undefined;
     const expired = new Promise<never>((_resolve, reject) => {
       timer = setTimeout(() => {
@@ -189,7 +195,9 @@ class ClientHandshake implements AuthenticationChannel {
         reject(late);
       }, this.#deps.timeoutMs);
       onStop = () => {
-        if (!this.#state.is('accepted', 'closed')) reject(refused('57P03', 'the proxy is shutting down'));
+        if (this.#state.is('authenticating')) reject(stopped());
+        else if (this.#state.is('startup', 'tls'))
+          grace = setTimeout(() => reject(stopped()), startupGraceMs);
       };
       if (stopping?.aborted === true) onStop();
       stopping?.addEventListener('abort', onStop);
@@ -201,6 +209,7 @@ class ClientHandshake implements AuthenticationChannel {
       return null;
     } finally {
       clearTimeout(timer);
+      clearTimeout(grace);
       stopping?.removeEventListener('abort', onStop);
     }
   }
@@ -246,9 +255,6 @@ class ClientHandshake implements AuthenticationChannel {
     if (mode === 'verify-ca' && certificate.kind !== 'valid') requireCertificate({ kind: 'none' }, user);
   }
 
-  // -------------------------------------------------------------------------------------------------------------
-  // First packets
-
   /** Null after a cancel request. */
   async #startup(): Promise<Startup | null> {
     let sslAnswered = false;
@@ -274,6 +280,7 @@ class ClientHandshake implements AuthenticationChannel {
         case 'unsupported':
           throw unsupportedProtocol(packet.major, packet.minor);
         case 'startup':
+          if (this.#deps.stopping?.aborted === true) throw stopped();
           return await this.#readStartup(packet);
         default:
           return unreachable(packet);
@@ -386,9 +393,6 @@ class ClientHandshake implements AuthenticationChannel {
     return agreed;
   }
 
-  // -------------------------------------------------------------------------------------------------------------
-  // AuthenticationChannel
-
   send(frame: Buffer): void {
     if (this.#state.is('closed')) throw new PeerGone('the handshake is over');
     this.#socket.write(frame);
@@ -420,9 +424,6 @@ class ClientHandshake implements AuthenticationChannel {
     return await this.#reader.read(bytes);
   }
 
-  // -------------------------------------------------------------------------------------------------------------
-  // The end of it
-
   #close(error: unknown): void {
     const state = this.#state.current;
     if (state === 'closed') return;
@@ -447,6 +448,10 @@ class NotAStartup extends UnderstudyError {
   constructor() {
     super('protocol-violation', 'invalid length of startup packet');
   }
+}
+
+function stopped(): ClientRefused {
+  return refused(NOT_NOW.sqlState, NOT_NOW.message);
 }
 
 function refused(sqlState: string, message: string): ClientRefused {

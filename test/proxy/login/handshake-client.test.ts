@@ -1,11 +1,15 @@
 /** What a client meets before it is anybody: first packets, TLS, bounds, garbage. No server is needed for it. */
 import { once } from 'node:events';
+import type { Socket } from 'node:net';
 import tls from 'node:tls';
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { UnderstudyError } from '../../../src/core/errors.js';
+import { silentLog } from '../../../src/core/log.js';
+import { Listener as PortListener } from '../../../src/proxy/listener.js';
 import { clientTls, isLoopback } from '../../../src/proxy/login/tls.js';
 import { parseUsersFile, type VerifierSource } from '../../../src/proxy/login/verifiers.js';
+import { closeWith } from '../../../src/proxy/socket-reader.js';
 import { encodeFrame, encodeQuery, FRONTEND } from '../../../src/wire/postgres/messages.js';
 import {
   encodeCancelRequest,
@@ -299,6 +303,44 @@ describe('deadlines', () => {
       expect(answer).toMatchObject({ severity: 'FATAL', sqlState });
       expect(answer.message).not.toContain('secret detail');
     }
+  });
+});
+
+describe('while the proxy stops', () => {
+  test('a client is told so behind its startup packet, one that says nothing before long, and one being asked at once', async () => {
+    const stop = new AbortController();
+    await using listener = await listen({ verifiers, stopping: stop.signal });
+    const early = new RawClient(listener.port);
+    await using impatient = await listen({ verifiers, stopping: stop.signal, startupGraceMs: 10 });
+    const silent = new RawClient(impatient.port);
+    const asked = new RawClient(listener.port).say(startup('alice'));
+    expect((await asked.message()).type).toBe('R');
+    stop.abort();
+    const late = new RawClient(listener.port);
+    for (const client of [early, late]) {
+      client.say(encodeSslRequest());
+      // A word of the proxy's in front of this one would be taken for a server that can't do TLS.
+      expect((await client.take(1)).toString()).toBe('N');
+      client.say(startup('alice'));
+    }
+    for (const client of [early, late, silent, asked])
+      expect(await client.farewell()).toMatchObject({ severity: 'FATAL', sqlState: '57P03' });
+  });
+
+  test('who had come before the port closes is let in', async () => {
+    const greeted: Socket[] = [];
+    const listener = new PortListener((socket) => {
+      greeted.push(socket);
+      closeWith(socket, Buffer.from('late'));
+    }, silentLog);
+    await listener.start({ host: '127.0.0.1', port: 0, socketMode: 0o700 });
+    const clients = Array.from({ length: 20 }, () => new RawClient(listener.address?.port ?? 0));
+    for (const client of clients) client.say('anybody?');
+    // They are connected for the kernel by then, and the event loop has not looked.
+    await new Promise((resolve) => process.nextTick(resolve));
+    await listener.stop();
+    expect(greeted).toHaveLength(clients.length);
+    for (const client of clients) expect((await client.rest()).toString()).toBe('late');
   });
 });
 

@@ -33,6 +33,8 @@ export interface ListenerOptions {
   readonly tls?: ClientTls;
   readonly timeoutMs?: number;
   readonly onCancel?: ClientHandshakeDeps['onCancel'];
+  readonly stopping?: AbortSignal;
+  readonly startupGraceMs?: number;
 }
 
 export interface Listener extends AsyncDisposable {
@@ -55,6 +57,8 @@ export async function listen(options: ListenerOptions): Promise<Listener> {
     onCancel: options.onCancel ?? (() => undefined),
     log: silentLog,
     ...(options.tls === undefined ? {} : { tls: options.tls }),
+    ...(options.stopping === undefined ? {} : { stopping: options.stopping }),
+    startupGraceMs: options.startupGraceMs ?? 60_000,
   };
   const serve = async (socket: net.Socket): Promise<void> => {
     const client = await acceptClient(socket, deps);
