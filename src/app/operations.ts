@@ -118,7 +118,7 @@ export class Operations {
         if (options.repair === true && this.#deps.parted()) {
           throw new UnderstudyError(
             'request-invalid',
-            'rows are repaired only while the source leads everything',
+            'rows are repaired only while one side leads everything',
             {
               advice: 'Run `understudy verify` without --repair, and roll back first.',
             },

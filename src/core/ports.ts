@@ -267,7 +267,7 @@ export interface VerifyOptions {
   /** Which side is authoritative: forward compares the destination with the source. */
   readonly direction: Direction;
   readonly tables?: readonly string[];
-  /** Mend what differs, the authoritative side's rows winning. Only while the source leads. */
+  /** Mend what differs, the authoritative side's rows winning. */
   readonly repair?: boolean;
   /** 0…1, the share of the time in which rows are compared; all of it where absent. */
   readonly intensity?: number;

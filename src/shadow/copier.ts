@@ -157,7 +157,7 @@ export class Copier {
     const reader = async (): Promise<void> => {
       for (let work = this.#next(open); work !== undefined; work = this.#next(open)) {
         const { table } = work;
-        const session = await openReader(this.#settings.source);
+        const session = await openReader('source', this.#settings.source);
         endOnAbort(session, either, 0);
         try {
           if (table.key === null) await this.#whole(session, table, either);
@@ -329,7 +329,7 @@ export class Copier {
         readPendingKeys(session),
       );
     for (let keys = await pending(); keys.length > 0; keys = await pending()) {
-      const session = await openReader(this.#settings.source);
+      const session = await openReader('source', this.#settings.source);
       endOnAbort(session, signal, 0);
       try {
         for (const { id, table: name, key } of keys) {

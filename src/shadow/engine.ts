@@ -46,7 +46,7 @@ import { LogBudget } from './log-budget.js';
 import { Pace } from './pace.js';
 import { Pipeline } from './pipeline.js';
 import { analyzeStale, refreshMaterializedViews } from './postgres/analyze.js';
-import type { Key } from './postgres/apply-table.js';
+import { targetOf, type ApplyTable, type Key } from './postgres/apply-table.js';
 import { streamNames } from './postgres/slot.js';
 import { endOnAbort, withSession } from './postgres/statement.js';
 import { tableKey, type TableInfo } from './postgres/table.js';
@@ -158,7 +158,7 @@ export class ShadowEngine implements ShadowControl {
       recent: this.#recent,
       tables: () => this.#tables.logged,
       form: (table, side) => this.#tables.formOn(table, side),
-      repair: (table, keys, signal) => this.#repair(table, keys, signal),
+      repair: (direction, table, keys, signal) => this.#repair(direction, table, keys, signal),
       waitForMark: (direction, mark, signal) => this.#streams.waitForMark(direction, mark, signal),
     });
     this.#pipeline = this.#attempts(shared);
@@ -190,7 +190,7 @@ export class ShadowEngine implements ShadowControl {
       versionColumns: this.#settings.versionColumns ?? {},
       onSuspect: (table, key) => this.#recent.noteKeys(table, [key]),
       onUnnamed: () => this.#verification.forget(),
-      repair: (table, key, signal) => this.#repair(table.info, [key], signal),
+      repair: (table, key, signal) => this.#repair('forward', table.info, [key], signal),
     });
     state.onStrays = (strays) => conflicts.note(strays);
     return conflicts;
@@ -284,6 +284,8 @@ export class ShadowEngine implements ShadowControl {
     subsets?: readonly SubsetId[],
   ): Promise<Position> {
     const position = await this.#streams.waitForMark(direction, markId, signal);
+    if (direction === 'forward') await this.#streams.assertWayBack(signal);
+    else if (this.#streams.reverse.state.unmended.size > 0) throw notReady('reverse');
     await this.#unlogged.carry(this.#streams.of(direction).state, signal, subsets);
     return position;
   }
@@ -299,19 +301,32 @@ export class ShadowEngine implements ShadowControl {
     onProgress?: (progress: VerifyProgress) => void,
   ): Promise<VerifyReport> {
     this.#condition.require('indexing', 'copy');
+    const { leads, subsets } = this.#streams.of(options.direction).state;
+    if (options.repair === true && leads.length < subsets.length) {
+      throw new UnderstudyError('request-invalid', 'rows are mended only from the side that leads', {
+        advice: 'Leave --direction out, or run `understudy verify` without --repair.',
+      });
+    }
     return await this.#verification.verify(options, signal, onProgress);
   }
 
-  async #repair(info: TableInfo, keys: readonly Key[], signal: AbortSignal): Promise<void> {
-    const table = this.#streams.forward.state.tables?.get(tableKey(info));
+  /** `info`: as the source has it. */
+  async #repair(
+    direction: Direction,
+    info: TableInfo,
+    keys: readonly Key[],
+    signal: AbortSignal,
+  ): Promise<void> {
+    const { state: lane } = this.#streams.of(direction);
     if (this.#condition.phase !== 'repairing') this.#condition.require('following', 'shadow');
+    const tables = [...(lane.tables?.values() ?? [])];
+    const named = (table: ApplyTable): TableInfo => (direction === 'forward' ? table : targetOf(table)).info;
+    const [table, another] = tables.filter((each) => tableKey(named(each)) === tableKey(info));
     if (table === undefined) throw notReady('shadow');
-    const context = {
-      lane: this.#streams.forward.state,
-      source: this.#settings.source,
-      clock: this.#context.clock,
-      runId: randomUUID(),
-    };
+    // ONLY the root would be read, and it has no rows.
+    if (another !== undefined || table.info.kind === 'partitioned') throw partitionedThere(info);
+    const origin = this.#settings[lane.origin];
+    const context = { lane, origin, clock: this.#context.clock, runId: randomUUID() };
     await repairTable(context, table, keys, signal);
   }
 
@@ -374,4 +389,12 @@ export class ShadowEngine implements ShadowControl {
       this.#condition.warn(code, first === undefined ? null : { code, message });
     });
   }
+}
+
+function partitionedThere(info: TableInfo): UnderstudyError {
+  return new UnderstudyError(
+    'repair-failed',
+    `${tableKey(info)} is partitioned on the destination alone: its rows on the source are not repaired from there`,
+    { advice: 'Stay with the destination (`understudy finalize`), or restore the source’s table from it.' },
+  );
 }

@@ -11,7 +11,7 @@ import { emitMessageSql } from '../core/postgres.js';
 import { authorityOf } from './authority.js';
 import type { ChunkEnd, Flush, PassedMark } from './flush.js';
 import { strayWrites } from './conflicts/strays.js';
-import { readAuthority } from './follow/authority.js';
+import { heldFor } from './held.js';
 import type { LaneState } from './lane-state.js';
 import { Applier } from './postgres/apply.js';
 import type { ApplyTable, Binding, Key } from './postgres/apply-table.js';
@@ -276,8 +276,9 @@ export class FlushWriter {
     const { chunk, read } = end;
     const table = this.#tables.get(chunk.table.name) ?? chunk.table;
     if (chunk.repairs !== null) {
-      // Held to the transaction's end: what leads now must not be overwritten by what led before.
-      if ((await readAuthority(this.#session, true)).kind !== 'leads') return false;
+      const subset = this.#state.subsetOf(chunk.table.name);
+      const held = await heldFor(this.#session, new Set([subset]), this.#state.authority);
+      if (!held.has(subset)) return false;
       await this.#repair(table, end, chunk.repairs);
       return true;
     }

@@ -27,7 +27,7 @@ import { LaneRelations, nameOf } from './lane-relations.js';
 import type { LaneState, LaneTask } from './lane-state.js';
 import { PartQueue } from './part-queue.js';
 import { APPLY_SETTINGS } from './postgres/apply.js';
-import { proveHistory } from './postgres/origin-history.js';
+import { proveHistory, proveTarget } from './postgres/origin-history.js';
 import { readTableCopies } from './postgres/copy-records.js';
 import { readMarks, readProgress, readSkips } from './postgres/stream-records.js';
 import { ReplicationStream } from './postgres/replication-stream.js';
@@ -50,6 +50,8 @@ export interface LaneSettings {
   readonly headPollIntervalMs: number;
   readonly format: Format | undefined;
   readonly subsets: readonly SubsetRules[];
+  /** Whether the stream can begin anew: then it is proven that both servers still hold what was applied. */
+  readonly renewable: boolean;
 }
 
 /** A flush at hand may end in that time when the lane is stopped. */
@@ -126,6 +128,7 @@ export class LaneSession {
     const { tables, bindingOf } = this.#relations;
     this.#writer = new FlushWriter(this.#state, this.#apply, tables, bindingOf);
     await this.#awaitFormerWriter(this.#apply);
+    if (this.#settings.renewable) await proveTarget(this.#apply, direction);
     const progress = await readProgress(this.#apply, direction);
     if (progress === null) {
       throw new UnderstudyError('internal', `the ${direction} stream has no recorded start`);
@@ -133,7 +136,7 @@ export class LaneSession {
     for (const [mark, position] of await readMarks(this.#apply, direction)) {
       this.#state.passed(mark, position);
     }
-    if (direction === 'forward') await this.#readWholeCopies(this.#apply);
+    await this.#readWholeCopies(this.#apply);
     const { position: _, ...authority } = progress;
     this.#state.authority = authority;
     this.#state.committed = progress.position;
@@ -178,11 +181,10 @@ export class LaneSession {
     );
   }
 
-  /** On the way back a log that was left behind can't be made good by comparing: the source is not asked to know. */
   #proof(target: Session, position: bigint): { readonly prove?: (client: pg.Client) => Promise<void> } {
     const { direction, origin: side } = this.#state;
-    if (direction === 'reverse') return {};
-    const { slot } = this.#settings;
+    const { slot, renewable } = this.#settings;
+    if (!renewable) return {};
     return { prove: (client) => proveHistory(client, { target, side, direction, slot, position }) };
   }
 

@@ -37,7 +37,6 @@ import { Copier } from './copier.js';
 import { isFormed, readLaneTables } from './format/forms.js';
 import { hasNames } from './format/names.js';
 import { giveNames, readNamed } from './format/naming.js';
-import { readUnmended } from './lost-slot.js';
 import { mendTables, REPAIRING } from './mending.js';
 import type { Pace } from './pace.js';
 import { analyzeAll, analyzeStale } from './postgres/analyze.js';
@@ -260,15 +259,12 @@ export class Pipeline {
   async #startForward(stage: StageContext): Promise<void> {
     const { condition, streams, tables, verification } = this.#context;
     const { source, destination } = stage;
-    if (await streams.renewForward(stage, tables.all)) {
+    if (await streams.renew('forward', stage, tables.all)) {
       condition.enter('connecting');
       verification.forget();
     }
     await ensureStream('forward', this.#settings.migrationId, source, destination, tables.all);
-    const { unmended } = streams.forward.state;
-    const names = await readUnmended(destination);
-    unmended.clear();
-    for (const name of names) unmended.set(name, 0);
+    if (!streams.forward.running) await streams.noteUnmended('forward', destination);
     streams.forward.start();
   }
 
@@ -283,13 +279,16 @@ export class Pipeline {
   }
 
   /** What a lost slot has not told, found by comparing; see lost-slot.ts. */
-  async #mend({ destination, signal }: StageContext): Promise<void> {
+  async #mend({ source, destination, signal }: StageContext): Promise<void> {
     const { condition, streams, tables } = this.#context;
-    const { unmended } = streams.forward.state;
-    if (unmended.size === 0) return;
-    condition.enter('repairing');
-    const onWarning = (warning: ShadowWarning | null): void => condition.warn(REPAIRING, warning);
-    await mendTables({ ...this.#context, destination, signal, leftOut: unmended, onWarning }, tables.all);
+    for (const direction of ['forward', 'reverse'] as const) {
+      const { unmended: leftOut } = streams.of(direction).state;
+      if (leftOut.size === 0) continue;
+      condition.enter('repairing');
+      const target = direction === 'forward' ? destination : source;
+      const onWarning = (warning: ShadowWarning | null): void => condition.warn(REPAIRING, warning);
+      await mendTables({ ...this.#context, direction, target, signal, leftOut, onWarning }, tables.all);
+    }
   }
 
   async #index(stage: StageContext): Promise<void> {

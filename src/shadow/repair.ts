@@ -1,7 +1,8 @@
 /**
- * Mends rows of the destination that were found to differ, while both sides are in use.
+ * Mends rows of a lane's target that were found to differ, while both sides are in use: the destination's while the source
+ * leads them, the source's while the destination does.
  *
- * A repair is a chunk of the copy's kind that names its keys: `low`, a read of the source, `high`; what the stream
+ * A repair is a chunk of the copy's kind that names its keys: `low`, a read of the origin, `high`; what the stream
  * changed between the two is left alone, and the rest is replaced in the flush that ends at `high`. So a repair is one
  * more event in the stream's order and can't undo a later change. What stood there and what took its place are
  * recorded in `understudy.repaired_row`, in the same transaction.
@@ -15,7 +16,7 @@ import type { DatabaseEndpoint } from '../core/ports.js';
 import { emitMessageSql } from '../core/postgres.js';
 import { WHOLE_DATABASE } from '../core/ports.js';
 import { UnderstudyError } from '../core/errors.js';
-import { readWritable } from './follow/authority.js';
+import { heldFor } from './held.js';
 import type { LaneState } from './lane-state.js';
 import type { ApplyTable, Key } from './postgres/apply-table.js';
 import { emit, openReader, readChunk } from './postgres/chunk-reader.js';
@@ -26,7 +27,8 @@ import { copyWhole } from './postgres/whole-copy.js';
 
 export interface RepairContext {
   readonly lane: LaneState;
-  readonly source: DatabaseEndpoint;
+  /** Of the lane. */
+  readonly origin: DatabaseEndpoint;
   readonly clock: Clock;
   /** Unique to this repair, so that an earlier one's marks mean nothing. */
   readonly runId: string;
@@ -50,7 +52,7 @@ export async function repairTable(
   else await repairRows(context, table, keys, signal);
 }
 
-/** Replaces the rows of `keys`, the source's side of each winning. */
+/** Replaces the rows of `keys`, the origin's side of each winning. */
 async function repairRows(
   context: RepairContext,
   table: ApplyTable,
@@ -66,11 +68,11 @@ async function repairRows(
 }
 
 async function withReader(
-  { lane, source }: RepairContext,
+  { lane, origin }: RepairContext,
   signal: AbortSignal,
   use: (session: Session) => Promise<void>,
 ): Promise<void> {
-  const session = await openReader(source);
+  const session = await openReader(lane.origin, origin);
   endOnAbort(session, signal, 0);
   try {
     await lane.observing(session, () => use(session));
@@ -151,23 +153,22 @@ async function repairWhole(context: RepairContext, table: ApplyTable, signal: Ab
 
 async function copiedWhole(
   lane: LaneState,
-  source: Session,
+  origin: Session,
   table: ApplyTable,
   signal: AbortSignal,
 ): Promise<boolean> {
   const what = `copying ${table.name}`;
   let copied = false;
-  await lane.exclusive(async (destination) => {
-    const result = await inTransaction(destination, what, async () => {
+  await lane.exclusive(async (target) => {
+    const result = await inTransaction(target, what, async () => {
       const tag = emitMessageSql({ t: 'apply', lane: WHOLE_DATABASE, epoch: lane.authority.epoch });
-      await run(destination, tag, { what });
-      // Held to the transaction's end: what leads now must not be overwritten by what led before.
+      await run(target, tag, { what });
       const subset = lane.subsetOf(table.name);
-      if (!(await readWritable(destination, new Set([subset]))).has(subset)) throw notLed(table);
-      const whole = await copyWhole(source, destination, table, lane.delivered);
+      if (!(await heldFor(target, new Set([subset]), lane.authority)).has(subset)) throw notLed(lane, table);
+      const whole = await copyWhole(origin, target, table, lane.delivered);
       if (whole !== null) {
         const { rows, snapshotText: snapshot, until } = whole;
-        await recordWholeCopy(destination, table.info, { rows, snapshot, until });
+        await recordWholeCopy(target, table.info, { rows, snapshot, until });
       }
       return whole;
     });
@@ -178,14 +179,11 @@ async function copiedWhole(
   return copied;
 }
 
-function notLed(table: ApplyTable): UnderstudyError {
+function notLed({ origin }: LaneState, table: ApplyTable): UnderstudyError {
   return new UnderstudyError(
     'repair-failed',
-    `${table.name}: the source does not lead it, or a switch is open`,
-    {
-      advice:
-        'Rows are repaired only while the source leads: wait for the switch to end, or roll back first.',
-    },
+    `${table.name}: the ${origin} does not lead it, or a switch is open`,
+    { advice: 'Rows are taken from the side that leads: wait for the switch to end.' },
   );
 }
 

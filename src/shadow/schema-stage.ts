@@ -16,6 +16,7 @@ import type { ShadowSettings } from './settings.js';
 import { isIdentity, requiredForms } from './format/forms.js';
 import { inspectPartitioning } from './format/partitioning.js';
 import { formattedPlan, readOwnedSequences } from './format/schema.js';
+import { forgetUnmended } from './lost-slot.js';
 import { diffFingerprints, readFingerprint } from './postgres/fingerprint.js';
 import { ensureIdentities } from './postgres/identity.js';
 import {
@@ -40,6 +41,7 @@ import {
   SLOT_ELSEWHERE,
   streamNames,
 } from './postgres/slot.js';
+import { forgetHistory } from './postgres/origin-history.js';
 import { run, textOf, type Session } from './postgres/statement.js';
 import type { TableInfo } from './postgres/table.js';
 import { readTables } from './postgres/tables.js';
@@ -75,6 +77,9 @@ export async function dropLeftovers({ settings, source, clock }: StageContext): 
   await dropPublication(source, names.publication);
   // How far the way back had come is kept on the source, and is nothing to a new destination.
   await forgetProgress(source, 'reverse');
+  await forgetHistory(source, 'reverse');
+  await forgetUnmended(source);
+  await run(source, 'DELETE FROM understudy.table_copy', { what: 'forgetting what was repaired whole' });
 }
 
 /** Refuses what can't be shadowed; returns the source's tables, with their identities proven. */

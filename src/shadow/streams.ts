@@ -15,10 +15,9 @@ import { asUnderstudyError, UnderstudyError } from '../core/errors.js';
 import type { Log } from '../core/log.js';
 import type { Direction, Side } from '../core/ports.js';
 import type { Position } from '../core/position.js';
-import { subsetIds } from '../core/subsets.js';
 import { notReady } from './condition.js';
 import { Lane, type PassedOver } from './lane.js';
-import { isParted, passOverReverse, renewForward, renewReverse } from './lost-slot.js';
+import { passOverReverse, readUnmended, renewStream } from './lost-slot.js';
 import type { Pace } from './pace.js';
 import { ensureIdentities } from './postgres/identity.js';
 import { writeReversePrepared } from './postgres/records.js';
@@ -44,6 +43,9 @@ export interface StreamsContext {
   /** A lane will not go on. */
   readonly onFailed: (error: UnderstudyError) => void;
 }
+
+const WAY_BACK_GRACE_MS = 1000;
+const WAY_BACK_POLL_MS = 5;
 
 export class Streams {
   readonly forward: Lane;
@@ -73,6 +75,7 @@ export class Streams {
         ...streamNames(settings.migrationId, direction),
         originEndpoint: settings[origin],
         targetEndpoint: settings[target],
+        renewable: true,
       },
       {
         ...context,
@@ -95,34 +98,25 @@ export class Streams {
   }
 
   /**
-   * A slot behind a change that can't be sent passes it over: forward where one side leads everything, by another attempt,
-   * which mends what is missed; on the way back while the source leads everything, as nothing comes by it then. Else the
-   * change is one that the other side lacks, and the lane waits.
+   * A slot behind a change that can't be sent passes it over: on the way back while the source leads everything at once, as
+   * nothing comes by it then; else by another attempt, which mends what is missed.
    */
   async #passOver(direction: Direction, error: UnderstudyError, signal: AbortSignal): Promise<PassedOver> {
     const { source, destination, migrationId, subsets } = this.#settings;
     const { clock, log } = this.#context;
-    const ids = subsetIds(subsets);
     try {
-      return await withSession('source', source, 'pass over', async (onSource) => {
-        endOnAbort(onSource, signal, 0);
-        if (direction === 'forward') {
-          if (await isParted(onSource, ids)) return 'waits';
-          return this.#loseSlot(direction, error) ? 'rests' : 'waits';
-        }
-        return await withSession('destination', destination, 'pass over', async (onDestination) => {
-          endOnAbort(onDestination, signal, 0);
-          const context = {
-            source: onSource,
-            destination: onDestination,
-            clock,
-            log,
-            migrationId,
-            subsets: ids,
-          };
-          return (await passOverReverse(context)) ? 'goes-on' : 'waits';
-        });
-      });
+      const passed =
+        direction === 'reverse' &&
+        (await withSession('source', source, 'pass over', (onSource) =>
+          withSession('destination', destination, 'pass over', async (onDestination) => {
+            for (const session of [onSource, onDestination]) endOnAbort(session, signal, 0);
+            const sides = { source: onSource, destination: onDestination };
+            return await passOverReverse({ ...sides, clock, log, migrationId, subsets });
+          }),
+        ));
+      if (passed) return 'goes-on';
+      this.#loseSlot(direction, error);
+      return 'rests';
     } catch (thrown) {
       const { code, message } = asUnderstudyError(thrown, 'internal', 'passing a change over');
       log.warn({ code, reason: message, direction }, 'what can’t be sent could not be passed over');
@@ -170,16 +164,26 @@ export class Streams {
     return await this.of(direction).waitForMark(markId, signal);
   }
 
-  /** Puts another slot in place of the forward lane's, if that is lost. Whether it was: then every table is to be mended. */
-  async renewForward(stage: StageContext, tables: readonly TableInfo[]): Promise<boolean> {
-    const lost = this.#slotLost.has('forward');
-    if (lost) await this.forward.stop();
-    if (this.forward.running) return false;
+  /** Puts another slot in place of a lane's, if that is lost. Whether it was: then what is led there is to be mended. */
+  async renew(direction: Direction, stage: StageContext, tables?: readonly TableInfo[]): Promise<boolean> {
+    const lane = this.of(direction);
+    const lost = this.#slotLost.has(direction);
+    if (lost) await lane.stop();
+    if (lane.running) return false;
     const { migrationId, subsets } = this.#settings;
-    const renewed = await renewForward({ ...stage, migrationId, tables, subsets: subsetIds(subsets) }, lost);
-    if (renewed) this.forward.state.forgetHistory();
-    this.#slotLost.delete('forward');
+    const published = tables === undefined ? {} : { tables };
+    const renewed = await renewStream(direction, { ...stage, migrationId, subsets, ...published }, lost);
+    if (renewed) lane.state.forgetHistory();
+    this.#slotLost.delete(direction);
     return renewed;
+  }
+
+  /** What is on record to be mended, for its lane to know. Only while that is stopped. */
+  async noteUnmended(direction: Direction, target: Session): Promise<void> {
+    const { unmended } = this.of(direction).state;
+    const names = await readUnmended(target);
+    unmended.clear();
+    for (const name of names) unmended.set(name, 0);
   }
 
   /** Makes the way back, unless it has begun, and lets it begin. Throws what either server does. */
@@ -199,12 +203,24 @@ export class Streams {
 
   /** The way back, which an earlier process prepared or whose slot is lost, goes on. */
   async resumeReverse(stage: StageContext): Promise<void> {
-    if (this.#slotLost.has('reverse')) await this.reverse.stop();
+    await this.renew('reverse', stage);
     if (this.reverse.running) return;
-    const { migrationId, subsets } = this.#settings;
-    await renewReverse({ ...stage, migrationId, subsets: subsetIds(subsets) });
-    this.#slotLost.delete('reverse');
+    await this.noteUnmended('reverse', stage.source);
     this.#beginReverse();
+  }
+
+  /**
+   * Behind the fence of a cutover, before it is committed: whether the way back that was promised still runs. Waits a moment
+   * for one that is connecting again. Throws `shadow-not-ready`.
+   */
+  async assertWayBack(signal: AbortSignal): Promise<void> {
+    if (!this.#reverseBegun) return;
+    const { clock } = this.#context;
+    const deadlineMs = clock.monotonicMs() + WAY_BACK_GRACE_MS;
+    while (this.reverse.status().lagBytes === null) {
+      if (clock.monotonicMs() >= deadlineMs) throw notReady('reverse');
+      await clock.sleep(WAY_BACK_POLL_MS, signal);
+    }
   }
 
   #beginReverse(): void {

@@ -17,7 +17,7 @@ import { WHOLE_DATABASE } from '../core/ports.js';
 import { emitMessageSql } from '../core/postgres.js';
 import { UnderstudyError } from '../core/errors.js';
 import { authorityOf } from './authority.js';
-import { readWritable } from './follow/authority.js';
+import { heldFor } from './held.js';
 import type { LaneState } from './lane-state.js';
 import { Applier } from './postgres/apply.js';
 import type { ApplyTable } from './postgres/apply-table.js';
@@ -161,26 +161,4 @@ async function carryAll(
   } finally {
     await origin.client.query('ROLLBACK').catch(() => undefined);
   }
-}
-
-/** The subsets whose rows may be written over on that side now; what says so is held to the transaction's end. */
-async function heldFor(target: Session, subsets: ReadonlySet<SubsetId>): Promise<ReadonlySet<SubsetId>> {
-  return target.side === 'destination'
-    ? await readWritable(target, subsets)
-    : await readFenced(target, subsets);
-}
-
-/** Without a record of a fence there is none to be lowered. */
-async function readFenced(source: Session, subsets: ReadonlySet<SubsetId>): Promise<ReadonlySet<SubsetId>> {
-  const what = 'asking whether the source is fenced';
-  const found = await run(source, `SELECT pg_catalog.to_regclass('understudy.epoch') IS NOT NULL AS found`, {
-    what,
-  });
-  if (found.rows[0]?.['found'] !== 't') return subsets;
-  const { rows } = await run(
-    source,
-    'SELECT subset FROM understudy.epoch WHERE fenced ORDER BY subset FOR SHARE',
-    { what },
-  );
-  return new Set(rows.flatMap((row) => row['subset'] ?? []));
 }

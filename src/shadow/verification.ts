@@ -37,8 +37,9 @@ export interface VerificationContext {
   readonly tables: () => readonly TableInfo[];
   /** How a side has a table, where not as the source does. */
   readonly form?: TableForm;
-  /** Mends rows of the destination: those of `keys`, or, of a table without a key, all. */
+  /** Mends rows of the direction's target: those of `keys`, or, of a table without a key, all. */
   readonly repair: (
+    direction: Direction,
     table: TableInfo,
     keys: readonly (readonly string[])[],
     signal: AbortSignal,
@@ -115,11 +116,6 @@ export class Verification {
   ): Promise<VerifyReport> {
     const { clock, recent } = this.#context;
     const { direction } = options;
-    if (options.repair === true && direction !== 'forward') {
-      throw new UnderstudyError('request-invalid', 'rows are repaired only while the source leads', {
-        advice: 'Run `understudy verify` without --repair, and roll back first.',
-      });
-    }
     const whole = options.tables === undefined;
     const before = whole && options.resume === true ? this.#resumable(direction) : null;
     const equal = [...(before?.verdicts ?? [])];
@@ -153,7 +149,11 @@ export class Verification {
       );
       const repair =
         options.repair === true
-          ? await this.#repair(pair, marker, differing, result.mismatches, { signal, rest })
+          ? await this.#repair(direction, pair, marker, differing, {
+              signal,
+              rest,
+              mismatches: result.mismatches,
+            })
           : undefined;
       const report: VerifyReport = {
         startedAt,
@@ -198,23 +198,32 @@ export class Verification {
   }
 
   /**
-   * Compares one table with the source and mends it until both are equal, as fast as `rest` lets it. Throws as `verify`,
-   * and `repair-failed`.
+   * Compares one table with the side that leads and mends it until both are equal, as fast as `rest` lets it. Throws as
+   * `verify`, and `repair-failed`.
    */
-  async mend(table: TableInfo, signal: AbortSignal, rest: () => Promise<void>): Promise<void> {
+  async mend(
+    direction: Direction,
+    table: TableInfo,
+    signal: AbortSignal,
+    rest: () => Promise<void>,
+  ): Promise<void> {
     for (let round = 1; round <= MEND_ROUNDS_MAX; round++) {
       const report = await this.verify(
-        { direction: 'forward', tables: [tableKey(table)], repair: true },
+        { direction, tables: [tableKey(table)], repair: true },
         signal,
         undefined,
         rest,
       );
       if ((report.repair?.remaining ?? report.mismatches) === 0) return;
     }
-    throw new UnderstudyError('repair-failed', `${tableKey(table)}: it still differs from the source`, {
-      retryable: true,
-      advice: 'It is tried again.',
-    });
+    throw new UnderstudyError(
+      'repair-failed',
+      `${tableKey(table)}: it still differs from the ${origin(direction)}`,
+      {
+        retryable: true,
+        advice: 'It is tried again.',
+      },
+    );
   }
 
   /**
@@ -222,20 +231,25 @@ export class Verification {
    * unique value is found by that, and its turn comes once the other is mended.
    */
   async #repair(
+    direction: Direction,
     pair: Pair,
     marker: Session,
     found: ReadonlyMap<TableInfo, readonly UnitId[]>,
-    mismatches: number,
-    { signal, rest }: { readonly signal: AbortSignal; readonly rest: (() => Promise<void>) | undefined },
+    options: {
+      readonly mismatches: number;
+      readonly signal: AbortSignal;
+      readonly rest: (() => Promise<void>) | undefined;
+    },
   ): Promise<NonNullable<VerifyReport['repair']>> {
     let rows = 0;
-    let remaining = mismatches;
+    const { signal, rest } = options;
+    let remaining = options.mismatches;
     let differing = found;
     for (let round = 1; round <= REPAIR_ROUNDS_MAX && differing.size > 0; round++) {
       for (const [table, ids] of differing) {
         const name = tableKey(table);
-        this.#context.log.warn({ table: name, rows: ids.length, round }, 'rows of the shadow are repaired');
-        await this.#context.repair(table, ids, signal);
+        this.#context.log.warn({ table: name, rows: ids.length, round }, 'rows are repaired');
+        await this.#context.repair(direction, table, ids, signal);
         if (round === 1) rows += ids.length;
       }
       const left = new Map<TableInfo, UnitId[]>();
@@ -243,9 +257,9 @@ export class Verification {
         { authoritative: pair.authoritative.client, follower: pair.follower.client },
         [...differing.keys()],
         {
-          settle: (limit) => this.#settle(marker, 'forward', limit),
+          settle: (limit) => this.#settle(marker, direction, limit),
           signal,
-          authoritativeSide: 'source',
+          authoritativeSide: origin(direction),
           ...this.#form(),
           onConfirmed: (table, ids) => collect(left, table, ids),
           rest,

@@ -12,7 +12,7 @@ import { connectControl } from '../../src/core/postgres.js';
 import { ShadowClient } from '../../src/shadow/client.js';
 import { FAST_SETTINGS } from '../support/global-setup.js';
 import { databasePair, until, type DatabasePair, ownServer } from '../support/servers.js';
-import { contents, EngineHarness, sql } from './engine-harness.js';
+import { contents, emitRoute, EngineHarness, JOURNAL, sql } from './engine-harness.js';
 
 const BUILT_WORKER = new URL('../../dist/shadow/worker.js', import.meta.url);
 
@@ -244,10 +244,61 @@ test('a slot that is lost is made anew, and what it has missed is mended, not co
     `SELECT pg_catalog.pg_replication_slot_advance(slot_name, pg_catalog.pg_current_wal_lsn()) ${SLOTS}`,
   );
   await onDestination.query(`INSERT INTO understudy.unmended VALUES ('', '')`);
-  await using third = new EngineHarness(pair).start();
-  await settled(third);
-  expect(third.phases).not.toContain('copying');
-  expect((await onDestination.query('SELECT FROM understudy.unmended')).rowCount).toBe(0);
+  {
+    await using third = new EngineHarness(pair).start();
+    await settled(third);
+    expect(third.phases).not.toContain('copying');
+    expect((await onDestination.query('SELECT FROM understudy.unmended')).rowCount).toBe(0);
+
+    // A switch: from here on the way back is what must not be lost.
+    await sql(
+      onSource,
+      `CREATE TABLE understudy.epoch (subset text, fenced bool, epoch bigint, operation uuid);
+       INSERT INTO understudy.epoch VALUES ('all', true, 2, gen_random_uuid())`,
+    );
+    await sql(onDestination, `${JOURNAL}; UPDATE understudy.route SET side = 'destination', epoch = 2`);
+    await emitRoute(onDestination, 'destination', 2);
+    await sql(onDestination, `UPDATE t SET v = 'led' WHERE id < 50`);
+    await third.caughtUp('reverse');
+    await third.expectSame();
+  }
+  await until(async () => (await onDestination.query(`SELECT ${SLOTS} AND active`)).rowCount === 0);
+  await onDestination.query(`SELECT pg_drop_replication_slot(slot_name) ${SLOTS}`);
+  await sql(
+    onDestination,
+    `BEGIN; UPDATE t SET n = -1 WHERE id = 1; UPDATE t SET n = 2 WHERE id = 2; UPDATE t SET n = 1 WHERE id = 1; COMMIT;
+     DELETE FROM t WHERE id = 5; INSERT INTO t VALUES (9002, 'led', 9002); INSERT INTO keyless VALUES ('led')`,
+  );
+  const back = async (harness: EngineHarness, phases: number): Promise<void> => {
+    await until(() => harness.phases.slice(phases).includes('repairing'), { what: 'the repair' });
+    await settled(harness);
+    await harness.caughtUp('reverse');
+    await harness.expectSame();
+    expect((await onSource.query('SELECT FROM understudy.unmended')).rowCount).toBe(0);
+  };
+  {
+    await using fourth = new EngineHarness(pair).start();
+    await back(fourth, 0);
+    expect(fourth.phases).not.toContain('copying');
+    const before = fourth.phases.length;
+    await sql(onDestination, `UPDATE t SET v = 'led on' WHERE id < 500`);
+    await dropWhileUsed(onDestination);
+    await sql(onDestination, `UPDATE t SET v = 'led further' WHERE id < 100; DELETE FROM keyless`);
+    await back(fourth, before);
+  }
+  // A source that has failed over to a standby which lacked what had come back last, and how far that was.
+  await sql(
+    onSource,
+    `UPDATE understudy.stream_origin SET timeline = 99 WHERE direction = 'reverse target';
+     SET session_replication_role = replica; DELETE FROM t WHERE id < 10; RESET session_replication_role`,
+  );
+  await using fifth = new EngineHarness(pair).start();
+  await back(fifth, 0);
+  const mended = await fifth.engine.verify(
+    { direction: 'reverse', repair: true },
+    AbortSignal.timeout(60_000),
+  );
+  expect(mended).toMatchObject({ mismatches: 0, repair: { rows: 0, remaining: 0 } });
 });
 
 const SLOTS = 'FROM pg_catalog.pg_replication_slots WHERE database = pg_catalog.current_database()';

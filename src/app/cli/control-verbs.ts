@@ -37,7 +37,7 @@ export function controlVerbs(cli: Argv<GlobalArguments>): Argv<GlobalArguments> 
           .option('repair', {
             type: 'boolean',
             default: false,
-            describe: 'Mend what differs on the destination; both rows are recorded',
+            describe: 'Mend what differs on the side that follows; both rows are recorded',
           })
           .option('resume', {
             type: 'boolean',

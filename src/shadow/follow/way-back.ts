@@ -53,6 +53,7 @@ export class WayBack {
         ...streamNames(migrationId, 'reverse'),
         originEndpoint: destination,
         targetEndpoint: source,
+        renewable: false,
       },
       {
         ...context,

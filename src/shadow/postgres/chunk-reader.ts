@@ -1,10 +1,10 @@
 /**
- * Reads chunks on the source: `low` mark, a read under one snapshot, `high` mark.
+ * Reads chunks on a stream's origin: `low` mark, a read under one snapshot, `high` mark.
  *
  * The marks are committed with `synchronous_commit = local`: they need not reach a standby, and must not wait for one
  * that is missing. No lock is taken but the read's own, and no snapshot outlives a chunk.
  */
-import type { DatabaseEndpoint, LogMessage } from '../../core/ports.js';
+import type { DatabaseEndpoint, LogMessage, Side } from '../../core/ports.js';
 import { emitMessageSql, quoteIdent, quoteLiteral } from '../../core/postgres.js';
 import {
   copyFormat,
@@ -23,8 +23,8 @@ import { parseSnapshot, type Snapshot } from './visibility.js';
 /** A chunk is a range of the key's index, whatever the source's statistics say. */
 const READER_SETTINGS = { synchronous_commit: 'local', enable_seqscan: 'off' };
 
-export async function openReader(endpoint: DatabaseEndpoint): Promise<Session> {
-  return await openSession('source', endpoint, 'copy', READER_SETTINGS);
+export async function openReader(side: Side, endpoint: DatabaseEndpoint): Promise<Session> {
+  return await openSession(side, endpoint, 'copy', READER_SETTINGS);
 }
 
 export async function emit(session: Session, message: LogMessage): Promise<void> {

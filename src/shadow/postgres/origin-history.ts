@@ -1,6 +1,7 @@
 /**
- * Whether a server's log is still the one that a stream has read: after a failover to a standby that lacked some of it, or
- * where another cluster took the server's place, positions mean something else, and what was streamed from behind that
+ * Whether a stream's servers are still those that it has read from and written to.
+ *
+ * Its origin's log may not be the one that it has read: after a failover to a standby that lacked some of it, or where another cluster took the server's place, positions mean something else, and what was streamed from behind that
  * point never happened there.
  *
  * The server's system identifier and timeline are recorded with the first stream; where either is another one later, the
@@ -86,11 +87,58 @@ export async function proveHistory(client: pg.Client, context: HistoryContext): 
   );
 }
 
-/** The stream begins anew, wherever it is read from then. */
+/**
+ * Proves that the stream's target is the server that it was, and records which that is. One that took its place may lack what
+ * was applied and acknowledged last, and with it the progress that would tell. Throws `slot-lost` then, and a retryable error
+ * of a standby that is not promoted yet.
+ */
+export async function proveTarget(target: Session, direction: Direction): Promise<void> {
+  const { side } = target;
+  const what = `asking the ${side} for its timeline`;
+  const { rows: now } = await run(
+    target,
+    `SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN NULL ELSE
+       pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 8) END AS timeline`,
+    { what },
+  );
+  const timeline = now[0]?.['timeline'];
+  if (timeline == null) {
+    const code = side === 'source' ? 'source-unreachable' : 'destination-unreachable';
+    throw new UnderstudyError(code, `the ${side} is a standby still: nothing can be written`, {
+      retryable: true,
+    });
+  }
+  const values = [targetKey(direction), String(Number.parseInt(timeline, 16))];
+  const { rows } = await run(
+    target,
+    {
+      text: `INSERT INTO understudy.stream_origin (direction, system_id, timeline) VALUES ($1, '', $2)
+        ON CONFLICT (direction) DO UPDATE SET direction = EXCLUDED.direction
+        RETURNING timeline`,
+      values,
+    },
+    { what },
+  );
+  if (rows[0]?.['timeline'] === values[1]) return;
+  throw new UnderstudyError(
+    'slot-lost',
+    `the ${side} is on timeline ${values[1]} since a failover: what was applied last may be gone`,
+    { advice: 'Nothing: another slot is made, and every table compared and mended.' },
+  );
+}
+
+function targetKey(direction: Direction): string {
+  return `${direction} target`;
+}
+
+/** The stream begins anew, wherever it is read from then, and whoever is written to. */
 export async function forgetHistory(target: Session, direction: Direction): Promise<void> {
   await run(
     target,
-    { text: 'DELETE FROM understudy.stream_origin WHERE direction = $1', values: [direction] },
+    {
+      text: 'DELETE FROM understudy.stream_origin WHERE direction IN ($1, $2)',
+      values: [direction, targetKey(direction)],
+    },
     { what: 'forgetting where a stream was read from' },
   );
 }
