@@ -1,9 +1,9 @@
 /** Whether the configured subsets part what belongs together: by the source's catalogs, see capture/closure.ts. */
 import type pg from 'pg';
 import type { AttachedProblem, LooseDraw } from '../capture/attached.js';
-import { readClosure, type Tie } from '../capture/closure.js';
+import { readClosure, type ForeignKey, type Tie } from '../capture/closure.js';
 import { REST, type Finding, type SubsetId, type SubsetRules } from '../core/ports.js';
-import { readSubsetTables } from '../core/subsets.js';
+import { foreignKeyPolicy, readSubsetTables } from '../core/subsets.js';
 
 /** Blockers for what can't be parted; warnings for what can't be known. Empty where no subsets are configured. */
 export async function subsetFindings(
@@ -20,7 +20,11 @@ export async function subsetFindings(
   return [
     ...rules.flatMap(({ tables }) => tables.filter((table) => !members.has(table)).map(missing)),
     ...cut(closure.bound, members).map(([tie, here, there]) => tied(tie, here, there)),
-    ...cut(closure.foreignKeys, members).map(([tie, here, there]) => keyed(tie, here, there)),
+    ...cut(closure.foreignKeys, members).map(([key, here, there]) =>
+      foreignKeyPolicy(rules, here, there) === 'together'
+        ? keyed(key, here, there)
+        : leftOut(key, here, there),
+    ),
     ...(closure.unreadTriggers ?? []).map(({ name, tables }) => unread(name, tables)),
     ...(closure.attached?.looseDraws ?? [])
       .filter(({ table }) => (members.get(table) ?? REST) !== REST)
@@ -36,10 +40,10 @@ export async function subsetFindings(
 }
 
 /** The ties between tables of different subsets, with both. */
-function cut(
-  ties: readonly Tie[],
+function cut<T extends Tie>(
+  ties: readonly T[],
   members: ReadonlyMap<string, SubsetId>,
-): readonly (readonly [Tie, SubsetId, SubsetId])[] {
+): readonly (readonly [T, SubsetId, SubsetId])[] {
   return ties.flatMap((tie) => {
     const here = members.get(tie.a) ?? REST;
     const there = members.get(tie.b) ?? REST;
@@ -82,6 +86,34 @@ function keyed({ a, b, by }: Tie, here: SubsetId, there: SubsetId): Finding {
     a,
     `is in subset ${here} and refers to ${b}, in ${there} (${by}): the two are switched in one operation`,
     'Nothing.',
+  );
+}
+
+/** Of one that acts, what it would have done would be done no more: nobody could tell afterwards which rows it concerned. */
+function leftOut({ a, b, by, acts, partitioned }: ForeignKey, here: SubsetId, there: SubsetId): Finding {
+  const what = `is in subset ${here} and refers to ${b}, in ${there} (${by})`;
+  if (acts !== undefined)
+    return finding(
+      'blocker',
+      'subset-foreign-key-acts',
+      a,
+      `${what}, and the key is not only to refuse: ${acts} would not be done while the two are on different sides`,
+      'Say foreignKeys: together for both subsets, or let the application do what the key does, and drop it.',
+    );
+  if (partitioned === true)
+    return finding(
+      'blocker',
+      'subset-foreign-key-partitioned',
+      a,
+      `${what}, and one of the two is partitioned: such a key can’t be put back without reading all rows under a lock`,
+      'Say foreignKeys: together for both subsets.',
+    );
+  return finding(
+    'warning',
+    'subset-foreign-key-unenforced',
+    a,
+    `${what}: while the two are on different sides nothing refuses a row that refers to none, and the constraint is not in the catalogs`,
+    'Nothing, if the application keeps to it by itself; it is validated once they have met. Else say foreignKeys: together.',
   );
 }
 

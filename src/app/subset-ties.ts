@@ -2,7 +2,7 @@
 import type pg from 'pg';
 import { readForeignKeys } from '../capture/closure.js';
 import { REST, type SubsetId, type SubsetRules, type SubsetTie, type TableName } from '../core/ports.js';
-import { readSubsetTables, subsetIds } from '../core/subsets.js';
+import { foreignKeyPolicy, readSubsetTables, subsetIds } from '../core/subsets.js';
 import { crossingText, crossingsOf, readTablePairs } from './crossing.js';
 
 type Members = readonly { readonly subset: SubsetId; readonly tables: readonly TableName[] }[];
@@ -15,7 +15,7 @@ export async function readSubsetTies(
 ): Promise<readonly SubsetTie[]> {
   if (rules.length === 0) return [];
   const members = await readSubsetTables(source, rules);
-  const keys = foreignKeyTies(await readForeignKeys(source), members);
+  const keys = foreignKeyTies(await readForeignKeys(source), members, rules);
   const follow = new Set(rules.filter(({ crossing }) => crossing === 'follow').map(({ subset }) => subset));
   if (follow.size === 0) return keys;
   const pairs = await readTablePairs(destination);
@@ -37,6 +37,7 @@ export async function readSubsetTies(
 function foreignKeyTies(
   keys: readonly { readonly a: string; readonly b: string; readonly by: string }[],
   members: Members,
+  rules: readonly SubsetRules[],
 ): readonly SubsetTie[] {
   const subsetOf = new Map<string, SubsetId>(
     members.flatMap(({ subset, tables }) =>
@@ -45,7 +46,7 @@ function foreignKeyTies(
   );
   return keys.flatMap(({ a, b, by }) => {
     const [here, there] = [subsetOf.get(a) ?? REST, subsetOf.get(b) ?? REST];
-    return here === there
+    return here === there || foreignKeyPolicy(rules, here, there) === 'unenforced'
       ? []
       : [{ a: here, b: there, by: 'foreign-key' as const, detail: `${by}, from ${a} to ${b}` }];
   });

@@ -30,9 +30,16 @@ export interface Tie {
   readonly by: string;
 }
 
+export interface ForeignKey extends Tie {
+  /** One of the tables is. */
+  readonly partitioned?: true;
+  /** What it does to referring rows: `ON DELETE CASCADE`; absent of one that only refuses. */
+  readonly acts?: string;
+}
+
 export interface Closure {
   readonly tables: readonly ClosureTable[];
-  readonly foreignKeys: readonly Tie[];
+  readonly foreignKeys: readonly ForeignKey[];
   readonly bound: readonly Tie[];
   /** What may tie tables together and can't be read, one sentence each. */
   readonly unknown: readonly string[];
@@ -66,8 +73,15 @@ const TABLES_SQL = `
   WHERE c.relkind IN ('r', 'p', 'f') AND c.relpersistence <> 't' AND ${OURS_SQL}
   ORDER BY c.relpages DESC, 1 LIMIT ${TABLES_MAX}`;
 
+const ACTION = (letter: string): string =>
+  `CASE ${letter} WHEN 'c' THEN 'CASCADE' WHEN 'n' THEN 'SET NULL' ELSE 'SET DEFAULT' END`;
+
 const FOREIGN_KEYS_SQL = `
-  SELECT ${NAME('k.conrelid')} AS a, ${NAME('k.confrelid')} AS b, 'foreign key ' || k.conname AS by
+  SELECT ${NAME('k.conrelid')} AS a, ${NAME('k.confrelid')} AS b, 'foreign key ' || k.conname AS by,
+    (SELECT pg_catalog.bool_or(c.relkind = 'p') FROM pg_catalog.pg_class c WHERE c.oid IN (k.conrelid, k.confrelid))
+      AS partitioned,
+    CASE WHEN k.confdeltype NOT IN ('a', 'r') THEN 'ON DELETE ' || ${ACTION('k.confdeltype')}
+      WHEN k.confupdtype NOT IN ('a', 'r') THEN 'ON UPDATE ' || ${ACTION('k.confupdtype')} END AS acts
   FROM pg_catalog.pg_constraint k
   WHERE k.contype = 'f' AND k.conparentid = 0 AND k.conrelid <> k.confrelid`;
 
@@ -149,8 +163,12 @@ export async function readClosure(client: pg.Client): Promise<Closure> {
 }
 
 /** From the table that refers to the one that is referred to; none of a table to itself. */
-export async function readForeignKeys(client: pg.Client): Promise<readonly Tie[]> {
-  return (await client.query<Row>(FOREIGN_KEYS_SQL)).rows.map(tieFrom);
+export async function readForeignKeys(client: pg.Client): Promise<readonly ForeignKey[]> {
+  return (await client.query<Row>(FOREIGN_KEYS_SQL)).rows.map((row) => ({
+    ...tieFrom(row),
+    ...(row['partitioned'] === 't' ? { partitioned: true } : {}),
+    ...(row['acts'] == null ? {} : { acts: row['acts'] }),
+  }));
 }
 
 /** Those ties of `more` that no other says already. */

@@ -19,8 +19,9 @@ export interface SubsetRules {
   readonly subset: SubsetId;
   /** As `schema.table`. Partitions and children of these are meant too. */
   readonly tables: readonly string[];
-  /** together: what a foreign key ties is switched in one operation. */
-  readonly foreignKeys: 'together';
+  /** together: what a foreign key ties is switched in one operation. unenforced: it may be parted, and the key does not hold
+   *  while it is. */
+  readonly foreignKeys: 'together' | 'unenforced';
   /** refuse: statements and transactions that span sides are refused. follow: subsets that captured transactions touch
    *  together are switched in one operation. */
   readonly crossing: 'refuse' | 'follow';

@@ -6,6 +6,9 @@ import type pg from 'pg';
 import { REST, WHOLE_DATABASE, type SubsetId, type SubsetRules, type SubsetTables } from './ports.js';
 import { UnderstudyError } from './errors.js';
 
+/** On either side: foreign keys that are not enforced while their subsets are parted. */
+export const UNENFORCED_KEYS = 'understudy.unenforced_key';
+
 /** As far as parents of parents are followed. */
 const DEPTH_MAX = 32;
 
@@ -80,4 +83,16 @@ export function subsetAsked(known: readonly SubsetId[], asked: SubsetId | undefi
   throw new UnderstudyError('request-invalid', `there is no subset ${asked}: there are ${known.join(', ')}`, {
     advice: 'Name one of them, or add it to `subsets` in the configuration and restart Understudy.',
   });
+}
+
+/** What holds for a foreign key between two subsets: it is left unenforced where one of them says so. */
+export function foreignKeyPolicy(
+  rules: readonly SubsetRules[],
+  one: SubsetId,
+  other: SubsetId,
+): SubsetRules['foreignKeys'] {
+  if (one === other) return 'together';
+  const says = (subset: SubsetId): boolean =>
+    rules.some((each) => each.subset === subset && each.foreignKeys === 'unenforced');
+  return says(one) || says(other) ? 'unenforced' : 'together';
 }

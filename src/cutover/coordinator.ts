@@ -24,6 +24,7 @@ import {
   type OperationMember,
 } from './journal.js';
 import { JournalDebts } from './journal-debts.js';
+import { KeyKeeper } from './key-keeper.js';
 import { abortable, type Operation } from './operation.js';
 import { recoverAll } from './recover-all.js';
 import { reconfigured } from './recovery.js';
@@ -70,6 +71,7 @@ export class CutoverCoordinator {
   readonly #closing = new AbortController();
   readonly #status: StatusReader;
   readonly #debts: JournalDebts;
+  readonly #keys: KeyKeeper;
   /** Of operations that were stopped dead. */
   readonly #abandoned: Connections[] = [];
   #running: Running | undefined;
@@ -94,6 +96,14 @@ export class CutoverCoordinator {
       log: deps.log,
       closing: this.#closing.signal,
       answerTimeoutMs: deps.settings.connectTimeoutMs,
+    });
+    this.#keys = new KeyKeeper({
+      rules: deps.subsets ?? [],
+      connections: this.#connections,
+      clock: deps.clock,
+      log: deps.log,
+      settings: deps.settings,
+      closing: this.#closing.signal,
     });
     this.#registration = new Registration({
       proxyId: this.#proxyId,
@@ -148,6 +158,14 @@ export class CutoverCoordinator {
       const unknown = (recovery.subsets ?? []).filter((each) => each.unknown === true);
       this.#unknown = new Set(unknown.map(({ subset }) => subset));
       this.#finalized = recovery.finalized;
+      const told = recovery.subsets ?? [{ subset: this.#deps.subset, route: recovery.route }];
+      await this.#keys.found(
+        new Map(
+          told
+            .filter(({ subset }) => !this.#unknown.has(subset))
+            .map(({ subset, route }) => [subset, route.side]),
+        ),
+      );
       return recovery;
     });
   }
@@ -208,6 +226,7 @@ export class CutoverCoordinator {
   installBarriers(tables: readonly ShadowTable[]): Promise<void> {
     return this.#exclusively(async () => {
       await installOnBoth(this.#deps, this.#connections, this.#subsets, tables, this.#closing.signal);
+      await this.#keys.install();
     });
   }
 
@@ -290,7 +309,20 @@ export class CutoverCoordinator {
     options: OperationOptions,
     controller: AbortController,
   ): Promise<OperationReport> {
-    await this.ensureJournal();
+    await this.#keys.pause();
+    try {
+      await this.ensureJournal();
+      return await this.#runPrepared(kind, options, controller);
+    } finally {
+      this.#keys.resume();
+    }
+  }
+
+  async #runPrepared(
+    kind: OperationKind,
+    options: OperationOptions,
+    controller: AbortController,
+  ): Promise<OperationReport> {
     const connections = this.#newConnections();
     const cancel = (): void =>
       controller.abort(asCancelled(options.signal.reason, `the ${kind} was cancelled before its commit`));
@@ -359,6 +391,7 @@ export class CutoverCoordinator {
       signal,
       closing: this.#closing.signal,
       onFinding: (finding) => this.#running?.runner?.addFinding(finding),
+      settleKeys: () => this.#keys.moved(subsets, kind === 'cutover' ? 'destination' : 'source'),
       parts: {},
       found: {},
     };
@@ -410,7 +443,9 @@ export class CutoverCoordinator {
     if (this.#running !== undefined) throw new UnderstudyError('busy', `a ${this.#running.kind} is running`);
     return await this.#exclusively(async () => {
       await this.#debts.pay();
-      const report = await finalize(this.#deps, this.#connections, options);
+      const report = await finalize(this.#deps, this.#connections, options, this.#keys).finally(() =>
+        this.#keys.resume(),
+      );
       this.#finalized = true;
       return report;
     });
@@ -425,7 +460,9 @@ export class CutoverCoordinator {
     if (this.#running !== undefined) throw new UnderstudyError('busy', `a ${this.#running.kind} is running`);
     return await this.#exclusively(async () => {
       if (options.destinationLost !== true) await this.#debts.pay();
-      const report = await remove(this.#deps, this.#connections, this.#proxyId, options);
+      const report = await remove(this.#deps, this.#connections, this.#proxyId, options, this.#keys).finally(
+        () => this.#keys.resume(),
+      );
       this.#removed = true;
       this.#debts.forget();
       await this.#registration.close();
@@ -463,6 +500,7 @@ export class CutoverCoordinator {
     const rollback = await this.#rollbackStatus(led);
     const sides = wholeOf(read.map((each) => each.sides));
     const running = this.#running?.runner;
+    const foreignKeys = await this.#keys.status();
     return {
       route,
       ...(several
@@ -482,6 +520,7 @@ export class CutoverCoordinator {
       barriers: sides.barriers,
       rollback,
       journal: sides.journal,
+      ...(foreignKeys === undefined ? {} : { foreignKeys }),
     };
   }
 
@@ -509,6 +548,7 @@ export class CutoverCoordinator {
     }
     this.#closing.abort(new UnderstudyError('cancelled', 'the process is ending'));
     await running?.settled;
+    await this.#keys.close();
     await this.#registration.close();
     await this.#connections.end();
     for (const connections of this.#abandoned) connections.destroy();

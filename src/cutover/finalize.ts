@@ -2,7 +2,8 @@
  * Takes away what Understudy left behind, once the destination leads for good.
  *
  * Order, each part repeatable, so that a call that was interrupted is simply made again:
- *   1. the journal's route is finalized: no rollback can begin any more
+ *   1. foreign keys that were left unenforced are put back and validated; those that rows violate stay NOT VALID and are named.
+ *      The journal's route is finalized: no rollback can begin any more
  *   2. the source's record is retired: a tombstone. A restart with the same configuration finds it before anything else
  *      and never serves the source again, even where the journal can't be read
  *   3. the streams stop
@@ -26,6 +27,7 @@ import {
   type Cleanup,
 } from './cleanup.js';
 import { finalizeRoute, readRoute } from './journal.js';
+import type { KeyKeeper } from './key-keeper.js';
 import type { Connections, Session } from './session.js';
 import type { CutoverDeps, FinalizeOptions, FinalizeReport } from './settings.js';
 
@@ -43,6 +45,7 @@ export async function finalize(
   deps: CutoverDeps,
   connections: Connections,
   options: FinalizeOptions,
+  keys: Pick<KeyKeeper, 'finish'>,
 ): Promise<FinalizeReport> {
   const { clock, settings, migrationId } = deps;
   const subsets = subsetIds(deps.subsets ?? []);
@@ -59,6 +62,7 @@ export async function finalize(
   const source = options.sourceLost === true ? null : await connections.open('source', 'finalize');
   try {
     await assertAllLed(destination, subsets);
+    const foreignKeys = await keys.finish(source === null ? ['destination'] : ['destination', 'source']);
     const epochs: number[] = [];
     for (const subset of subsets) epochs.push(await finalizeRoute(destination, subset));
     for (const [index, subset] of subsets.entries()) {
@@ -82,7 +86,8 @@ export async function finalize(
       if (session !== null) await dropOwnTables(cleanup, session, (table) => KEPT[session.side].test(table));
     }
     const fence = source === null ? 'source-lost' : options.removeFence ? 'removed' : 'kept';
-    return { epoch, removed, fence, seconds: (clock.monotonicMs() - startedMs) / 1000 };
+    const seconds = (clock.monotonicMs() - startedMs) / 1000;
+    return { epoch, removed, fence, ...(foreignKeys.length === 0 ? {} : { foreignKeys }), seconds };
   } finally {
     await Promise.all([destination.end(), source?.end()]);
   }

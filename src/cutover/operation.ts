@@ -51,6 +51,8 @@ export interface Operation {
   /** The process is about to end: waits without end are left, what is unfinished is the next process's. */
   readonly closing: AbortSignal;
   readonly onFinding: (finding: Finding) => void;
+  /** Foreign keys between subsets are made to be as the sides now want them; what is left of it. Never throws. */
+  readonly settleKeys: () => Promise<readonly Finding[]>;
   /** Found out and set up by the steps, in order. */
   /** Milliseconds of what the steps consist of, as `hold.drain`. */
   readonly parts: Record<string, number>;

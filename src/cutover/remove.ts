@@ -5,7 +5,7 @@
  * Order, each part repeatable, so that a call that was interrupted is simply made again:
  *   1. nothing is under way: no fence stands on the source; on a destination that can be asked, no operation is open and
  *      no other process lives
- *   2. the streams stop, and whatever else writes into schema `understudy`
+ *   2. foreign keys that were left unenforced are put back and validated; the streams stop, and whatever else writes into schema `understudy`
  *   3. on the source: slot, publication, replica identities as they were, barrier, own tables
  *   4. on the destination, unless it is gone: the same, and the journal
  * Kept: the tables and rows on the destination, which its guard no longer protects; and on a source that was switched
@@ -30,6 +30,7 @@ import {
 import { readEpoch, type EpochRecord } from './fence.js';
 import { readOpenOperation, readRoute } from './journal.js';
 import { readOtherProxies } from './registration.js';
+import type { KeyKeeper } from './key-keeper.js';
 import type { Connections, Session } from './session.js';
 import type { CutoverDeps, RemoveOptions, RemoveReport } from './settings.js';
 
@@ -39,6 +40,7 @@ export async function remove(
   connections: Connections,
   proxyId: string,
   options: RemoveOptions,
+  keys: Pick<KeyKeeper, 'finish'>,
 ): Promise<RemoveReport> {
   const { clock, settings, migrationId } = deps;
   const subsets = subsetIds(deps.subsets ?? []);
@@ -50,8 +52,10 @@ export async function remove(
     timeoutMs: settings.installTimeoutMs,
   };
   const cleanup: Cleanup = { limits, removed: [] };
+  let foreignKeys: readonly string[] = [];
   const report = (): RemoveReport => ({
     removed: cleanup.removed,
+    ...(foreignKeys.length === 0 ? {} : { foreignKeys }),
     seconds: (clock.monotonicMs() - startedMs) / 1000,
   });
   if (options.destinationLost !== true && (await journalSaysFinalized(deps, connections, proxyId))) {
@@ -78,6 +82,7 @@ export async function remove(
       sessions.push(destination);
       for (const subset of subsets) await refuseWhileUsed(destination, subset, proxyId);
     }
+    foreignKeys = await keys.finish(sessions.map(({ side }) => side));
     await options.stopWriters();
     for (const session of sessions) {
       const name = streamName(migrationId, session.side);

@@ -162,6 +162,30 @@ export interface SubsetStatus {
   readonly unknown?: true;
 }
 
+/** A foreign key between subsets that may be parted; where it is not enforced, `since` when. */
+export interface ForeignKeyStatus {
+  readonly name: string;
+  /** The referring table and the one that is referred to, as `schema.table`, and the subset of each. */
+  readonly table: string;
+  readonly references: string;
+  readonly subsets: readonly [SubsetId, SubsetId];
+  readonly source: ForeignKeySideStatus;
+  readonly destination: ForeignKeySideStatus;
+}
+
+/**
+ * unenforced: the constraint is not there while its subsets are on different sides. restored: it is there again, NOT VALID:
+ * what is written from now on is checked. absent: neither it nor a record of it is there. unknown: the side can't be asked.
+ */
+export interface ForeignKeySideStatus {
+  readonly state: 'enforced' | 'unenforced' | 'restored' | 'absent' | 'unknown';
+  readonly since?: string;
+  /** How many rows refer to what is not there, and to how many different keys; absent before they were counted. */
+  readonly violations?: { readonly rows: number; readonly keys: number };
+  /** The statement that has it validated, once those rows are mended. */
+  readonly validate?: string;
+}
+
 /** absent: no trigger there. partial: not the same on all tables. unknown: the side can't be asked. */
 export type BarrierState = 'absent' | 'lowered' | 'raised' | 'partial' | 'unknown';
 
@@ -195,6 +219,8 @@ export interface CutoverStatus {
   readonly barriers: Readonly<Record<Side, BarrierState>>;
   readonly rollback: { readonly possible: boolean; readonly lossless: boolean; readonly reason?: string };
   readonly journal: 'reachable' | 'unreachable' | 'absent';
+  /** Those of `foreignKeys: unenforced`. */
+  readonly foreignKeys?: readonly ForeignKeyStatus[];
 }
 
 export interface OperationOptions {
@@ -230,6 +256,8 @@ export interface RemoveOptions {
 export interface RemoveReport {
   /** What was removed, as sentences: `source: slot understudy_shop_fwd`. */
   readonly removed: readonly string[];
+  /** As of {@link FinalizeReport}. */
+  readonly foreignKeys?: readonly string[];
   readonly seconds: number;
 }
 
@@ -238,5 +266,7 @@ export interface FinalizeReport {
   /** What was removed, as sentences: `source: slot understudy_shop_fwd`. */
   readonly removed: readonly string[];
   readonly fence: 'kept' | 'removed' | 'source-lost';
+  /** Foreign keys that were left unenforced and that rows violate, as sentences. */
+  readonly foreignKeys?: readonly string[];
   readonly seconds: number;
 }

@@ -388,7 +388,11 @@ async function switchSessions(operation: Operation): Promise<void> {
     subset: member.subset,
     route: { side: to, epoch: member.key.epoch + 1 },
   }));
-  const report = await deps.traffic.switchTo(deps.subset, { side: to, epoch: key.epoch + 1 }, along);
+  const [report, left] = await Promise.all([
+    deps.traffic.switchTo(deps.subset, { side: to, epoch: key.epoch + 1 }, along),
+    timedPart(operation, 'switch.foreign-keys', operation.settleKeys()),
+  ]);
+  for (const finding of left) operation.onFinding(finding);
   operation.found.moved = report.moved;
   operation.found.closed = report.closed;
 }

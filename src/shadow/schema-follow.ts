@@ -24,6 +24,7 @@ import type { CatalogFingerprint } from '../core/ports.js';
 import { UnderstudyError } from '../core/errors.js';
 import { emitMessageSql, quoteTable } from '../core/postgres.js';
 import { WHOLE_DATABASE } from '../core/ports.js';
+import { UNENFORCED_KEYS } from '../core/subsets.js';
 import { readAuthority, type Authority } from './follow/authority.js';
 import { formOn, requiredForms, type Forms } from './format/forms.js';
 import { takeNames } from './format/naming.js';
@@ -123,6 +124,8 @@ export async function followSchema(context: StageContext, hooks: StepHooks): Pro
   const differences = diffFingerprints(built, await readFingerprint(source.client));
   if (differences.length === 0) return { kind: 'same' };
   if (!mayChange(await readAuthority(destination, false))) return { kind: 'later' };
+  const unenforced = await readUnenforced(source);
+  if (unenforced.length > 0) return { kind: 'obstructed', obstacles: unenforced };
   const read = await readSource(context).catch((error: unknown) => {
     if (error instanceof UnderstudyError && ['schema-unsupported', 'format-refused'].includes(error.code))
       return error;
@@ -155,6 +158,24 @@ export async function followSchema(context: StageContext, hooks: StepHooks): Pro
     'the source’s schema changed and was carried over',
   );
   return { kind: 'carried', tables: read.tables };
+}
+
+/** Foreign keys that subsets were parted without are not in the catalogs as they are meant to be on the destination. */
+async function readUnenforced(source: Session): Promise<readonly Obstacle[]> {
+  const { rows: found } = await source.client.query<{ there: string }>(
+    `SELECT pg_catalog.to_regclass('${UNENFORCED_KEYS}') IS NOT NULL AS there`,
+  );
+  if (found[0]?.there !== 't') return [];
+  const { rows } = await source.client.query<{ object: string; sql: string }>(
+    `SELECT pg_catalog.format('constraint %I on %I.%I', constraint_name, schema_name, table_name) AS object,
+       pg_catalog.format('ALTER TABLE %I.%I VALIDATE CONSTRAINT %I', schema_name, table_name, constraint_name) AS sql
+     FROM ${UNENFORCED_KEYS} ORDER BY 1`,
+  );
+  return rows.map(({ object, sql }) => ({
+    object,
+    what: 'is not validated yet, since its subsets were on different sides',
+    sql,
+  }));
 }
 
 function obstructedBy(error: UnderstudyError): SchemaOutcome {

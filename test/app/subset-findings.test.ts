@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest';
 import { subsetFindings } from '../../src/app/subset-findings.js';
+import { readSubsetTies } from '../../src/app/subset-ties.js';
 import type { SubsetRules } from '../../src/core/ports.js';
 import { databasePair } from '../support/servers.js';
 
@@ -10,6 +11,8 @@ test('what subsets would part is named, with the tie', async () => {
     CREATE TABLE orders (id serial PRIMARY KEY, customer int REFERENCES customers);
     CREATE TABLE lines (id int PRIMARY KEY, orders int REFERENCES orders);
     CREATE TABLE audit (id int); CREATE TABLE log (id int); CREATE TABLE plain (id int);
+    CREATE TABLE days (id int REFERENCES orders) PARTITION BY RANGE (id);
+    CREATE TABLE notes (id int REFERENCES orders ON DELETE CASCADE);
     CREATE VIEW totals AS SELECT o.id FROM orders o JOIN audit a USING (id);
     CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO log VALUES (1); RETURN NEW; END $$;
     CREATE TRIGGER note AFTER INSERT ON orders FOR EACH ROW EXECUTE FUNCTION note();
@@ -32,8 +35,22 @@ test('what subsets would part is named, with the tie', async () => {
     'blocker subset-tied is in subset rest, and public.orders, in orders, is tied to it (view public.totals)',
     'blocker subset-trigger-unread is called by a trigger on public.plain, and what it touches can’t be known',
     'info subset-foreign-key is in subset orders and refers to public.customers, in rest (foreign key orders_customer_fkey): the two are switched in one operation',
+    'info subset-foreign-key is in subset rest and refers to public.orders, in orders (foreign key days_id_fkey): the two are switched in one operation',
+    'info subset-foreign-key is in subset rest and refers to public.orders, in orders (foreign key notes_id_fkey): the two are switched in one operation',
     expect.stringContaining('warning subset-unknown'),
   ]);
+  const unenforced = rules.map((rule) => ({ ...rule, foreignKeys: 'unenforced' as const }));
+  const keys = (await subsetFindings(pair.onSource, unenforced)).filter(({ check }) =>
+    /foreign-key/.test(check),
+  );
+  expect(keys.map(({ severity, check, object }) => `${severity} ${check} ${object}`).sort()).toEqual([
+    'blocker subset-foreign-key-acts public.notes',
+    'blocker subset-foreign-key-partitioned public.days',
+    'warning subset-foreign-key-unenforced public.orders',
+  ]);
+  const ties = (of: readonly SubsetRules[]) => readSubsetTies(pair.onSource, pair.onDestination, of);
+  expect(await ties(rules)).toHaveLength(3);
+  expect(await ties(unenforced)).toEqual([]);
 });
 
 test('what runs unnamed with a table ties it: policies, defaults, checks, views’ triggers, sequences drawn in bodies', async () => {

@@ -236,6 +236,8 @@ export interface StageOptions {
   readonly destination?: DatabaseEndpoint;
   readonly findings?: readonly Finding[];
   readonly ties?: readonly SubsetTie[];
+  /** In place of {@link readColumns}. */
+  readonly readFingerprint?: CutoverDeps['readFingerprint'];
 }
 
 /** A pair of databases whose coordinator can be killed and started again. */
@@ -264,8 +266,9 @@ export class Stage implements AsyncDisposable {
     const pair = await databasePair();
     await Promise.all([pair.onSource.query(sql), pair.onDestination.query(sql)]);
     const stage = new Stage(pair, options);
-    stage.shadow.built.source = await readColumns(pair.onSource);
-    stage.shadow.built.destination = await readColumns(pair.onDestination);
+    const read = options.readFingerprint ?? readColumns;
+    stage.shadow.built.source = await read(pair.onSource);
+    stage.shadow.built.destination = await read(pair.onDestination);
     await stage.start();
     await stage.coordinator.installBarriers(TABLES);
     return stage;
@@ -294,7 +297,7 @@ export class Stage implements AsyncDisposable {
       random: (bytes) => randomBytes(bytes).toString('hex'),
       inspect: () => Promise.resolve(this.#options.findings ?? []),
       ties: () => Promise.resolve(this.#options.ties ?? []),
-      readFingerprint: readColumns,
+      readFingerprint: this.#options.readFingerprint ?? readColumns,
       observe: (point, kind) => this.observe?.(point, kind),
     });
     this.#all.push(coordinator);

@@ -3,7 +3,7 @@ import type { OperationReport, ShadowSteering, VerifyReport } from '../../core/p
 import type { Operation, OperationLine, OperationOptions } from '../../admin/control.js';
 import { createInterface } from 'node:readline/promises';
 import { UnderstudyError } from '../../core/errors.js';
-import type { RemoveReport } from '../../cutover/settings.js';
+import type { FinalizeReport, RemoveReport } from '../../cutover/settings.js';
 import type { AdminClient } from '../admin-client.js';
 import { EXIT, type ExitCode } from './exit-codes.js';
 import {
@@ -199,8 +199,9 @@ export async function runFinalize(
     removeFence: options.removeFence,
     sourceLost: options.sourceLost,
   });
-  const { removed, fence } = report as { removed?: readonly string[]; fence?: string };
+  const { removed, fence, foreignKeys } = report as Partial<FinalizeReport>;
   for (const what of removed ?? []) terminal.line(`  removed ${what}`);
+  for (const left of foreignKeys ?? []) terminal.line(terminal.paint('yellow', `  ${left}`));
   terminal.line(terminal.paint('green', `finalized; the source's fence is ${fence ?? 'kept'}`));
   terminal.result(report);
   return EXIT.ok;
@@ -225,6 +226,7 @@ export async function runRemove(
     destinationLost: options.destinationLost,
   })) as RemoveReport;
   for (const what of report.removed) terminal.line(`  removed ${what}`);
+  for (const left of report.foreignKeys ?? []) terminal.line(terminal.paint('yellow', `  ${left}`));
   const leader = over ? destination : source;
   terminal.line(terminal.paint('green', `removed; clients go on through the proxy to ${leader}`));
   terminal.line(

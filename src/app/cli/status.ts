@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { StatusReport } from '../../admin/control.js';
 import type { ShadowStatus, StreamStatus, TableProgress, ThrottleStatus } from '../../core/ports.js';
 import type { Route } from '../../core/traffic-ports.js';
-import type { CutoverStatus } from '../../cutover/settings.js';
+import type { CutoverStatus, ForeignKeySideStatus, ForeignKeyStatus } from '../../cutover/settings.js';
 import type { AdminClient } from '../admin-client.js';
 import { EXIT, type ExitCode } from './exit-codes.js';
 import { bar, formatBytes, formatCount, formatDuration, formatMs, table } from './format.js';
@@ -198,12 +198,33 @@ function cutoverLines(cutover: CutoverStatus | null): readonly string[] {
         : `  ${each.subset.padEnd(11)}${each.route.side} leads (epoch ${each.route.epoch}); barriers ${fences}`,
     );
   }
+  lines.push(...(cutover.foreignKeys ?? []).flatMap(foreignKeyLines));
   if (cutover.finalized) lines.push('finalized    the source is retired');
   else if (rollback.possible) {
     const how = rollback.lossless ? 'without loss' : `no longer lossless: ${rollback.reason ?? ''}`;
     lines.push(`rollback     possible, ${how}`);
   }
   return lines;
+}
+
+/** What to do about one that holds everywhere is nothing. */
+function foreignKeyLines(key: ForeignKeyStatus): readonly string[] {
+  const { name, table: referring, references, source, destination } = key;
+  if (source.state === 'enforced' && destination.state === 'enforced') return [];
+  const text = ({ state, since, violations }: ForeignKeySideStatus): string => {
+    const found =
+      violations === undefined
+        ? 'not validated yet'
+        : `${violations.rows} rows refer to ${violations.keys} keys that are not there`;
+    if (state === 'restored') return `NOT VALID, ${found}`;
+    return state === 'unenforced' && since !== undefined ? `unenforced since ${since}` : state;
+  };
+  return [
+    `foreign key  ${name} on ${referring} to ${references}: source ${text(source)}; destination ${text(destination)}`,
+    ...Object.entries({ source, destination }).flatMap(([side, { validate }]) =>
+      validate === undefined ? [] : [`             → mend those rows, then on the ${side}: ${validate}`],
+    ),
+  ];
 }
 
 function autopilotLines({

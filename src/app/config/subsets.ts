@@ -55,8 +55,8 @@ function ruleOf(
     foreignKeys: policy(
       [...path, 'foreignKeys'],
       value['foreignKeys'],
-      ['together'],
-      ['unenforced'],
+      ['together', 'unenforced'],
+      [],
       problem,
     ),
     crossing: policy([...path, 'crossing'], value['crossing'], ['refuse', 'follow'], ['link'], problem),

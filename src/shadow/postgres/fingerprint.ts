@@ -10,6 +10,7 @@
 import type pg from 'pg';
 import { asUnderstudyError } from '../../core/errors.js';
 import type { CatalogFingerprint } from '../../core/ports.js';
+import { UNENFORCED_KEYS } from '../../core/subsets.js';
 import { TOKEN_SQL } from './fingerprint-token.js';
 import { notOfExtension, userSchema } from './schema/catalog.js';
 import { COMMENT_TARGETS_SQL } from './schema/read-access.js';
@@ -64,6 +65,13 @@ const CONSTRAINTS = `
 SELECT format('constraint %I on %I.%I', k.conname, n.nspname, c.relname), pg_get_constraintdef(k.oid)
 FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE k.contype IN ('c', 'p', 'u', 'x', 'f') AND (k.contype <> 'f' OR k.conparentid = 0) AND ${ON_RELATION}`;
+
+/** One that Understudy keeps out while its subsets are parted is as it was recorded, so that this is no change. */
+const CONSTRAINTS_RECORDED = `${CONSTRAINTS} AND NOT EXISTS (SELECT FROM ${UNENFORCED_KEYS} u
+  WHERE u.schema_name = n.nspname AND u.table_name = c.relname AND u.constraint_name = k.conname)
+UNION ALL
+SELECT format('constraint %I on %I.%I', u.constraint_name, u.schema_name, u.table_name), u.definition
+FROM ${UNENFORCED_KEYS} u`;
 
 const INDEXES = `
 SELECT format('index %I.%I', n.nspname, x.relname), pg_get_indexdef(i.indexrelid)
@@ -202,26 +210,36 @@ FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase
 WHERE d.datname = current_database() AND s.setrole = 0`;
 
 /** One entry for all: a comment is carried over and never a reason of its own to name an object. */
-const COMMENTS = `
+function commentsSql(targets: string): string {
+  return `
 SELECT 'comments', string_agg(target.object || ' ' || target.comment, E'\\n' ORDER BY target.object)
-FROM (${COMMENT_TARGETS_SQL}) target WHERE target.object IS NOT NULL`;
+FROM (${targets}) target WHERE target.object IS NOT NULL`;
+}
+
+const COMMENTS_RECORDED = `SELECT object, comment FROM (${COMMENT_TARGETS_SQL}) present
+UNION
+SELECT format('CONSTRAINT %I ON %I.%I', u.constraint_name, u.schema_name, u.table_name), u.comment
+FROM ${UNENFORCED_KEYS} u WHERE u.comment IS NOT NULL`;
 
 /** The token comes as a row of its own, of the same snapshot. */
-const FINGERPRINT_SQL = `SELECT object, md5(COALESCE(definition, '')) AS hash FROM (${[
-  TABLES,
-  CONSTRAINTS,
-  INDEXES,
-  SEQUENCES,
-  VIEWS,
-  RULES,
-  TRIGGERS,
-  POLICIES,
-  ROUTINES,
-  TYPES,
-  OTHERS,
-  ACCESS,
-  COMMENTS,
-].join('\nUNION ALL\n')}) entry UNION ALL SELECT '', ${TOKEN_SQL}`;
+function fingerprintSql(constraints: string, comments: string): string {
+  const parts = [
+    TABLES,
+    constraints,
+    INDEXES,
+    SEQUENCES,
+    VIEWS,
+    RULES,
+    TRIGGERS,
+    POLICIES,
+    ROUTINES,
+    TYPES,
+    OTHERS,
+    ACCESS,
+    commentsSql(comments),
+  ];
+  return `SELECT object, md5(COALESCE(definition, '')) AS hash FROM (${parts.join('\nUNION ALL\n')}) entry UNION ALL SELECT '', ${TOKEN_SQL}`;
+}
 
 /** Readings by token, the latest last: a process reads two databases, over and over. */
 const readings = new Map<string, CatalogFingerprint>();
@@ -236,14 +254,19 @@ function remember(token: string, fingerprint: CatalogFingerprint): void {
   }
 }
 
+interface Glance {
+  readonly token: string;
+  /** 't': foreign keys may be recorded as unenforced. */
+  readonly recorded: string;
+}
+
 /** Statements are prepared: planning them takes as long as running them, and only a session's first pays for it. */
-async function knownReading(client: pg.Client): Promise<CatalogFingerprint | undefined> {
-  if (readings.size === 0) return undefined;
-  const { rows } = await client.query<{ token: string }>({
+async function glance(client: pg.Client): Promise<Glance> {
+  const { rows } = await client.query<Glance>({
     name: 'understudy_fingerprint_token',
-    text: `SELECT ${TOKEN_SQL} AS token`,
+    text: `SELECT ${TOKEN_SQL} AS token, to_regclass('${UNENFORCED_KEYS}') IS NOT NULL AS recorded`,
   });
-  return readings.get(rows[0]?.token ?? '');
+  return rows[0] ?? { token: '', recorded: 'f' };
 }
 
 /**
@@ -255,12 +278,17 @@ async function knownReading(client: pg.Client): Promise<CatalogFingerprint | und
  */
 export async function readFingerprint(client: pg.Client): Promise<CatalogFingerprint> {
   try {
-    const known = await knownReading(client);
+    const seen = await glance(client);
+    const known = readings.get(seen.token);
     if (known !== undefined) return known;
-    const { rows } = await client.query<{ object: string; hash: string }>({
-      name: 'understudy_fingerprint',
-      text: FINGERPRINT_SQL,
-    });
+    const { rows } = await client.query<{ object: string; hash: string }>(
+      seen.recorded === 't'
+        ? {
+            name: 'understudy_fingerprint_recorded',
+            text: fingerprintSql(CONSTRAINTS_RECORDED, COMMENTS_RECORDED),
+          }
+        : { name: 'understudy_fingerprint', text: fingerprintSql(CONSTRAINTS, COMMENT_TARGETS_SQL) },
+    );
     const token = rows.find((row) => row.object === '')?.hash ?? '';
     const entries = rows.filter((row) => row.object !== '').map((row) => [row.object, row.hash] as const);
     const fingerprint = Object.freeze(Object.fromEntries(entries));
