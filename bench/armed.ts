@@ -35,12 +35,23 @@ async function pgbench(port: number, ...more: readonly string[]): Promise<string
   return (await run('pgbench', [...where, ...more, DATABASE], { env })).stdout;
 }
 
-async function measure(figure: Figure, port: number, seconds: number): Promise<void> {
+/** What pgbench said where not one transaction was completed; null where some were. */
+async function measure(figure: Figure, port: number, seconds: number): Promise<string | null> {
   const { protocol, clients } = figure;
   const how = ['-n', '-S', '-M', protocol, '-c', String(clients), '-j', '1', '-T', String(seconds)];
+  const startedMs = performance.now();
   const text = await pgbench(port, ...how);
-  figure.tps.push(Number(/tps = ([\d.]+)/.exec(text)?.[1]));
+  const tps = Number(/tps = ([\d.]+)/.exec(text)?.[1]);
+  figure.tps.push(tps);
   figure.latencyMs.push(Number(/latency average = ([\d.]+)/.exec(text)?.[1]));
+  if (tps > 0) return null;
+  return `nothing completed in ${((performance.now() - startedMs) / 1000).toFixed(1)} s: ${text.trim().replaceAll('\n', '; ')}`;
+}
+
+function line(round: number | null, { protocol, clients, way, tps, latencyMs }: Figure): string {
+  const [ms, rate] = round === null ? [median(latencyMs), median(tps)] : [latencyMs[round], tps[round]];
+  const which = round === null ? 'median ' : `round ${round + 1}`;
+  return `${which}  ${protocol.padEnd(9)} ${clients} clients  ${way.padEnd(9)} ${ms?.toFixed(3)} ms  ${Math.round(rate ?? 0)}/s`;
 }
 
 function median(values: readonly number[]): number {
@@ -114,8 +125,12 @@ async function main(): Promise<void> {
           if (armed !== (way === 'armed')) await subject.operate(kind, { subset: 'aside' });
           if ((await subject.status())?.proxy.armed !== (way === 'armed')) throw new Error(`${kind} failed`);
         }
-        for (const figure of figures.filter((each) => each.way === way))
-          await measure(figure, way === 'direct' ? source.port : running.port, Number(values.seconds));
+        const port = way === 'direct' ? source.port : running.port;
+        for (const figure of figures.filter((each) => each.way === way)) {
+          const nothing = await measure(figure, port, Number(values.seconds));
+          output.line(line(round, figure));
+          if (nothing !== null) output.line(`     ${nothing}`);
+        }
       }
     }
   } finally {
@@ -124,10 +139,8 @@ async function main(): Promise<void> {
     await destination[Symbol.asyncDispose]();
     await rm(folder, { recursive: true, force: true });
   }
-  for (const { protocol, clients, way, tps, latencyMs } of figures) {
-    const [ms, rate] = [median(latencyMs).toFixed(3), Math.round(median(tps))];
-    output.line(`${protocol.padEnd(9)} ${clients} clients  ${way.padEnd(9)} ${ms} ms  ${rate}/s`);
-  }
+  output.line();
+  for (const figure of figures) output.line(line(null, figure));
   await output.result('armed', { machine, settings: values, figures });
 }
 

@@ -1,11 +1,11 @@
 /**
- * Says of statements which subsets they touch, by a thread that parses them. On the main thread only answers are kept: by
- * text, search path and user, forgotten whenever the catalogs change.
+ * Says of statements which subsets they touch, by a thread that parses them. On the main thread only answers are kept,
+ * and forgotten whenever the catalogs change.
  *
  * Where the thread is down or late, `read` throws, and the statement is not sent: which side it belongs to is not known.
  */
-import { BoundedCache } from '../capture/bounded-cache.js';
 import { CATALOGS_CHANGED } from '../capture/subset/messages.js';
+import { ReachCache, reachKey } from '../capture/subset/reach-cache.js';
 import type { ReachWorkerData } from '../capture/subset/service.js';
 import type { Clock } from '../core/clock.js';
 import { UnderstudyError } from '../core/errors.js';
@@ -15,8 +15,6 @@ import { ThreadCaller } from '../core/thread-call.js';
 import { SupervisedThread } from './supervised-thread.js';
 
 const ENTRY = new URL('../capture/subset/worker.js', import.meta.url);
-const ENTRIES_MAX = 4_096;
-const CHARACTERS_MAX = 8 * 2 ** 20;
 /** A first text may wait for the catalogs to be read. */
 const READ_TIMEOUT_MS = 10_000;
 /** Waiting at once; a text more is refused. */
@@ -30,7 +28,7 @@ export interface ReachThreadOptions extends ReachWorkerData {
 export class ReachThread implements StatementReaches {
   readonly #thread: SupervisedThread<ThreadCaller>;
   readonly #clock: Clock;
-  #cache = new BoundedCache<StatementReach>(ENTRIES_MAX, CHARACTERS_MAX);
+  #cache = new ReachCache();
   readonly #reading = new Map<string, Promise<StatementReach>>();
   /** Answers to questions asked before this changed are not kept. */
   #generation = 0;
@@ -68,15 +66,15 @@ export class ReachThread implements StatementReaches {
 
   #forget(): void {
     this.#generation += 1;
-    this.#cache = new BoundedCache(ENTRIES_MAX, CHARACTERS_MAX);
+    this.#cache = new ReachCache();
   }
 
   known(text: string, scope: NameScope): StatementReach | undefined {
-    return this.#cache.get(keyOf(text, scope));
+    return this.#cache.get(text, scope);
   }
 
   read(text: string, scope: NameScope): Promise<StatementReach> {
-    const key = keyOf(text, scope);
+    const key = reachKey(text, scope);
     const reading = this.#reading.get(key);
     if (reading !== undefined) return reading;
     if (this.#reading.size >= READS_MAX) {
@@ -108,10 +106,6 @@ export class ReachThread implements StatementReaches {
       over.abort();
     }
   }
-}
-
-function keyOf(text: string, { searchPath, user, prepared }: NameScope): string {
-  return `${user}\0${searchPath}\0${prepared === true ? 'p' : ''}\0${text}`;
 }
 
 function isChange(message: unknown): boolean {

@@ -4,6 +4,8 @@ import { BoundedCache } from '../../src/capture/bounded-cache.js';
 import { fingerprintOf } from '../../src/capture/fingerprint.js';
 import { tokenize } from '../../src/capture/sql-tokens.js';
 import { StatementCache } from '../../src/capture/statements.js';
+import { ReachCache, reachKey } from '../../src/capture/subset/reach-cache.js';
+import type { StatementReach } from '../../src/core/subset-ports.js';
 
 function fingerprint(sql: string): string {
   return fingerprintOf(tokenize(sql).tokens);
@@ -94,4 +96,19 @@ describe('statements', () => {
     for (let n = 0; n < 50; n += 1) heavy.set(String(n).padStart(60, '0'), n);
     expect(heavy.size).toBeLessThanOrEqual(2);
   });
+});
+
+test('what a statement touches is known for others that differ in numbers alone, under the same names', () => {
+  const cache = new ReachCache();
+  const scope = { searchPath: 'public', user: 'app' };
+  const reach: StatementReach = {
+    ...{ fingerprint: '0', subsets: ['a'], unknown: null, redo: 'skip' },
+    ...{ changesScope: false, scopeEnd: 'none', executes: [] },
+  };
+  cache.set(reachKey('SELECT * FROM t WHERE id = 1', scope), reach);
+  for (const id of [1, 2, 2]) expect(cache.get(`SELECT * FROM t WHERE id = ${id}`, scope)).toBe(reach);
+  expect(cache.get('SELECT * FROM t2 WHERE id = 1', scope)).toBeUndefined();
+  expect(cache.get('SELECT * FROM t WHERE id = 1', { ...scope, user: 'other' })).toBeUndefined();
+  expect(cache.get('SELECT * FROM t WHERE id = 1', { ...scope, prepared: true })).toBeUndefined();
+  expect(cache.get('SELECT * FROM t WHERE id = 1', { ...scope, searchPath: 'a' })).toBeUndefined();
 });

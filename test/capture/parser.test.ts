@@ -1,6 +1,8 @@
 /** PostgreSQL's own parser: what it tells of statements, and what becomes of texts that it can't take. */
 import { createRequire } from 'node:module';
+import fc from 'fast-check';
 import { beforeAll, describe, expect, test } from 'vitest';
+import { numberBlind } from '../../src/capture/number-blind.js';
 import { PostgresParser } from '../../src/capture/parser.js';
 import { StatementCache } from '../../src/capture/statements.js';
 import { until } from '../support/servers.js';
@@ -204,6 +206,93 @@ describe('fingerprints', () => {
 
 type Factory = NonNullable<ConstructorParameters<typeof PostgresParser>[0]>;
 const moduleFactory = createRequire(import.meta.url)('libpg-query/wasm/libpg-query.js') as Factory;
+
+describe('texts that are one but for numbers', () => {
+  test.each([
+    ['SELECT a FROM t WHERE id = 1', 'SELECT a FROM t WHERE id = 222222222', true],
+    ['SELECT a FROM t WHERE x > 1.5 LIMIT 10', 'SELECT a FROM t WHERE x > 20.25 LIMIT 99', true],
+    ['INSERT INTO t VALUES (-1, (2))', 'INSERT INTO t VALUES (-77, (0))', true],
+    [`SELECT nextval('s1')`, `SELECT nextval('s2')`, false],
+    [`SELECT nextval(E'\\'s 1')`, `SELECT nextval(E'\\'s 2')`, false],
+    ['SELECT nextval($a$s 1$a$)', 'SELECT nextval($a$s 2$a$)', false],
+    ['SELECT * FROM t1', 'SELECT * FROM t2', false],
+    ['SELECT * FROM "t 1"', 'SELECT * FROM "t 2"', false],
+    ['SELECT * FROM U&"t\\0031"', 'SELECT * FROM U&"t\\0032"', false],
+    ['SELECT * FROM t WHERE id = $1 OR x = $2', 'SELECT * FROM t WHERE id = $2 OR x = $1', false],
+    // Of other types: another function may be called.
+    ['SELECT f(1)', 'SELECT f(1.0)', false],
+    ['SELECT f(1)', 'SELECT f(9999999999)', false],
+    ['SELECT a::float(1)', 'SELECT a::float(53)', false],
+    ['SELECT 1a', 'SELECT 2a', false],
+    [`SELECT 'never ended 1`, `SELECT 'never ended 2`, false],
+  ])('%s, %s: %s', (one, other, same) => {
+    expect(numberBlind(one) === numberBlind(other)).toBe(same);
+  });
+
+  /** The tree but for the values of numbers, and where things stand. */
+  const withoutNumbers = (text: string): string =>
+    JSON.stringify(parser.parse(text)?.statements ?? null, (key, value: unknown) => {
+      if (key === 'ival' || key === 'fval') return key;
+      return /^(?:howMany|typmod)$|(?:location|_len|_start|_end)$/.test(key) ? undefined : value;
+    });
+
+  test('PostgreSQL reads them as one, whatever stands around the numbers', () => {
+    const small = fc.nat(999).map(String);
+    const written = fc.constantFrom(
+      '1.5',
+      '20.75',
+      '.5',
+      '5.',
+      '1e5',
+      '0x1F',
+      '0b1',
+      '1_000',
+      '9999999999',
+      '007',
+    );
+    const number = fc.oneof(small, written);
+    // What stands in one place of either text.
+    const pair = fc.oneof(
+      { weight: 5, arbitrary: number.map((same) => [same, same] as const) },
+      { weight: 4, arbitrary: fc.tuple(small, small) },
+      { weight: 1, arbitrary: fc.tuple(number, number) },
+    );
+    // A # is one of them, or what looks like one.
+    const piece = fc.constantFrom(
+      ...['#', '-#', '(#)', 'f(#)', 'x#', 'x.y#', '#x', '$#', '#.#', '#..#', '#$#', 'é#', '#é', 'a[#]', '?#'],
+      ...[`'#'`, `'it''s #'`, `'\\'#'`, `E'\\'#'`, `E'\\\\'`, `x'#'`, `u&'\\00#'`, `U&"a#"`, '"#"', '"a""#"'],
+      ...['$$#$$', '$q$ # $$ $q$', '/* # /* # */ */', '--# \n', `'a'\n'#'`, '*/', '/*', `'`, '"', '$$', '\\'],
+      ...[
+        'x::float(#)',
+        'x::float ( # )',
+        'x::"float"(#)',
+        'x::varchar(#)',
+        `interval '#' second(#)`,
+        '#/*#*/',
+      ],
+      ...[`nextval('s#')`, '#--\n', 'current_timestamp(#)', '#::regclass', `'#'::regclass`, `n'#'`, `b'#'`],
+    );
+    const text = fc
+      .tuple(fc.array(piece, { minLength: 1, maxLength: 4 }), fc.constantFrom(', ', ' ', ' = ', '+', ''))
+      .map(([pieces, gap]) => `SELECT ${pieces.join(gap)} FROM t# WHERE id = # LIMIT #`);
+    let alike = 0;
+    fc.assert(
+      fc.property(text, fc.array(pair, { minLength: 12, maxLength: 12 }), (holes, pairs) => {
+        const filled = (which: 0 | 1): string => {
+          let next = 0;
+          return holes.replaceAll('#', () => pairs[next++ % pairs.length]?.[which] ?? '');
+        };
+        const [one, other] = [filled(0), filled(1)];
+        if (one === other || numberBlind(one) !== numberBlind(other)) return;
+        alike++;
+        expect(withoutNumbers(one)).toBe(withoutNumbers(other));
+      }),
+      { numRuns: 2_000 },
+    );
+    
+    expect(alike).toBeGreaterThan(50);
+  });
+});
 
 describe('what the parser can’t take', () => {
   test('a text that breaks it costs the module, not the capture', async () => {
