@@ -9,6 +9,7 @@ import { parseArgs } from 'node:util';
 import { FAULTS, drawPlan, type FaultName } from './chaos/plan.js';
 import { SUBSET_COUNTS, type SubsetCount } from './chaos/arrangement.js';
 import { playRun, type RunReport } from './chaos/play.js';
+import { STARVED_SHARE, lineOf, tallyOf } from './chaos/tally.js';
 import { Stage } from './chaos/stage.js';
 import { describeMachine, machineLines } from './support/machine.js';
 import { Output } from './support/output.js';
@@ -66,48 +67,6 @@ function readSettings(): Settings {
   };
 }
 
-function line(report: RunReport): string {
-  const acts = report.acts.map(
-    ({ kind, subset, outcome, missed }) =>
-      `${kind} ${subset === undefined ? '' : `of ${subset} `}${outcome}${missed.length > 0 ? ` [${missed.join(', ')} came too late]` : ''}`,
-  );
-  const mark = report.findings.length === 0 ? 'ok  ' : 'FIND';
-  return `${mark} seed ${report.seed}  ${report.seconds.toFixed(1)} s  ${report.statements} statements  ${report.plan} → ${acts.join(', ')}`;
-}
-
-interface Tally {
-  readonly runs: number;
-  readonly acts: number;
-  readonly statements: number;
-  readonly outcomes: Readonly<Record<string, number>>;
-  /** Acts in which the fault was made, by fault. */
-  readonly faults: Readonly<Record<string, number>>;
-  readonly findings: readonly { readonly seed: number; readonly problem: string; readonly detail: string }[];
-  readonly stallMaxMs: number;
-}
-
-function tallyOf(reports: readonly RunReport[]): Tally {
-  const outcomes: Record<string, number> = {};
-  const faults: Record<string, number> = {};
-  const acts = reports.flatMap((report) => report.acts);
-  for (const act of acts) {
-    const key = `${act.kind} ${act.outcome}`;
-    outcomes[key] = (outcomes[key] ?? 0) + 1;
-    for (const name of act.faults) if (!act.missed.includes(name)) faults[name] = (faults[name] ?? 0) + 1;
-  }
-  return {
-    runs: reports.length,
-    acts: acts.length,
-    statements: reports.reduce((sum, { statements }) => sum + statements, 0),
-    outcomes,
-    faults,
-    findings: reports.flatMap(({ seed, findings }) =>
-      findings.map(({ problem, detail }) => ({ seed, problem, detail })),
-    ),
-    stallMaxMs: Math.max(0, ...acts.map(({ stallMaxMs }) => stallMaxMs)),
-  };
-}
-
 async function main(): Promise<void> {
   const settings = readSettings();
   const output = new Output(settings.json);
@@ -135,12 +94,13 @@ async function main(): Promise<void> {
       });
       const report = await playRun(stage, plan, { keepIn: KEEP_IN });
       reports.push(report);
-      output.line(line(report));
+      output.line(lineOf(report));
       for (const { problem, detail } of report.findings) output.line(`     ${problem}: ${detail}`);
       if (report.findings.length > 0) {
         const only =
           (settings.only === undefined ? '' : ` --only ${settings.only}`) +
-          (settings.subsets === undefined ? '' : ` --subsets ${settings.subsets}`);
+          (settings.subsets === undefined ? '' : ` --subsets ${settings.subsets}`) +
+          (patience === 1 ? '' : ` --patience ${patience}`);
         output.line(
           `     again: npm run chaos -- --runs 1 --seed ${report.seed}${only}; its log is ${report.kept ?? 'lost'}`,
         );
@@ -155,6 +115,11 @@ async function main(): Promise<void> {
   output.line(
     `${tally.runs} runs, ${tally.acts} operations, ${tally.statements} statements, ${found.size} runs with findings`,
   );
+  if (tally.starved.length > 0)
+    output.line(
+      `${tally.starved.length} more are not judged: something took too long, and for five seconds more than ` +
+        `${Math.round(STARVED_SHARE * 100)} % of the time that the run could have used went to others; seeds ${tally.starved.join(', ')}`,
+    );
   output.line(`outcomes    ${listed(tally.outcomes)}`);
   output.line(`faults      ${listed(tally.faults)}`);
   await output.result('chaos', { settings, machine, tally, reports });

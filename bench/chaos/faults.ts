@@ -1,9 +1,12 @@
 /** Makes the faults of a plan and takes them back again. */
-import { SERVER_SIDES, type ServerSide, type Stage } from './stage.js';
+import type { Group } from './arrangement.js';
+import { comesTrue, finding, probedGroups } from './checks.js';
 import { LINKS, type Fault, type FaultName, type Link, type LinkFault } from './plan.js';
-import { Connection } from './workers.js';
+import type { Scene } from './scene.js';
+import { NOTE, TABLE_OF } from './schema.js';
+import { SERVER_SIDES, type ServerSide, type Stage } from './stage.js';
 import type { Subject } from './subject.js';
-import { NOTE } from './schema.js';
+import { Connection } from './workers.js';
 
 const JUMPS_MS = [-86_400_000, -3_600_000, -5_000, 5_000, 3_600_000, 30 * 86_400_000];
 const DDL = [
@@ -14,16 +17,33 @@ const DDL = [
   'ALTER TABLE public.transfer ADD CONSTRAINT chaos_positive CHECK (amount > 0)',
   'CREATE FUNCTION public.chaos_later() RETURNS int LANGUAGE sql AS $$ SELECT 1 $$',
 ];
+/** What the fingerprint of the catalogs has to notice, or the fence to refuse, while nothing but the commit is left. */
+const LATE_DDL = [
+  'ALTER TABLE public.register ADD COLUMN added text',
+  'CREATE TABLE public.chaos_later (id int PRIMARY KEY)',
+  'ALTER TABLE public.ledger ADD COLUMN added text',
+  'CREATE TABLE decoy.chaos_later (id int PRIMARY KEY REFERENCES decoy.register)',
+  'ALTER TABLE public.account ADD CONSTRAINT chaos_named CHECK (id > -5)',
+  'ALTER TABLE decoy.register ALTER COLUMN value SET DEFAULT 0',
+  'ALTER TABLE public.transfer ADD COLUMN added int DEFAULT 7',
+  'CREATE UNIQUE INDEX chaos_later ON public.register (key, value)',
+];
 const DDL_TIMEOUT_MS = 5_000;
+/** One server is silent at least that long after Understudy has started again. */
+const AWAY_MS = 1_500;
+const SERVED_TIMEOUT_MS = 15_000;
 const SOON_MS = 150;
 
 export class Faults {
+  readonly #scene: Scene;
   readonly #stage: Stage;
   readonly #subject: Subject;
   readonly #database: string;
   readonly #held: Connection[] = [];
   readonly #killed = new Set<ServerSide>();
   #understudyKilled = false;
+  /** Understudy is to start while that server is still down. */
+  #away: ServerSide | null = null;
   #healing: Promise<void> = Promise.resolve();
   #shifted = false;
   #disturbed = false;
@@ -32,13 +52,15 @@ export class Faults {
   /** Whether a change of the schema was made. */
   schemaChanged = false;
 
-  constructor(stage: Stage, subject: Subject, database: string) {
-    this.#stage = stage;
-    this.#subject = subject;
-    this.#database = database;
+  constructor(scene: Scene) {
+    this.#scene = scene;
+    this.#stage = scene.stage;
+    this.#subject = scene.subject;
+    this.#database = scene.database;
   }
 
-  async make({ name, variant }: Fault): Promise<void> {
+  /** `subset`: which of the arrangement's the act is about; what locks a table locks one of its. */
+  async make({ name, variant }: Fault, subset: number): Promise<void> {
     const link = asLinkFault(name);
     if (link !== null) {
       this.#disturbed = true;
@@ -65,16 +87,17 @@ export class Faults {
         this.#shifted = true;
         this.#subject.shiftClock(JUMPS_MS[variant % JUMPS_MS.length] ?? 0);
         return;
+      case 'restart-without-source':
+        await this.#killBoth('source', variant);
+        return;
+      case 'restart-without-destination':
+        await this.#killBoth('destination', variant);
+        return;
+      case 'kill-worker':
+        await this.#killWorker(variant);
+        return;
       case 'long-transaction':
-        // Behind a closed gate it can't begin: then it comes when it can.
-        await this.#soon(
-          this.#hold(this.#stage.linkUrl('client', this.#database), [
-            'BEGIN',
-            variant % 2 === 0
-              ? 'SELECT count(*) FROM ledger'
-              : `INSERT INTO ledger (id, note) VALUES (-1, '${NOTE}')`,
-          ]),
-        );
+        await this.#longTransaction(variant, this.#groupOf(subset, 'ledger'));
         return;
       case 'direct-lock': {
         const side: ServerSide = variant % 3 === 0 ? 'destination' : 'source';
@@ -82,21 +105,17 @@ export class Faults {
         await this.#soon(
           this.#hold(this.#stage.directUrl(side, this.#database), [
             'BEGIN',
-            `LOCK TABLE register IN ${mode} MODE`,
+            `LOCK TABLE ${TABLE_OF[this.#groupOf(subset, 'register')]} IN ${mode} MODE`,
           ]),
         );
         return;
       }
-      case 'ddl': {
-        const side: ServerSide = variant % 4 === 0 ? 'destination' : 'source';
-        this.schemaChanged = true;
-        await this.#soon(
-          this.#stage.asSuperuser(side, this.#database, (client) =>
-            client.query(DDL[variant % DDL.length] ?? '', [], DDL_TIMEOUT_MS),
-          ),
-        );
+      case 'ddl':
+        await this.#changeSchema(DDL, variant);
         return;
-      }
+      case 'ddl-late':
+        await this.#changeSchema(LATE_DDL, variant);
+        return;
       case 'connections-full-source':
         await this.#fillConnections('source', variant);
         return;
@@ -106,6 +125,47 @@ export class Faults {
       default:
         throw new Error(`unknown fault ${name}`);
     }
+  }
+
+  /** One of its tables; the fallback's where there are no subsets. */
+  #groupOf(subset: number, fallback: Group): Group {
+    const { arrangement, several } = this.#scene;
+    const name = arrangement.subsets[subset];
+    const [, group] = probedGroups(arrangement).find(([each]) => each === name) ?? [];
+    return several && group !== undefined ? group : fallback;
+  }
+
+  /** Behind a closed gate it can't begin: then it comes when it can. */
+  async #longTransaction(variant: number, group: Group): Promise<void> {
+    const write =
+      group === 'ledger'
+        ? `INSERT INTO ledger (id, note) VALUES (-1, '${NOTE}')`
+        : `LOCK TABLE ${TABLE_OF[group]} IN ROW EXCLUSIVE MODE`;
+    const statements = ['BEGIN', variant % 2 === 0 ? `SELECT count(*) FROM ${TABLE_OF[group]}` : write];
+    await this.#soon(this.#hold(this.#stage.linkUrl('client', this.#database), statements));
+  }
+
+  async #changeSchema(statements: readonly string[], variant: number): Promise<void> {
+    const side: ServerSide = variant % 4 === 0 ? 'destination' : 'source';
+    this.schemaChanged = true;
+    await this.#soon(
+      this.#stage.asSuperuser(side, this.#database, (client) =>
+        client.query(statements[variant % statements.length] ?? '', [], DDL_TIMEOUT_MS),
+      ),
+    );
+  }
+
+  async #killBoth(side: ServerSide, variant: number): Promise<void> {
+    this.#away = side;
+    this.#understudyKilled = true;
+    await this.#subject.kill();
+    await this.#killServer(side, variant);
+  }
+
+  async #killWorker(variant: number): Promise<void> {
+    const workers = (await this.#subject.status())?.proxy.workers ?? [];
+    const worker = workers[variant % Math.max(1, workers.length)];
+    if (worker !== undefined) process.kill(worker.pid, 'SIGKILL');
   }
 
   async #killServer(side: ServerSide, variant: number): Promise<void> {
@@ -157,7 +217,9 @@ export class Faults {
     if (this.#understudyKilled || this.#killed.size > 0) {
       await new Promise((resolve) => setTimeout(resolve, restartAfterMs));
     }
-    if (understudyFirst) await this.#restartUnderstudy();
+    if (understudyFirst || this.#away !== null) await this.#restartUnderstudy();
+    if (this.#away !== null) await this.#checkAway(this.#away);
+    this.#away = null;
     for (const side of SERVER_SIDES) {
       if (this.#killed.delete(side)) await this.#stage.servers[side].start();
     }
@@ -166,6 +228,23 @@ export class Faults {
     this.#shifted = false;
     await Promise.all(this.#pending.splice(0));
     for (const connection of this.#held.splice(0)) connection.destroy();
+  }
+
+  /** While one server is silent, what the other one leads for certain is served. */
+  async #checkAway(away: ServerSide): Promise<void> {
+    const scene = this.#scene;
+    const groups = new Map(probedGroups(scene.arrangement));
+    const others = scene.several ? scene.settledOn(away === 'source' ? 'destination' : 'source') : [];
+    const silent = new Promise((resolve) => setTimeout(resolve, AWAY_MS));
+    for (const subset of others) {
+      const table = TABLE_OF[groups.get(subset) ?? 'ledger'];
+      const served = await comesTrue(
+        () => scene.newcomerServed(`SELECT count(*) FROM ${table}`),
+        scene.patient(SERVED_TIMEOUT_MS),
+      );
+      if (!served) scene.found(finding('not-served', `${subset}, while the ${away} was away`));
+    }
+    await silent;
   }
 
   async #restartUnderstudy(): Promise<void> {

@@ -33,12 +33,24 @@ export const OTHER_FAULTS = [
   'connections-full-destination',
 ] as const;
 export type OtherFault = (typeof OTHER_FAULTS)[number];
-export type FaultName = OtherFault | `${Link}-${LinkFault}`;
 
-export const FAULTS: readonly FaultName[] = [
+/** Of plans from {@link NEWER_FROM_SEED} on alone: what a seed below has drawn it draws still. */
+export const NEWER_FAULTS = [
+  'ddl-late',
+  'restart-without-source',
+  'restart-without-destination',
+  'kill-worker',
+] as const;
+export type NewerFault = (typeof NEWER_FAULTS)[number];
+export const NEWER_FROM_SEED = 70_000;
+
+export type FaultName = OtherFault | NewerFault | `${Link}-${LinkFault}`;
+
+const OLDER_FAULTS: readonly FaultName[] = [
   ...OTHER_FAULTS,
   ...LINKS.flatMap((link) => LINK_FAULTS.map((fault) => `${link}-${fault}` as const)),
 ];
+export const FAULTS: readonly FaultName[] = [...OLDER_FAULTS, ...NEWER_FAULTS];
 
 /** Those that come up more often than others: the harder ones. */
 const WEIGHTS: Readonly<Partial<Record<FaultName, number>>> = {
@@ -88,6 +100,16 @@ const UNDOING: readonly StepPoint[] = [
   'after:undo-hold',
 ];
 export const POINTS: readonly StepPoint[] = [...BEFORE_COMMIT, ...AFTER_COMMIT, ...UNDOING];
+/** From when the barriers are up until the commit is on its way: the last that may be noticed. */
+const LATE: readonly StepPoint[] = [
+  'after:fence',
+  'before:catch-up',
+  'after:catch-up',
+  'before:verify',
+  'after:verify',
+  'before:commit',
+  'before:send-commit',
+];
 
 export interface Fault {
   readonly name: FaultName;
@@ -124,6 +146,8 @@ export interface Plan {
    */
   readonly leads: 'source' | 'destination';
   readonly subsets: SubsetCount;
+  /** Processes of the proxy. */
+  readonly workers: 1 | 2;
 }
 
 export interface PlanOptions {
@@ -138,14 +162,16 @@ export interface PlanOptions {
 /** Throws where no fault is left. */
 export function drawPlan(
   seed: number,
-  { only, without = new Set(), subsets: asked }: PlanOptions = {},
+  { only, without = new Set(), subsets: askedSubsets }: PlanOptions = {},
 ): Plan {
   const chance = new Chance(Math.imul(seed + 1, 0x9e3779b1));
   for (let warm = 0; warm < 8; warm++) chance.below(2);
-  const faults = FAULTS.filter(
-    (name) => !without.has(name) && (only === undefined || name.startsWith(only)),
-  ).flatMap((name) => Array<FaultName>(WEIGHTS[name] ?? 1).fill(name));
-  if (faults.length === 0) throw new Error(`no fault ${only ?? ''} can be made here`);
+  const asked = (name: FaultName): boolean =>
+    !without.has(name) && (only === undefined || name.startsWith(only));
+  const older = OLDER_FAULTS.filter(asked).flatMap((name) => Array<FaultName>(WEIGHTS[name] ?? 1).fill(name));
+  const newer = NEWER_FAULTS.filter(asked);
+  if (older.length + newer.length === 0) throw new Error(`no fault ${only ?? ''} can be made here`);
+  const faults: readonly FaultName[] = older.length === 0 ? ['none'] : older;
   const whole: Plan = {
     seed,
     poolMode: chance.pick(['session', 'session', 'session', 'session', 'transaction', 'pipelined']),
@@ -153,14 +179,44 @@ export function drawPlan(
     acts: Array.from({ length: 1 + chance.below(2) }, () => drawAct(chance, faults)),
     leads: chance.pick(['source', 'destination']),
     subsets: 0,
+    workers: 1,
   };
   // Drawn last, so that the same seed without subsets is the same plan.
   const drawn = chance.pick<SubsetCount>([0, 0, 2, 3]);
-  const subsets = asked ?? drawn;
-  if (subsets === 0) return whole;
+  const undivided = older.length === 0 && newer.every((name) => UNDIVIDED.has(name));
+  const subsets = askedSubsets ?? (undivided ? 0 : drawn);
+  if (undivided && subsets > 0) throw new Error(`${only ?? ''} is for --subsets 0`);
+  const often = older.length === 0 ? 1 : seed < NEWER_FROM_SEED ? 0 : NEWER_OFTEN;
+  if (subsets === 0) return withNewer(whole, newer, often);
   const more = Array.from({ length: 1 + chance.below(3) }, () => drawAct(chance, faults));
   const acts = [...whole.acts, ...more].map((act) => ({ ...act, subset: chance.below(subsets) }));
-  return { ...whole, poolMode: 'session', acts, subsets };
+  return withNewer({ ...whole, poolMode: 'session', acts, subsets }, newer, often);
+}
+
+/** Subsets and several processes of the proxy do not go together. */
+const UNDIVIDED: ReadonlySet<FaultName> = new Set(['kill-worker']);
+/** In that share of the acts. */
+const NEWER_OFTEN = 1 / 3;
+
+/** Some of the plan's faults give way to newer ones. Drawn apart from all else. */
+function withNewer(plan: Plan, newer: readonly NewerFault[], often: number): Plan {
+  const chance = new Chance(Math.imul(plan.seed + 1, 0x85ebca6b));
+  for (let warm = 0; warm < 8; warm++) chance.below(2);
+  const fitting = newer.filter((name) => plan.subsets === 0 || !UNDIVIDED.has(name));
+  if (fitting.length === 0) return plan;
+  const acts = plan.acts.map((act): Act => {
+    if (chance.below(1000) >= often * 1000) return act;
+    const name = chance.pick(fitting);
+    const drawn = drawFault(chance, name);
+    const fault = name === 'ddl-late' ? { ...drawn, point: chance.pick(LATE) } : drawn;
+    return {
+      ...act,
+      faults: [fault, ...act.faults.slice(1)],
+      abort: act.abort || UNDOING.includes(fault.point),
+    };
+  });
+  const kills = acts.some(({ faults }) => faults.some(({ name }) => name === 'kill-worker'));
+  return { ...plan, acts, workers: kills ? 2 : 1 };
 }
 
 function drawAct(chance: Chance, faults: readonly FaultName[]): Act {
@@ -199,6 +255,7 @@ export function describePlan(plan: Plan): string {
   const settings = [
     plan.poolMode,
     ...(plan.capture ? ['capture'] : []),
+    ...(plan.workers === 1 ? [] : [`${plan.workers} workers`]),
     ...(plan.leads === 'destination' ? ['after a cutover'] : []),
     ...(plan.subsets === 0 ? [] : [`${plan.subsets} subsets`]),
   ];

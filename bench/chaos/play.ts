@@ -4,10 +4,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ARRANGEMENTS, subsetsYaml } from './arrangement.js';
 import { finding, type Finding } from './checks.js';
+import { CpuWatch } from './cpu-watch.js';
 import { describePlan, type Plan } from './plan.js';
-import { Run, type ActReport } from './run.js';
+import { Run } from './run.js';
+import type { ActReport } from './scene.js';
 import type { Stage } from './stage.js';
 import { Subject } from './subject.js';
+import { verdictOf, type Verdict } from './tally.js';
 
 const RUN_TIMEOUT_MS = 150_000;
 const HOLD_BUDGET_MS = 2_500;
@@ -21,6 +24,9 @@ export interface RunReport {
   /** Per act: kind, outcome, and whether its faults' points were reached. */
   readonly acts: readonly ActReport[];
   readonly findings: readonly Finding[];
+  readonly verdict: Verdict;
+  /** See {@link CpuWatch.worstShare}. */
+  readonly waitedShare: number | null;
   /** Where Understudy's output was kept, where there are findings. */
   readonly kept?: string;
   /** Milliseconds since the run began at which each of its parts was done. */
@@ -34,7 +40,7 @@ function configuration(stage: Stage, database: string, plan: Plan): string {
     `admin: { host: 127.0.0.1, port: ${stage.adminPort} }`,
     `source: { url: '${stage.linkUrl('source', database)}' }`,
     `destination: { url: '${stage.linkUrl('destination', database)}' }`,
-    `proxy: { poolMode: ${plan.poolMode} }`,
+    `proxy: { poolMode: ${plan.poolMode}, workers: ${plan.workers} }`,
     `capture: { enabled: ${plan.capture}, flushIntervalMs: 300 }`,
     'shadow: { retryFirstMs: 50, retryMaxMs: 400, statusIntervalMs: 200, fingerprintIntervalMs: 4000 }',
     'cutover:',
@@ -66,7 +72,9 @@ export async function playRun(stage: Stage, plan: Plan, options: RunOptions): Pr
   const yaml = configuration(stage, database, plan);
   const subject = await Subject.configure(folder, yaml, stage.adminPort);
   const run = new Run(stage, plan, database, subject);
+  const { scene } = run;
   const findings: Finding[] = [];
+  const watch = new CpuWatch(() => [process.pid, ...subject.pids]);
   try {
     await stage.createDatabases(database);
     const late = new Promise<'late'>((resolve) =>
@@ -75,8 +83,8 @@ export async function playRun(stage: Stage, plan: Plan, options: RunOptions): Pr
     if ((await Promise.race([run.play(), late])) === 'late') {
       findings.push(
         finding(
-          'harness',
-          `the run was not over after ${RUN_TIMEOUT_MS * stage.patience} ms: ${JSON.stringify(run.parts)}`,
+          'run-too-long',
+          `the run was not over after ${RUN_TIMEOUT_MS * stage.patience} ms: ${JSON.stringify(scene.parts)}`,
         ),
       );
     }
@@ -85,20 +93,21 @@ export async function playRun(stage: Stage, plan: Plan, options: RunOptions): Pr
       finding('harness', error instanceof Error ? (error.stack ?? error.message) : String(error)),
     );
   }
+  watch.stop();
   await subject.kill();
   await stage.calm();
   stage.disk?.free();
   for (const server of Object.values(stage.servers)) await server.start();
-  findings.unshift(...run.findings);
+  findings.unshift(...scene.findings);
   const kept = findings.length === 0 ? undefined : join(options.keepIn, `chaos-${plan.seed}.log`);
   if (kept !== undefined) {
-    const { errors } = run.history;
+    const { errors } = scene.history;
     const told = errors.map(
       (error) => `${error.atMs.toFixed(0)} ms ${error.worker} ${error.doing} ${error.code} ${error.message}`,
     );
     const parts = [
       describePlan(plan),
-      JSON.stringify(run.acts),
+      JSON.stringify(scene.acts),
       JSON.stringify(findings, undefined, 1),
       ...told,
       yaml,
@@ -114,11 +123,13 @@ export async function playRun(stage: Stage, plan: Plan, options: RunOptions): Pr
     seed: plan.seed,
     plan: describePlan(plan),
     seconds: (performance.now() - startedMs) / 1000,
-    statements: run.history.statements,
-    errors: run.history.errors.length,
-    acts: run.acts,
-    parts: run.parts,
+    statements: scene.history.statements,
+    errors: scene.history.errors.length,
+    acts: scene.acts,
+    parts: scene.parts,
     findings,
+    verdict: verdictOf(findings, watch.worstShare),
+    waitedShare: watch.worstShare,
     ...(kept === undefined ? {} : { kept }),
   };
 }

@@ -1,4 +1,6 @@
 /** The tables that the clients of a run use. */
+import type { Group } from './arrangement.js';
+
 export const ACCOUNTS = 8;
 export const BALANCE = 1000;
 export const REGISTERS = 2;
@@ -38,6 +40,13 @@ export const SCHEMA_SQL = `
   GRANT ALL ON ALL TABLES IN SCHEMA public, decoy TO ${APP_ROLE};
   GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO ${APP_ROLE};
 `;
+/** Of each group, one. */
+export const TABLE_OF: Readonly<Record<Group, string>> = {
+  ledger: 'public.ledger',
+  register: 'public.register',
+  decoy: 'decoy.register',
+  bank: 'public.account',
+};
 export const TABLES = ['ledger', 'register', 'account', 'transfer', 'decoy.register'] as const;
 /** The registers of the second table have the keys after those of the first. */
 export const REGISTER_TABLES = ['public', 'decoy'] as const;

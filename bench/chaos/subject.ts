@@ -78,6 +78,11 @@ export class Subject {
     return child !== undefined && child.exitCode === null && child.signalCode === null;
   }
 
+  /** Of its process; none while it is not running. */
+  get pids(): readonly number[] {
+    return this.running && this.#child?.pid !== undefined ? [this.#child.pid] : [];
+  }
+
   /** How it ended, where it has. */
   get ending(): string {
     return String(this.#child?.exitCode ?? this.#child?.signalCode ?? 'running');

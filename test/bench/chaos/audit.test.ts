@@ -15,6 +15,7 @@ import {
   type Led,
   type SideRead,
 } from '../../../bench/chaos/audit-sides.js';
+import { verdictOf } from '../../../bench/chaos/tally.js';
 
 const problems = (findings: readonly { readonly problem: string }[]): readonly string[] =>
   findings.map(({ problem }) => problem);
@@ -134,4 +135,14 @@ describe('sides', () => {
     expect(problems(auditCrossings([crossed('0A000', 10)], led))).toEqual(['crossing-refused']);
     expect(problems(auditCrossings([crossed(null, 160)], led))).toEqual(['crossing-served']);
   });
+});
+
+test('a run in which something took too long is not judged where the machine had no time; all else always counts', () => {
+  const late = { problem: 'stuck', detail: '' };
+  const lost = { problem: 'lost', detail: '' };
+  expect(verdictOf([], 0.9)).toBe('ok');
+  expect(verdictOf([late], 0.9)).toBe('starved');
+  expect(verdictOf([late], 0.3)).toBe('found');
+  expect(verdictOf([late], null)).toBe('found');
+  expect(verdictOf([late, lost], 0.9)).toBe('found');
 });
