@@ -102,8 +102,13 @@ test('what a statement touches is known for others that differ in numbers alone,
   const cache = new ReachCache();
   const scope = { searchPath: 'public', user: 'app' };
   const reach: StatementReach = {
-    ...{ fingerprint: '0', subsets: ['a'], unknown: null, redo: 'skip' },
-    ...{ changesScope: false, scopeEnd: 'none', executes: [] },
+    fingerprint: '0',
+    subsets: ['a'],
+    unknown: null,
+    redo: 'skip',
+    changesScope: false,
+    scopeEnd: 'none',
+    executes: [],
   };
   cache.set(reachKey('SELECT * FROM t WHERE id = 1', scope), reach);
   for (const id of [1, 2, 2]) expect(cache.get(`SELECT * FROM t WHERE id = ${id}`, scope)).toBe(reach);

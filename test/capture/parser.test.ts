@@ -258,20 +258,14 @@ describe('texts that are one but for numbers', () => {
       { weight: 1, arbitrary: fc.tuple(number, number) },
     );
     // A # is one of them, or what looks like one.
-    const piece = fc.constantFrom(
-      ...['#', '-#', '(#)', 'f(#)', 'x#', 'x.y#', '#x', '$#', '#.#', '#..#', '#$#', 'é#', '#é', 'a[#]', '?#'],
-      ...[`'#'`, `'it''s #'`, `'\\'#'`, `E'\\'#'`, `E'\\\\'`, `x'#'`, `u&'\\00#'`, `U&"a#"`, '"#"', '"a""#"'],
-      ...['$$#$$', '$q$ # $$ $q$', '/* # /* # */ */', '--# \n', `'a'\n'#'`, '*/', '/*', `'`, '"', '$$', '\\'],
-      ...[
-        'x::float(#)',
-        'x::float ( # )',
-        'x::"float"(#)',
-        'x::varchar(#)',
-        `interval '#' second(#)`,
-        '#/*#*/',
-      ],
-      ...[`nextval('s#')`, '#--\n', 'current_timestamp(#)', '#::regclass', `'#'::regclass`, `n'#'`, `b'#'`],
-    );
+    const pieces = [
+      ['#', '-#', '(#)', 'f(#)', 'x#', 'x.y#', '#x', '$#', '#.#', '#..#', '#$#', 'é#', '#é', 'a[#]', '?#'],
+      [`'#'`, `'it''s #'`, `'\\'#'`, `E'\\'#'`, `E'\\\\'`, `x'#'`, `u&'\\00#'`, `U&"a#"`, '"#"', '"a""#"'],
+      ['$$#$$', '$q$ # $$ $q$', '/* # /* # */ */', '--# \n', `'a'\n'#'`, '*/', '/*', `'`, '"', '$$', '\\'],
+      ['x::float(#)', 'x::float ( # )', 'x::"float"(#)', 'x::varchar(#)', `interval '#' second(#)`, '#/*#*/'],
+      [`nextval('s#')`, '#--\n', 'current_timestamp(#)', '#::regclass', `'#'::regclass`, `n'#'`, `b'#'`],
+    ].flat();
+    const piece = fc.constantFrom(...pieces);
     const text = fc
       .tuple(fc.array(piece, { minLength: 1, maxLength: 4 }), fc.constantFrom(', ', ' ', ' = ', '+', ''))
       .map(([pieces, gap]) => `SELECT ${pieces.join(gap)} FROM t# WHERE id = # LIMIT #`);
@@ -287,10 +281,9 @@ describe('texts that are one but for numbers', () => {
         alike++;
         expect(withoutNumbers(one)).toBe(withoutNumbers(other));
       }),
-      { numRuns: 2_000 },
+      { numRuns: 1_000 },
     );
-    
-    expect(alike).toBeGreaterThan(50);
+    expect(alike).toBeGreaterThan(20);
   });
 });
 
