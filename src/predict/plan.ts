@@ -62,7 +62,7 @@ export interface PlanContext {
   readonly past?: readonly PastCopy[];
   readonly stall: Pick<
     StallInput,
-    'lagMs' | 'verifyRowsPerSecond' | 'fixedMs' | 'drainTimeoutMs' | 'spread'
+    'lagMs' | 'verifyRowsPerSecond' | 'fixedMs' | 'exactMs' | 'drainTimeoutMs' | 'spread'
   > & {
     /** Of past switches. */
     readonly drainsMs?: readonly number[];

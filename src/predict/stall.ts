@@ -111,6 +111,8 @@ export interface StallInput {
   readonly verifyRowsPerSecond: number;
   /** Measured medians of the fixed parts: fence and mark, verify's own, commit and switch. */
   readonly fixedMs: { readonly fence: number; readonly verify: number; readonly switch: number };
+  /** What comes over whole behind the fence, as measured beside live traffic; 0 where absent. */
+  readonly exactMs?: number;
   readonly drainTimeoutMs: number;
   /** What drains were measured to take, in relation to what was modelled of them; 1 where absent. */
   readonly drainFactor?: number;
@@ -118,9 +120,14 @@ export interface StallInput {
   readonly spread?: number;
 }
 
+/** Factor between what was measured beside live traffic and what it takes behind a fence, either way. */
+const EXACT_SPREAD = 2;
+
 /**
- * `stall = drain + final apply + verify + switch`, ms. value, low and high take the 50 %, 5 % and 95 % quantile of the
- * drain, and of the rest by `spread`; what either adds to the ends is added as of independent parts, by squares. Terms in ms, and the probability that the drain deadline aborts the switch.
+ * `stall = drain + final apply + verify + switch`, ms; to the final apply belongs what comes over whole, `exactMs`. value, low and
+ * high take the 50 %, 5 % and 95 % quantile of the drain, of `exactMs` by a factor of two, and of the rest by `spread`; what each
+ * adds to the ends is added as of independent parts, by squares. Terms in ms, and the probability that the drain deadline aborts
+ * the switch.
  */
 export function predictStall(input: StallInput): Judgement {
   const drain = (q: number): number =>
@@ -132,15 +139,18 @@ export function predictStall(input: StallInput): Judgement {
   const apply = input.fixedMs.fence + (1000 * waiting) / Math.max(1e-9, input.applyChangesPerSecond);
   const verify = input.fixedMs.verify + (1000 * input.verifyRows) / Math.max(1e-9, input.verifyRowsPerSecond);
   const rest = apply + verify + input.fixedMs.switch;
+  const exact = input.exactMs ?? 0;
+  const spread = input.spread ?? 1;
   const abort = drainMissProbability(input.durations, input.transactionsPerSecond, input.drainTimeoutMs);
   const drainMs = drain(0.5);
+  const value = drainMs + rest + exact;
   return {
-    value: drainMs + rest,
-    low: drainMs + rest - Math.hypot(drainMs - drain(0.05), rest - rest / (input.spread ?? 1)),
-    high: drainMs + rest + Math.hypot(drain(0.95) - drainMs, rest * (input.spread ?? 1) - rest),
+    value,
+    low: value - Math.hypot(drainMs - drain(0.05), rest - rest / spread, exact - exact / EXACT_SPREAD),
+    high: value + Math.hypot(drain(0.95) - drainMs, rest * spread - rest, exact * EXACT_SPREAD - exact),
     terms: {
       drainMs,
-      applyMs: apply,
+      applyMs: apply + exact,
       verifyMs: verify,
       switchMs: input.fixedMs.switch,
       abortProbability: abort,
@@ -149,6 +159,6 @@ export function predictStall(input: StallInput): Judgement {
     reason:
       abort > 0.05
         ? `Transactions last so long that the drain deadline aborts ${(abort * 100).toFixed(0)} % of attempts.`
-        : `Drain ${drainMs.toFixed(0)} ms, apply ${apply.toFixed(0)} ms, verify ${verify.toFixed(0)} ms.`,
+        : `Drain ${drainMs.toFixed(0)} ms, apply ${(apply + exact).toFixed(0)} ms, verify ${verify.toFixed(0)} ms.`,
   };
 }

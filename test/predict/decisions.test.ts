@@ -277,6 +277,26 @@ describe('the stall', () => {
     expect(stall.reason).toContain('aborts 100 % of attempts');
   });
 
+  test('has what comes over whole behind the fence in it, by itself within a factor of two', () => {
+    const quiet = {
+      durations: new TransactionDurations([]),
+      transactionsPerSecond: 0,
+      writesPerSecond: 0,
+      lagMs: 0,
+      applyChangesPerSecond: 1000,
+      verifyRows: 0,
+      verifyRowsPerSecond: 1000,
+      fixedMs: { fence: 10, verify: 0, switch: 0 },
+      drainTimeoutMs: 2000,
+      spread: 4,
+    };
+    const [without, stall] = [predictStall(quiet), predictStall({ ...quiet, exactMs: 400 })];
+    expect(stall).toMatchObject({ value: 410, terms: { applyMs: 410 } });
+    expect(stall.high).toBeCloseTo(410 + Math.hypot(30, 400));
+    expect(stall.low).toBeCloseTo(410 - Math.hypot(7.5, 200));
+    expect(without).toMatchObject({ value: 10, low: 2.5, high: 40 });
+  });
+
   test('of a database that was never seen busy has no drain and no NaN', () => {
     const durations = new TransactionDurations([]);
     expect(drainQuantile(durations, 100, 0.9)).toBe(0);

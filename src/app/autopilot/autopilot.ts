@@ -15,8 +15,8 @@
  *   7. how it ended is recorded; a failure is followed by a growing pause, over restarts too
  *
  * Failure cases: series, catalogs or destination out of reach: no plan or no record, so nothing is done, and it is tried again
- * at the next tick. The process dies while switching: recovery settles the operation, the decision stays without an outcome
- * and counts as failed. A person's operation comes first: theirs is `busy` for the loop, and the loop's for them.
+ * at the next tick. The process dies while switching: recovery settles the operation; the decision has no outcome, which counts
+ * as failed, until the next process's loop reads from the journal what became of it. A person's operation comes first: theirs is `busy` for the loop, and the loop's for them.
  */
 import type { OperationOptions, Operation } from '../../admin/control.js';
 import type { Clock } from '../../core/clock.js';
@@ -31,7 +31,13 @@ import type { Planned } from '../plan/make.js';
 import { freshnessOf, liveShadow, logBudgetUsed, type LiveShadow } from '../plan/measurements.js';
 import { ApplyMeter } from './apply-meter.js';
 import { decide } from './decide.js';
-import type { AutopilotLimits, Part, Verdict } from './situation.js';
+import {
+  shadowAsSeen,
+  type AutopilotLimits,
+  type Part,
+  type ShadowAsSeen,
+  type Verdict,
+} from './situation.js';
 import type { Decisions } from './decisions.js';
 import type { AllowedHours } from './hours.js';
 import { retuned } from './tune.js';
@@ -48,7 +54,7 @@ export interface AutopilotDeps {
   readonly limits: AutopilotLimits;
   readonly checkIntervalMs: number;
   readonly hours: AllowedHours;
-  readonly decisions: Pick<Decisions, 'record' | 'settle' | 'past' | 'recordCopy'>;
+  readonly decisions: Pick<Decisions, 'record' | 'settle' | 'settleLeft' | 'past' | 'recordCopy'>;
   /** Throws where series or destination can't be reached. */
   readonly plan: (
     live: LiveShadow,
@@ -80,21 +86,30 @@ const TRANSITIONS = {
 const BUILDING: readonly ShadowStatus['phase'][] = ['connecting', 'building-schema', 'copying'];
 const BUILDING_INTERVAL_MS = 3_000;
 
+/** A plan stands while what takes its time behind the fence has moved by less than the larger of these. */
+const MOVED_MS = 50;
+const MOVED_SHARE = 0.5;
+
 export class Autopilot {
   readonly #deps: AutopilotDeps;
   readonly #state = new StateCell<State>('autopilot', TRANSITIONS, 'stopped');
   readonly #stopping = new AbortController();
   #running: Promise<void> | undefined;
   #planned: Planned | undefined;
-  #phase: ShadowStatus['phase'] | undefined;
+  /** The shadow that the plan was made of. */
+  #plannedOf: ShadowAsSeen | undefined;
   #verdict: (Verdict & { readonly at: string }) | undefined;
   #problem: AutopilotStatus['problem'] = null;
   readonly #apply = new ApplyMeter();
   #copyRecorded = false;
   #building = true;
+  /** Decisions of processes before this one have an outcome. */
+  #leftSettled = false;
+  readonly #startedMs: number;
 
   constructor(deps: AutopilotDeps) {
     this.#deps = deps;
+    this.#startedMs = deps.clock.monotonicMs();
   }
 
   start(): void {
@@ -159,6 +174,8 @@ export class Autopilot {
     const nowMs = deps.clock.now().getTime();
     this.#apply.look(status, nowMs);
     await this.#recordCopy(status);
+    if (!this.#leftSettled && !deps.operationRunning())
+      this.#leftSettled = await deps.decisions.settleLeft(deps.clock.monotonicMs() - this.#startedMs);
     const planned = this.#asOfNow(status, nowMs);
     if (planned !== undefined && leader === 'source' && !finalized && !deps.operationRunning())
       await deps.tuner?.round(stillShadowed(planned, subsets), status, nowMs);
@@ -174,7 +191,7 @@ export class Autopilot {
     this.#building = BUILDING.includes(status.phase);
     const { leader, finalized } = route();
     const nowMs = clock.now().getTime();
-    if (leader !== 'source' || finalized || !this.#planIsOld(nowMs, status.phase)) return status;
+    if (leader !== 'source' || finalized || !this.#planIsOld(nowMs, shadowAsSeen(status))) return status;
     await this.#replan(status, nowMs);
     return await shadow();
   }
@@ -187,7 +204,6 @@ export class Autopilot {
     const { leader, finalized, subsets } = deps.route();
     const nowMs = deps.clock.now().getTime();
     const done = operations.filter(({ state }) => state === 'done');
-    const forward = status.streams.find(({ direction }) => direction === 'forward');
     return decide(
       {
         nowMs,
@@ -195,11 +211,7 @@ export class Autopilot {
         finalized,
         operationRunning: !own && deps.operationRunning(),
         hourAllowed: deps.hours.allows(nowMs),
-        shadow: {
-          phase: status.phase,
-          lagMs: forward?.lagMs ?? null,
-          lagBytes: forward?.lagBytes ?? null,
-        },
+        shadow: shadowAsSeen(status),
         plan: this.#asOfNow(status, nowMs)?.plan,
         attempts,
         parts: subsets.map(({ subset, side }): Part => ({
@@ -215,13 +227,17 @@ export class Autopilot {
     );
   }
 
-  /** An hour has closed since, or the shadow has come to follow: then nothing is left to copy. */
-  #planIsOld(nowMs: number, phase: ShadowStatus['phase']): boolean {
+  /**
+   * An hour has closed since; or the shadow has come to follow: then nothing is left to copy; or what comes over behind the fence
+   * takes another time than was planned with.
+   */
+  #planIsOld(nowMs: number, { phase, exactMs }: ShadowAsSeen): boolean {
     const hour = (ms: number): number => Math.floor(ms / HOUR_MS);
     return (
       this.#planned === undefined ||
       hour(Date.parse(this.#planned.plan.asOf)) !== hour(nowMs) ||
-      (phase === 'following' && this.#phase !== 'following')
+      (phase === 'following' && this.#plannedOf?.phase !== 'following') ||
+      hasMoved(this.#plannedOf?.exactMs ?? null, exactMs ?? null)
     );
   }
 
@@ -249,7 +265,7 @@ export class Autopilot {
     const sides = new Map(subsets.map(({ subset, side }) => [subset, side]));
     const live = liveShadow(status, this.#apply.rate);
     this.#planned = await this.#deps.plan(live, sides, nowMs, this.#stopping.signal);
-    this.#phase = status.phase;
+    this.#plannedOf = shadowAsSeen(status);
     if (idle) this.#state.move('watching');
   }
 
@@ -373,6 +389,13 @@ function shown({
   ...verdict
 }: Verdict & { readonly at: string }): NonNullable<AutopilotStatus['verdict']> {
   return { ...verdict, subset: verdict.subset ?? null };
+}
+
+/** By more than measures of the same work differ; or it is known now. */
+function hasMoved(plannedMs: number | null, nowMs: number | null): boolean {
+  if (nowMs === null) return false;
+  if (plannedMs === null) return true;
+  return Math.abs(nowMs - plannedMs) > Math.max(MOVED_MS, MOVED_SHARE * plannedMs);
 }
 
 function sameMembers(some: readonly SubsetId[], others: readonly SubsetId[]): boolean {

@@ -5,7 +5,13 @@
  */
 import type pg from 'pg';
 import { asUnderstudyError } from '../../core/errors.js';
-import type { DatabaseEndpoint, OperationKind, OperationReport, OperationState } from '../../core/ports.js';
+import {
+  WHOLE_DATABASE,
+  type DatabaseEndpoint,
+  type OperationKind,
+  type OperationReport,
+  type OperationState,
+} from '../../core/ports.js';
 import { connectControl } from '../../core/postgres.js';
 import type { PastCopy } from '../../predict/experience.js';
 import type { DecisionKind } from '../../core/autopilot-ports.js';
@@ -105,11 +111,31 @@ export class Decisions {
     operation: string | null,
   ): Promise<void> {
     return this.#with(async (client) => {
-      await client.query(
-        `UPDATE understudy.decision SET outcome = $2, outcome_reason = $3, operation = $4,
-           ended_at = pg_catalog.clock_timestamp() WHERE number = $1`,
-        [number, outcome, reason, operation],
-      );
+      await client.query(SETTLE, [number, outcome, reason, operation]);
+    });
+  }
+
+  /**
+   * Gives decisions without an outcome the one that the journal knows of: of processes that ended over them, before this one
+   * began `sinceMs` ago. False: of some it isn't known yet, as their operation is not over.
+   */
+  settleLeft(sinceMs: number): Promise<boolean> {
+    return this.#with(async (client) => {
+      if (!(await has(client, 'decision'))) return true;
+      const left = await client.query<Row>(LEFT, [sinceMs]);
+      const journal = await has(client, 'operation');
+      let whole = true;
+      for (const row of left.rows) {
+        const [number, subset] = [row['number'] ?? '', subsetOf(row) ?? WHOLE_DATABASE];
+        const begun =
+          journal && row['kind'] === 'cutover'
+            ? await client.query<Row>(BEGUN, [subset, number, sinceMs])
+            : { rows: [] };
+        const outcome = outcomeOf(row['kind'] ?? '', begun.rows[0]);
+        if (outcome === undefined) whole = false;
+        else await client.query(SETTLE, [number, ...outcome]);
+      }
+      return whole;
     });
   }
 
@@ -196,6 +222,42 @@ export class Decisions {
       await client.end().catch(() => undefined);
     }
   }
+}
+
+const SETTLE = `UPDATE understudy.decision SET outcome = $2, outcome_reason = $3, operation = $4,
+  ended_at = pg_catalog.clock_timestamp() WHERE number = $1`;
+/** All times are this server's. */
+const before = (ms: string): string =>
+  `pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => ${ms}::float8 / 1000)`;
+const LEFT = `SELECT number, kind, figures FROM understudy.decision
+  WHERE kind IN ('cutover', 'retire', 'tune') AND outcome IS NULL AND at < ${before('$1')} ORDER BY number`;
+const BEGUN = `SELECT o.id, o.state, o.reason, o.finished_at FROM understudy.operation o, understudy.decision d
+  WHERE d.number = $2 AND o.subset = $1 AND o.kind = 'cutover' AND o.started_at >= d.at
+    AND o.started_at < ${before('$3')} ORDER BY o.started_at LIMIT 1`;
+
+/** Outcome, reason and operation; undefined: it is not over. `operation`: that of a decision to switch, if it had begun. */
+function outcomeOf(
+  kind: string,
+  operation: Row | undefined,
+): readonly ['done' | 'aborted', string, string | null] | undefined {
+  if (operation === undefined) {
+    return [
+      'aborted',
+      kind === 'cutover'
+        ? 'the process ended before the switch had begun: nothing was switched'
+        : 'the process ended before it was known to be done',
+      null,
+    ];
+  }
+  if (operation['finished_at'] == null) return undefined;
+  const [id, state] = [operation['id'] ?? null, operation['state'] ?? ''];
+  if (state === 'done')
+    return ['done', 'the process ended meanwhile, and the next one took it to its end', id];
+  return [
+    'aborted',
+    `the process ended meanwhile; the operation is ${state}: ${operation['reason'] ?? ''}`,
+    id,
+  ];
 }
 
 async function has(client: pg.Client, table: string): Promise<boolean> {

@@ -101,7 +101,10 @@ export function makeAutopilot({ config, log, clock, shadow, operations, route }:
           mode: autopilot.mode,
           decisions,
           steer: (command) => shadow.steer(command),
-          eagerFlushIntervalMs: config.shadow.flushIntervalMs,
+          eagerMs: {
+            flushInterval: config.shadow.flushIntervalMs,
+            pollInterval: config.shadow.pollIntervalMs,
+          },
           lagMsMax: cutover.lagMsMax,
           downAfterMs: autopilot.steerDownAfterMs,
           log,

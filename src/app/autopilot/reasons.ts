@@ -30,9 +30,8 @@ export function unreadyReason(situation: Situation, limits: AutopilotLimits): Re
   if (leader === undefined) return ['route-unknown', 'It is not known which side leads.'];
   if (situation.operationRunning) return ['busy', 'An operation is running.'];
   if (shadow.phase !== 'following') return ['not-ready', `The shadow is not ready: ${shadow.phase}.`];
-  if (shadow.lagMs === null || shadow.lagBytes === null) return ['lag', 'The lag is not known.'];
-  if (shadow.lagMs > limits.lagMsMax || shadow.lagBytes > limits.lagBytesMax)
-    return ['lag', `The shadow is ${Math.round(shadow.lagMs)} ms and ${shadow.lagBytes} bytes behind.`];
+  const lag = lagReason(shadow, limits);
+  if (lag !== undefined) return lag;
   if (plan === undefined) return ['no-plan', 'No plan could be made yet.'];
   if (nowMs - Date.parse(plan.asOf) >= 2 * HOUR_MS) return ['no-plan', `The plan is of ${plan.asOf}.`];
   const hours = plan.observed?.hours ?? 0;
@@ -41,6 +40,27 @@ export function unreadyReason(situation: Situation, limits: AutopilotLimits): Re
       'too-little-seen',
       `${hours < 1 ? 'Less than an hour' : `${Math.floor(hours)} hours`} watched of the ${limits.observedHoursMin} that a window takes.`,
     ];
+  return undefined;
+}
+
+/**
+ * By `log` within what a cutover allows, in bytes and in time. By the other methods a lag has no bytes, and between two rounds
+ * it grows by the pause that the pace makes: what is beyond that counts. Preflight begins a round of its own.
+ */
+function lagReason(
+  { method, lagMs, lagBytes, roundMs, exactMs }: Situation['shadow'],
+  { lagMsMax, lagBytesMax }: AutopilotLimits,
+): Reason | undefined {
+  const bytes = method === 'log' ? lagBytes : 0;
+  if (lagMs === null || bytes === null) return ['lag', 'The lag is not known.'];
+  if (lagMs > lagMsMax + roundMs || bytes > lagBytesMax)
+    return [
+      'lag',
+      `The shadow is ${Math.round(lagMs)} ms${method === 'log' ? ` and ${bytes} bytes` : ''} behind.`,
+    ];
+  // By the log preflight measures it.
+  if (method !== 'log' && exactMs == null)
+    return ['not-ready', 'What comparing everything takes, as behind the fence, is not known yet.'];
   return undefined;
 }
 
@@ -115,6 +135,7 @@ export function shadowFigures(shadow: Situation['shadow'], plan: PlanReport | un
   return {
     lagMs: shadow.lagMs,
     lagBytes: shadow.lagBytes,
+    ...(shadow.exactMs === undefined ? {} : { exactMs: shadow.exactMs }),
     planAsOf: plan?.asOf ?? null,
     observedHours: plan?.observed?.hours ?? null,
   };

@@ -1,6 +1,15 @@
-/** What the loop knows when it decides, within which limits, and what it may come to. Types alone. */
+/** What the loop knows when it decides, within which limits, and what it may come to. */
 import type { AutopilotMode, VerdictKind } from '../../core/autopilot-ports.js';
-import type { OperationKind, OperationState, ShadowPhase, Side, SubsetId } from '../../core/ports.js';
+import type {
+  OperationKind,
+  OperationState,
+  ShadowMethod,
+  ShadowPhase,
+  ShadowStatus,
+  Side,
+  StreamStatus,
+  SubsetId,
+} from '../../core/ports.js';
 import type { PlanReport } from '../plan/plan-report.js';
 
 export interface AutopilotLimits {
@@ -51,6 +60,20 @@ export interface Part {
   readonly lastDone: LastOperation | null;
 }
 
+/** The shadow at one moment, as far as a switch depends on it. null: not known. */
+export interface ShadowAsSeen {
+  readonly phase: ShadowPhase;
+  readonly method: ShadowMethod;
+  /** By `log`, of the stream; otherwise since the last round began of which all is written. */
+  readonly lagMs: number | null;
+  /** There is none but by `log`. */
+  readonly lagBytes: number | null;
+  /** How late its pace alone may make it: the pause between two rounds; 0 by `log`. */
+  readonly roundMs: number;
+  /** What comes over whole behind the fence would take: {@link StreamStatus.exactMs}. undefined: nothing does. */
+  readonly exactMs: number | null | undefined;
+}
+
 export interface Situation {
   readonly nowMs: number;
   /** Of several subsets the source, while it leads any. undefined: not known. */
@@ -60,11 +83,7 @@ export interface Situation {
   readonly finalized: boolean;
   readonly operationRunning: boolean;
   readonly hourAllowed: boolean;
-  readonly shadow: {
-    readonly phase: ShadowPhase;
-    readonly lagMs: number | null;
-    readonly lagBytes: number | null;
-  };
+  readonly shadow: ShadowAsSeen;
   readonly plan: PlanReport | undefined;
   /** The loop's own tries, the newest first. */
   readonly attempts: readonly Attempt[];
@@ -109,3 +128,16 @@ export interface Verdict {
 
 /** Why a verdict is what it is. */
 export type Reason = readonly [VerdictCode, string];
+
+export function shadowAsSeen({ phase, streams, steering }: ShadowStatus): ShadowAsSeen {
+  const forward: StreamStatus | undefined = streams.find(({ direction }) => direction === 'forward');
+  const method = forward?.method ?? 'log';
+  return {
+    phase,
+    method,
+    lagMs: forward?.lagMs ?? null,
+    lagBytes: forward?.lagBytes ?? null,
+    roundMs: method === 'log' ? 0 : (steering?.flushIntervalMs ?? 0),
+    exactMs: forward?.exactMs,
+  };
+}

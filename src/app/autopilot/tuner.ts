@@ -21,8 +21,8 @@ export interface TunerDeps {
   readonly mode: string;
   readonly decisions: Pick<Decisions, 'record' | 'settle'>;
   readonly steer: (command: ShadowCommand) => Promise<unknown>;
-  /** A change waits that long at intensity 1. */
-  readonly eagerFlushIntervalMs: number;
+  /** At intensity 1 a change waits that long by the log; and so long is the pause between two rounds without it. */
+  readonly eagerMs: { readonly flushInterval: number; readonly pollInterval: number };
   /** What a cutover allows. */
   readonly lagMsMax: number;
   readonly downAfterMs: number;
@@ -40,7 +40,6 @@ const STEPS = 100;
 
 export class Tuner {
   readonly #deps: TunerDeps;
-  readonly #least: number;
   #tuning: Tuning = UNTUNED;
   #status: AutopilotStatus['tuning'] = null;
   #pausedUntilMs = 0;
@@ -50,7 +49,6 @@ export class Tuner {
 
   constructor(deps: TunerDeps) {
     this.#deps = deps;
-    this.#least = leastIntensity(deps.eagerFlushIntervalMs, deps.lagMsMax * WAIT_SHARE);
   }
 
   get status(): AutopilotStatus['tuning'] {
@@ -65,17 +63,19 @@ export class Tuner {
   ): Promise<void> {
     const { phase, steering } = status;
     if (steering === undefined || !STEERED.includes(phase) || nowMs < this.#pausedUntilMs) return;
-    await this.#intensity(plan, phase, steering, nowMs);
+    await this.#intensity(plan, status, steering, nowMs);
     if (phase === 'copying') await this.#copyOrder({ plan, bases }, status, steering, nowMs);
   }
 
   async #intensity(
     plan: PlanReport,
-    phase: ShadowPhase,
+    { phase, method }: ShadowStatus,
     steering: ShadowSteering,
     nowMs: number,
   ): Promise<void> {
-    const wanted = wantedIntensity(plan, this.#least);
+    const { eagerMs, lagMsMax } = this.#deps;
+    const eager = (method?.method ?? 'log') === 'log' ? eagerMs.flushInterval : eagerMs.pollInterval;
+    const wanted = wantedIntensity(plan, leastIntensity(eager, lagMsMax * WAIT_SHARE));
     if (wanted === undefined) return;
     const { tuning, set } = tune(this.#tuning, steering, wanted.value, nowMs, this.#deps.downAfterMs);
     this.#tuning = set === undefined ? tuning : this.#tuning;

@@ -39,6 +39,9 @@ export interface PlanRequest {
   readonly measuredSwitch?: MeasuredSwitch;
 }
 
+const UNMEASURED =
+  'What comes over whole behind the fence was not measured yet: predicted stalls are without it.';
+
 export const PLAN_DEFAULTS = { hoursAhead: 168, windows: 3 } as const;
 
 export interface Planned {
@@ -77,10 +80,11 @@ export async function makePlanReport(
   };
   const inputs = [...subsets.subsets, subsets.whole].map(({ input }) => input);
   const rows = await planInThread({ subsets: inputs, context }, signal, onProgress);
+  const unmeasured = live !== undefined && live.exactMs === null;
   return {
     plan: reportOf(
       rows,
-      subsets,
+      unmeasured ? { ...subsets, unknown: [...subsets.unknown, UNMEASURED] } : subsets,
       context,
       data.origin,
       live?.phase ?? null,

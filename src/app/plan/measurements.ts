@@ -26,6 +26,8 @@ export interface LiveShadow {
   /** By `schema.name`, the share that is copied, 0…1. */
   readonly copied: ReadonlyMap<string, number>;
   readonly lagMs: number | null;
+  /** What comes over whole behind the fence was measured to take; null: not known. undefined: nothing does. */
+  readonly exactMs?: number | null | undefined;
   /** Rows copied in all, and the seconds it took. */
   readonly copy: { readonly rows: number; readonly seconds: number };
   readonly logBytes: number | null;
@@ -48,6 +50,7 @@ export function liveShadow(status: ShadowStatus, apply: Rate | null = null): Liv
       ]),
     ),
     lagMs: forward?.lagMs ?? null,
+    exactMs: forward?.exactMs,
     copy: status.copy,
     logBytes: forward?.logBytes ?? null,
     apply,
@@ -106,10 +109,16 @@ export function stallSettings(
   drainTimeoutMs: number,
   measured?: MeasuredSwitch,
 ): PlanContext['stall'] {
+  const exactMs = counted(live?.exactMs);
   return {
     lagMs: isCount(live?.lagMs ?? Number.NaN) ? counted(live?.lagMs) : LAG_GUESS_MS,
     verifyRowsPerSecond: VERIFY_ROWS_PER_SECOND,
-    fixedMs: measured?.fixedMs ?? FIXED_GUESS_MS,
+    // Past switches waited for it too, between fence and mark.
+    fixedMs:
+      measured === undefined
+        ? FIXED_GUESS_MS
+        : { ...measured.fixedMs, fence: Math.max(0, measured.fixedMs.fence - exactMs) },
+    exactMs,
     spread: measured?.spread ?? SPREAD_GUESSED,
     drainsMs: measured?.drainsMs ?? [],
     drainTimeoutMs,

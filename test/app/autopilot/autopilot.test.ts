@@ -76,7 +76,11 @@ test('a process that may switch by itself does so in its window, not against pre
     ...pair,
     yaml: [
       'autopilot: { mode: on, checkIntervalMs: 200, observedHoursMin: 24, retryFirstMs: 300, retryMaxMs: 600, stallMaxMs: 60000, steerDownAfterMs: 1 }',
+      // A poll that a busy machine delays is no staleness here.
+      'shadow: { method: poll, pollIntervalMs: 100 }',
+      'cutover: { lagMsMax: 4000 }',
     ].join('\n'),
+    killAt: 'cutover before:fence',
   });
   // A session that can't be moved stands in the way from the beginning.
   const pinned = await connected(stack, pair.source);
@@ -106,8 +110,8 @@ test('a process that may switch by itself does so in its window, not against pre
   // Nothing is stale, no pattern is known, and half of the lag that a cutover allows is what a change may wait for.
   await decided(pair, `kind = 'tune' AND outcome = 'done'`);
   const { shadow, autopilot } = await stack.status();
-  expect(shadow.steering).toMatchObject({ intensity: 0.6, flushIntervalMs: 492 });
-  expect(autopilot.tuning).toMatchObject({ intensity: 0.6, subset: 'public.t' });
+  expect(shadow.steering).toMatchObject({ intensity: 0.54, flushIntervalMs: 1896 });
+  expect(autopilot.tuning).toMatchObject({ intensity: 0.54, subset: 'public.t' });
   expect((await log()).decisions.find(({ kind }) => kind === 'tune')?.figures).toMatchObject({
     was: 1,
     m: 0,
@@ -128,14 +132,27 @@ test('a process that may switch by itself does so in its window, not against pre
     { what: 'the copy to be recorded' },
   );
 
+  // The process dies over its switch, between hold and fence; the next one says what became of it, and switches.
   await pinned.end();
+  await stack.exited();
+  const [killed] = (await new Decisions(pair.destination).past()).attempts;
+  expect(killed).toMatchObject({ outcome: null });
+  await stack.run();
   await decided(pair, `outcome = 'done' AND kind = 'cutover'`);
+  const tries = (await log()).decisions.filter(({ kind }) => kind === 'cutover');
+  expect(tries.find(({ outcomeReason }) => outcomeReason?.includes('ended meanwhile'))).toMatchObject({
+    outcome: 'aborted',
+    operation: expect.any(String) as string,
+  });
+  expect(tries.filter(({ outcome }) => outcome === null)).toEqual([]);
   expect((await stack.status()).route?.side).toBe('destination');
   await decided(pair, `code = 'destination-leads'`);
   const { decisions, operations } = await log();
   const done = decisions.find(({ kind, outcome }) => kind === 'cutover' && outcome === 'done');
   expect(done).toMatchObject({ kind: 'cutover', code: 'window', mode: 'on' });
   expect(done?.figures['stallHighMs']).toBeGreaterThan(0);
+  expect(done?.figures['exactMs']).toBeGreaterThan(0);
+  expect(done?.figures['lagBytes']).toBeNull();
   expect(operations[0]).toMatchObject({ id: done?.operation, kind: 'cutover', state: 'done' });
 
   const captured = await promisify(execFile)(process.execPath, [MAIN, 'capture', '--config', stack.config]);
@@ -156,6 +173,35 @@ test('a process that may switch by itself does so in its window, not against pre
     { kind: 'rollback', state: 'done' },
   ]);
   await again.end();
+}, 300_000);
+
+test('by the proxy’s own writes too it switches by itself, after a process that died before its switch had begun', async () => {
+  await using pair = await databasePair();
+  await pair.onSource.query('CREATE TABLE public.t (id int PRIMARY KEY)');
+  await watched(pair, ['public.t']);
+  const decisions = new Decisions(pair.destination);
+  const left = { kind: 'cutover', code: 'window', reason: 'of a process that died', figures: {} } as const;
+  await decisions.record('on', left);
+
+  await using stack = await Stack.start({
+    ...pair,
+    yaml: [
+      'autopilot: { mode: on, checkIntervalMs: 200, observedHoursMin: 24, retryFirstMs: 300, retryMaxMs: 600, stallMaxMs: 60000, steer: false }',
+      'shadow: { method: mirror }',
+      'cutover: { lagMsMax: 4000 }',
+    ].join('\n'),
+  });
+  const client = await connected(stack, pair.source);
+  client.on('error', () => undefined);
+  await client.query('INSERT INTO public.t SELECT generate_series(1, 3)');
+  await decided(pair, `outcome = 'done' AND kind = 'cutover'`);
+  expect((await stack.status()).route?.side).toBe('destination');
+  expect((await client.query('SELECT count(*)::int AS n FROM public.t')).rows).toEqual([{ n: 3 }]);
+  expect((await decisions.list(50)).decisions.at(-1)).toMatchObject({
+    outcome: 'aborted',
+    outcomeReason: expect.stringContaining('nothing was switched') as string,
+  });
+  await client.end();
 }, 300_000);
 
 test('configured subsets are switched by itself, one after the other, and what is taken back stops it', async () => {

@@ -4,10 +4,11 @@ import { decide } from '../../../src/app/autopilot/decide.js';
 import { backOffUntilMs } from '../../../src/app/autopilot/reasons.js';
 import type { AutopilotLimits, Situation } from '../../../src/app/autopilot/situation.js';
 import { HOUR_MS } from '../../../src/predict/series.js';
-import { iso, judged, LIMITS, NOW_MS, plan, situation, subset, window } from './plans.js';
+import { FOLLOWING, iso, judged, LIMITS, NOW_MS, plan, POLLING, situation, subset, window } from './plans.js';
 
 test('in its window it switches, or suggests to', () => {
-  expect(decide(situation(), LIMITS)).toMatchObject({ kind: 'cutover', code: 'window' });
+  for (const shadow of [FOLLOWING, POLLING])
+    expect(decide(situation({ shadow }), LIMITS)).toMatchObject({ kind: 'cutover', code: 'window' });
   expect(decide(situation(), { ...LIMITS, mode: 'suggest' })).toMatchObject({
     kind: 'suggest',
     code: 'window',
@@ -45,9 +46,13 @@ const NEVER: readonly (readonly [string, string, Partial<Situation>])[] = [
   ],
   ['the route is unknown', 'route-unknown', { leader: undefined }],
   ['somebody is at it', 'busy', { operationRunning: true }],
-  ['the shadow copies', 'not-ready', { shadow: { phase: 'copying', lagMs: 0, lagBytes: 0 } }],
-  ['the lag is unknown', 'lag', { shadow: { phase: 'following', lagMs: null, lagBytes: 0 } }],
-  ['the lag is large', 'lag', { shadow: { phase: 'following', lagMs: 0, lagBytes: 2e6 } }],
+  ['the shadow copies', 'not-ready', { shadow: { ...FOLLOWING, phase: 'copying' } }],
+  ['the lag is unknown', 'lag', { shadow: { ...FOLLOWING, lagMs: null } }],
+  ['the lag is large', 'lag', { shadow: { ...FOLLOWING, lagBytes: 2e6 } }],
+  ['the lag has no bytes, by the log', 'lag', { shadow: { ...FOLLOWING, lagBytes: null } }],
+  ['the last poll is long ago', 'lag', { shadow: { ...POLLING, lagMs: 2600 } }],
+  ['no poll has ended', 'lag', { shadow: { ...POLLING, lagMs: null } }],
+  ['it is not known what comparing takes', 'not-ready', { shadow: { ...POLLING, exactMs: null } }],
   ['there is no plan', 'no-plan', { plan: undefined }],
   ['the plan is old', 'no-plan', { plan: plan(subset(), { asOf: iso(NOW_MS - 3 * HOUR_MS) }) }],
   [

@@ -41,6 +41,7 @@ interface World {
   operations: OperationSummary[];
   readonly settled: unknown[][];
   readonly switches: string[];
+  plans: number;
   /** While preflight runs, alone or as part of the cutover. */
   during: (dryRun: boolean) => void;
 }
@@ -65,6 +66,7 @@ function world(subsets: readonly string[] = []): { readonly of: World; readonly 
     operations: [],
     settled: [],
     switches: [],
+    plans: 0,
     during: () => undefined,
   };
   const report = (outcome: OperationReport['outcome'], over: Partial<OperationReport>): OperationReport => ({
@@ -118,14 +120,17 @@ function world(subsets: readonly string[] = []): { readonly of: World; readonly 
           attempts: recorded && without !== 1 ? [{ atMs: of.nowMs, outcome: null }] : [],
           operations: of.operations,
         }),
+      settleLeft: async () => Promise.resolve(true),
       recordCopy: async () => Promise.resolve(),
     },
-    plan: async (_live, _sides, nowMs) =>
-      Promise.resolve({
+    plan: async (_live, _sides, nowMs) => {
+      of.plans += 1;
+      return Promise.resolve({
         plan: nowMs === NOW_MS ? of.plan : hourly(nowMs, subsets),
         bases: new Map(),
         bytes: null,
-      }),
+      });
+    },
     tuner: undefined,
     logBudgetBytes: 0,
     route: (): RouteAsKnown => ({
@@ -211,4 +216,17 @@ test('nothing goes along that was not decided on', async () => {
     ]);
     await autopilot.stop();
   }
+});
+
+test('a plan stands until what comes over behind the fence is known to take another time', async () => {
+  const { of, autopilot } = world();
+  const plans: number[] = [];
+  for (const exactMs of [null, 100, 140, 160, 90, null, 300]) {
+    of.shadow = { ...FOLLOWING, streams: FOLLOWING.streams.map((stream) => ({ ...stream, exactMs })) };
+    of.switches.length = 0;
+    await autopilot.round();
+    plans.push(of.plans);
+  }
+  expect(plans).toEqual([1, 2, 2, 3, 3, 3, 4]);
+  await autopilot.stop();
 });

@@ -94,6 +94,24 @@ export const LIMITS: AutopilotLimits = {
   partingAccepted: true,
 };
 
+export const FOLLOWING: Situation['shadow'] = {
+  phase: 'following',
+  method: 'log',
+  lagMs: 5,
+  lagBytes: 100,
+  roundMs: 0,
+  exactMs: undefined,
+};
+/** As {@link FOLLOWING}, between two rounds, by which nothing has bytes. */
+export const POLLING: Situation['shadow'] = {
+  phase: 'following',
+  method: 'poll',
+  lagMs: 2400,
+  lagBytes: null,
+  roundMs: 1500,
+  exactMs: 80,
+};
+
 export function situation(over: Partial<Situation> = {}): Situation {
   return {
     nowMs: NOW_MS,
@@ -102,7 +120,7 @@ export function situation(over: Partial<Situation> = {}): Situation {
     finalized: false,
     operationRunning: false,
     hourAllowed: true,
-    shadow: { phase: 'following', lagMs: 5, lagBytes: 100 },
+    shadow: FOLLOWING,
     plan: plan(),
     attempts: [],
     lastOperation: null,

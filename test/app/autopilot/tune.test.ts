@@ -133,7 +133,7 @@ describe('steering', () => {
         events.push(`steer ${JSON.stringify(command)}`);
         return steer(command);
       },
-      eagerFlushIntervalMs: 20,
+      eagerMs: { flushInterval: 20, pollInterval: 1000 },
       lagMsMax: 1000,
       downAfterMs: 0,
       log: silentLog,

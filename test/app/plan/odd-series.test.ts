@@ -192,6 +192,7 @@ const given = fc.record({
       phase: fc.constantFrom('copying' as const, 'following' as const, 'failed' as const),
       copied: fc.array(fc.tuple(name, fc.constantFrom(0, 0.5, 1))).map((entries) => new Map(entries)),
       lagMs: fc.option(odd),
+      exactMs: fc.oneof(fc.option(odd), fc.constant(undefined)),
       copy: fc.record({ rows: odd, seconds: odd }),
       logBytes: fc.option(odd),
       apply: fc.option(rate),
