@@ -146,27 +146,57 @@ export interface Search {
   readonly trace: readonly string[];
 }
 
-/** Breadth first through every state within `bounds`; ends at the first fault. */
-export function search(processes: number, mutation: Mutation, bounds: Bounds): Search {
-  const first = start(processes);
-  const seen = new Set([keyOf(first)]);
-  const queue: { readonly world: World; readonly from: number; readonly label: string }[] = [
-    { world: first, from: -1, label: '' },
+/** What is searched: where it begins, where it can go from each state, and what is wrong with one. */
+export interface Space<S> {
+  readonly first: S;
+  /** Equal for equal states. */
+  readonly keyOf: (state: S) => string;
+  readonly next: (state: S) => readonly (readonly [label: string, state: S])[];
+  readonly faultOf: (state: S) => string | null;
+}
+
+/** Breadth first through every state; ends at the first fault. */
+export function searchSpace<S>({ first, keyOf: key, next, faultOf }: Space<S>): Search {
+  const seen = new Set([key(first)]);
+  const queue: { readonly state: S; readonly from: number; readonly label: string }[] = [
+    { state: first, from: -1, label: '' },
   ];
   for (let at = 0; at < queue.length; at++) {
-    const { world } = queue[at] ?? { world: first };
-    const fault = faultIn(world) ?? settles(world, mutation);
+    const { state } = queue[at] ?? { state: first };
+    const fault = faultOf(state);
     if (fault !== null) {
       const trace: string[] = [];
       for (let step = at; step > 0; step = queue[step]?.from ?? 0) trace.unshift(queue[step]?.label ?? '');
       return { states: seen.size, fault, trace };
     }
-    for (const [label, next] of successors(world, mutation, bounds)) {
-      const key = keyOf(next);
-      if (seen.has(key)) continue;
-      seen.add(key);
-      queue.push({ world: next, from: at, label });
+    for (const [label, after] of next(state)) {
+      const known = key(after);
+      if (seen.has(known)) continue;
+      seen.add(known);
+      queue.push({ state: after, from: at, label });
     }
   }
   return { states: seen.size, fault: null, trace: [] };
+}
+
+/** Every state of one subset within `bounds`. */
+export function search(processes: number, mutation: Mutation, bounds: Bounds): Search {
+  return searchSpace({
+    first: start(processes),
+    keyOf,
+    next: (world) => successors(world, mutation, bounds),
+    faultOf: (world) => faultIn(world) ?? settles(world, mutation),
+  });
+}
+
+/** Two subsets, each a world of its own. */
+export type Pair = readonly [World, World];
+
+/** Every state of both, each with one process, from the beginning. */
+export function searchPairs(rules: Pick<Space<Pair>, 'next' | 'faultOf'>): Search {
+  return searchSpace({
+    first: [start(1), start(1)],
+    keyOf: ([a, b]) => `${keyOf(a)} ${keyOf(b)}`,
+    ...rules,
+  });
 }

@@ -7,8 +7,8 @@
  * lead it, it brings back what the other side has changed since.
  */
 import { FINAL } from '../../src/cutover/machine.js';
-import { faultIn, keyOf, settles, successors, type Search } from './model-search.js';
-import { start, type Bounds, type World } from './model.js';
+import { faultIn, keyOf, searchPairs, settles, successors, type Pair, type Search } from './model-search.js';
+import type { Bounds, World } from './model.js';
 
 /** One thing each that must not be done. */
 export interface CrossMutation {
@@ -21,8 +21,6 @@ export interface CrossMutation {
   /** A commit moves the route of both. */
   readonly routesBoth?: boolean;
 }
-
-type Pair = readonly [World, World];
 
 const other = (index: number): 0 | 1 => (index === 0 ? 1 : 0);
 
@@ -89,29 +87,11 @@ function faultOf(pair: Pair, known: Map<string, string | null>): string | null {
   return null;
 }
 
-/** Breadth first through every state of both within `bounds`, which are each subset's own; ends at the first fault. */
+/** Every state of both within `bounds`, which are each subset's own; ends at the first fault. */
 export function searchPair(mutation: CrossMutation, bounds: Bounds): Search {
-  const first: Pair = [start(1), start(1)];
-  const keyOfPair = (pair: Pair): string => `${keyOf(pair[0])} ${keyOf(pair[1])}`;
   const known = new Map<string, string | null>();
-  const seen = new Set([keyOfPair(first)]);
-  const queue: { readonly pair: Pair; readonly from: number; readonly label: string }[] = [
-    { pair: first, from: -1, label: '' },
-  ];
-  for (let at = 0; at < queue.length; at++) {
-    const { pair } = queue[at] ?? { pair: first };
-    const fault = faultOf(pair, known);
-    if (fault !== null) {
-      const trace: string[] = [];
-      for (let step = at; step > 0; step = queue[step]?.from ?? 0) trace.unshift(queue[step]?.label ?? '');
-      return { states: seen.size, fault, trace };
-    }
-    for (const [label, after] of next(pair, mutation, bounds)) {
-      const key = keyOfPair(after);
-      if (seen.has(key)) continue;
-      seen.add(key);
-      queue.push({ pair: after, from: at, label });
-    }
-  }
-  return { states: seen.size, fault: null, trace: [] };
+  return searchPairs({
+    next: (pair) => next(pair, mutation, bounds),
+    faultOf: (pair) => faultOf(pair, known),
+  });
 }

@@ -8,8 +8,8 @@
  * everybody to die, a process that starts would serve both by the same side.
  */
 import { FINAL } from '../../src/cutover/machine.js';
-import { faultIn, keyOf, settled, successors, type Search } from './model-search.js';
-import { start, type Bounds, type Next, type Process, type World } from './model.js';
+import { faultIn, searchPairs, settled, successors, type Pair, type Search } from './model-search.js';
+import type { Bounds, Next, Process, World } from './model.js';
 
 /** One thing each that must not be done. */
 export interface TogetherMutation {
@@ -21,7 +21,6 @@ export interface TogetherMutation {
   readonly believesApart?: boolean;
 }
 
-type Pair = readonly [World, World];
 type Move = readonly [label: string, pair: Pair];
 
 /** By the label of a call, what of it is one transaction on both. */
@@ -109,28 +108,7 @@ function faultOf(pair: Pair): string | null {
   return found[0]?.side === found[1]?.side ? null : 'a process that starts finds them on different sides';
 }
 
-/** Breadth first through every state of both within `bounds`, which are each subset's own; ends at the first fault. */
+/** Every state of both within `bounds`, which are each subset's own; ends at the first fault. */
 export function searchTogether(mutation: TogetherMutation, bounds: Bounds): Search {
-  const first: Pair = [start(1), start(1)];
-  const keyOfPair = (pair: Pair): string => `${keyOf(pair[0])} ${keyOf(pair[1])}`;
-  const seen = new Set([keyOfPair(first)]);
-  const queue: { readonly pair: Pair; readonly from: number; readonly label: string }[] = [
-    { pair: first, from: -1, label: '' },
-  ];
-  for (let at = 0; at < queue.length; at++) {
-    const { pair } = queue[at] ?? { pair: first };
-    const fault = faultOf(pair);
-    if (fault !== null) {
-      const trace: string[] = [];
-      for (let step = at; step > 0; step = queue[step]?.from ?? 0) trace.unshift(queue[step]?.label ?? '');
-      return { states: seen.size, fault, trace };
-    }
-    for (const [label, after] of next(pair, mutation, bounds)) {
-      const key = keyOfPair(after);
-      if (seen.has(key)) continue;
-      seen.add(key);
-      queue.push({ pair: after, from: at, label });
-    }
-  }
-  return { states: seen.size, fault: null, trace: [] };
+  return searchPairs({ next: (pair) => next(pair, mutation, bounds), faultOf });
 }

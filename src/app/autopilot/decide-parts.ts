@@ -30,8 +30,8 @@ import type { SubsetId } from '../../core/ports.js';
 import { HOUR_MS } from '../../predict/series.js';
 import type { PlanReport, SubsetReport } from '../plan/plan-report.js';
 import {
+  attentionReason,
   backingOff,
-  backOffUntilMs,
   driftReason,
   failedInARow,
   notNow,
@@ -163,11 +163,8 @@ function candidateOf(
     0,
     ...rows.flatMap((row) => row.crossing.with.map((other) => (staying.has(other.with) ? other.share : 0))),
   );
-  const pausedUntilMs = backOffUntilMs(own, limits);
   const against =
-    (nowMs < pausedUntilMs ? backingOff(pausedUntilMs) : undefined) ??
-    crossingReason(crossing, limits) ??
-    stallReason(judged, nowMs, limits);
+    backingOff(own, nowMs, limits) ?? crossingReason(crossing, limits) ?? stallReason(judged, nowMs, limits);
   // Without tables there is nothing to gain by it before the others are gone.
   const hasTurn =
     rows.length > 0 || left.every((part) => plan.subsets.every(({ subset }) => subset !== part.subset));
@@ -229,11 +226,8 @@ function restReason(situation: Situation, left: readonly Part[]): Reason | undef
   const over = overReason(situation);
   if (over !== undefined) return over;
   for (const { subset, lastOperation } of situation.parts) {
-    if (lastOperation?.state === 'in-doubt' || lastOperation?.state === 'failed')
-      return [
-        'attention',
-        `The last ${lastOperation.kind} of ${subset} is ${lastOperation.state}: a person must look.`,
-      ];
+    const attention = attentionReason(lastOperation, subset);
+    if (attention !== undefined) return attention;
   }
   if (left.length > 0 && left.every(isPersons))
     return [

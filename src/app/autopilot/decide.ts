@@ -17,8 +17,8 @@
  */
 import { decideParts } from './decide-parts.js';
 import {
+  attentionReason,
   backingOff,
-  backOffUntilMs,
   driftReason,
   notNow,
   OUTSIDE_HOURS,
@@ -58,8 +58,8 @@ function provenReason(situation: Situation, limits: AutopilotLimits): Reason | u
   if (lastOperation?.kind !== 'cutover' || lastOperation.state !== 'done') return undefined;
   const sinceMs = Date.parse(lastOperation.finishedAt ?? '');
   if (Number.isNaN(sinceMs) || nowMs - sinceMs < limits.retireAfterMs) return undefined;
-  const pausedUntilMs = backOffUntilMs(wholeAttempts(situation), limits);
-  if (situation.operationRunning || !situation.hourAllowed || nowMs < pausedUntilMs) return undefined;
+  if (situation.operationRunning || !situation.hourAllowed) return undefined;
+  if (backingOff(wholeAttempts(situation), nowMs, limits) !== undefined) return undefined;
   return [
     'proven',
     `The destination has led since ${lastOperation.finishedAt}: its shadow, the way back, can be retired (\`understudy finalize\`).`,
@@ -68,21 +68,19 @@ function provenReason(situation: Situation, limits: AutopilotLimits): Reason | u
 
 function restReason(situation: Situation): Reason | undefined {
   const { lastOperation, lastDone } = situation;
-  const over = overReason(situation);
-  if (over !== undefined) return over;
-  if (lastOperation?.state === 'in-doubt' || lastOperation?.state === 'failed')
-    return ['attention', `The last ${lastOperation.kind} is ${lastOperation.state}: a person must look.`];
+  const stopped = overReason(situation) ?? attentionReason(lastOperation);
+  if (stopped !== undefined) return stopped;
   if (lastDone?.kind === 'rollback')
     return ['rolled-back', 'A person rolled back: the next cutover is a person’s too.'];
   return undefined;
 }
 
 function waitReason(situation: Situation, limits: AutopilotLimits): Reason | undefined {
-  const unready = unreadyReason(situation, limits);
-  if (unready !== undefined) return unready;
-  const until = backOffUntilMs(wholeAttempts(situation), limits);
-  if (situation.nowMs < until) return backingOff(until);
-  if (!situation.hourAllowed) return OUTSIDE_HOURS;
+  const against =
+    unreadyReason(situation, limits) ??
+    backingOff(wholeAttempts(situation), situation.nowMs, limits) ??
+    (situation.hourAllowed ? undefined : OUTSIDE_HOURS);
+  if (against !== undefined) return against;
   return situation.plan === undefined
     ? undefined
     : stallReason(situation.plan.whole, situation.nowMs, limits);

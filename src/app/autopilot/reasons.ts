@@ -1,7 +1,8 @@
 /** Rules that hold for whatever is switched: the whole database, or one of several subsets. Pure. */
+import type { SubsetId } from '../../core/ports.js';
 import { HOUR_MS } from '../../predict/series.js';
 import type { PlanReport, SubsetReport, WindowReport } from '../plan/plan-report.js';
-import type { Attempt, AutopilotLimits, Reason, Situation, Verdict } from './situation.js';
+import type { Attempt, AutopilotLimits, LastOperation, Reason, Situation, Verdict } from './situation.js';
 
 /** Starting now may cost so much more than the best window: a fifth, or half a statement. */
 const REGRET_SHARE = 0.2;
@@ -18,11 +19,17 @@ export function overReason({ leader, finalized }: Situation): Reason | undefined
   ];
 }
 
-export const OUTSIDE_HOURS: Reason = ['outside-hours', 'This hour is not among autopilot.allowedHours.'];
-
-export function backingOff(untilMs: number): Reason {
-  return ['backing-off', `The last try failed: not before ${new Date(untilMs).toISOString()}.`];
+/** `of`: the subset, where there are several. */
+export function attentionReason(operation: LastOperation | null, of?: SubsetId): Reason | undefined {
+  if (operation?.state !== 'in-doubt' && operation?.state !== 'failed') return undefined;
+  const { kind, state } = operation;
+  return [
+    'attention',
+    `The last ${kind}${of === undefined ? '' : ` of ${of}`} is ${state}: a person must look.`,
+  ];
 }
+
+export const OUTSIDE_HOURS: Reason = ['outside-hours', 'This hour is not among autopilot.allowedHours.'];
 
 /** What stands against every switch, whatever of. */
 export function unreadyReason(situation: Situation, limits: AutopilotLimits): Reason | undefined {
@@ -102,6 +109,16 @@ export function backOffUntilMs(attempts: readonly Attempt[], limits: AutopilotLi
   const last = failed[0];
   if (last === undefined) return -Infinity;
   return last.atMs + Math.min(limits.retryMaxMs, limits.retryFirstMs * 2 ** Math.min(30, failed.length - 1));
+}
+
+export function backingOff(
+  attempts: readonly Attempt[],
+  nowMs: number,
+  limits: AutopilotLimits,
+): Reason | undefined {
+  const untilMs = backOffUntilMs(attempts, limits);
+  if (nowMs >= untilMs) return undefined;
+  return ['backing-off', `The last try failed: not before ${new Date(untilMs).toISOString()}.`];
 }
 
 /** It diverges so far that it is a reason to switch. */

@@ -87,8 +87,6 @@ export async function runImportLog(
   }
 }
 
-// ------------------------------------------------------------------------------------------------------- what is read
-
 interface Range {
   readonly sinceMs: number;
   readonly untilMs: number;
@@ -184,8 +182,6 @@ function spansOf(
   });
 }
 
-// ------------------------------------------------------------------------------------------------------ where it goes
-
 async function catalogFor(
   terminal: Terminal,
   config: ResolvedConfig | null,
@@ -266,8 +262,6 @@ async function beginningOf(path: string): Promise<Buffer | null> {
     await handle.close();
   }
 }
-
-// ------------------------------------------------------------------------------------------------------ what is said
 
 function print(
   terminal: Terminal,

@@ -170,8 +170,6 @@ export class Recorder implements TrafficRecorder {
     );
   }
 
-  // --------------------------------------------------------------------------------------------------- on the data path
-
   opened(sessionId: number, parameters: ReadonlyMap<string, string>): void {
     if (this.#state !== 'recording') return;
     const before = this.#sessions.get(sessionId);
@@ -260,8 +258,6 @@ export class Recorder implements TrafficRecorder {
     this.#seal();
     return this.#state === 'recording' && write(this.#block);
   }
-
-  // ------------------------------------------------------------------------------------------------------- to the disk
 
   #seal(): void {
     if (this.#block.empty || this.#state === 'failed' || this.#state === 'closed') return;

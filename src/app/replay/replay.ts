@@ -164,8 +164,6 @@ export class Replay {
     }
   }
 
-  // ------------------------------------------------------------------------------------------------------- sessions
-
   #begin(id: number, parameters: Readonly<Record<string, string>>): void {
     const { endpoint, answerTimeoutMs, signal } = this.#options;
     const session = new ReplaySession({
@@ -222,8 +220,6 @@ export class Replay {
       },
     };
   }
-
-  // ----------------------------------------------------------------------------------------------------------- time
 
   /** Milliseconds until that moment of the recording; negative where it is past. */
   #untilMs(micros: number): number {

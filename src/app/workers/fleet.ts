@@ -51,7 +51,8 @@ import { listenTls, proxySettings, type ProxyParts, type ProxyPartsDeps } from '
 import type { RecorderStatus, SharedRecording } from '../recording/recorder.js';
 import { EntranceHall } from './entrance-hall.js';
 import { addCounts, mergeHold, mergePrepare, mergeStatus, mergeSwitch, NO_COUNTS } from './merge.js';
-import { systemMonotonicMs, type Refusal, type WorkerCalls, type WorkerEvent } from './messages.js';
+import { systemMonotonicMs, type Refusal, type WorkerEvent } from './messages.js';
+import { HEARING_MS, Orders, START_TIMEOUT_MS } from './orders.js';
 import { WorkerLink } from './worker-link.js';
 
 export interface FleetDeps extends ProxyPartsDeps {
@@ -61,11 +62,7 @@ export interface FleetDeps extends ProxyPartsDeps {
   readonly onRecorded: (status: RecorderStatus) => void;
 }
 
-const START_TIMEOUT_MS = 30_000;
 const STATUS_TIMEOUT_MS = 1000;
-/** On top of what the work itself may take: for a message to come, be heard and be answered by a busy process. */
-const HEARING_MS = 2000;
-const PING_EVERY_MS = 250;
 const RESTART_FIRST_MS = 200;
 const RESTART_MOST_MS = 30_000;
 /** One that lived that long starts again without the delay its forerunners earned. */
@@ -90,6 +87,7 @@ class Fleet implements ProxyControl {
   readonly #settings: ProxySettings;
   #changed: Partial<ReloadableSettings> = {};
   readonly #links = new Set<WorkerLink>();
+  readonly #orders: Orders;
   readonly #hall: EntranceHall;
   readonly #listener: Listener;
   readonly #router = new Router();
@@ -116,6 +114,7 @@ class Fleet implements ProxyControl {
     this.#config = deps.config;
     // Whatever is wrong with it is found here rather than in each of them.
     this.#settings = { ...proxySettings(deps.config) };
+    this.#orders = new Orders(this.#links, deps);
     this.#hall = new EntranceHall({
       settings: this.#settings,
       links: () => this.#links,
@@ -124,8 +123,6 @@ class Fleet implements ProxyControl {
       untouched: true,
     });
   }
-
-  // ----------------------------------------------------------------------------------------------------------- life
 
   async start(): Promise<{ readonly host: string; readonly port: number }> {
     try {
@@ -178,9 +175,9 @@ class Fleet implements ProxyControl {
   /** What has changed while it was starting, or stood by, it hears before its first client comes. */
   #admit(link: WorkerLink): void {
     const route = this.#router.get(WHOLE_DATABASE);
-    if (route !== undefined) void this.#order(link, 'setRoute', route, START_TIMEOUT_MS);
+    if (route !== undefined) void this.#orders.order(link, 'setRoute', route, START_TIMEOUT_MS);
     if (this.#unavailable !== null)
-      void this.#order(link, 'setUnavailable', this.#unavailable, START_TIMEOUT_MS);
+      void this.#orders.order(link, 'setUnavailable', this.#unavailable, START_TIMEOUT_MS);
     link.serve();
     this.#hall.served();
   }
@@ -215,12 +212,12 @@ class Fleet implements ProxyControl {
         return;
       case 'foreign-cancel':
         for (const link of this.#links) {
-          if (link !== from) this.#tell(link, 'cancel', event);
+          if (link !== from) this.#orders.tell(link, 'cancel', event);
         }
         return;
       case 'catalogs-changed':
         for (const link of this.#links) {
-          if (link !== from) this.#tell(link, 'catalogsChanged', null);
+          if (link !== from) this.#orders.tell(link, 'catalogsChanged', null);
         }
         return;
       case 'fence-met':
@@ -301,65 +298,22 @@ class Fleet implements ProxyControl {
     await Promise.all(links.map((link) => link.gone));
   }
 
-  // --------------------------------------------------------------------------------------------- telling the workers
-
-  /** What is no harm where it does not arrive. */
-  #tell<M extends keyof WorkerCalls>(link: WorkerLink, method: M, argument: WorkerCalls[M]): void {
-    link.call(method, argument, START_TIMEOUT_MS).catch((error: unknown) => {
-      this.#deps.log.debug({ worker: link.pid, method, error: String(error) }, 'a proxy worker');
-    });
-  }
-
-  /** Undefined: it did not do as it was told, and is gone now. */
-  async #order<T, M extends keyof WorkerCalls = keyof WorkerCalls>(
-    link: WorkerLink,
-    method: M,
-    argument: WorkerCalls[M],
-    timeoutMs: number,
-  ): Promise<T | undefined> {
-    try {
-      return await link.call<T, M>(method, argument, timeoutMs);
-    } catch (error) {
-      if (link.alive) {
-        const { code, message } = asUnderstudyError(error, 'internal', method);
-        this.#deps.log.error(
-          { worker: link.pid, method, code, error: message },
-          'a proxy worker did not do as it was told, and is ended',
-        );
-        link.kill();
-      }
-      await link.gone;
-      return undefined;
-    }
-  }
-
-  #orderAll<M extends keyof WorkerCalls>(method: M, argument: WorkerCalls[M]): void {
-    for (const link of this.#links) void this.#order(link, method, argument, START_TIMEOUT_MS);
-  }
-
-  /** Those that take part in an operation: they have clients. */
-  #serving(): readonly WorkerLink[] {
-    return [...this.#links].filter((link) => link.serving);
-  }
-
   setHints(hints: SessionHints): void {
     this.#hints = hints;
-    for (const link of this.#links) this.#tell(link, 'setHints', hints);
+    for (const link of this.#links) this.#orders.tell(link, 'setHints', hints);
   }
 
   reloadTls(listen: ResolvedConfig['listen']): void {
     listenTls(listen);
     this.#config = { ...this.#config, listen };
-    for (const link of this.#links) this.#tell(link, 'setTls', listen);
+    for (const link of this.#links) this.#orders.tell(link, 'setTls', listen);
   }
 
   reconfigure(settings: Partial<ReloadableSettings>): void {
     this.#changed = { ...this.#changed, ...settings };
     Object.assign(this.#settings, settings);
-    for (const link of this.#links) this.#tell(link, 'reconfigure', settings);
+    for (const link of this.#links) this.#orders.tell(link, 'reconfigure', settings);
   }
-
-  // ----------------------------------------------------------------------------------------------- traffic control
 
   route(subset: SubsetId): Route {
     return this.#router.route(subset);
@@ -368,14 +322,14 @@ class Fleet implements ProxyControl {
   setRoute(subset: SubsetId, route: Route): void {
     if (!this.#gate.is('open')) throw this.#busy();
     this.#router.set(subset, route);
-    this.#orderAll('setRoute', route);
+    this.#orders.orderAll('setRoute', route);
   }
 
   setUnavailable(subset: SubsetId, refusal: Refusal | null): void {
     onlyWhole(subset);
     if (refusal !== null && !this.#gate.is('open')) throw this.#busy();
     this.#unavailable = refusal;
-    this.#orderAll('setUnavailable', refusal);
+    this.#orders.orderAll('setUnavailable', refusal);
   }
 
   #busy(): UnderstudyError {
@@ -389,7 +343,7 @@ class Fleet implements ProxyControl {
     // Sessions are asked few at a time, so that many of them take long.
     const timeoutMs = 10 * (prepareTimeoutMs + connectTimeoutMs) + HEARING_MS;
     return mergePrepare(
-      await this.#together<PrepareReport>((link, stop) =>
+      await this.#orders.together<PrepareReport>((link, stop) =>
         link.call('prepare', { to }, timeoutMs, AbortSignal.any([signal, stop])),
       ),
     );
@@ -403,7 +357,7 @@ class Fleet implements ProxyControl {
     const timeoutMs = rest.drainTimeoutMs + 2 * cancelTimeoutMs + 2 * askTimeoutMs + HEARING_MS;
     this.#gate.move('closing');
     try {
-      const reports = await this.#together<HoldReport>((link, stop) =>
+      const reports = await this.#orders.together<HoldReport>((link, stop) =>
         link.call('hold', { to, options: rest }, timeoutMs, AbortSignal.any([signal, stop])),
       );
       signal.throwIfAborted();
@@ -415,41 +369,13 @@ class Fleet implements ProxyControl {
     }
   }
 
-  /** Has all serving workers do something; one that fails stops the others. One that dies has no part in it. */
-  async #together<T>(work: (link: WorkerLink, stop: AbortSignal) => Promise<T>): Promise<readonly T[]> {
-    const failed = new AbortController();
-    const results = await Promise.all(
-      this.#serving().map(async (link) => {
-        const over = new AbortController();
-        try {
-          return await Promise.race([work(link, failed.signal), this.#silence(link, over.signal)]);
-        } catch (error) {
-          if (link.alive && !failed.signal.aborted) failed.abort(error);
-          return undefined;
-        } finally {
-          over.abort();
-        }
-      }),
-    );
-    failed.signal.throwIfAborted();
-    return results.filter((result) => result !== undefined);
-  }
-
-  /** Rejects once the worker no longer answers, however long its work may take. */
-  async #silence(link: WorkerLink, over: AbortSignal): Promise<never> {
-    for (;;) {
-      await link.call('ping', null, HEARING_MS);
-      await this.#deps.clock.sleep(PING_EVERY_MS, over);
-    }
-  }
-
   async switchTo(subset: SubsetId, route: Route): Promise<SwitchReport> {
     if (!this.#gate.is('closed')) throw this.#busy();
     const { switchTimeoutMs } = this.#settings;
     const reports = await Promise.all(
-      this.#serving().map(async (link) => {
+      this.#orders.serving().map(async (link) => {
         const clients = link.places.length;
-        const report = await this.#order<SwitchReport>(
+        const report = await this.#orders.order<SwitchReport>(
           link,
           'switchTo',
           route,
@@ -470,9 +396,11 @@ class Fleet implements ProxyControl {
   async #open(): Promise<number[]> {
     const { switchTimeoutMs } = this.#settings;
     const waits = await Promise.all(
-      this.#serving().map((link) =>
-        this.#order<readonly number[]>(link, 'release', null, switchTimeoutMs + HEARING_MS),
-      ),
+      this.#orders
+        .serving()
+        .map((link) =>
+          this.#orders.order<readonly number[]>(link, 'release', null, switchTimeoutMs + HEARING_MS),
+        ),
     );
     this.#gate.move('open');
     for (const link of this.#links) if (link.state === 'standing-by') this.#admit(link);
@@ -481,15 +409,13 @@ class Fleet implements ProxyControl {
 
   failHeld(subset: SubsetId, sqlState: string, message: string): void {
     onlyWhole(subset);
-    for (const link of this.#serving()) this.#tell(link, 'failHeld', { sqlState, message });
+    for (const link of this.#orders.serving()) this.#orders.tell(link, 'failHeld', { sqlState, message });
   }
 
   discardWarm(subset: SubsetId): void {
     onlyWhole(subset);
-    for (const link of this.#serving()) this.#tell(link, 'discardWarm', null);
+    for (const link of this.#orders.serving()) this.#orders.tell(link, 'discardWarm', null);
   }
-
-  // --------------------------------------------------------------------------------------------------------- status
 
   async status(): Promise<ProxyStatus> {
     const links = [...this.#links].filter((link) => link.state !== 'starting');
