@@ -17,19 +17,29 @@ export interface HotSet<K> extends Judgement {
   readonly keys: ReadonlySet<K>;
 }
 
+/** A hot set without its keys: `share` is the judgement's value. */
+export interface HotShare extends Judgement {
+  readonly share: number;
+  readonly keys: number;
+}
+
+/** Of a normal distribution, nine times of ten. */
+const Z90 = 1.645;
+
 /**
  * The smallest set with 80 % of the predicted heat, with hysteresis: against the heat of the set's last key, a key from
  * outside must have 1.2 times as much to come in and one inside less than 0.8 times to go out. `value` is the share of
- * heat that the set holds; terms: keys, known keys, border heat, entered, left. `observations`: accesses behind it.
+ * heat that the set holds, its ends those of a share counted so often (`±1.645·√(p(1−p)/n)`); terms: keys, known keys, border
+ * heat, entered, left. `observations`: accesses behind it. `total`: heat of all keys, where not all of them are told apart.
  */
 export function hotSet<K>(
   heats: readonly KeyHeat<K>[],
   previous: ReadonlySet<K>,
   observations: number,
   share: number = HOT_SHARE,
+  total: number = heats.reduce((sum, { heat }) => sum + Math.max(0, heat), 0),
 ): HotSet<K> {
   const sorted = heats.filter(({ heat }) => heat > 0).sort((a, b) => b.heat - a.heat);
-  const total = sorted.reduce((sum, { heat }) => sum + heat, 0);
   let held = 0;
   let border = 0;
   for (const { heat } of sorted) {
@@ -54,12 +64,13 @@ export function hotSet<K>(
   }
   const entered = [...keys].filter((key) => !previous.has(key)).length;
   const left = [...previous].filter((key) => !keys.has(key)).length;
-  const value = total === 0 ? 0 : kept / total;
+  const value = total === 0 ? 0 : Math.min(1, kept / total);
+  const off = observations > 0 ? Z90 * Math.sqrt((value * (1 - value)) / observations) : 1;
   return {
     keys,
     value,
-    low: value,
-    high: value,
+    low: Math.max(0, value - off),
+    high: Math.min(1, value + off),
     terms: { keys: keys.size, knownKeys: sorted.length, borderHeat: border, entered, left },
     confidence: confidenceOf(observations),
     reason:

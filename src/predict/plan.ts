@@ -7,6 +7,7 @@ import type { SubsetId } from '../core/ports.js';
 import { knowledgeOf, type Knowledge } from './cold-start.js';
 import { divergenceScore, type DivergenceInput } from './divergence.js';
 import type { Ensemble, Fan } from './ensemble.js';
+import type { HotShare } from './hot-set.js';
 import { fitAll, FIT_ALL_DEFAULTS, type FitProgress } from './fit-all.js';
 import { pastTimes, type PastCopy } from './experience.js';
 import type { Confidence, Judgement } from './judgement.js';
@@ -41,7 +42,7 @@ export interface PlanSubset {
   readonly statements: Series;
   readonly changes: Series;
   /** Share of the heat that the hot keys hold, and how many they are; undefined where keys aren't captured. */
-  readonly hot: { readonly share: number; readonly keys: number } | undefined;
+  readonly hot: HotShare | undefined;
   readonly divergence: DivergenceInput;
   /** Durations of its transactions, ms; a sample. */
   readonly durationsMs: readonly DurationSample[];

@@ -97,8 +97,3 @@ export function loadAboveLeast(loads: readonly number[], index: number): number 
   const peak = Math.max(0, ...loads);
   return peak > 0 ? clamp(((loads[index] ?? 0) - Math.min(...loads)) / peak, 0, 1) : 0;
 }
-
-/** The flush interval of an intensity: between the slowest and the fastest in equal ratios. Milliseconds. */
-export function flushIntervalMs(intensity: number, slowestMs: number, fastestMs: number): number {
-  return slowestMs * (fastestMs / slowestMs) ** clamp(intensity, 0, 1);
-}

@@ -18,6 +18,8 @@ export interface WindowChoice extends Judgement {
   readonly stallMs: number;
   readonly stallLowMs: number;
   readonly stallHighMs: number;
+  /** What the stall is made of, ms: the terms of {@link Candidate.stall} that are times. */
+  readonly stallTerms: Readonly<Record<string, number>>;
 }
 
 export interface WindowOptions {
@@ -95,6 +97,11 @@ function choice(
     stallMs,
     stallLowMs: mean(({ stall }) => stall.low),
     stallHighMs: mean(({ stall }) => stall.high),
+    stallTerms: Object.fromEntries(
+      Object.keys(within[0]?.stall.terms ?? {})
+        .filter((term) => term.endsWith('Ms'))
+        .map((term) => [term, mean(({ stall }) => stall.terms[term] ?? 0)]),
+    ),
     value: cost,
     low: Math.min(
       cost,

@@ -4,7 +4,7 @@ import { growthCurve, latencyCurve } from '../../src/predict/curves.js';
 import { divergenceScore, keyDistance, keyDrift, rewrittenShare } from '../../src/predict/divergence.js';
 import { groupTables } from '../../src/predict/grouping.js';
 import type { Judgement } from '../../src/predict/judgement.js';
-import { flushIntervalMs, intensity, priority } from '../../src/predict/priority.js';
+import { intensity, priority } from '../../src/predict/priority.js';
 import { seededRandom } from '../../src/predict/random.js';
 import { drainQuantile, predictStall, TransactionDurations } from '../../src/predict/stall.js';
 import { timeline, type TimelineInput } from '../../src/predict/timeline.js';
@@ -184,8 +184,6 @@ describe('priority and intensity', () => {
     expect(intensity({ ...base, sourceLoad: 1 }).value).toBeCloseTo(0.2);
     expect(intensity({ ...base, sourceLoad: 1, logBudgetUsed: 1 })).toMatchObject({ value: 1 });
     expect(intensity({ ...base, divergence: sure(0) }).value).toBe(0.05);
-    expect(flushIntervalMs(0, 1000, 10)).toBe(1000);
-    expect(flushIntervalMs(0.5, 1000, 10)).toBeCloseTo(100);
   });
 });
 

@@ -48,6 +48,14 @@ describe('the hot set', () => {
     expect(value).toBeCloseTo(0.8);
   });
 
+  test('holds less where not every key is told apart, and is as sure as accesses were counted', () => {
+    const some = heats({ a: 50, b: 30 });
+    const few = hotSet(some, new Set(), 100, 0.8, 160);
+    const many = hotSet(some, new Set(), 10_000, 0.8, 160);
+    expect([few.keys.size, few.value, few.low, few.high]).toEqual([2, 0.5, 0.5 - 0.08225, 0.5 + 0.08225]);
+    expect(many.high - many.low).toBeCloseTo((few.high - few.low) / 10);
+  });
+
   test('lets a key in only at 1.2 times the border and out only below 0.8 times', () => {
     const before = new Set(['a', 'b']);
     // b and c changed places by little: b stays, c waits outside.

@@ -6,6 +6,8 @@ import { weekly } from './patterns.js';
 
 const MONDAY = Date.UTC(2026, 2, 2);
 
+const HOT = { value: 0.8, low: 0.7, high: 0.9, terms: {}, confidence: 'high', reason: '' } as const;
+
 function series(values: readonly (number | undefined)[]): Series {
   return {
     startMs: MONDAY,
@@ -28,7 +30,7 @@ function subset(
     heat,
     statements: heat,
     changes: { ...heat, values: heat.values.map((value) => value / 10) },
-    hot: { share: 0.8, keys: 100 },
+    hot: { share: 0.8, keys: 100, ...HOT },
     divergence: {
       rewritten: { value: 0.05, low: 0.02, high: 0.1 },
       drift: 0.01,

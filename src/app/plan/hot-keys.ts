@@ -1,7 +1,8 @@
 /** Captured keys of a subset → its hot share, and the terms of its divergence. */
 import type { HotKeys } from '../../core/capture-ports.js';
 import { keyDistance, keyDrift, rewrittenShare, type DivergenceInput } from '../../predict/divergence.js';
-import { HOT_SHARE, WRITE_WEIGHT } from '../../predict/hot-set.js';
+import { HOT_SHARE, hotSet, WRITE_WEIGHT } from '../../predict/hot-set.js';
+import { counted } from '../../predict/numeric.js';
 import type { PlanSubset } from '../../predict/plan.js';
 import { DAY_MS, HOUR_MS } from '../../predict/series.js';
 
@@ -41,14 +42,10 @@ export function hotOf(
   const day = own.filter(({ startMs }) => startMs > lastMs - DAY_MS);
   const hours = new Set(day.map(({ startMs }) => startMs)).size;
   const { keys, heat } = added(day);
-  const hottest = [...keys.values()].sort((a, b) => b.heat - a.heat);
-  const held: KeyUse[] = [];
-  let sum = 0;
-  for (const key of hottest) {
-    if (sum >= HOT_SHARE * heat) break;
-    held.push(key);
-    sum += key.heat;
-  }
+  const heats = [...keys.values()].map((key) => ({ key, heat: key.heat }));
+  const accesses = day.reduce((total, hour) => total + counted(hour.accesses), 0);
+  const { keys: hottest, ...judgement } = hotSet(heats, new Set<KeyUse>(), accesses, HOT_SHARE, heat);
+  const held = [...hottest];
   const byTable = new Map<string, number[]>();
   for (const { table, writes } of held) {
     const rates = byTable.get(table);
@@ -56,7 +53,7 @@ export function hotOf(
     else rates.push(writes / hours);
   }
   return {
-    hot: { share: heat > 0 ? Math.min(1, sum / heat) : 0, keys: held.length },
+    hot: { ...judgement, share: judgement.value, keys: held.length },
     changing: {
       rewritten: rewrittenShare(
         held.map(({ writes }) => writes / hours),

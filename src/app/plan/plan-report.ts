@@ -4,6 +4,7 @@
  */
 import type { Tie } from '../../capture/closure.js';
 import type { Side } from '../../core/ports.js';
+import type { HotShare } from '../../predict/hot-set.js';
 import type { Judgement } from '../../predict/judgement.js';
 import type { PlanContext, PlanRow } from '../../predict/plan.js';
 import { HOUR_MS } from '../../predict/series.js';
@@ -17,6 +18,8 @@ export interface WindowReport {
   readonly start: string;
   readonly end: string;
   readonly stallMs: { readonly value: number; readonly low: number; readonly high: number };
+  /** drainMs, applyMs (with fence and mark), verifyMs, switchMs: they sum to it. */
+  readonly stallTerms: Readonly<Record<string, number>>;
   readonly stalledStatements: { readonly value: number; readonly low: number; readonly high: number };
   /** Stalled statements beyond those of the best window. */
   readonly regret: number;
@@ -46,7 +49,7 @@ export interface SubsetReport {
   readonly priority: Judgement;
   /** Accesses per second, writes weighted 3. */
   readonly heat: { readonly now: Judgement; readonly nextHour: Judgement; readonly nextDay: Judgement };
-  readonly hot: { readonly share: number; readonly keys: number } | null;
+  readonly hot: HotShare | null;
   readonly divergence: Judgement;
   readonly intensity: Judgement;
   readonly copySeconds: Duration | null;
@@ -187,6 +190,7 @@ function windowReport(window: WindowChoice): WindowReport {
     start: iso(window.startMs),
     end: iso(window.endMs),
     stallMs: { value: window.stallMs, low: window.stallLowMs, high: window.stallHighMs },
+    stallTerms: window.stallTerms,
     stalledStatements: { value: window.value, low: window.low, high: window.high },
     regret: window.regret,
     abortProbability: window.terms['abortProbability'] ?? 0,

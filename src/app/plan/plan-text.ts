@@ -159,6 +159,19 @@ function stallText({ stallMs }: WindowReport): string {
   return `${formatMs(stallMs.value)} (${formatMs(stallMs.low)} – ${formatMs(stallMs.high)})`;
 }
 
+const STALL_TERMS: Readonly<Record<string, string>> = {
+  drainMs: 'drain',
+  applyMs: 'fence and final apply',
+  verifyMs: 'verify',
+  switchMs: 'commit and switch',
+};
+
+function stallTermsText({ stallTerms }: WindowReport): string {
+  return Object.entries(stallTerms)
+    .map(([term, ms]) => `${STALL_TERMS[term] ?? term} ${formatMs(ms)}`)
+    .join(', ');
+}
+
 export function divergenceText({ value, terms, confidence }: Judgement): string {
   const term = (name: string): string => terms[name]?.toFixed(2) ?? UNKNOWN;
   const score = confidence === 'none' ? UNKNOWN : value.toFixed(2);
@@ -219,13 +232,14 @@ export function explainLines(plan: PlanReport, subset: SubsetReport): readonly s
     ...judgements.flatMap(([name, judgement]) => judgementLines(name, judgement)),
     ...durationLines('copied in', subset.copySeconds),
     ...durationLines('ready in', subset.readySeconds),
-    `hot keys     ${subset.hot === null ? 'not known' : `${hotText(subset)} of the heat`}`,
+    ...(subset.hot === null ? ['hot keys     not known'] : judgementLines('hot share', subset.hot)),
     ...crossingLines(subset),
     ...tieLines(subset),
     ...(subset.together.length === 0 ? [] : [`switched with  ${subset.together.join(', ')}`]),
     ...(subset.windows.length === 0 ? ['windows      none'] : ['windows']),
     ...subset.windows.flatMap((window) => [
       `  ${windowText(window)}  stall ${stallText(window)}`,
+      `    ${stallTermsText(window)}`,
       `    ${window.stalledStatements.value.toFixed(1)} statements held (${window.stalledStatements.low.toFixed(1)} – ${window.stalledStatements.high.toFixed(1)}) at ${rate(window.statementsPerSecond)}/s; ${window.reason}`,
     ]),
     'notes',
@@ -246,18 +260,22 @@ function leftText({ bytes, bytesLeft }: SubsetReport): string {
 }
 
 function judgementLines(name: string, { value, low, high, terms, confidence, reason }: Judgement): string[] {
-  const parts = Object.entries(terms).map(([term, part]) => `${term} ${figure(part)}`);
   return [
     `${name.padEnd(16)} ${figure(value)} (${figure(low)} – ${figure(high)}), confidence ${confidence}`,
-    `${' '.repeat(16)} ${reason}${parts.length === 0 ? '' : `  [${parts.join(', ')}]`}`,
+    `${' '.repeat(16)} ${reason}${termsText(terms)}`,
   ];
+}
+
+function termsText(terms: Judgement['terms']): string {
+  const parts = Object.entries(terms).map(([term, part]) => `${term} ${figure(part)}`);
+  return parts.length === 0 ? '' : `  [${parts.join(', ')}]`;
 }
 
 function durationLines(name: string, duration: Duration | null): string[] {
   if (duration === null) return [`${name.padEnd(16)} not known`];
   return [
     `${name.padEnd(16)} ${durationText(duration)}, confidence ${duration.confidence}`,
-    `${' '.repeat(16)} ${duration.reason}`,
+    `${' '.repeat(16)} ${duration.reason}${termsText(duration.terms)}`,
   ];
 }
 

@@ -10,6 +10,7 @@ export function window(over: Partial<WindowReport> = {}): WindowReport {
     start: iso(NOW_MS - 20 * 60_000),
     end: iso(NOW_MS + 40 * 60_000),
     stallMs: { value: 60, low: 30, high: 200 },
+    stallTerms: { drainMs: 10, applyMs: 20, verifyMs: 10, switchMs: 20 },
     stalledStatements: { value: 2, low: 1, high: 5 },
     regret: 0,
     abortProbability: 0,
