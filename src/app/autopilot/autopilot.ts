@@ -16,7 +16,8 @@
  *
  * Failure cases: series, catalogs or destination out of reach: no plan or no record, so nothing is done, and it is tried again
  * at the next tick. The process dies while switching: recovery settles the operation; the decision has no outcome, which counts
- * as failed, until the next process's loop reads from the journal what became of it. A person's operation comes first: theirs is `busy` for the loop, and the loop's for them.
+ * as failed, until the next process's loop reads from the journal what became of it. A person's operation comes first: theirs
+ * is `busy` for the loop, and the loop's for them.
  */
 import type { OperationOptions, Operation } from '../../admin/control.js';
 import type { Clock } from '../../core/clock.js';

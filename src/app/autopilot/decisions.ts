@@ -1,7 +1,7 @@
 /**
  * Decisions in the destination, schema `understudy`, table `decision`: recorded before they are acted on, with the figures
- * they were made on. A cutover that the loop begins is a row without an outcome until it has ended; a row that stays without
- * one is of a process that died, and counts as a failed try.
+ * they were made on. A cutover that the loop begins is a row without an outcome until it has ended; a row without one is of a
+ * process that died, and counts as a failed try; the next process's loop says what became of it.
  */
 import type pg from 'pg';
 import { asUnderstudyError } from '../../core/errors.js';
@@ -231,9 +231,11 @@ const before = (ms: string): string =>
   `pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => ${ms}::float8 / 1000)`;
 const LEFT = `SELECT number, kind, figures FROM understudy.decision
   WHERE kind IN ('cutover', 'retire', 'tune') AND outcome IS NULL AND at < ${before('$1')} ORDER BY number`;
+/** Nothing else was decided between a decision and its operation. */
 const BEGUN = `SELECT o.id, o.state, o.reason, o.finished_at FROM understudy.operation o, understudy.decision d
   WHERE d.number = $2 AND o.subset = $1 AND o.kind = 'cutover' AND o.started_at >= d.at
-    AND o.started_at < ${before('$3')} ORDER BY o.started_at LIMIT 1`;
+    AND o.started_at < LEAST(${before('$3')}, (SELECT pg_catalog.min(l.at) FROM understudy.decision l WHERE l.number > d.number))
+  ORDER BY o.started_at LIMIT 1`;
 
 /** Outcome, reason and operation; undefined: it is not over. `operation`: that of a decision to switch, if it had begun. */
 function outcomeOf(

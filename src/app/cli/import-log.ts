@@ -311,21 +311,21 @@ function printLogs(terminal: Terminal, report: ImportReport, seconds: number): v
     `${counted(counts.statements, 'statement')} of ${counted(counts.sessions, 'session')}${span}; ${formatCount(counts.failed)} failed`,
   );
   const asides: readonly (readonly [count: number, what: string])[] = [
-    [counts.filtered, 'outside of the range or database asked for'],
-    [counts.cut, 'statements that are cut in the log'],
+    [counts.filtered, `${formatCount(counts.filtered)} outside of the range or database asked for`],
+    [counts.cut, `${counted(counts.cut, 'statement')} cut in the log`],
     [
       counts.durationsAlone,
-      'durations whose statements are not in the log: log_min_duration_statement = 0 has both',
+      `${counted(counts.durationsAlone, 'duration')} of what is not in the log: log_min_duration_statement = 0 has both`,
     ],
-    [counts.autoExplain, 'plans of auto_explain, left out'],
-    [counts.errorsAlone, 'errors without a statement'],
-    [counts.outOfOrder, 'entries out of order'],
+    [counts.autoExplain, `${counted(counts.autoExplain, 'plan')} of auto_explain, left out`],
+    [counts.errorsAlone, `${counted(counts.errorsAlone, 'error')} without a statement`],
+    [counts.outOfOrder, `${formatCount(counts.outOfOrder)} out of order`],
   ];
-  for (const [count, what] of asides) if (count > 0) terminal.line(`  ${formatCount(count)} ${what}`);
+  for (const [count, text] of asides) if (count > 0) terminal.line(`  ${text}`);
   for (const [zone, reading] of Object.entries(report.assumedZones))
     terminal.line(terminal.paint('yellow', `  ${zone} was taken for ${reading}: --timezone says otherwise`));
   if (unreadable.lines > 0) {
-    terminal.line(terminal.paint('yellow', `  ${formatCount(unreadable.lines)} lines were not understood`));
+    terminal.line(terminal.paint('yellow', `  ${counted(unreadable.lines, 'line')} not understood`));
     for (const { file, line, reason, text } of unreadable.first)
       terminal.line(`    ${file}:${line} ${reason}${text === undefined ? '' : `  ${text}`}`);
     if (unreadable.first.some(({ text }) => text === undefined))
