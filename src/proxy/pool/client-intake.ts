@@ -104,8 +104,6 @@ export class ClientIntake {
     this.#need = 0;
   }
 
-  // ---------------------------------------------------------------------------------------- without a connection
-
   /** What comes first decides where it goes. Throws `protocol-violation`, `frame-too-large`. */
   begin(): void {
     const input = this.#input;
@@ -163,8 +161,6 @@ export class ClientIntake {
     if (type !== FRONTEND.query || !this.#context.mayPassHeld()) return false;
     return endsPreparedTransaction(bytes.toString('latin1', FRAME_HEADER_BYTES, have - 1));
   }
-
-  // -------------------------------------------------------------------------------------------- on a connection
 
   /** Sends on frame by frame, as far as they are there and may go. False: the connection is full. Throws as `begin`. */
   pump(backend: PooledBackend): boolean {
@@ -229,8 +225,6 @@ export class ClientIntake {
         return true;
     }
   }
-
-  // ------------------------------------------------------------------------------------------------- DEALLOCATE
 
   /** The statement that is to be deallocated by a name the server doesn't know; null where the frame is not that. */
   #deallocated(type: number, bytes: Buffer, at: number, have: number): string | null {

@@ -211,8 +211,6 @@ export class ClientMessages {
     }
   }
 
-  // ------------------------------------------------------------------------------------------ prepared statements
-
   /** Returns whether the frame was dealt with; else it goes on as it is. */
   #parse(bytes: Buffer, at: number, end: number, payloadBytes: number, backend: PooledBackend): boolean {
     const { tracker, log, decisions, definitions } = this.#deps;

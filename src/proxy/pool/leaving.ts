@@ -6,15 +6,17 @@ import type { Backend } from '../backend/backend.js';
 import { detailQuery, readState, stateQuery } from '../session/session-state.js';
 import { clientState, poolPinOf, type ClientState } from './client-state.js';
 import { frameOf } from './client-messages.js';
+import { SHORT_SHARE } from './decisions.js';
 import type { PooledBackend } from './pooled-backend.js';
 import type { PooledClient } from './pooled-client.js';
+import type { PoolContext } from './pool-context.js';
 import type { PoolPin } from './pool-settings.js';
 
 /**
  * Asks a connection what its client has left in it. A late cancel may hit the first question: it is asked again.
  * Rejects where the connection is lost or does not answer.
  */
-export async function askState(
+async function askState(
   backend: PooledBackend,
   names: Iterable<string>,
   user: string,
@@ -38,6 +40,32 @@ const QUERY_CANCELED = '57014';
 
 function unreadable(sqlState: string): UnderstudyError {
   return new UnderstudyError('backend-refused', `the question was answered with ${sqlState}`);
+}
+
+/** Remembers what the client has set. Returns what it has left that can't be carried. Rejects as {@link askState}. */
+export async function carryOver(
+  client: PooledClient,
+  backend: PooledBackend,
+  context: PoolContext,
+): Promise<PoolPin | null> {
+  const { messages, accepted } = client;
+  const names = new Set([...messages.settingNames, ...context.customSettings()]);
+  const { pin, state } = await askState(backend, names, accepted.user);
+  client.state = state;
+  backend.held = state;
+  messages.dirty = false;
+  return pin;
+}
+
+/** A single read that might be shared tells how long its text takes. */
+export function timeRead(
+  { messages, pool }: PooledClient,
+  { bounds, clock }: PoolContext,
+  linkedAtMs: number,
+): void {
+  const { runs, lastRun } = messages;
+  if (runs !== 1 || lastRun === null || lastRun.shape === null || !pool.shares) return;
+  lastRun.ranAlone(clock.monotonicMs() - linkedAtMs, bounds.sharedReadBoundMs * SHORT_SHARE);
 }
 
 /**

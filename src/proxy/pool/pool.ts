@@ -16,39 +16,24 @@
  * the first in the queue is told the server's own error. An idle connection that is lost is forgotten.
  */
 import type net from 'node:net';
-import { timingSafeEqual } from 'node:crypto';
 import { UnderstudyError, asUnderstudyError } from '../../core/errors.js';
 import type { Side } from '../../core/ports.js';
 import { parseErrorFields } from '../../wire/postgres/messages.js';
 import { BackendRefused } from '../backend/backend-refused.js';
-import { openBackend, type Backend, type BackendEndpoint } from '../backend/backend.js';
-import { wipeCredentials, type BackendCredentials } from '../login/credentials.js';
+import type { Backend } from '../backend/backend.js';
+import type { BackendCredentials } from '../login/credentials.js';
 import type { CatalogFacts } from './catalog-facts.js';
 import type { CatalogWatch } from './catalog-watch.js';
 import { applyState, type ClientState } from './client-state.js';
-import type { Claimant, ConnectionBound, Place } from './connection-bound.js';
+import type { Claimant, ConnectionBound } from './connection-bound.js';
 import type { ParameterSet } from './parameter-sets.js';
-import { PooledBackend } from './pooled-backend.js';
+import { PoolOpening, type PoolKey, type PoolTarget } from './pool-opening.js';
+import type { PooledBackend } from './pooled-backend.js';
 import type { PooledClient } from './pooled-client.js';
 import type { PoolContext } from './pool-context.js';
-import type { PoolMode, PoolStatus } from './pool-settings.js';
+import type { PoolStatus } from './pool-settings.js';
 import type { SharedLine } from './shared-line.js';
 import { SharedLines } from './shared-lines.js';
-
-export interface PoolKey {
-  readonly user: string;
-  /** Start-up parameters, as the client sent them. */
-  readonly parameters: ReadonlyMap<string, string>;
-  /** As agreed with its clients. */
-  readonly protocolMinor: number;
-  readonly mode: PoolMode;
-}
-
-export interface PoolTarget {
-  readonly side: Side;
-  readonly endpoint: BackendEndpoint;
-  readonly database: string;
-}
 
 interface Waiting {
   readonly client: PooledClient;
@@ -59,22 +44,16 @@ export class Pool implements Claimant {
   readonly key: PoolKey;
   readonly target: PoolTarget;
   readonly #context: PoolContext;
-  /** A copy of what the client that came last has proven: they all have logged in as the same user. */
-  #credentials: BackendCredentials = { kind: 'none' };
+  readonly #doors: PoolOpening;
   readonly #watch: CatalogWatch;
   readonly #bound: ConnectionBound;
-  readonly #places = new WeakMap<Backend, Place>();
   /** The bound on all pools has kept it from opening a connection. */
   #bounded = false;
-  #counted = 0;
-  /** Clients that log in and wait for its first connection. */
-  #entering = 0;
   readonly #lines: SharedLines | null;
   #idle: PooledBackend[] = [];
   /** When a client last came or left. */
   usedAtMs = 0;
   readonly #active = new Set<PooledBackend>();
-  #opening = 0;
   #first: Promise<void> | null = null;
   #waiting: Waiting[] = [];
   #retired = false;
@@ -95,6 +74,17 @@ export class Pool implements Claimant {
     this.#bound = deps.bound;
     this.#bound.join(this);
     this.#context = context;
+    this.#doors = new PoolOpening({
+      key,
+      target,
+      bound: deps.bound,
+      context,
+      onOpened: (backend) => {
+        this.parameters = backend.parameters;
+        this.#active.add(backend);
+      },
+      onLost: (backend) => this.#lost(backend),
+    });
     this.#lines =
       key.mode === 'pipelined' ? new SharedLines(context, (beyond) => this.#openReadOnly(beyond)) : null;
   }
@@ -135,7 +125,7 @@ export class Pool implements Claimant {
   #watchCatalogs(): void {
     this.#watch.start(async () => {
       // Understudy's own, which counts against no bound.
-      const backend = await this.open(this.#credentials, null);
+      const backend = await this.#doors.open(this.#doors.credentials, null);
       this.#active.delete(backend);
       return backend;
     });
@@ -156,33 +146,24 @@ export class Pool implements Claimant {
     return {
       active: this.#active.size,
       idle: this.#idle.length,
-      opening: this.#opening,
+      opening: this.#doors.opening,
       waiting: this.#waiting.length,
-      counted: this.#counted,
+      counted: this.#doors.counted,
     };
   }
 
   /** No connection of it is left, not even a pinned client's, and nobody waits for its first. */
   get empty(): boolean {
-    return this.size + this.spare + this.#counted + this.#entering === 0;
+    return this.size + this.spare + this.#doors.counted + this.#doors.entering === 0;
   }
 
   get size(): number {
-    return this.#active.size + this.#idle.length + this.#opening;
+    return this.#active.size + this.#idle.length + this.#doors.opening;
   }
 
-  /** Whether a client with these needs no connection of its own to be believed. */
+  /** As {@link PoolOpening.proves}. */
   proves(credentials: BackendCredentials): boolean {
-    if (credentials.kind !== 'given-password' || credentials.proven) return true;
-    const ours = this.#credentials;
-    if (
-      ours.kind !== 'given-password' ||
-      !ours.proven ||
-      ours.password.length !== credentials.password.length
-    ) {
-      return false;
-    }
-    return timingSafeEqual(ours.password, credentials.password);
+    return this.#doors.proves(credentials);
   }
 
   /** Opens the first connection, once for all who come meanwhile. */
@@ -197,12 +178,9 @@ export class Pool implements Claimant {
 
   /** Opens further connections with a copy of these. */
   use(credentials: BackendCredentials): void {
-    // The one before may be in use for a connection being opened: it is left to the runtime.
-    this.#credentials = copyOf(credentials);
+    this.#doors.use(credentials);
     if (this.#lines !== null && !this.#retired) this.#watchCatalogs();
   }
-
-  // --------------------------------------------------------------------------------------------------- giving out
 
   /** Gives the client a connection, now or as soon as there is one, or refuses it. */
   acquire(client: PooledClient): void {
@@ -313,8 +291,6 @@ export class Pool implements Claimant {
     this.#openMore();
   }
 
-  // ------------------------------------------------------------------------------------------------------ opening
-
   #openMore(): void {
     if (this.#retired) return;
     const { bounds, clock } = this.#context;
@@ -323,116 +299,41 @@ export class Pool implements Claimant {
     const late = clock.monotonicMs() - first.sinceMs >= bounds.poolReserveAfterMs;
     const most = bounds.poolSizeMax + (late ? bounds.poolReserve : 0);
     this.#bounded = false;
-    while (this.#opening < this.#waiting.length && this.size < most) {
+    while (this.#doors.opening < this.#waiting.length && this.size < most) {
       const place = this.#bound.take(this.key.user, 'own');
       if (place === null) {
         this.#bounded = true;
         this.#bound.look();
         return;
       }
-      this.open(this.#credentials, place).then(
+      this.#doors.open(this.#doors.credentials, place).then(
         (backend) => this.giveBack(backend),
         (error: unknown) => this.#notOpened(error),
       );
     }
   }
 
-  /** A new connection as soon as the bound on all pools has room for it; counts as in use. */
-  async openInTurn(credentials: BackendCredentials): Promise<PooledBackend> {
-    const { bounds, clock } = this.#context;
-    this.#entering += 1;
-    try {
-      const place = await this.#bound.wait(this.key.user, {
-        nowMs: clock.monotonicMs(),
-        timeoutMs: bounds.poolWaitTimeoutMs,
-        waitingMax: bounds.poolWaitingMax,
-      });
-      return await this.open(credentials, place);
-    } finally {
-      this.#entering -= 1;
-    }
+  /** As {@link PoolOpening.openInTurn}. */
+  openInTurn(credentials: BackendCredentials): Promise<PooledBackend> {
+    return this.#doors.openInTurn(credentials);
   }
 
-  /** A new connection beside those that serve, for a switch; counts as in use. */
+  /** As {@link PoolOpening.openBeyond}. */
   openBeyond(): Promise<PooledBackend> {
-    return this.open(this.#credentials, this.#bound.take(this.key.user, 'beyond'));
+    return this.#doors.openBeyond();
   }
 
-  /** A new connection, which counts as in use, in this place; null: in none. */
-  async open(credentials: BackendCredentials, place: Place | null): Promise<PooledBackend> {
-    this.#opening += 1;
-    try {
-      const { settings } = this.#context;
-      const backend = await this.#opened(
-        place,
-        openBackend(this.target.endpoint, { ...this.key, database: this.target.database }, credentials, {
-          connectTimeoutMs: settings.connectTimeoutMs,
-        }),
-      );
-      const pooled = new PooledBackend(backend, {
-        frameBytesMax: settings.frameBytesMax,
-        replyBytesMax: settings.stateBytesMax,
-        preparedMax: this.#context.bounds.preparedStatementsMax,
-        connectTimeoutMs: settings.connectTimeoutMs,
-        parameterSets: this.#context.parameterSets,
-        nowMs: this.#context.clock.monotonicMs(),
-        onLost: (lost) => this.#lost(lost),
-      });
-      this.parameters = pooled.parameters;
-      this.#active.add(pooled);
-      return pooled;
-    } finally {
-      this.#opening -= 1;
-    }
-  }
-
-  /** The place is the connection's from now on. */
-  async #opened(place: Place | null, opening: Promise<Backend>): Promise<Backend> {
-    if (place === null) return await opening;
-    this.#counted += 1;
-    try {
-      const backend = await opening;
-      this.#places.set(backend, place);
-      place.follow(backend.socket, () => (this.#counted -= 1));
-      return backend;
-    } catch (error) {
-      this.#counted -= 1;
-      place.give();
-      throw error;
-    }
-  }
-
-  /** A client that was pinned to a connection of the other side has moved to this one. */
+  /** As {@link PoolOpening.count}. */
   count(socket: net.Socket): void {
-    const place = this.#bound.take(this.key.user, 'beyond');
-    if (place === null) return;
-    this.#counted += 1;
-    place.follow(socket, () => (this.#counted -= 1));
+    this.#doors.count(socket);
   }
 
-  /**
-   * A connection whose transactions can't write, whatever a statement may try. null: there is no room for one, which
-   * doesn't matter `beyond` the bound.
-   */
+  /** null: there is no room for one at present. */
   #openReadOnly(beyond: boolean): Promise<Backend> | null {
-    const place = this.#bound.take(this.key.user, beyond ? 'beyond' : 'shared');
-    if (place === null) {
-      if (this.#lines?.count === 0) this.#bound.clearForShared(this.key.user);
-      return null;
-    }
-    const parameters = new Map([...this.key.parameters, ['default_transaction_read_only', 'on']]);
-    return this.#opened(
-      place,
-      openBackend(
-        this.target.endpoint,
-        { ...this.key, parameters, database: this.target.database },
-        this.#credentials,
-        { connectTimeoutMs: this.#context.settings.connectTimeoutMs },
-      ),
-    );
+    const opened = this.#doors.openReadOnly(beyond);
+    if (opened === null && this.#lines?.count === 0) this.#bound.clearForShared(this.key.user);
+    return opened;
   }
-
-  // ----------------------------------------------------------------------------------------------------- Claimant
 
   get user(): string {
     return this.key.user;
@@ -453,11 +354,11 @@ export class Pool implements Claimant {
   giveUpIdle(): void {
     const backend = this.#idle.shift();
     if (backend !== undefined) this.#giveUp(backend);
-    else this.#lines?.giveUpIdle((line) => this.#places.get(line)?.leave());
+    else this.#lines?.giveUpIdle((line) => this.#doors.leave(line));
   }
 
   #giveUp(backend: PooledBackend): void {
-    this.#places.get(backend.backend)?.leave();
+    this.#doors.leave(backend.backend);
     backend.close(true);
   }
 
@@ -488,9 +389,6 @@ export class Pool implements Claimant {
     this.#openMore();
   }
 
-  // ------------------------------------------------------------------------------------------------------ by time
-
-  /** Call now and then. */
   /** Call now and then. `idleMaxMs`: connections unused for that long are closed. */
   sweep(nowMs: number, idleMaxMs: number): void {
     const { bounds } = this.#context;
@@ -516,7 +414,7 @@ export class Pool implements Claimant {
   retire(): void {
     this.#retired = true;
     this.#bound.quit(this);
-    wipeCredentials(this.#credentials);
+    this.#doors.wipe();
     this.#lines?.retire();
     for (const backend of this.#idle.splice(0)) backend.close(true);
     for (const { client } of this.#waiting.splice(0)) {
@@ -553,17 +451,3 @@ async function carry(backend: PooledBackend, state: ClientState, forgets: boolea
 
 const TOO_MANY = '53300';
 const NOTHING_SHARED = { connections: 0, depth: 0, statements: 0, sentAgain: 0, refused: 0 };
-
-/** The client's own are wiped when it leaves. */
-function copyOf(credentials: BackendCredentials): BackendCredentials {
-  switch (credentials.kind) {
-    case 'given-password':
-      return { ...credentials, password: Buffer.from(credentials.password), proven: true };
-    case 'scram-keys':
-      return { ...credentials, clientKey: Buffer.from(credentials.clientKey) };
-    case 'md5':
-    case 'password':
-    case 'none':
-      return credentials;
-  }
-}

@@ -166,8 +166,6 @@ export class PooledBackend implements FrameVisitor {
     return this.#cancels;
   }
 
-  // ------------------------------------------------------------------------------------------------------- linking
-
   link(user: LinkUser): void {
     this.#expect('idle');
     this.#state = 'linked';
@@ -234,8 +232,6 @@ export class PooledBackend implements FrameVisitor {
     this.#cancels = sent;
   }
 
-  // -------------------------------------------------------------------------------------------------- own questions
-
   /** One simple query of the pool's own. Rejects with `backend-refused` where the connection is lost. */
   async query(sql: string): Promise<Reply> {
     const [reply] = await this.exchange([encodeRawQuery(sql)], 1);
@@ -266,8 +262,6 @@ export class PooledBackend implements FrameVisitor {
       this.backend.socket.write(Buffer.concat(messages));
     });
   }
-
-  // ---------------------------------------------------------------------------------------------------- the socket
 
   readonly #onData = (chunk: Buffer): void => {
     try {
@@ -310,8 +304,6 @@ export class PooledBackend implements FrameVisitor {
       throw new UnderstudyError('internal', `a pooled connection is ${this.#state}, not ${state}`);
     }
   }
-
-  // ------------------------------------------------------------------------------------------------- FrameVisitor
 
   begin(type: number, payloadBytes: number): number {
     const user = this.#user;

@@ -26,35 +26,29 @@
 import type net from 'node:net';
 import { UnderstudyError } from '../../core/errors.js';
 import { StateCell } from '../../core/state-machine.js';
-import {
-  encodeErrorResponse,
-  encodeReadyForQuery,
-  type ErrorResponseFields,
-} from '../../wire/postgres/messages.js';
+import { encodeErrorResponse, encodeReadyForQuery } from '../../wire/postgres/messages.js';
 import { SessionBinaryTypes } from '../session/binary-types.js';
 import type { AcceptedClient } from '../login/client-handshake.js';
-import { ClientRecording } from '../session/client-recording.js';
 import type { AnswerMode } from '../session/local-answers.js';
-import { ResponseTracker, STATUS_IDLE } from '../session/response-tracker.js';
+import { STATUS_IDLE, type ResponseTracker } from '../session/response-tracker.js';
 import { QUERY_TIMED_OUT, ROLLED_BACK } from '../session/server-stream.js';
 import type { SessionInfo } from '../session/session-context.js';
 import type { SessionActivity, WatchedSession } from '../session/session-watch.js';
-import type { SessionPhase } from '../session/session-phases.js';
-import { StatementLog } from '../session/statement-log.js';
+import type { StatementLog } from '../session/statement-log.js';
 import { ClientAnswers, type AnswerOptions } from './client-answers.js';
-import { ClientInput } from './client-input.js';
+import type { ClientInput } from './client-input.js';
 import { ClientIntake, type IntakeHost } from './client-intake.js';
-import { ClientMessages } from './client-messages.js';
-import { BACKEND_FULL, ClientSocket, INPUT_FULL, TOO_DEEP } from './client-socket.js';
+import type { ClientMessages } from './client-messages.js';
+import { BACKEND_FULL, INPUT_FULL, TOO_DEEP, type ClientSocket } from './client-socket.js';
 import { PHASES, type PooledPhase } from './client-phase.js';
+import { activityOf, infoOf, sessionPhaseOf } from './client-report.js';
 import { rollBackLinked } from './client-rollback.js';
 import { DEFAULT_STATE, type ClientState } from './client-state.js';
-import { SHORT_SHARE } from './decisions.js';
-import { askState, pinnedSession } from './leaving.js';
+import { ClientWire } from './client-wire.js';
+import { carryOver, pinnedSession, timeRead } from './leaving.js';
 import type { ParameterSet } from './parameter-sets.js';
 import type { Pool } from './pool.js';
-import type { PooledBackend, LinkUser } from './pooled-backend.js';
-import type { PoolPin } from './pool-settings.js';
+import type { PooledBackend } from './pooled-backend.js';
 import type { PoolContext } from './pool-context.js';
 import { SharedReads } from './shared-reads.js';
 
@@ -68,17 +62,15 @@ const LOST_CONNECTION = encodeErrorResponse({
   message: 'server closed the connection unexpectedly',
 });
 
-export class PooledClient implements LinkUser, WatchedSession, IntakeHost {
+export class PooledClient implements WatchedSession, IntakeHost {
   readonly id: number;
   readonly accepted: AcceptedClient;
   pool: Pool;
-  readonly tracker = new ResponseTracker();
-  readonly log: StatementLog;
-  readonly messages: ClientMessages;
   readonly reads: SharedReads;
   /** Of the side that serves it: after a switch it is told the new side's OIDs. */
   types: SessionBinaryTypes;
   readonly #context: PoolContext;
+  readonly #wire: ClientWire;
   readonly #socket: ClientSocket;
   readonly #input: ClientInput;
   readonly #intake: ClientIntake;
@@ -88,8 +80,6 @@ export class PooledClient implements LinkUser, WatchedSession, IntakeHost {
   #gateClosed = false;
   #heldSinceMs: number | null = null;
   #rollingBack = false;
-  #cancelledAs: ErrorResponseFields | null = null;
-  #fatal: Buffer | null = null;
   #cancelWanted = false;
   #transactionSinceMs: number | null = null;
   #pumping = false;
@@ -102,10 +92,14 @@ export class PooledClient implements LinkUser, WatchedSession, IntakeHost {
     this.id = id;
     this.accepted = accepted;
     this.pool = pool;
-    const { settings, clock, recorder } = context;
-    const recording =
-      recorder === null ? null : new ClientRecording(id, accepted, recorder, settings.frameBytesMax);
-    this.#socket = new ClientSocket(accepted.socket, told, recording, {
+    this.#context = context;
+    this.#wire = new ClientWire({
+      id,
+      accepted,
+      told,
+      context,
+      settings: () => this.state.signature,
+      types: () => this.types,
       onData: (chunk) => {
         this.#keepsChunk = false;
         if (this.#intake.receive(chunk)) this.#go();
@@ -116,34 +110,27 @@ export class PooledClient implements LinkUser, WatchedSession, IntakeHost {
         this.reads.drained();
       },
       onGone: () => this.#close(null),
+      settle: () => this.settle(),
+      backendGone: () => this.#backendGone(),
     });
-    this.#context = context;
+    this.#socket = this.#wire.socket;
+    this.#input = this.#wire.input;
     this.types = new SessionBinaryTypes(context.binaryTypes, pool.side);
-    this.log = new StatementLog(
-      context.tap,
-      id,
-      settings.textBytesMax,
-      () => clock.monotonicMs(),
-      settings.parameterBytesMax,
-    );
-    this.#input = new ClientInput({
-      frameBytesMax: settings.frameBytesMax,
-      statementBytesMax: settings.stateBytesMax,
-    });
-    this.messages = new ClientMessages({
-      tracker: this.tracker,
-      log: this.log,
-      decisions: context.decisions,
-      sequences: context.sequences,
-      definitions: context.definitions,
-      statementBytesMax: settings.stateBytesMax,
-      settings: () => this.state.signature,
-      types: () => this.types,
-    });
     this.reads = new SharedReads(this, context);
-    const { messages, tracker, log } = this;
-    this.#intake = new ClientIntake(context, this, { input: this.#input, messages, tracker, log });
-    this.#answers = new ClientAnswers(context, this.#input, log, (frame) => void this.toClient(frame));
+    this.#intake = new ClientIntake(context, this, this.#wire);
+    this.#answers = new ClientAnswers(context, this.#input, this.log, (frame) => void this.toClient(frame));
+  }
+
+  get tracker(): ResponseTracker {
+    return this.#wire.tracker;
+  }
+
+  get log(): StatementLog {
+    return this.#wire.log;
+  }
+
+  get messages(): ClientMessages {
+    return this.#wire.messages;
   }
 
   get socket(): net.Socket {
@@ -170,13 +157,10 @@ export class PooledClient implements LinkUser, WatchedSession, IntakeHost {
 
   /** For the watch over what lasts too long. */
   get activity(): SessionActivity {
-    if (this.#phase.is('idle')) return this.#gateClosed || this.#input.length > 0 ? 'exempt' : 'idle';
-    if (this.#phase.is('sharing')) return 'running';
-    if (!this.#phase.is('linked') || this.#rollingBack) return 'exempt';
-    const { tracker } = this;
-    return tracker.awaitingReady || tracker.owesExtended || tracker.copy !== 'none'
-      ? 'running'
-      : 'idle-in-transaction';
+    return activityOf(this.#phase.current, this.tracker, {
+      waits: this.#gateClosed || this.#input.length > 0,
+      rollingBack: this.#rollingBack,
+    });
   }
 
   get progress(): number {
@@ -187,37 +171,18 @@ export class PooledClient implements LinkUser, WatchedSession, IntakeHost {
 
   cancelLate(): void {
     if (this.#backend?.cancelling != null) return;
-    if (this.#phase.is('linked')) this.#cancelledAs = QUERY_TIMED_OUT;
+    if (this.#phase.is('linked')) this.#wire.link.cancelledAs = QUERY_TIMED_OUT;
     this.cancelStatement();
   }
 
   get info(): SessionInfo {
     const since = this.#transactionSinceMs;
-    const busy = !this.#phase.is('idle', 'waiting', 'answering', 'closed');
-    return {
-      id: this.id,
-      user: this.accepted.user,
-      applicationName: this.accepted.parameters.get('application_name') ?? '',
-      side: this.pool.side,
-      phase: this.#sessionPhase(),
-      transactionStatus: String.fromCharCode(this.tracker.status),
-      busy: busy && !(this.#phase.is('linked') && this.tracker.settled),
+    return infoOf(this, this.#socket, {
+      gateClosed: this.#gateClosed,
       inTransactionMs: since === null ? null : Math.round(this.#context.clock.monotonicMs() - since),
       heldBytes: this.#heldSinceMs === null ? 0 : this.#input.length,
-      backendLost: false,
-      bytesFromClient: this.#socket.bytesFromClient,
-      bytesToClient: this.#socket.bytesToClient,
-    };
+    });
   }
-
-  #sessionPhase(): SessionPhase {
-    if (this.#phase.is('closed', 'pinned')) return 'closed';
-    if (this.#phase.is('answering')) return 'answering';
-    if (!this.#gateClosed) return 'serving';
-    return this.#phase.is('idle') ? 'held' : 'draining';
-  }
-
-  // ------------------------------------------------------------------------------------------------------ life
 
   /** Greets the client, with the key by which it may cancel among it, and begins to serve it. */
   start(keyData: Buffer): void {
@@ -256,16 +221,10 @@ export class PooledClient implements LinkUser, WatchedSession, IntakeHost {
     this.terminate(known ? '08P01' : 'XX000', known ? error.message : 'internal error of the proxy');
   }
 
-  get unsent(): boolean {
-    return this.#socket.unsent;
-  }
-
-  /** LinkUser. False: the server is not to be read until the client has. */
+  /** False: the server is not to be read until the client has. */
   toClient(bytes: Buffer): boolean {
     return this.#socket.write(bytes);
   }
-
-  // ----------------------------------------------------------------------------------------------- what was sent
 
   /** Goes on with what the client has sent, as far as it may. */
   #go(): void {
@@ -307,8 +266,6 @@ export class PooledClient implements LinkUser, WatchedSession, IntakeHost {
     return this.#phase.is('idle', 'sharing') && this.state === DEFAULT_STATE && !this.#intake.terminated;
   }
 
-  // --------------------------------------------------------------------------------------------------- IntakeHost
-
   get isIdle(): boolean {
     return this.#phase.is('idle');
   }
@@ -343,8 +300,6 @@ export class PooledClient implements LinkUser, WatchedSession, IntakeHost {
     if (this.tracker.depth > PIPELINE_DEPTH_MAX) this.#socket.pause(TOO_DEEP);
     this.settle();
   }
-
-  // ------------------------------------------------------------------------------------------------------ linking
 
   /** The pool: here is a connection. */
   give(backend: PooledBackend): void {
@@ -385,7 +340,7 @@ export class PooledClient implements LinkUser, WatchedSession, IntakeHost {
     this.#phase.move('linked');
     this.#linkedAtMs = this.#context.clock.monotonicMs();
     backend.lastClient = this.id;
-    backend.link(this);
+    this.#wire.link.to(backend);
     this.tracker.reset();
     this.log.moved();
     this.messages.linked();
@@ -400,45 +355,10 @@ export class PooledClient implements LinkUser, WatchedSession, IntakeHost {
     this.#answer('once', sqlState, message);
   }
 
-  // ----------------------------------------------------------------------------------------------------- LinkUser
-
-  get cancelledAs(): ErrorResponseFields | null {
-    return this.#cancelledAs;
-  }
-
-  onServerError(sqlState: string, fatal: Buffer | null): void {
-    if (fatal !== null) {
-      this.#fatal = fatal;
-      return;
-    }
-    this.#context.onError(sqlState);
-    if (sqlState === STALE_PLAN || sqlState === UNKNOWN_STATEMENT) this.messages.renewPlans();
-  }
-
-  get creates(): boolean {
-    return this.messages.creates;
-  }
-
-  onTag(tag: string): void {
-    if (this.#backend !== null) this.messages.tagged(tag, this.#backend);
-  }
-
-  inClientsWords(payload: Buffer): Buffer {
-    return this.messages.inClientsWords(payload);
-  }
-
-  onParameters(set: ParameterSet): void {
-    this.#socket.told = set;
-  }
-
-  onBackendDrain(): void {
-    this.#socket.resume(BACKEND_FULL);
-  }
-
-  onBackendGone(): void {
+  #backendGone(): void {
     if (this.#phase.is('closed', 'pinned')) return;
     this.#backend = null;
-    this.#close(this.#fatal === null ? LOST_CONNECTION : null);
+    this.#close(this.#wire.link.fatal === null ? LOST_CONNECTION : null);
   }
 
   /** After anything that may have settled something. */
@@ -449,7 +369,8 @@ export class PooledClient implements LinkUser, WatchedSession, IntakeHost {
     if (backend === null) return;
     if (tracker.status === STATUS_IDLE) this.#transactionSinceMs = null;
     else this.#transactionSinceMs ??= this.#context.clock.monotonicMs();
-    if (this.#cancelledAs === QUERY_TIMED_OUT && tracker.settled) this.#cancelledAs = null;
+    if (this.#wire.link.cancelledAs === QUERY_TIMED_OUT && tracker.settled)
+      this.#wire.link.cancelledAs = null;
     if (this.#cancelWanted) {
       this.#cancelWanted = false;
       if (!tracker.settled) backend.cancel();
@@ -479,10 +400,8 @@ export class PooledClient implements LinkUser, WatchedSession, IntakeHost {
     return this.tracker.quiescent && this.#input.passing === 0 && backend.betweenFrames && !this.#rollingBack;
   }
 
-  // ------------------------------------------------------------------------------------------------------ leaving
-
   #leave(backend: PooledBackend): void {
-    this.#timeRead();
+    timeRead(this, this.#context, this.#linkedAtMs);
     if (this.messages.pin !== null || this.messages.dirty) {
       this.#phase.move('settling');
       this.#settleState(backend).catch((error: unknown) => {
@@ -498,17 +417,9 @@ export class PooledClient implements LinkUser, WatchedSession, IntakeHost {
     this.#unlink(backend);
   }
 
-  /** A single read that might be shared tells how long its text takes. */
-  #timeRead(): void {
-    const { runs, lastRun } = this.messages;
-    if (runs !== 1 || lastRun === null || lastRun.shape === null || !this.pool.shares) return;
-    const { bounds, clock } = this.#context;
-    lastRun.ranAlone(clock.monotonicMs() - this.#linkedAtMs, bounds.sharedReadBoundMs * SHORT_SHARE);
-  }
-
   /** Asks the connection what the client has left in it, and lets go of it where all of that can be carried. */
   async #settleState(backend: PooledBackend): Promise<void> {
-    const pin = this.messages.pin ?? (await this.#carryOver(backend));
+    const pin = this.messages.pin ?? (await carryOver(this, backend, this.#context));
     if (!this.#phase.is('settling')) return;
     if (pin === null) {
       this.#unlink(backend);
@@ -527,16 +438,6 @@ export class PooledClient implements LinkUser, WatchedSession, IntakeHost {
     const unrecorded = this.#socket.recording?.handOn() ?? 0;
     const recorded = Math.max(0, leftover.length - unrecorded);
     this.#context.onPinned(this, pinned, pin, { bytes: leftover, recorded });
-  }
-
-  /** Remembers what the client has set. Returns what it has left that can't be carried. */
-  async #carryOver(backend: PooledBackend): Promise<PoolPin | null> {
-    const names = new Set([...this.messages.settingNames, ...this.#context.customSettings()]);
-    const { pin, state } = await askState(backend, names, this.accepted.user);
-    this.state = state;
-    backend.held = state;
-    this.messages.dirty = false;
-    return pin;
   }
 
   #unlink(backend: PooledBackend): void {
@@ -579,8 +480,6 @@ export class PooledClient implements LinkUser, WatchedSession, IntakeHost {
   readLost(): void {
     this.#close(LOST_CONNECTION);
   }
-
-  // ------------------------------------------------------------------------------------------------- gate's orders
 
   hold(): void {
     this.#gateClosed = true;
@@ -638,8 +537,6 @@ export class PooledClient implements LinkUser, WatchedSession, IntakeHost {
     }
   }
 
-  // --------------------------------------------------------------------------------------------- local answers
-
   #answer(mode: AnswerMode, sqlState: string, message: string, options: AnswerOptions = {}): void {
     this.#answers.begin(mode, sqlState, message, options);
     this.#phase.move('answering');
@@ -666,19 +563,18 @@ export class PooledClient implements LinkUser, WatchedSession, IntakeHost {
     this.#go();
   }
 
-  // ---------------------------------------------------------------------------------------------------- roll back
-
   /** The drain deadline has passed: what is open is ended, and the client told 40001. */
   async rollBack(): Promise<void> {
     const backend = this.#backend;
     if (this.atRest || backend === null || !this.#phase.is('linked')) return;
     await rollBackLinked(backend, this.#context, {
       tracker: this.tracker,
-      phase: () => (this.#phase.is('linked') ? 'draining' : this.#sessionPhase()),
+      phase: () =>
+        this.#phase.is('linked') ? 'draining' : sessionPhaseOf(this.#phase.current, this.#gateClosed),
       midway: () => this.#input.passing > 0,
       terminate: (sqlState, message) => this.terminate(sqlState, message),
       toClient: (bytes) => void this.toClient(bytes),
-      setCancelling: (cancelling) => (this.#cancelledAs = cancelling ? ROLLED_BACK : null),
+      setCancelling: (cancelling) => (this.#wire.link.cancelledAs = cancelling ? ROLLED_BACK : null),
       answer: (how) => {
         this.#rollingBack = true;
         this.#answer('transaction', ROLLED_BACK.sqlState, ROLLED_BACK.message, how);
@@ -706,6 +602,3 @@ export class PooledClient implements LinkUser, WatchedSession, IntakeHost {
 }
 
 const CANCELED = { sqlState: '57014', message: 'canceling statement due to user request' };
-/** feature_not_supported, as which a changed result type of a plan is reported. */
-const STALE_PLAN = '0A000';
-const UNKNOWN_STATEMENT = '26000';

@@ -22,7 +22,8 @@ import type { SessionInfo } from '../session/session-context.js';
 import { applyState, DEFAULT_STATE, type ClientState } from './client-state.js';
 import { CatalogWatch } from './catalog-watch.js';
 import { ConnectionBound } from './connection-bound.js';
-import { Pool, type PoolKey, type PoolTarget } from './pool.js';
+import { Pool } from './pool.js';
+import type { PoolKey, PoolTarget } from './pool-opening.js';
 import { PooledClient } from './pooled-client.js';
 import type { PoolContext } from './pool-context.js';
 import { poolModeOf, type PinReason, type PoolMode, type PoolStatus } from './pool-settings.js';
@@ -189,8 +190,6 @@ export class Pools implements GateParty {
     return [...this.#pools.source.values(), ...this.#pools.destination.values()];
   }
 
-  // ----------------------------------------------------------------------------------------------------- GateParty
-
   set onProgress(listener: () => void) {
     this.#onProgress = listener;
   }
@@ -343,8 +342,6 @@ export class Pools implements GateParty {
   discardWarm(serving: Side | undefined): void {
     if (serving !== undefined) this.#retire(serving === 'source' ? 'destination' : 'source');
   }
-
-  // ------------------------------------------------------------------------------------------------------ the end
 
   stop(): void {
     clearInterval(this.#sweeper);

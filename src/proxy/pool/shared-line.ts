@@ -23,7 +23,6 @@ import {
   BACKEND,
   FRAME_HEADER_BYTES,
   encodeFrame,
-  FRONTEND,
   parseErrorFields,
 } from '../../wire/postgres/messages.js';
 import { sendCancel, type Backend } from '../backend/backend.js';
@@ -31,6 +30,7 @@ import { feedFrom, type SocketFeed } from '../socket-feed.js';
 import { closeWith } from '../socket-reader.js';
 import { SHORT_SHARE } from './decisions.js';
 import { PreparedOnServer, SERVER_NAME_PREFIX, inClientsWords } from './definitions.js';
+import { LineOutput } from './line-output.js';
 import type { PoolContext } from './pool-context.js';
 import type { Read } from './shared-reads.js';
 
@@ -46,7 +46,6 @@ export interface SharedLineDeps {
   readonly onEnded: (line: SharedLine) => void;
 }
 
-const OUT_BYTES = 65_536;
 /** Frames that must be whole to be read: the end of an answer, an error, a changed setting, a tag. */
 const CONTROL_BYTES_MAX = 65_536;
 const LEAVE_TIMEOUT_MS = 60_000;
@@ -65,10 +64,7 @@ export class SharedLine {
   #queue: Read[] = [];
   #head = 0;
   #state: 'open' | 'blocked' | 'closing' | 'dead' = 'open';
-  #out = Buffer.allocUnsafe(OUT_BYTES);
-  #outStart = 0;
-  #outEnd = 0;
-  #flushing = false;
+  readonly #out: LineOutput;
   /** Bytes of the frame at hand that are still to come; its head was dealt with. */
   #remaining = 0;
   /** A header, or a frame that must be whole, of which the rest is still to come. */
@@ -84,6 +80,9 @@ export class SharedLine {
     this.#deps = deps;
     this.prepared = new PreparedOnServer(deps.context.bounds.preparedStatementsMax);
     const { socket } = backend;
+    this.#out = new LineOutput((bytes) => {
+      if (this.#state !== 'dead') socket.write(bytes);
+    });
     socket.on('error', ignore);
     socket.on('close', this.#onGone);
     this.#feed = feedFrom(socket, this.#onData);
@@ -105,66 +104,25 @@ export class SharedLine {
     return this.#state === 'blocked';
   }
 
-  // ------------------------------------------------------------------------------------------------------- sending
-
   /** `bytes[start, end)` is the read as it is to be sent; `read.prefix` goes in front of it. */
   send(read: Read, bytes: Buffer, start: number, end: number): void {
     if (this.#head === this.#queue.length) this.#headSinceMs = read.sentAtMs;
     this.#queue.push(read);
     // How long it takes is not known: nothing is to wait behind it.
     if (!read.decision.timed && this.#state === 'open') this.#state = 'blocked';
-    this.#write(bytes, start, end);
-    if (this.#flushing) return;
-    this.#flushing = true;
-    setImmediate(this.#flush);
+    this.#out.write(bytes, start, end);
+    this.#out.flushSoon();
   }
 
   /** Goes in front of what is sent next. */
   write(bytes: Buffer): void {
-    this.#write(bytes, 0, bytes.length);
+    this.#out.write(bytes, 0, bytes.length);
   }
 
-  /** A Bind of the unnamed portal to the statement of that name; `bytes[start, end)` is what follows the names. */
+  /** As {@link LineOutput.bind}. */
   bind(serverName: Buffer, bytes: Buffer, start: number, end: number): void {
-    const headBytes = FRAME_HEADER_BYTES + 1 + serverName.length;
-    this.#makeRoom(headBytes + end - start);
-    const out = this.#out;
-    const at = this.#outEnd;
-    out[at] = FRONTEND.bind;
-    out.writeInt32BE(headBytes - 1 + end - start, at + 1);
-    out[at + FRAME_HEADER_BYTES] = 0;
-    serverName.copy(out, at + FRAME_HEADER_BYTES + 1);
-    bytes.copy(out, at + headBytes, start, end);
-    this.#outEnd = at + headBytes + end - start;
+    this.#out.bind(serverName, bytes, start, end);
   }
-
-  #write(bytes: Buffer, start: number, end: number): void {
-    this.#makeRoom(end - start);
-    bytes.copy(this.#out, this.#outEnd, start, end);
-    this.#outEnd += end - start;
-  }
-
-  #makeRoom(length: number): void {
-    if (this.#outEnd + length <= this.#out.length) return;
-    this.#pushOut();
-    // What was written may still be read from the old one.
-    this.#out = Buffer.allocUnsafe(Math.max(OUT_BYTES, length));
-    this.#outStart = 0;
-    this.#outEnd = 0;
-  }
-
-  readonly #flush = (): void => {
-    this.#flushing = false;
-    this.#pushOut();
-  };
-
-  #pushOut(): void {
-    if (this.#outEnd === this.#outStart || this.#state === 'dead') return;
-    this.#backend.socket.write(this.#out.subarray(this.#outStart, this.#outEnd));
-    this.#outStart = this.#outEnd;
-  }
-
-  // ----------------------------------------------------------------------------------------------------- answers
 
   readonly #onData = (data: Buffer): void => {
     let chunk = data;
@@ -377,8 +335,6 @@ export class SharedLine {
     if (this.#state === 'closing') this.#end(true);
   }
 
-  // ---------------------------------------------------------------------------------------------- what takes long
-
   /** Its client does not read: the connection is kept to it, and those behind go elsewhere. */
   #waitForReader(read: Read): void {
     if (this.#paused) return;
@@ -446,8 +402,6 @@ export class SharedLine {
     );
     return true;
   }
-
-  // ------------------------------------------------------------------------------------------------------ the end
 
   /** Takes nothing more; closed once nothing that anybody waits for is under way. */
   close(): void {

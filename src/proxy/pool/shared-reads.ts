@@ -132,8 +132,6 @@ export class SharedReads {
     return this.#under[0]?.streamed === true;
   }
 
-  // --------------------------------------------------------------------------------------------------- what may go
-
   /** Sends off the reads at the start of `bytes`; returns how many of them that was. */
   leading(bytes: Buffer): number {
     let used = 0;
@@ -235,8 +233,6 @@ export class SharedReads {
     return decision.timed && this.#line !== null && this.#line.open ? this.#line : null;
   }
 
-  // -------------------------------------------------------------------------------------------------------- sending
-
   #send(
     line: SharedLine,
     bytes: Buffer,
@@ -304,8 +300,6 @@ export class SharedReads {
     line.send(read, bytes, rest, end);
   }
 
-  // -------------------------------------------------------------------------------------------------------- answers
-
   answered(read: Read, nowMs: number): void {
     this.#under.shift();
     if (this.#context.tap !== null) this.#offer(read, nowMs);
@@ -337,8 +331,6 @@ export class SharedReads {
       // The tap's troubles are its own: nothing of them may reach traffic.
     }
   }
-
-  // ---------------------------------------------------------------------------------------------------- other ends
 
   /** All that is under way comes back, in order, in front of what the client has sent since. */
   giveBackAll(): void {

@@ -6,7 +6,8 @@
  */
 import type { HeldInput } from './held-input.js';
 import type { SessionContext } from './session-context.js';
-import { SessionRouting, type RoutedSession } from '../subset/session-routing.js';
+import type { RoutedSession } from '../subset/routed-session.js';
+import { SessionRouting } from '../subset/session-routing.js';
 import type { SessionSockets } from './session-sockets.js';
 import type { SessionWire } from './session-wire.js';
 import type { SideMoves } from '../subset/subset-moves.js';

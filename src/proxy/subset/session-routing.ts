@@ -19,75 +19,30 @@
  * - Bytes leave in the order they came, or not at all, then with their whole segment.
  */
 import type { Side, SubsetId } from '../../core/ports.js';
-import type { NameScope, StatementReach } from '../../core/subset-ports.js';
 import { FRONTEND, encodeFrame, encodeSync } from '../../wire/postgres/messages.js';
 import { encodeRawParse, encodeRawQuery } from '../../wire/postgres/raw-text.js';
-import type { ClientStream } from '../session/client-stream.js';
-import type { HeldInput } from '../session/held-input.js';
-import type { Reply } from '../backend/reply-reader.js';
+import { STATUS_FAILED, STATUS_IDLE } from '../session/response-tracker.js';
 import {
-  STATUS_FAILED,
-  STATUS_IDLE,
-  type OwnKind,
-  type ResponseTracker,
-} from '../session/response-tracker.js';
-import { PreparedNames } from './subset-names.js';
-import type { SideMoves } from './subset-moves.js';
+  FAILED_BEFORE,
+  crossing,
+  notKnown,
+  reasonOf,
+  spanning,
+  unknown,
+  type Reach,
+  type RefusedStatement,
+} from './reach.js';
+import type { RoutedSession } from './routed-session.js';
+import { SegmentReader } from './segment-reader.js';
 import { type Redone, redone } from './subset-redo.js';
 import type { SubsetRouting } from './subset-routing.js';
-import { scan, type Run, type Segment } from './subset-scan.js';
+import { scan, type Segment } from './subset-scan.js';
 
-export interface RefusedStatement {
-  readonly sqlState: string;
-  readonly message: string;
-  readonly hint?: string;
-}
-
-export interface RoutedSession {
-  readonly tracker: ResponseTracker;
-  readonly held: HeldInput;
-  readonly clientStream: ClientStream;
-  readonly moves: SideMoves;
-  readonly side: () => Side;
-  readonly closed: () => boolean;
-  /** Something new may be begun: the session is served, or has a transaction to end. */
-  readonly mayBegin: () => boolean;
-  /** The client sends nothing more. */
-  readonly clientEnded: () => boolean;
-  /** To the server, as the client's own. */
-  readonly pass: (chunk: Buffer) => void;
-  readonly toServer: (bytes: Buffer) => void;
-  /** A simple query of the proxy's own, at a settled moment, also within a transaction. */
-  readonly ask: (sql: string) => Promise<Reply>;
-  readonly again: (messages: Buffer, kind: OwnKind) => Promise<Reply>;
-  /** After `again`, which ends the client's unnamed statement. */
-  readonly unnamedAgain: () => void;
-  /** The next error is told in these words. */
-  readonly refusing: (error: RefusedStatement) => void;
-  readonly parameter: (name: string) => string | undefined;
-  readonly terminate: (sqlState: string, message: string) => void;
-  /** Something may have settled. */
-  readonly settle: () => void;
-}
-
-/** What a segment touches, all its texts together. */
-type Reach = Omit<StatementReach, 'executes'>;
-
-const NOTHING: Reach = {
-  fingerprint: '',
-  subsets: [],
-  unknown: null,
-  redo: 'skip',
-  changesScope: false,
-  scopeEnd: 'none',
-};
 /** Looked through for what it touches; longer texts are refused. */
 const SEGMENT_BYTES_MAX = 1_048_576;
 const REDO_BYTES_MAX = 65_536;
 /** PostgreSQL refuses it wherever it stands; its own words never reach the client. */
 const REFUSED_TEXT = 'understudy refuses a statement';
-/** A text that may prepare statements by SQL, or let go of some. */
-const RENAMES_STATEMENTS = /prepare|deallocate|discard/i;
 const DURING_COPY: ReadonlySet<number> = new Set([
   FRONTEND.copyData,
   FRONTEND.copyDone,
@@ -96,14 +51,10 @@ const DURING_COPY: ReadonlySet<number> = new Set([
   FRONTEND.flush,
   FRONTEND.terminate,
 ]);
-const ASCII = /^\p{ASCII}*$/u;
-/** In others a byte that looks like a quote may be half of a letter. */
-const PLAIN_ENCODING = /^(?:UTF-?8|SQL_ASCII|LATIN\d+|WIN\d+|ISO_8859_\d|KOI8[RU]|EUC_\w+)$/i;
-
 export class SessionRouting {
   readonly #shared: SubsetRouting;
   readonly #session: RoutedSession;
-  readonly #names = new PreparedNames();
+  readonly #reader: SegmentReader;
   #state: 'resting' | 'reading' | 'moving' | 'dropping' | 'ended' = 'resting';
   /** Of what is held, so many bytes are to be sent on, or dropped. */
   #passing = 0;
@@ -116,8 +67,6 @@ export class SessionRouting {
   #redoSinceChange = 0;
   /** Counts what was given up; a reading that was begun before is of no use any more. */
   #generation = 0;
-  #scope: NameScope | null = null;
-  #scopeAtChange = -1;
   /** The transaction has set what names mean; its end may undo that. */
   #scopeSet = false;
   #flushed = false;
@@ -125,6 +74,7 @@ export class SessionRouting {
   constructor(shared: SubsetRouting, session: RoutedSession) {
     this.#shared = shared;
     this.#session = session;
+    this.#reader = new SegmentReader(shared, session);
   }
 
   /** The session must not be held, nor be moved by another: it is between sides. */
@@ -153,8 +103,8 @@ export class SessionRouting {
     this.#generation += 1;
     this.#state = 'resting';
     this.#flushed = false;
-    this.#names.clear();
-    this.#scope = null;
+    this.#reader.names.clear();
+    this.#reader.forgetScope();
     this.#ended();
   }
 
@@ -163,7 +113,7 @@ export class SessionRouting {
     const { tracker } = this.#session;
     if (!tracker.owesExtended) this.#flushed = false;
     if (this.#passing === 0 && !tracker.owesExtended && !tracker.awaitingReady)
-      this.#names.answered(tracker.errors);
+      this.#reader.names.answered(tracker.errors);
     const between = this.#passing === 0 && (this.#state === 'resting' || this.#state === 'reading');
     if (between && tracker.quiescent) this.#ended();
     while (this.#step());
@@ -176,7 +126,7 @@ export class SessionRouting {
     this.#redoBytes = 0;
     if (!this.#scopeSet) return;
     this.#scopeSet = false;
-    this.#scope = null;
+    this.#reader.forgetScope();
   }
 
   #step(): boolean {
@@ -253,14 +203,16 @@ export class SessionRouting {
       this.#passing = segment.bytes;
       return true;
     }
-    const known = this.#knownReach(segment);
+    const known = this.#reader.known(segment);
     if (known !== null) return this.#decide(segment, known);
     this.#state = 'reading';
     const generation = this.#generation;
-    this.#read(segment, generation).then(
-      (reach) => this.#haveRead(segment, reach, generation),
-      (error: unknown) => this.#haveRead(segment, unknown(reasonOf(error)), generation),
-    );
+    this.#reader
+      .read(segment, () => generation === this.#generation)
+      .then(
+        (reach) => this.#haveRead(segment, reach, generation),
+        (error: unknown) => this.#haveRead(segment, unknown(reasonOf(error)), generation),
+      );
     return false;
   }
 
@@ -273,145 +225,6 @@ export class SessionRouting {
     if (mayBegin()) this.#decide(segment, reach);
     settle();
   }
-
-  // ------------------------------------------------------------------------------------------------- what it touches
-
-  /** Null where somebody has to be asked. */
-  #knownReach(segment: Segment): Reach | null {
-    const refused = this.#unreadable(segment);
-    if (refused !== null) return unknown(refused);
-    if (segment.runs.length + segment.prepares.length === 0) return NOTHING;
-    // Also for what only prepares: in the middle of a pipeline nobody can be asked any more.
-    if (this.#scope === null || this.#scopeAtChange !== this.#settingChanges) return null;
-    let reach = NOTHING;
-    for (const run of segment.runs) {
-      const text = this.#textOf(run);
-      const read = text === undefined ? undefined : this.#shared.reaches.known(text, this.#scope);
-      if (read === undefined || read.executes.length > 0) return null;
-      reach = both(reach, read);
-    }
-    return reach;
-  }
-
-  #unreadable(segment: Segment): string | null {
-    if (segment.callsFunction) return 'a function is called by its number';
-    // One that is prepared keeps the meaning that it has now.
-    const texts = [
-      ...segment.runs.map((run) => this.#textOf(run)),
-      ...segment.prepares.map(({ text }) => text),
-    ];
-    for (const text of texts) {
-      const why = text == null ? null : this.#unreadableText(text);
-      if (why !== null) return why;
-    }
-    return null;
-  }
-
-  /** By the settings of now. What would put them right again can be read under any. */
-  #unreadableText(text: string): string | null {
-    const encoding = this.#session.parameter('client_encoding') ?? '';
-    if (!PLAIN_ENCODING.test(encoding) && !ASCII.test(text)) return `statements in ${encoding} can’t be read`;
-    const escaped = this.#session.parameter('standard_conforming_strings') === 'off' && text.includes('\\');
-    return escaped ? 'standard_conforming_strings is off, and it has a backslash' : null;
-  }
-
-  #textOf(run: Run): string | undefined {
-    if (run.text !== undefined) return run.text;
-    return (
-      this.#names.textOf(run.statement, this.#session.tracker.errors) ??
-      (run.statement === '' ? this.#unnamedText() : undefined)
-    );
-  }
-
-  /** Of the unnamed statement that is alive, where it was prepared before the router was armed. */
-  #unnamedText(): string | undefined {
-    const payload = this.#session.clientStream.unnamedParse;
-    if (payload === null || this.#names.unnamedInDoubt) return undefined;
-    return payload.toString('utf8', 1, Math.max(1, payload.indexOf(0, 1)));
-  }
-
-  async #read(segment: Segment, generation: number): Promise<Reach> {
-    const scope = await this.#scopeNow();
-    if (scope === null) return unknown('what its names mean can’t be asked at the moment');
-    // Only now it is certain what is set.
-    const refused = this.#unreadable(segment);
-    if (refused !== null) return unknown(refused);
-    // What others prepare in front of it is not there yet.
-    const alone = segment.runs.length === 1 && this.#session.tracker.settled;
-    let reach = NOTHING;
-    for (const run of segment.runs) {
-      if (generation !== this.#generation) return unknown('it was given up');
-      const text = this.#textOf(run);
-      const read =
-        text === undefined
-          ? await this.#readPrepared(run.statement ?? '', scope, alone)
-          : await this.#shared.reaches.read(text, scope);
-      reach = both(reach, read);
-      for (const name of read.executes) reach = both(reach, await this.#readPrepared(name, scope, alone));
-    }
-    return reach;
-  }
-
-  /** What the server says that a prepared statement's text is. */
-  async #readPrepared(name: string, scope: NameScope, alone: boolean): Promise<StatementReach> {
-    const { tracker, ask, clientStream } = this.#session;
-    // The server says that there is no such statement.
-    const { unnamedInDoubt } = this.#names;
-    if (name === '' && !clientStream.unnamedIrreplaceable && !unnamedInDoubt)
-      return { ...NOTHING, executes: [] };
-    const why = `the prepared statement ${printable(name)} is not known`;
-    if (name === '' || !tracker.settled || tracker.status === STATUS_FAILED) return unread(why);
-    const literal = `'${Buffer.from(name, 'utf8').toString('latin1').replaceAll("'", "''")}'`;
-    const { rows, sqlState } = await ask(
-      `SELECT from_sql::text, statement FROM pg_catalog.pg_prepared_statements WHERE name = ${literal}`,
-    );
-    if (sqlState === null && rows.length === 0 && alone) return { ...NOTHING, executes: [] };
-    const [fromSql, raw] = rows[0] ?? [];
-    if (sqlState !== null || raw === undefined || raw === null) return unread(why);
-    const text = Buffer.from(raw, 'latin1').toString('utf8');
-    const unreadable = this.#unreadableText(text);
-    if (unreadable !== null) return unread(unreadable);
-    if (fromSql === 'true') return await this.#shared.reaches.read(text, { ...scope, prepared: true });
-    this.#names.known(name, text);
-    return await this.#shared.reaches.read(text, scope);
-  }
-
-  get #settingChanges(): number {
-    const { changes, preparing } = this.#session.clientStream;
-    return changes - preparing;
-  }
-
-  /** Whether this server says otherwise than the one by which the statement was read. */
-  async #namesDiffer(): Promise<boolean> {
-    const read = this.#scope;
-    if (read === null || this.#session.tracker.status === STATUS_FAILED) return false;
-    const here = await this.#askScope();
-    return here === null || here.searchPath !== read.searchPath || here.user !== read.user;
-  }
-
-  /** Asks the server where that is not known any more. Null where it can't be asked. */
-  async #scopeNow(): Promise<NameScope | null> {
-    const { tracker } = this.#session;
-    if (this.#scope !== null && this.#scopeAtChange === this.#settingChanges) return this.#scope;
-    // A failed transaction runs nothing but its end, whatever names mean.
-    if (tracker.status === STATUS_FAILED) return { searchPath: '', user: '' };
-    if (!tracker.settled) return null;
-    const change = this.#settingChanges;
-    this.#scope = await this.#askScope();
-    this.#scopeAtChange = change;
-    return this.#scope;
-  }
-
-  async #askScope(): Promise<NameScope | null> {
-    const { rows, sqlState } = await this.#session.ask(
-      'SHOW search_path; SHOW role; SHOW session_authorization',
-    );
-    const [path, role, user] = rows.map((row) => Buffer.from(row[0] ?? '', 'latin1').toString('utf8'));
-    if (sqlState !== null || path === undefined || role === undefined || user === undefined) return null;
-    return { searchPath: path, user: role === 'none' ? user : role };
-  }
-
-  // ------------------------------------------------------------------------------------------------------- decisions
 
   #decide(segment: Segment, reach: Reach): boolean {
     const { tracker, side } = this.#session;
@@ -457,19 +270,10 @@ export class SessionRouting {
     else if (reach.redo === 'anchor' || leavesPortal(segment)) this.#bound ??= { side: side(), subset: null };
     else if (reach.redo === 'repeat' && this.#bound === null) this.#note(segment, held.peek(segment.bytes));
     if (reach.changesScope) this.#scopeSet = true;
-    if (reach.changesScope || (reach.scopeEnd !== 'none' && this.#scopeSet)) this.#scope = null;
-    this.#noteNames(segment);
+    if (reach.changesScope || (reach.scopeEnd !== 'none' && this.#scopeSet)) this.#reader.forgetScope();
+    this.#reader.noteNames(segment);
     this.#passing = segment.bytes;
     return true;
-  }
-
-  #noteNames(segment: Segment): void {
-    const { errors } = this.#session.tracker;
-    const renaming = segment.runs.some((run) => RENAMES_STATEMENTS.test(this.#textOf(run) ?? 'PREPARE'));
-    if (renaming) this.#names.clear();
-    for (const { name, text } of segment.prepares)
-      this.#names.sent(name, renaming && name !== '' ? null : text, errors);
-    if (segment.simple) this.#names.sent('', null, errors);
   }
 
   #note(segment: Segment, bytes: Buffer): void {
@@ -501,7 +305,7 @@ export class SessionRouting {
     }
     // What it sets by that was undone here when the session was asked what it holds.
     if (this.#redo.length > 0 && clientStream.changes !== this.#redoSinceChange) clientStream.changes += 1;
-    if (failed === null && moves.toNew && (await this.#namesDiffer())) {
+    if (failed === null && moves.toNew && (await this.#reader.namesDiffer())) {
       terminate(
         '57P01',
         `names mean something else on the ${wanted}: its search_path or role differs by default`,
@@ -541,80 +345,4 @@ export class SessionRouting {
  */
 function leavesPortal({ simple, portal, synced, runs }: Segment): boolean {
   return !simple && (portal || (!synced && runs.length > 0));
-}
-
-function unknown(why: string): Reach {
-  return { ...NOTHING, unknown: why };
-}
-
-function unread(why: string): StatementReach {
-  return { ...unknown(why), executes: [] };
-}
-
-function both(one: Reach, other: Reach): Reach {
-  const usesNames = other.subsets.length > 0;
-  return {
-    fingerprint: one.fingerprint === '' ? other.fingerprint : one.fingerprint,
-    subsets: [...new Set([...one.subsets, ...other.subsets])].sort(),
-    unknown:
-      one.unknown ??
-      other.unknown ??
-      (one.changesScope && usesNames ? 'it sets what names mean and uses them at once' : null),
-    redo: one.redo === 'anchor' || other.redo === 'skip' ? one.redo : other.redo,
-    changesScope: one.changesScope || other.changesScope,
-    scopeEnd: scopeEndOf(one, other),
-  };
-}
-
-function scopeEndOf(one: Reach, other: Reach): Reach['scopeEnd'] {
-  if (one.scopeEnd === 'none' || other.scopeEnd === 'used-behind') return other.scopeEnd;
-  const calls = other.fingerprint !== '' && other.redo !== 'repeat' && other.scopeEnd === 'none';
-  return other.subsets.length > 0 || calls ? 'used-behind' : one.scopeEnd;
-}
-
-/** What the server itself would say. */
-const FAILED_BEFORE: RefusedStatement = {
-  sqlState: '25P02',
-  message: 'current transaction is aborted, commands ignored until end of transaction block',
-};
-const HINT = 'It can run once both subsets are on one side again.';
-
-function notKnown({ fingerprint, unknown: why }: Reach): RefusedStatement {
-  const which = fingerprint === '' ? 'a statement' : `statement ${fingerprint}`;
-  return {
-    sqlState: '0A000',
-    message: `${which} can't be sent to a side while subsets are on different ones: ${why ?? ''}`,
-  };
-}
-
-function spanning(fingerprint: string, one: SubsetId, side: Side, other: SubsetId): RefusedStatement {
-  return {
-    sqlState: '0A000',
-    message: `statement ${fingerprint} spans subsets on different sides: ${one} is on the ${side}, ${other} is not`,
-    hint: HINT,
-  };
-}
-
-function crossing(
-  fingerprint: string,
-  bound: { readonly side: Side; readonly subset: SubsetId | null },
-  subset: SubsetId,
-  side: Side,
-): RefusedStatement {
-  const before = bound.subset === null ? 'what it has done before' : `subset ${bound.subset}`;
-  return {
-    sqlState: '0A000',
-    message:
-      `statement ${fingerprint} touches subset ${subset} on the ${side}, but its transaction is bound to the ` +
-      `${bound.side} by ${before}`,
-    hint: HINT,
-  };
-}
-
-function reasonOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
-}
-
-function printable(raw: string): string {
-  return raw.replaceAll(/[^\x20-\x7e]/g, '?');
 }

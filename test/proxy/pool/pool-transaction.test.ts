@@ -1,64 +1,23 @@
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { POOL_DEFAULTS, type PoolSettings, type PoolStatus } from '../../../src/proxy/pool/pool-settings.js';
+import { describe, expect, test } from 'vitest';
+import { POOL_DEFAULTS } from '../../../src/proxy/pool/pool-settings.js';
 import { PROXY_DEFAULTS } from '../../../src/proxy/settings.js';
-import { databasePair, until, untilActive, type DatabasePair } from '../../support/servers.js';
+import { until, untilActive } from '../../support/servers.js';
 import {
   RawClient,
   errorField,
   firstColumn,
-  recordingTap,
   send,
   sqlStates,
   startProxy,
   statuses,
   tags,
-  type RunningProxy,
 } from '../proxy-support.js';
+import { letter, transactionStage } from './pool-stage.js';
 
-let pair: DatabasePair;
-let running: RunningProxy;
-let tap: ReturnType<typeof recordingTap>;
-
-beforeAll(async () => {
-  pair = await databasePair();
-  await pair.onSource.query(`
-    CREATE TABLE public.item (id int PRIMARY KEY, name text);
-    INSERT INTO public.item SELECT n, 'item ' || n FROM generate_series(1, 1000) n;
-  `);
-});
-
-afterAll(async () => {
-  await pair[Symbol.asyncDispose]();
-});
-
-async function start(over: Partial<PoolSettings> = {}): Promise<void> {
-  await running?.[Symbol.asyncDispose]();
-  tap = recordingTap();
-  running = await startProxy(
-    pair,
-    { pool: { ...POOL_DEFAULTS, poolMode: 'transaction', poolSizeMax: 3, ...over } },
-    { tap },
-  );
-}
-
-beforeEach(async () => {
-  await start();
-});
-
-afterEach(async () => {
-  await running[Symbol.asyncDispose]();
-});
-
-const raw = (): Promise<RawClient> => RawClient.connect(running.port, running.database);
+const stage = transactionStage();
+const { raw, pool } = stage;
 const pid = async (client: RawClient): Promise<string> =>
   (await client.column('SELECT pg_backend_pid()'))[0] ?? '';
-const pool = (): PoolStatus => {
-  const [only] = running.proxy.status().pools;
-  if (only === undefined) throw new Error('there is no pool');
-  return only;
-};
-const letter = (n: number): string => String.fromCharCode(97 + (n % 26));
-const pinned = (): number => running.proxy.status().sessions - pool().clients;
 
 describe('a backend per transaction', () => {
   test('many clients share few backends, each getting its own answers', async () => {
@@ -76,9 +35,9 @@ describe('a backend per transaction', () => {
     expect(active).toBe(0);
     expect(idle).toBeLessThanOrEqual(3);
     expect(waiting).toBe(0);
-    expect(running.proxy.status().sessions).toBe(20);
+    expect(stage.running.proxy.status().sessions).toBe(20);
     await Promise.all(clients.map((client) => client[Symbol.asyncDispose]()));
-    await until(() => running.proxy.status().sessions === 0);
+    await until(() => stage.running.proxy.status().sessions === 0);
   });
 
   test('clients that come at once open one backend between them', async () => {
@@ -121,7 +80,7 @@ describe('a backend per transaction', () => {
       sent: (_id: number, bytes: Buffer) => void recorded.push(Buffer.from(bytes)),
     };
     const pool = { ...POOL_DEFAULTS, poolMode: 'transaction' } as const;
-    await using own = await startProxy(pair, { pool }, { recorder });
+    await using own = await startProxy(stage.pair, { pool }, { recorder });
     await using client = await RawClient.connect(own.port, own.database);
     for (const bytes of [100_000, PROXY_DEFAULTS.stateBytesMax + 100_000]) {
       const [error] = await client.run([send.query(`SELECT repeat('x', ${bytes})::int`)]);
@@ -133,7 +92,7 @@ describe('a backend per transaction', () => {
   });
 
   test('waits in order, and is refused by name when the time is up', async () => {
-    await start({ poolSizeMax: 1, poolWaitTimeoutMs: 300 });
+    await stage.start({ poolSizeMax: 1, poolWaitTimeoutMs: 300 });
     await using holder = await raw();
     await using late = await raw();
     await holder.run([send.query('BEGIN')]);
@@ -148,7 +107,7 @@ describe('a backend per transaction', () => {
   });
 
   test('the queue is bounded in length', async () => {
-    await start({ poolSizeMax: 1, poolWaitingMax: 1 });
+    await stage.start({ poolSizeMax: 1, poolWaitingMax: 1 });
     await using holder = await raw();
     await using first = await raw();
     await using second = await raw();
@@ -162,7 +121,7 @@ describe('a backend per transaction', () => {
   });
 
   test('a reserve serves those who have waited', async () => {
-    await start({ poolSizeMax: 1, poolReserve: 1, poolReserveAfterMs: 1 });
+    await stage.start({ poolSizeMax: 1, poolReserve: 1, poolReserveAfterMs: 1 });
     await using holder = await raw();
     await using late = await raw();
     await holder.run([send.query('BEGIN')]);
@@ -172,11 +131,11 @@ describe('a backend per transaction', () => {
   });
 
   test('idle and old backends are closed', async () => {
-    await start({ poolIdleTimeoutMs: 1 });
+    await stage.start({ poolIdleTimeoutMs: 1 });
     await using client = await raw();
     await client.column('SELECT 1');
     await until(() => pool().idle === 0);
-    await start({ poolAgeMaxMs: 1 });
+    await stage.start({ poolAgeMaxMs: 1 });
     await using other = await raw();
     const before = await pid(other);
     await until(() => pool().idle === 0);
@@ -184,11 +143,13 @@ describe('a backend per transaction', () => {
   });
 
   test('a backend whose last client does not read serves the next one', async () => {
-    await start({ poolSizeMax: 1 });
+    await stage.start({ poolSizeMax: 1 });
     await using slow = await raw();
     await using other = await raw();
     const told = (): number =>
-      running.proxy.status().clients.reduce((most, { bytesToClient }) => Math.max(most, bytesToClient), 0);
+      stage.running.proxy
+        .status()
+        .clients.reduce((most, { bytesToClient }) => Math.max(most, bytesToClient), 0);
     slow.socket.pause();
     // An answer that comes in one piece, so that its backend is never stopped in the middle: it is the end of one that
     // no longer fits into the client's socket. From then on the client is not read either.
@@ -207,7 +168,7 @@ describe('a backend per transaction', () => {
   });
 
   test('a client that leaves in a transaction takes its backend with it', async () => {
-    await start({ poolSizeMax: 1 });
+    await stage.start({ poolSizeMax: 1 });
     const leaver = await raw();
     await using other = await raw();
     await leaver.run([send.query('BEGIN'), send.query("INSERT INTO item VALUES (6000, 'lost')")], 2);
@@ -220,22 +181,22 @@ describe('a backend per transaction', () => {
     await using other = await raw();
     await one.run([send.query('BEGIN')]);
     const mine = await pid(one);
-    await pair.onSource.query('SELECT pg_terminate_backend($1)', [mine]);
+    await stage.pair.onSource.query('SELECT pg_terminate_backend($1)', [mine]);
     await until(() => one.closed);
     expect(sqlStates(one.take())).toEqual(['57P01']);
     expect(await other.column('SELECT 1')).toEqual(['1']);
     const idle = await pid(other);
-    await pair.onSource.query('SELECT pg_terminate_backend($1)', [idle]);
+    await stage.pair.onSource.query('SELECT pg_terminate_backend($1)', [idle]);
     await until(() => pool().idle === 0);
     expect(await other.column('SELECT 2')).toEqual(['2']);
   });
 
   test('a cancel hits its own statement, running or waiting', async () => {
-    await start({ poolSizeMax: 1 });
+    await stage.start({ poolSizeMax: 1 });
     await using sleeper = await raw();
     await using waiter = await raw();
     sleeper.write(send.query('SELECT pg_sleep(60)'));
-    await untilActive(pair.onSource, 'pg_sleep(60)');
+    await untilActive(stage.pair.onSource, 'pg_sleep(60)');
     waiter.write(send.query('SELECT 1'));
     await until(() => pool().waiting === 1);
     await waiter.cancel();
@@ -273,7 +234,7 @@ describe('a backend per transaction', () => {
       send.sync(),
     ]);
     await client.run([send.query('SELECT 1/0')]);
-    expect(tap.offered).toMatchObject([
+    expect(stage.tap.offered).toMatchObject([
       { text: 'SELECT name FROM item WHERE id < 3', rows: 2, failed: false },
       { text: 'SELECT $1::int', rows: 1, failed: false },
       { text: 'SELECT 1/0', failed: true },
@@ -340,7 +301,7 @@ describe('prepared statements', () => {
   });
 
   test('more of them than a backend keeps', async () => {
-    await start({ preparedStatementsMax: 3, poolSizeMax: 1 });
+    await stage.start({ preparedStatementsMax: 3, poolSizeMax: 1 });
     await using client = await raw();
     for (let n = 0; n < 10; n++) await client.run([send.parse(`SELECT ${n}, $1::int`, `s${n}`), send.sync()]);
     for (let n = 0; n < 10; n++) {
@@ -384,7 +345,7 @@ describe('prepared statements', () => {
   });
 
   test('a changed table is told once, as a server tells it, and not for ever', async () => {
-    await start({ poolSizeMax: 1 });
+    await stage.start({ poolSizeMax: 1 });
     await using client = await raw();
     await client.run([send.query('CREATE TABLE changing (a int)')]);
     await client.run([send.parse('SELECT * FROM changing', 'a'), send.sync()]);
@@ -396,129 +357,16 @@ describe('prepared statements', () => {
   });
 });
 
-describe('session state', () => {
-  test('SET follows its client and touches no other', async () => {
-    await start({ poolSizeMax: 1 });
-    await using one = await raw();
-    await using other = await raw();
-    await one.run([send.query("SET statement_timeout = '77s'; SET search_path = pg_catalog, public")]);
-    await one.run([send.query("SELECT set_config('app.tenant', 'seven', false)")]);
-    expect(await other.column('SHOW statement_timeout')).toEqual(['0']);
-    expect(await other.column("SELECT current_setting('app.tenant', true)")).not.toEqual(['seven']);
-    for (let round = 0; round < 3; round++) {
-      expect(await one.column('SHOW statement_timeout')).toEqual(['77s']);
-      expect(await one.column('SHOW search_path')).toEqual(['pg_catalog, public']);
-      expect(await one.column("SELECT current_setting('app.tenant')")).toEqual(['seven']);
-      expect(await other.column('SHOW search_path')).toEqual(['"$user", public']);
-    }
-    await one.run([send.query('RESET ALL')]);
-    expect(await one.column('SHOW statement_timeout')).toEqual(['0']);
-    expect(pinned()).toBe(0);
-  });
-
-  test('a SET that was rolled back is none', async () => {
-    await start({ poolSizeMax: 1 });
-    await using one = await raw();
-    await one.run([send.query('BEGIN'), send.query('SET work_mem = 123456'), send.query('ROLLBACK')], 3);
-    const fresh = (await (await raw()).column('SHOW work_mem'))[0];
-    expect(await one.column('SHOW work_mem')).toEqual([fresh]);
-  });
-
-  test('what clients follow is told them when their backend changes', async () => {
-    await start({ poolSizeMax: 1 });
-    await using one = await raw();
-    await using other = await raw();
-    await one.run([send.query("SET TimeZone = 'Asia/Tokyo'")]);
-    expect((await other.run([send.query('SELECT 1')])).map(({ type }) => type).join('')).toBe('TDCZ');
-    const told = await one.run([send.query('SELECT now()')]);
-    expect(told.map(({ type }) => type).join('')).toBe('TDCZ');
-    expect(await one.column('SHOW TimeZone')).toEqual(['Asia/Tokyo']);
-  });
-
-  test('a role follows its client', async () => {
-    await start({ poolSizeMax: 1 });
-    await using one = await raw();
-    await using other = await raw();
-    await one.run([send.query('SET ROLE pg_monitor')]);
-    expect(await other.column('SELECT current_user')).toEqual(['postgres']);
-    expect(await one.column('SELECT current_user')).toEqual(['pg_monitor']);
-  });
-
-  test('what a sequence gave one client is not told another', async () => {
-    await start({ poolSizeMax: 1 });
-    await using one = await raw();
-    await using other = await raw();
-    await one.run([send.query('CREATE SEQUENCE given')]);
-    await one.run([send.query("SELECT nextval('given')")]);
-    expect(sqlStates(await other.run([send.query('SELECT lastval()')]))).toEqual(['55000']);
-    // It is pinned now, and its connection none of the pool's one.
-    await until(() => pinned() === 1);
-    expect(sqlStates(await one.run([send.query("SELECT currval('given')")]))).toEqual(['55000']);
-  });
-
-  test.each([
-    ['LISTEN', 'LISTEN news'],
-    ['a temporary table', 'CREATE TEMP TABLE scratch (a int)'],
-    ['an advisory lock', 'SELECT pg_advisory_lock(4711)'],
-    ['a cursor WITH HOLD', 'DECLARE c CURSOR WITH HOLD FOR SELECT 1'],
-    ['PREPARE', 'PREPARE p AS SELECT 1'],
-    ['LOAD', "LOAD 'plpgsql'"],
-    ['currval', "SELECT 1 WHERE false AND currval('nowhere') = 1"],
-    ['a block that may have done so', 'DO $$ BEGIN PERFORM pg_advisory_lock(4712); END $$'],
-  ])('%s pins its client', async (_what, sql) => {
-    await using client = await raw();
-    await using other = await raw();
-    await client.run([send.parse('SELECT $1::int', 'mine'), send.sync()]);
-    await client.run([send.query(sql)]);
-    await until(() => pinned() === 1);
-    const mine = await pid(client);
-    for (let round = 0; round < 3; round++) {
-      expect(await pid(client)).toBe(mine);
-      expect(await pid(other)).not.toBe(mine);
-    }
-    // Its prepared statements are under its own names there.
-    const messages = await client.run([send.bind(['3'], 'mine'), send.execute(), send.sync()]);
-    expect(messages.map(({ type }) => type).join('')).toBe('2DCZ');
-    expect(Object.values(running.proxy.status().pinned)).toEqual([1]);
-    await client[Symbol.asyncDispose]();
-    await until(() => pinned() === 0);
-  });
-
-  test.each([
-    [
-      'a temporary table of its transaction',
-      ['BEGIN', 'CREATE TEMP TABLE s (a int) ON COMMIT DROP', 'COMMIT'],
-    ],
-    ['an advisory lock let go of', ['SELECT pg_advisory_lock(1), pg_advisory_unlock(1)']],
-    ['a harmless block', ['DO $$ BEGIN PERFORM 1; END $$']],
-    ['SET LOCAL', ['BEGIN', 'SET LOCAL work_mem = 999', 'COMMIT']],
-    ['UNLISTEN', ['UNLISTEN *']],
-  ])('%s does not', async (_what, statements) => {
-    await using client = await raw();
-    for (const sql of statements) await client.run([send.query(sql)]);
-    expect(await client.column('SELECT 1')).toEqual(['1']);
-    expect(pinned()).toBe(0);
-  });
-
-  test('a pinned client gets its notifications', async () => {
-    await using client = await raw();
-    await using other = await raw();
-    await client.run([send.query('LISTEN news')]);
-    await other.run([send.query("NOTIFY news, 'hot'")]);
-    await until(() => client.types.includes('A'));
-  });
-});
-
 test('clients that each give themselves a name of their own leave few connections behind', async () => {
-  await start();
+  await stage.start();
   const left = async (): Promise<number> => {
-    const { rows } = await pair.onSource.query<{ n: string }>(
+    const { rows } = await stage.pair.onSource.query<{ n: string }>(
       "SELECT count(*) AS n FROM pg_stat_activity WHERE application_name LIKE 'named-%' AND datname = current_database()",
     );
     return Number(rows[0]?.n);
   };
   const connect = (n: number): Promise<RawClient> =>
-    RawClient.connect(running.port, running.database, { application_name: `named-${n}` });
+    RawClient.connect(stage.running.port, stage.running.database, { application_name: `named-${n}` });
   await using stays = await connect(0);
   expect(await stays.column('SELECT 1')).toEqual(['1']);
   for (let n = 1; n <= 8; n++) {
@@ -527,7 +375,7 @@ test('clients that each give themselves a name of their own leave few connection
   }
   // Its own, and of the others as many as a pool may have.
   await until(async () => (await left()) <= 4, { what: 'the connections nobody needs to be closed' });
-  await until(() => running.proxy.status().pools.length <= 4, {
+  await until(() => stage.running.proxy.status().pools.length <= 4, {
     what: 'the pools nobody needs to be forgotten',
   });
   await using again = await connect(8);
