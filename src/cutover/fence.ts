@@ -321,7 +321,8 @@ function lockRouteSql(subset: SubsetId): string {
 
 /**
  * Lowers the guard in the transaction that is to commit a cutover, and leaves it open for the commit's statements; takes
- * the tables' locks, so that nothing is left to wait for at the commit. False where the operation isn't `verifying`.
+ * the tables' locks, so that nothing is left to wait for at the commit. Its state may still be on its way to `verifying`,
+ * which the commit asks for. False where the operation was ended.
  */
 export function stageGuard(
   { session, plan, limits }: ChangeTarget,
@@ -339,7 +340,7 @@ export function stageChange(members: readonly OperationMember[]): BarrierChange 
     claimSql: members.map(
       ({ key }) =>
         `SELECT FROM understudy.operation WHERE id = ${quoteLiteral(key.id)} AND attempt = ${quoteLiteral(key.attempt)}
-          AND epoch = ${key.epoch} AND state = 'verifying'`,
+          AND epoch = ${key.epoch} AND state IN ('catching-up', 'verifying')`,
     ),
     alsoSql: [],
     end: 'stage',

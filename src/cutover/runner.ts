@@ -6,7 +6,7 @@
  *   2. prepare     sessions asked and warmed on the destination
  *   3. hold        the gate closes, what is open ends
  *   4. fence       the source refuses writes; the mark is in the same transaction
- *   5. catch-up    the shadow reaches the mark; catalogs as built; sequences read
+ *   5. catch-up    the shadow reaches the mark; catalogs and sequences begin to be read (behind-fence.ts)
  *   6. verify      what changed of late is equal; meanwhile the destination's transaction is staged, its guard lowered
  *   7. commit      sequences set; operation and route swapped; COMMIT: the point of no return
  *   8. open        (rollback only) the source's staged transaction is committed: its fence is down
@@ -15,8 +15,9 @@
  *  11. finish      report, journaled
  *
  * Invariants:
- * - A state is journaled before it is acted on: what only reads or waits may begin meanwhile. Past the commit, where a
- *   successor does the same whichever state it finds, they are journaled beside the steps, in order: clients wait for those.
+ * - A state is journaled before it is acted on: what only reads or waits, or is staged in a transaction that the commit
+ *   ends, may begin meanwhile. Past the commit, where a successor does the same whichever state it finds, states are
+ *   journaled once the gate is open: clients wait for the steps.
  * - A failure before COMMIT is sent: staged transactions discarded, then the abort journaled, only then the barrier
  *   lowered, only then the gate opened. If the destination is gone, a cutover may be undone without it, because COMMIT
  *   was not sent and nobody else has this attempt's nonce; the journal is put right when it returns.
@@ -128,9 +129,6 @@ export class OperationRunner {
     return await this.#afterCommit();
   }
 
-  // -------------------------------------------------------------------------------------------------------------
-  // Forward
-
   /** Returns true where a dry run is over. */
   async #beforeCommit(): Promise<boolean> {
     let journaled = Promise.resolve();
@@ -150,7 +148,6 @@ export class OperationRunner {
       if (step.done === undefined || this.#operation.dryRun) continue;
       journaled = this.#journaled(step.done);
       journaled.catch(() => undefined);
-      this.#operation.found.journaled = journaled;
       const next = STEPS_BEFORE_COMMIT[STEPS_BEFORE_COMMIT.indexOf(step) + 1];
       if (next?.early !== true) await journaled;
     }
@@ -217,7 +214,7 @@ export class OperationRunner {
 
   async #afterCommit(): Promise<OperationReport> {
     const { key } = this.#operation;
-    const journaled: Promise<void>[] = [];
+    const passed: { readonly from: OperationState; readonly to: OperationState }[] = [];
     for (const step of STEPS_AFTER_COMMIT) {
       await this.#at(`before:${step.name}`);
       await this.#timed(step.name, () =>
@@ -232,9 +229,12 @@ export class OperationRunner {
         ),
       );
       await this.#at(`after:${step.name}`);
-      if (step.done !== undefined) journaled.push(this.#journaledIfPossible(step.done));
+      if (step.done === undefined) continue;
+      const from = this.#state;
+      this.#input(step.done);
+      passed.push({ from, to: this.#state });
     }
-    await Promise.all(journaled);
+    for (const { from, to } of passed) await this.#journaledIfPossible(from, to);
     await this.#at('before:finish');
     this.#input('released');
     const report = this.#report('done');
@@ -262,9 +262,6 @@ export class OperationRunner {
     this.#hooks.onEvent({ event: 'report', report });
     return await Promise.resolve(report);
   }
-
-  // -------------------------------------------------------------------------------------------------------------
-  // Backward
 
   async #abort(error: UnderstudyError): Promise<OperationReport> {
     const { deps, dryRun, key, kind } = this.#operation;
@@ -347,9 +344,6 @@ export class OperationRunner {
       : { sqlState: UNAVAILABLE_SQLSTATE, message: `operation ${key.id} is being undone on the ${from}` };
   }
 
-  // -------------------------------------------------------------------------------------------------------------
-  // Small things
-
   #input(input: OperationInput): void {
     this.#state = transition(this.#state, input);
   }
@@ -363,13 +357,11 @@ export class OperationRunner {
   }
 
   /** Past the commit the journal already says where things go: a state it can't take is no reason to stop. */
-  async #journaledIfPossible(input: OperationInput): Promise<void> {
-    const from = this.#state;
-    this.#input(input);
+  async #journaledIfPossible(from: OperationState, to: OperationState): Promise<void> {
     const { journal } = found(this.#operation, 'sessions');
     if (journal.dead) return;
-    await moveOperation(journal, this.#operation.members, from, this.#state).catch((error: unknown) =>
-      this.#complain(error, `${this.#state} could not be journaled`),
+    await moveOperation(journal, this.#operation.members, from, to).catch((error: unknown) =>
+      this.#complain(error, `${to} could not be journaled`),
     );
   }
 

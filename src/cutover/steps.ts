@@ -5,12 +5,11 @@
  * the step may have done, also where it failed half-way; it is only called before the commit, after the abort has been
  * journaled, and must be safe to repeat.
  */
-import type { OperationState, RecentVerifyReport, SequenceState, SubsetId } from '../core/ports.js';
+import type { OperationState, SubsetId } from '../core/ports.js';
 import { UnderstudyError, asUnderstudyError, unreachable } from '../core/errors.js';
 import { quoteTable } from '../core/postgres.js';
-import { subsetIds } from '../core/subsets.js';
 import { UNBOUND_SQL, commit, planBarrier } from './barrier.js';
-import { assertSameCatalog } from './catalog.js';
+import { catchUp, verifyAndStage } from './behind-fence.js';
 import {
   lowerFence,
   lowerGuard,
@@ -18,35 +17,24 @@ import {
   raiseGuard,
   readEpoch,
   reopenSource,
-  stageGuard,
   type ChangeTarget,
   type FenceTarget,
 } from './fence.js';
 import { assertCommitted, commitSql, committedSql, type OperationMember } from './journal.js';
 import type { OperationInput } from './machine.js';
 import {
-  abortable,
   alongOf,
   barrierLimits,
-  followingTarget,
   found,
   leadingTarget,
   persist,
-  subsetsOf,
   timedPart,
   type Operation,
 } from './operation.js';
 import { prepareSessions } from './preflight-sessions.js';
-import { preflight, readFingerprint } from './preflight.js';
+import { preflight } from './preflight.js';
 import { rehearse } from './rehearsal.js';
-import {
-  carrySequences,
-  observedRate,
-  readSequenceDefinitions,
-  readSequences,
-  setSequencesSql,
-  type SequencePlan,
-} from './sequences.js';
+import { readSequenceDefinitions, setSequencesSql, type SequencePlan } from './sequences.js';
 import type { Session } from './session.js';
 import type { StepName } from './settings.js';
 
@@ -55,8 +43,8 @@ export interface Step {
   readonly state: OperationState;
   readonly done?: OperationInput;
   /**
-   * It may begin while its state is being journaled: it only reads, or waits for `found.journaled` before it acts. Else it
-   * is begun when the state has been written.
+   * It may begin while its state is being journaled: it only reads, waits, or does what is undone with its connection.
+   * Else it is begun when the state has been written.
    */
   readonly early?: true;
   readonly run: (operation: Operation) => Promise<void>;
@@ -103,9 +91,6 @@ async function openGate(operation: Operation): Promise<void> {
   operation.found.stall = await deps.traffic.release(deps.subset);
 }
 
-// ---------------------------------------------------------------------------------------------------------------
-// The barrier
-
 async function raise(operation: Operation): Promise<void> {
   const { kind, key, members, markId, from } = operation;
   const target = leadingTarget(operation);
@@ -140,146 +125,6 @@ async function lower(operation: Operation): Promise<void> {
   }
 }
 
-// ---------------------------------------------------------------------------------------------------------------
-// Catching up and verifying
-
-/** Behind the barrier nothing changes any more: wait for the mark, and meanwhile look whether all is as it was. */
-async function catchUp(operation: Operation): Promise<void> {
-  const { deps, direction, from, markId, signal } = operation;
-  const sessions = found(operation, 'sessions');
-  const timed = <T>(part: string, promise: Promise<T>): Promise<T> =>
-    timedPart(operation, `catch-up.${part}`, promise);
-  const marked = within(
-    deps.settings.markTimeoutMs,
-    'mark-timeout',
-    `the ${direction} stream’s mark${operation.found.carriesUnlogged === true ? ', with the unlogged tables that are carried behind it,' : ''}`,
-    signal,
-    (limit) => deps.shadow.waitForMark(direction, markId, limit, subsetsOf(operation)),
-  );
-  // What was built is known since preflight: asking for it opens a connection, while clients wait.
-  const built = found(operation, 'built');
-  const catalogs = readFingerprint(operation, sessions.inspector).then((now) =>
-    assertSameCatalog(from, built, now),
-  );
-  const definitions = found(operation, 'sequenceDefinitions');
-  const states = Promise.all([
-    readSequences(sessions.leading, definitions.leading),
-    readSequences(sessions.following, definitions.following),
-  ]);
-  const [, , [onFrom, onTo]] = await abortable(
-    Promise.all([timed('mark', marked), timed('catalog', catalogs), timed('sequences', states)]),
-    signal,
-  );
-
-  const before = found(operation, 'sequences');
-  const atMs = deps.clock.monotonicMs();
-  const marginOf = (sequence: SequenceState): bigint => {
-    const rate = observedRate(before, sequence, atMs);
-    const least = BigInt(deps.settings.sequenceMargin);
-    return rate > least ? rate : least;
-  };
-  operation.found.carried = carrySequences(onFrom, onTo, marginOf);
-  for (const { schema, name, note } of operation.found.carried) {
-    if (note === undefined) continue;
-    operation.onFinding({
-      severity: 'info',
-      check: 'sequence-carried',
-      side: operation.to,
-      object: `${schema}.${name}`,
-      message: note,
-      advice: 'Nothing, unless clients take values from it past Understudy during a switch.',
-    });
-  }
-}
-
-async function within<T>(
-  timeoutMs: number,
-  code: 'mark-timeout',
-  what: string,
-  signal: AbortSignal,
-  act: (signal: AbortSignal) => Promise<T>,
-): Promise<T> {
-  const timeout = new AbortController();
-  const reason = new UnderstudyError(code, `${what} was not reached within ${timeoutMs} ms`, {
-    advice: 'Look at the stream’s lag in `understudy status`, and try again.',
-  });
-  const timer = setTimeout(() => timeout.abort(reason), timeoutMs);
-  const limit = AbortSignal.any([signal, timeout.signal]);
-  try {
-    return await abortable(act(limit), limit);
-  } finally {
-    clearTimeout(timer);
-  }
-}
-
-/**
- * Compares what changed since the last verification, and meanwhile takes the locks of the side that is to lead and
- * opens it in a transaction that is not committed yet. Only after the mark: applying needs those tables.
- */
-async function verifyAndStage(operation: Operation): Promise<void> {
-  const { deps, kind, key, members, signal, to } = operation;
-  const verifying = verifyMembers(operation);
-  const target = followingTarget(operation);
-  const stage = async (): Promise<boolean> => {
-    // Set first: whoever gives up meanwhile cuts the connection, and nothing is staged later.
-    operation.found.staged = true;
-    await operation.found.journaled;
-    return await (kind === 'cutover'
-      ? stageGuard(target, members)
-      : reopenSource(target, members, 'stage', setSequencesSql(found(operation, 'carried'))));
-  };
-  const [report, staged] = await abortable(
-    Promise.all([
-      timedPart(operation, 'verify.compare', verifying),
-      timedPart(operation, 'verify.stage', stage()),
-    ]),
-    signal,
-  );
-  deps.log.debug({ operation: key.id, keys: report.keys }, 'compared behind the gate');
-  if (report.mismatches > 0) {
-    const keys = report.differing.slice(0, 5).map((row) => `${row.table} ${row.key}`);
-    throw new UnderstudyError(
-      'verify-mismatch',
-      `${report.mismatches} rows changed of late differ between the sides: ${keys.join(', ')}`,
-      { advice: 'Run `understudy verify` for all of them.' },
-    );
-  }
-  if (report.incomplete === true) {
-    operation.onFinding({
-      severity: 'info',
-      check: 'verify-partial',
-      side: to,
-      object: subsetsOf(operation).join(', '),
-      message: `${report.keys} rows changed of late were compared behind the gate; rows of tables without a key, or changes beyond what is remembered, were not`,
-      advice: 'Run `understudy verify`, which compares every row beside live traffic.',
-    });
-  }
-  if (!staged) {
-    throw new UnderstudyError(
-      'journal-conflict',
-      `the ${to}’s record forbids opening it: another process acted`,
-    );
-  }
-}
-
-async function verifyMembers(operation: Operation): Promise<RecentVerifyReport> {
-  const { deps, direction, members, signal } = operation;
-  const everything = members.length === subsetIds(deps.subsets ?? []).length;
-  const reports: RecentVerifyReport[] = [];
-  // One pair of connections compares them.
-  for (const subset of everything ? [undefined] : subsetsOf(operation))
-    reports.push(await deps.shadow.verifyRecent(direction, signal, subset));
-  return {
-    keys: reports.reduce((sum, { keys }) => sum + keys, 0),
-    mismatches: reports.reduce((sum, { mismatches }) => sum + mismatches, 0),
-    differing: reports.flatMap(({ differing }) => differing),
-    ...(reports.some(({ incomplete }) => incomplete === true) ? { incomplete: true } : {}),
-  };
-}
-
-// ---------------------------------------------------------------------------------------------------------------
-// The commit
-
 /** The session whose COMMIT is the point of no return. */
 export function committingSession(operation: Operation): Session {
   const sessions = found(operation, 'sessions');
@@ -313,9 +158,6 @@ export async function discardStaged(operation: Operation): Promise<void> {
   if (operation.kind === 'rollback') sessions.journal.destroy();
   await Promise.resolve();
 }
-
-// ---------------------------------------------------------------------------------------------------------------
-// After the commit
 
 /** Cutover: the commit itself opened the destination. Rollback: the source is on another server, and opens now. */
 async function open(operation: Operation): Promise<void> {

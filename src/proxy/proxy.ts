@@ -22,6 +22,7 @@ import { StateCell } from '../core/state-machine.js';
 import { StatementText } from '../wire/postgres/statement-text.js';
 import { BinaryTypes } from './session/binary-types.js';
 import { sendCancel, type Backend } from './backend/backend.js';
+import { LeftConnections } from './backend/left-connections.js';
 import { ClientEntry } from './login/client-entry.js';
 import { ClientPlaces } from './login/client-places.js';
 import { Clients } from './clients.js';
@@ -148,6 +149,7 @@ class PostgresProxy implements Proxy {
         if (sqlState === FENCE_SQLSTATE || sqlState === GUARD_SQLSTATE) onFenceMet?.(sqlState);
       },
       cancelBackend: (backend) => this.#cancelBackend(backend),
+      left: new LeftConnections(),
     };
   }
 
@@ -239,6 +241,7 @@ class PostgresProxy implements Proxy {
     await this.#clients.leave(options.drainTimeoutMs);
     this.#clients.end((backend) => void this.#cancelBackend(backend));
     this.#pools.stop();
+    this.#context.left.end();
     await closed;
     this.#gate.discardWarm();
     this.#state.move('stopped');

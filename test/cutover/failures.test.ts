@@ -45,6 +45,7 @@ describe.each(['cutover', 'rollback'] as const)('%s', (kind) => {
     stage.traffic.onHold = undefined;
     stage.traffic.failHold = undefined;
     stage.traffic.prepared = [];
+    stage.catalogsHeld = undefined;
     Object.assign(stage.shadow, {
       phase: 'following',
       lagBytes: 0,
@@ -159,9 +160,12 @@ describe.each(['cutover', 'rollback'] as const)('%s', (kind) => {
     expect(await stage.writableAtRest()).toEqual([from]);
   });
 
-  test('catch-up: DDL slipped in before the fence, and is named', async () => {
+  test('DDL slipped in before the fence, and is named, however late the catalogs are read', async () => {
     stage.traffic.onHold = async () => {
       await on(from).query('ALTER TABLE public.parent ADD COLUMN slipped int');
+      stage.catalogsHeld = new Promise((resolve) => {
+        stage.shadow.onVerifyRecent = () => Promise.resolve(resolve());
+      });
     };
     await aborts('catalog-changed', /table (public\.)?parent changed/);
     await on(from).query('ALTER TABLE public.parent DROP COLUMN slipped');

@@ -251,6 +251,8 @@ export class Stage implements AsyncDisposable {
   coordinator: CutoverCoordinator;
   recovery: Recovery | undefined;
   observe: CutoverDeps['observe'];
+  /** Catalogs are read only once it resolves. */
+  catalogsHeld: Promise<void> | undefined;
   /** The present coordinator's process, as far as a test can stop it. */
   process = { stopped: false };
 
@@ -297,7 +299,10 @@ export class Stage implements AsyncDisposable {
       random: (bytes) => randomBytes(bytes).toString('hex'),
       inspect: () => Promise.resolve(this.#options.findings ?? []),
       ties: () => Promise.resolve(this.#options.ties ?? []),
-      readFingerprint: this.#options.readFingerprint ?? readColumns,
+      readFingerprint: async (client) => {
+        await this.catalogsHeld;
+        return await (this.#options.readFingerprint ?? readColumns)(client);
+      },
       observe: (point, kind) => this.observe?.(point, kind),
     });
     this.#all.push(coordinator);

@@ -4,6 +4,7 @@ import net from 'node:net';
 import { afterEach, expect, test } from 'vitest';
 import { feedFrom, type SocketFeed } from '../../src/proxy/socket-feed.js';
 import type { Backend } from '../../src/proxy/backend/backend.js';
+import { LeftConnections } from '../../src/proxy/backend/left-connections.js';
 import { closeWith } from '../../src/proxy/socket-reader.js';
 import { SessionSockets } from '../../src/proxy/session/session-sockets.js';
 import { until } from '../support/servers.js';
@@ -210,6 +211,7 @@ test('what a slow client has not taken yet is not overwritten by what comes next
       onClientEnd: () => undefined,
       onBackendData: (chunk) => sockets.toClient(chunk),
       onBackendGone: () => undefined,
+      onLeft: () => undefined,
     },
   );
   sockets.start(Buffer.from('>'), Buffer.alloc(0));
@@ -233,4 +235,30 @@ test('what a slow client has not taken yet is not overwritten by what comes next
   client.far.resume();
   await until(() => bytes === total);
   expect(received.digest('hex')).toBe(sent.digest('hex'));
+});
+
+test('connections that were left are told goodbye later, the first that was left first; at the end all at once', async () => {
+  const told: string[] = [];
+  const leave = async (left: LeftConnections, name: string): Promise<net.Socket> => {
+    const { near, far } = await connection();
+    far.on('data', (chunk: Buffer) => told.push(`${name} ${chunk.toString('latin1', 0, 1)}`));
+    far.on('end', () => far.end());
+    left.add(near);
+    return near;
+  };
+  const patient = new LeftConnections(60_000);
+  await leave(patient, 'first');
+  const lost = await leave(patient, 'lost');
+  lost.destroy();
+  await until(() => patient.size === 1);
+  expect(told).toEqual([]);
+  patient.end();
+  await until(() => told.length === 1);
+
+  const prompt = new LeftConnections(0);
+  const second = await leave(prompt, 'second');
+  await until(() => second.destroyed && prompt.size === 0);
+  await leave(prompt, 'third');
+  await until(() => told.length === 3);
+  expect(told).toEqual(['first X', 'second X', 'third X']);
 });

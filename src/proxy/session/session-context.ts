@@ -6,6 +6,7 @@ import type { StatementTap, TrafficRecorder } from '../../core/capture-ports.js'
 import type { Side } from '../../core/ports.js';
 import type { StatementText } from '../../wire/postgres/statement-text.js';
 import type { Backend } from '../backend/backend.js';
+import type { LeftConnections } from '../backend/left-connections.js';
 import type { BinaryTypes } from './binary-types.js';
 import type { ProxySettings } from '../settings.js';
 import type { SessionPhase } from './session-phases.js';
@@ -32,6 +33,8 @@ export interface SessionContext {
   readonly onError: (sqlState: string) => void;
   /** Sends a CancelRequest to a backend. Resolves once the server has taken it, or it has failed; never rejects. */
   readonly cancelBackend: (backend: Backend) => Promise<void>;
+  /** What sessions leave when they move is given to it. */
+  readonly left: LeftConnections;
 }
 
 /** What a client did before it became a session. */

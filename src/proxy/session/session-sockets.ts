@@ -25,6 +25,8 @@ export interface SessionSocketsDeps {
   readonly onClientEnd: () => void;
   readonly onBackendData: (chunk: Buffer) => void;
   readonly onBackendGone: () => void;
+  /** A backend was left for another: nobody reads or writes it any more. */
+  readonly onLeft: (left: net.Socket) => void;
 }
 
 /** For a server to finish what it runs and close. */
@@ -129,17 +131,15 @@ export class SessionSockets {
   /**
    * Leaves the present backend, which has nothing more to say, and goes on with another. Many sessions do so at once
    * while clients wait, and each system call counts: what is written to either end is kept for a moment, to go out
-   * together with what follows, and the old connection is closed after it.
+   * together with what follows, and the old connection is closed later.
    */
   exchange(backend: Backend): void {
     const old = this.#leave(backend).socket;
     this.#client.cork();
     backend.socket.cork();
     this.#corked = true;
-    setTimeout(() => {
-      this.uncork();
-      closeWith(old, encodeTerminate(), LEAVE_TIMEOUT_MS);
-    }, CORKED_MS);
+    setTimeout(() => this.uncork(), CORKED_MS);
+    this.#deps.onLeft(old);
   }
 
   /** As `exchange`, at once; the old connection, which nobody reads now, is the caller's. */

@@ -91,6 +91,7 @@ export class Session {
       onClientEnd: () => this.#clientEnds(),
       onBackendData: (chunk) => this.#onBackendData(chunk),
       onBackendGone: () => this.#backendGone(),
+      onLeft: (left) => context.left.add(left),
     });
     const askable = (): boolean => this.#askable();
     const wire = new SessionWire({ id, accepted, replication, began: side, context, sockets, askable });
