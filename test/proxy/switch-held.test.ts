@@ -313,6 +313,7 @@ describe('the drain deadline', () => {
 
   test('cancel: open transactions are rolled back, and their clients told 40001, then 25P02', async () => {
     await using idle = await raw();
+    await using committing = await raw();
     await using working = await raw();
     await using copying = await raw();
     await using piping = await raw();
@@ -320,6 +321,7 @@ describe('the drain deadline', () => {
     await using failed = await raw();
     await idle.run([send.query('BEGIN'), send.query("INSERT INTO item VALUES (2, 'x')")], 2);
     await working.run([send.query('BEGIN'), send.query("INSERT INTO item VALUES (3, 'x')")], 2);
+    await committing.run([send.query('BEGIN'), send.query("INSERT INTO item VALUES (8, 'x')")], 2);
     await failed.run([send.query('BEGIN'), send.query('SELECT 1/0')], 2);
     working.write(send.query('SELECT pg_sleep(30)'));
     copying.write(send.query('COPY item (id) FROM STDIN'), send.copyData('4\n'));
@@ -334,6 +336,9 @@ describe('the drain deadline', () => {
     expect(sqlStates(await idle.run([send.query('SELECT 1')]))).toEqual(['40001']);
     const next = await idle.run([send.query('SELECT 1'), send.query('COMMIT')], 2);
     expect([sqlStates(next), tags(next), statuses(next)]).toEqual([['25P02'], ['ROLLBACK'], 'EI']);
+
+    const lost = await committing.run([send.query('COMMIT')]);
+    expect([sqlStates(lost), tags(lost), statuses(lost)]).toEqual([['40001'], [], 'I']);
 
     await working.readies(1);
     const told = working.take();
@@ -358,7 +363,7 @@ describe('the drain deadline', () => {
     expect(sqlStates(await failed.run([send.query('SELECT 1')]))).toEqual(['25P02']);
     await failed.run([send.query('ROLLBACK')]);
 
-    for (const client of [idle, working, copying, piping, unflushed, failed]) {
+    for (const client of [idle, committing, working, copying, piping, unflushed, failed]) {
       client.take();
       expect(await version(client)).toBe('18');
     }

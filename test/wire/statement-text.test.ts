@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import {
   CHANGES_STATE,
+  COMMITS,
   ENDS_TRANSACTION,
   LOADS_LIBRARY,
   MAY_UNPIN,
@@ -122,12 +123,14 @@ describe('custom settings', () => {
 });
 
 test.each([
-  ['COMMIT', ENDS_TRANSACTION],
-  ['END WORK', ENDS_TRANSACTION],
+  ['COMMIT', ENDS_TRANSACTION | COMMITS],
+  ['END WORK', ENDS_TRANSACTION | COMMITS],
   ['ROLLBACK', ENDS_TRANSACTION],
   ['abort', ENDS_TRANSACTION],
   ['ROLLBACK AND CHAIN', 0],
-  ['COMMIT AND NO CHAIN', ENDS_TRANSACTION],
+  ['SELECT 1; COMMIT', 0],
+  ['COMMIT; SELECT 1', 0],
+  ['COMMIT AND NO CHAIN', ENDS_TRANSACTION | COMMITS],
   ['ROLLBACK WORK TO a', 0],
   ["COMMIT PREPARED 'x'", 0],
   ["LOAD 'x'", LOADS_LIBRARY | CHANGES_STATE],

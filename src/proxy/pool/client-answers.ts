@@ -39,7 +39,7 @@ export class ClientAnswers {
       frameBytesMax: settings.frameBytesMax,
       textBytesMax: settings.textBytesMax,
       send: this.#send,
-      classify: (bytes, start, end) => text.classify(bytes, start, end, false),
+      classify: (bytes, start, end, cut) => text.classify(bytes, start, end, cut),
       flagsOf: (statement) => this.#log.flagsOf(statement),
     });
   }

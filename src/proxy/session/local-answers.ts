@@ -5,11 +5,15 @@
  * - once: a client cancelled the statement that waits at the gate. One statement is answered, up to its sync point.
  * - all: the outcome of a switch is in doubt. Every statement is answered until `finish` is called.
  * - transaction: the proxy rolled the client's transaction back. The first statement gets the reason, further ones
- *   25P02, until the client ends its transaction, which is answered as PostgreSQL answers COMMIT of a failed one.
+ *   25P02, until the client ends its transaction. A COMMIT that comes first gets the reason as its error, and ends it; one
+ *   that comes later, and every ROLLBACK, is answered as PostgreSQL answers it in a failed transaction.
  *
  * States: between statements · skipping (an extended message was answered by an error; the rest up to Sync is
- * dropped, as a server does) · ending (transaction mode: the extended COMMIT or ROLLBACK is being answered) · done.
- * Nothing behind the sync point at which it is done is consumed.
+ * dropped, as a server does) · ended (transaction mode: an extended COMMIT or ROLLBACK was answered, its Sync is to come) ·
+ * skipping to end (the same, by an error) · done. Nothing behind the sync point at which it is done is consumed.
+ *
+ * Invariant: no COMMIT is answered by anything but an error before the client was told by an error that its transaction is
+ * lost.
  */
 import {
   DROP,
@@ -28,7 +32,7 @@ import {
   encodeReadyForQuery,
   type TransactionStatus,
 } from '../../wire/postgres/messages.js';
-import { ENDS_TRANSACTION } from '../../wire/postgres/statement-text.js';
+import { CLEAN, COMMITS, ENDS_TRANSACTION } from '../../wire/postgres/statement-text.js';
 
 export type AnswerMode = 'once' | 'all' | 'transaction';
 
@@ -45,7 +49,8 @@ export interface LocalAnswersDeps {
   readonly frameBytesMax: number;
   readonly textBytesMax: number;
   readonly send: (frame: Buffer) => void;
-  readonly classify: (bytes: Buffer, start: number, end: number) => number;
+  /** Flags of a text; `cut`: it went on. */
+  readonly classify: (bytes: Buffer, start: number, end: number, cut: boolean) => number;
   readonly flagsOf: (statement: string) => number;
 }
 
@@ -55,8 +60,11 @@ const NO_PARAMETERS = Buffer.from([0, 0]);
 export class LocalAnswers implements FrameVisitor {
   readonly #deps: LocalAnswersDeps;
   readonly #walker: FrameWalker;
-  #state: 'between' | 'skipping' | 'ending' | 'done' = 'between';
+  #state: 'between' | 'skipping' | 'ended' | 'skipping to end' | 'done' = 'between';
   #told: boolean;
+  /** Flags of the unnamed statement, where it was parsed here, and of what was bound. */
+  #unnamed: number | null = null;
+  #bound: number = CLEAN;
   #finishing = false;
   terminated = false;
 
@@ -95,8 +103,6 @@ export class LocalAnswers implements FrameVisitor {
     return this.done;
   }
 
-  // ------------------------------------------------------------------------------------------------- FrameVisitor
-
   begin(type: number): number {
     if (this.done) return STOP;
     switch (type) {
@@ -115,37 +121,42 @@ export class LocalAnswers implements FrameVisitor {
     }
   }
 
-  peek(type: number, bytes: Buffer, start: number, end: number): void {
+  peek(type: number, bytes: Buffer, start: number, end: number, payloadBytes: number): void {
+    const skipping = this.#state === 'skipping' || this.#state === 'skipping to end';
     switch (type) {
-      case FRONTEND.query:
-        if (this.#state === 'skipping') return;
-        if (this.#endsTransaction(this.#deps.classify(bytes, start, end))) {
-          this.#deps.send(encodeCommandComplete('ROLLBACK'));
+      case FRONTEND.query: {
+        if (skipping) return;
+        const flags = this.#deps.classify(
+          bytes,
+          start,
+          endOfText(bytes, start, end),
+          end - start < payloadBytes,
+        );
+        if (this.#state !== 'ended' && this.#endsTransaction(flags)) {
+          this.#answerEnd(flags);
           this.#end();
         } else {
           this.#refuse();
           this.#ready();
         }
         return;
+      }
       case FRONTEND.functionCall:
-        if (this.#state === 'skipping') return;
+        if (skipping) return;
         this.#refuse();
         this.#ready();
         return;
       case FRONTEND.sync:
-        if (this.#state === 'ending') this.#end();
-        else this.#ready();
+        this.#ready();
         return;
       case FRONTEND.parse:
       case FRONTEND.bind:
       case FRONTEND.describe:
       case FRONTEND.execute:
       case FRONTEND.close:
-        if (this.#state === 'skipping') return;
-        if (!this.#answersEnd(type, bytes, start, end)) {
-          this.#refuse();
-          this.#state = 'skipping';
-        }
+        if (skipping || this.#answersEnd(type, bytes, start, end, payloadBytes)) return;
+        this.#refuse();
+        this.#state = this.#state === 'ended' ? 'skipping to end' : 'skipping';
         return;
       default:
     }
@@ -155,47 +166,77 @@ export class LocalAnswers implements FrameVisitor {
     // Everything is dropped.
   }
 
-  // ------------------------------------------------------------------------------------------------------ answers
-
   #endsTransaction(flags: number): boolean {
     return this.#deps.mode === 'transaction' && (flags & ENDS_TRANSACTION) !== 0;
   }
 
-  /** COMMIT or ROLLBACK by extended messages, whether parsed now or long ago. */
-  #answersEnd(type: number, bytes: Buffer, start: number, end: number): boolean {
+  /** COMMIT or ROLLBACK by extended messages, whether parsed now or long ago. Returns false where it is not of that. */
+  #answersEnd(type: number, bytes: Buffer, start: number, end: number, payloadBytes: number): boolean {
     if (this.#deps.mode !== 'transaction') return false;
     const { send } = this.#deps;
+    if (type === FRONTEND.close) {
+      send(encodeFrame(BACKEND.closeComplete, EMPTY));
+      return true;
+    }
+    if (this.#state === 'ended') return false;
     switch (type) {
-      case FRONTEND.parse: {
-        const text = bytes.indexOf(0, start) + 1;
-        if (!this.#endsTransaction(this.#deps.classify(bytes, text, end))) return false;
-        this.#state = 'ending';
-        send(encodeFrame(BACKEND.parseComplete, EMPTY));
-        return true;
-      }
+      case FRONTEND.parse:
+        return this.#parse(bytes, start, end, end - start < payloadBytes);
       case FRONTEND.bind: {
-        const name = bytes.indexOf(0, start) + 1;
-        const statement = bytes.toString('latin1', name, Math.max(name, bytes.indexOf(0, name)));
-        const ends = this.#state === 'ending' || this.#endsTransaction(this.#deps.flagsOf(statement));
-        if (!ends) return false;
-        this.#state = 'ending';
+        const flags = this.#flagsOf(bytes, endOfText(bytes, start, end) + 1, end);
+        if (!this.#endsTransaction(flags)) return false;
+        this.#bound = flags;
         send(encodeFrame(BACKEND.bindComplete, EMPTY));
         return true;
       }
-      case FRONTEND.describe:
-        if (this.#state !== 'ending') return false;
-        if (bytes[start] === 0x53) send(encodeFrame(BACKEND.parameterDescription, NO_PARAMETERS));
+      case FRONTEND.describe: {
+        const statement = bytes[start] === STATEMENT;
+        if (!this.#endsTransaction(statement ? this.#flagsOf(bytes, start + 1, end) : this.#bound))
+          return false;
+        if (statement) send(encodeFrame(BACKEND.parameterDescription, NO_PARAMETERS));
         send(encodeFrame(BACKEND.noData, EMPTY));
         return true;
+      }
       case FRONTEND.execute:
-        if (this.#state !== 'ending') return false;
-        send(encodeCommandComplete('ROLLBACK'));
-        return true;
-      case FRONTEND.close:
-        send(encodeFrame(BACKEND.closeComplete, EMPTY));
+        if (!this.#endsTransaction(this.#bound)) return false;
+        this.#answerEnd(this.#bound);
         return true;
       default:
         return false;
+    }
+  }
+
+  #parse(bytes: Buffer, start: number, end: number, cut: boolean): boolean {
+    const name = endOfText(bytes, start, end);
+    const text = Math.min(name + 1, end);
+    const flags = this.#deps.classify(bytes, text, endOfText(bytes, text, end), cut);
+    if (name === start) this.#unnamed = flags;
+    if (!this.#endsTransaction(flags)) return false;
+    if (name === start) {
+      this.#deps.send(encodeFrame(BACKEND.parseComplete, EMPTY));
+      return true;
+    }
+    // The server would not know it later: it can't be said to be prepared. The client is out of its transaction all the same.
+    this.#refuse();
+    this.#state = 'skipping to end';
+    return true;
+  }
+
+  /** Flags of the statement whose name begins at `from`. */
+  #flagsOf(bytes: Buffer, from: number, end: number): number {
+    const name = bytes.toString('latin1', from, endOfText(bytes, from, end));
+    return name === '' && this.#unnamed !== null ? this.#unnamed : this.#deps.flagsOf(name);
+  }
+
+  /** The transaction's end has come. Only a client that knows that it is lost may take a COMMIT for done. */
+  #answerEnd(flags: number): void {
+    if (this.#told || (flags & COMMITS) === 0) {
+      this.#deps.send(encodeCommandComplete('ROLLBACK'));
+      this.#told = false;
+      this.#state = 'ended';
+    } else {
+      this.#refuse();
+      this.#state = 'skipping to end';
     }
   }
 
@@ -215,6 +256,10 @@ export class LocalAnswers implements FrameVisitor {
   }
 
   #ready(): void {
+    if (this.#state === 'ended' || this.#state === 'skipping to end') {
+      this.#end();
+      return;
+    }
     const last = this.#finishing || this.#deps.mode === 'once';
     const status: TransactionStatus =
       this.#deps.mode === 'transaction' && this.#deps.untilSync !== true ? 'E' : 'I';
@@ -226,4 +271,13 @@ export class LocalAnswers implements FrameVisitor {
     this.#deps.send(encodeReadyForQuery('I'));
     this.#state = 'done';
   }
+}
+
+/** 'S' in Describe: a statement, not a portal. */
+const STATEMENT = 0x53;
+
+/** Where the string that begins at `from` ends: at its zero byte, or with what there is. */
+function endOfText(bytes: Buffer, from: number, end: number): number {
+  const zero = bytes.indexOf(0, from);
+  return zero === -1 || zero > end ? end : zero;
 }

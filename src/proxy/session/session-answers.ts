@@ -42,7 +42,7 @@ export class SessionAnswers {
       frameBytesMax: settings.frameBytesMax,
       textBytesMax: settings.textBytesMax,
       send,
-      classify: (bytes, start, end) => text.classify(bytes, start, end, false),
+      classify: (bytes, start, end, cut) => text.classify(bytes, start, end, cut),
       flagsOf,
     });
   }

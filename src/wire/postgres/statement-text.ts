@@ -18,7 +18,9 @@ export const NAMES_SETTINGS = 2;
 export const UNKNOWN_SETTING = 4;
 /** Loads a library into the backend. */
 export const LOADS_LIBRARY = 8;
-/** COMMIT, END, ROLLBACK or ABORT of the whole transaction. */
+/** With ENDS_TRANSACTION: by COMMIT or END, so that whoever sends it expects what was done to last. */
+export const COMMITS = 16;
+/** The text is one COMMIT, END, ROLLBACK or ABORT of the whole transaction, and nothing else. */
 export const ENDS_TRANSACTION = 32;
 /** May drop or close what pins the session. */
 export const MAY_UNPIN = 64;
@@ -90,6 +92,7 @@ export class StatementText {
     if (this.settingNames.length > 0) this.settingNames = [];
     let at = start;
     let atStatementStart = true;
+    let statements = 0;
     let inDo = false;
     let wordBefore = start;
     let wordBeforeEnd = start;
@@ -112,6 +115,8 @@ export class StatementText {
         atStatementStart = false;
         inDo ||= verb === 'do';
         flags |= this.#verb(verb, bytes, wordEnd, end);
+        if (statements === 0 && !cut) flags |= endOfTransaction(verb, bytes, wordEnd, end);
+        statements += 1;
         wordBefore = at;
         wordBeforeEnd = wordEnd;
         at = wordEnd;
@@ -148,11 +153,6 @@ export class StatementText {
         return this.#set(bytes.toString('latin1', from, Math.min(end, from + 400)));
       case 'load':
         return CHANGES_STATE | LOADS_LIBRARY;
-      case 'commit':
-      case 'end':
-      case 'rollback':
-      case 'abort':
-        return endOfTransaction(bytes.toString('latin1', from, Math.min(end, from + 60)));
       case 'close':
       case 'drop':
         return MAY_UNPIN;
@@ -222,13 +222,21 @@ function follows(
   );
 }
 
-/** What follows COMMIT, END, ROLLBACK or ABORT decides what they end. */
-function endOfTransaction(rest: string): number {
-  if (/^\s*prepared\b/i.test(rest)) return CLEAN;
-  if (/^\s*(?:work\s+|transaction\s+)?to\b/i.test(rest)) return CLEAN;
-  // A transaction follows at once, so it is not over.
-  if (/^\s*(?:work\s+|transaction\s+)?and\s+chain\b/i.test(rest)) return CLEAN;
-  return ENDS_TRANSACTION;
+/** Longer texts are none: what stands behind the verb can be nothing but comments. */
+const END_BYTES_MAX = 2048;
+const COMMENT = /\/\*(?:(?!\/\*|\*\/)[^])*\*\/|--[^\n\r]*/g;
+/** AND CHAIN is none of it: a transaction follows at once. */
+const REST_OF_END =
+  /^[ \t\n\r\f\v]*(?:\b(?:work|transaction)\b)?[ \t\n\r\f\v]*(?:\band[ \t\n\r\f\v]+no[ \t\n\r\f\v]+chain\b)?[ \t\n\r\f\v;\0]*$/i;
+
+/** Whether the first statement's verb ends the transaction, and nothing stands behind it. */
+function endOfTransaction(verb: string, bytes: Buffer, from: number, end: number): number {
+  const commits = verb === 'commit' || verb === 'end';
+  if (!commits && verb !== 'rollback' && verb !== 'abort') return CLEAN;
+  if (end - from > END_BYTES_MAX) return CLEAN;
+  const rest = bytes.toString('latin1', from, end).replace(COMMENT, ' ');
+  if (!REST_OF_END.test(rest)) return CLEAN;
+  return commits ? ENDS_TRANSACTION | COMMITS : ENDS_TRANSACTION;
 }
 
 /** Splits `( a, b, c )…` at its top-level commas; null where the parenthesis is not closed in the text. */

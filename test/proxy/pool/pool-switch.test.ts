@@ -167,13 +167,17 @@ describe.each(['transaction', 'pipelined'] as const)('%s pooling', (mode) => {
   test('the drain deadline rolls back what is open, and its client is told 40001', async () => {
     await using running = await start(mode);
     await using open = await connect(running);
+    await using committing = await connect(running);
     await open.run([send.query('BEGIN'), send.query("INSERT INTO ledger VALUES (-1, 'gone')")], 2);
+    await committing.run([send.query('BEGIN'), send.query("INSERT INTO ledger VALUES (-2, 'gone')")], 2);
     await move(running, 'destination', { drainTimeoutMs: 50, onDrainTimeout: 'cancel' });
     expect(sqlStates(await open.run([send.query('SELECT 1')]))).toEqual(['40001']);
     expect(sqlStates(await open.run([send.query('SELECT 1')]))).toEqual(['25P02']);
     expect(statuses(await open.run([send.query('ROLLBACK')]))).toBe('I');
-    expect(await version(open)).toBe('18');
-    expect((await pair.onSource.query('SELECT 1 FROM public.ledger WHERE id = -1')).rows).toEqual([]);
+    const lost = await committing.run([send.query('COMMIT')]);
+    expect([sqlStates(lost), statuses(lost)]).toEqual([['40001'], 'I']);
+    for (const client of [open, committing]) expect(await version(client)).toBe('18');
+    expect((await pair.onSource.query('SELECT 1 FROM public.ledger WHERE id < 0')).rows).toEqual([]);
   });
 
   test('a pinned client moves as a session does; what can’t move blocks by name', async () => {
