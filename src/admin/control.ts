@@ -8,6 +8,7 @@ import type {
   SubsetId,
   VerifyProgress,
 } from '../core/ports.js';
+import type { SubsetBorders } from '../core/subset-ports.js';
 import type { Route } from '../core/traffic-ports.js';
 import type { SerializedError } from '../core/errors.js';
 import type { CutoverStatus } from '../cutover/settings.js';
@@ -93,6 +94,8 @@ export interface StatusReport {
   /** null: it could not be asked; `ready` says why. */
   readonly cutover: CutoverStatus | null;
   readonly autopilot: AutopilotStatus;
+  /** What ties the configured subsets; null where it is not known yet, absent where there are none. */
+  readonly borders?: SubsetBorders | null;
 }
 
 export interface AdminControl {

@@ -41,17 +41,27 @@ export async function inspectForCutover(
     import('./subset-findings.js'),
     import('./crossing.js'),
   ]);
-  return withConnection('source', endpoints.source, 'preflight', (source) =>
-    withConnection('destination', endpoints.destination, 'preflight', async (destination) => {
-      signal.throwIfAborted();
-      const settings = { migrationId, method, format, purpose: 'cutover' } as const;
-      const { subsets } = endpoints;
-      return [
-        ...(await inspectPair(source, destination, settings)),
-        ...(await subsetFindings(source, subsets)),
-        ...(await crossingFindings(source, destination, subsets)),
-      ];
-    }),
+  return onBoth(endpoints, 'preflight', async (source, destination) => {
+    signal.throwIfAborted();
+    const settings = { migrationId, method, format, purpose: 'cutover' } as const;
+    const { subsets } = endpoints;
+    return [
+      ...(await inspectPair(source, destination, settings)),
+      ...(await subsetFindings(source, subsets)),
+      ...(await crossingFindings(source, destination, subsets)),
+    ];
+  });
+}
+
+export function onBoth<T>(
+  endpoints: Endpoints,
+  purpose: string,
+  errand: (source: pg.Client, destination: pg.Client) => Promise<T>,
+): Promise<T> {
+  return withConnection('source', endpoints.source, purpose, (source) =>
+    withConnection('destination', endpoints.destination, purpose, (destination) =>
+      errand(source, destination),
+    ),
   );
 }
 
@@ -60,13 +70,11 @@ export async function subsetTies(
   endpoints: Endpoints & { readonly subsets: readonly SubsetRules[] },
   signal: AbortSignal,
 ): Promise<readonly SubsetTie[]> {
-  return withConnection('source', endpoints.source, 'ties', (source) =>
-    withConnection('destination', endpoints.destination, 'ties', async (destination) => {
-      signal.throwIfAborted();
-      const { readSubsetTies } = await import('./subset-ties.js');
-      return await readSubsetTies(source, destination, endpoints.subsets);
-    }),
-  );
+  return onBoth(endpoints, 'ties', async (source, destination) => {
+    signal.throwIfAborted();
+    const { readSubsetTies } = await import('./subset-ties.js');
+    return await readSubsetTies(source, destination, endpoints.subsets);
+  });
 }
 
 export async function namedOids(endpoints: Endpoints, side: Side): Promise<NamedOids> {

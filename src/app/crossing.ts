@@ -4,7 +4,7 @@
  */
 import type pg from 'pg';
 import type { Finding, SubsetRules, TableName } from '../core/ports.js';
-import { readSubsetTables } from '../core/subsets.js';
+import { crossingPolicy, readSubsetTables } from '../core/subsets.js';
 
 /** Transactions in which both tables were used, by `schema.name`. */
 export interface TablePair {
@@ -61,9 +61,8 @@ export async function crossingFindings(
   if (rules.length === 0) return [];
   const pairs = (await readTablePairs(destination)) ?? [];
   if (pairs.length === 0) return [];
-  const follow = new Set(rules.filter(({ crossing }) => crossing === 'follow').map(({ subset }) => subset));
   return crossingsOf(pairs, await readSubsetTables(source, rules)).map((crossing) =>
-    findingOf(crossing, follow.has(crossing.one) || follow.has(crossing.other)),
+    findingOf(crossing, crossingPolicy(rules, crossing.one, crossing.other) === 'follow'),
   );
 }
 

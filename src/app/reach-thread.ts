@@ -10,7 +10,7 @@ import type { ReachWorkerData } from '../capture/subset/service.js';
 import type { Clock } from '../core/clock.js';
 import { UnderstudyError } from '../core/errors.js';
 import type { Log } from '../core/log.js';
-import type { NameScope, StatementReach, StatementReaches } from '../core/subset-ports.js';
+import type { NameScope, StatementReach, StatementReaches, SubsetBorders } from '../core/subset-ports.js';
 import { ThreadCaller } from '../core/thread-call.js';
 import { SupervisedThread } from './supervised-thread.js';
 
@@ -71,6 +71,14 @@ export class ReachThread implements StatementReaches {
 
   known(text: string, scope: NameScope): StatementReach | undefined {
     return this.#cache.get(text, scope);
+  }
+
+  /** What ties the subsets, as `borders` of the service. Throws `route-unknown` while the thread is down. */
+  async borders(): Promise<Pick<SubsetBorders, 'borders' | 'unknown'>> {
+    const caller = this.#thread.current;
+    if (caller === undefined)
+      throw new UnderstudyError('route-unknown', 'the catalogs can’t be read at the moment');
+    return await caller.call('borders', null);
   }
 
   read(text: string, scope: NameScope): Promise<StatementReach> {

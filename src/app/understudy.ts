@@ -40,11 +40,12 @@ import { resolveConfig, type ResolvedConfig } from './config.js';
 import { CopyLatency } from './copy-latency.js';
 import { endpointText } from './config/endpoint.js';
 import type { UnderstudyConfig } from './config/schema.js';
-import { inspectForCutover, sessionHints, subsetTies } from './control-side.js';
+import { inspectForCutover, onBoth, sessionHints, subsetTies } from './control-side.js';
 import { mirrorOf, type MirrorThread } from './mirror-thread.js';
 import { Operations } from './operations.js';
 import { makeProxy, reloadableSettings, type ProxyParts } from './proxy-parts.js';
 import { ReachThread } from './reach-thread.js';
+import { BordersKept } from './subset-borders.js';
 import { Reachability } from './reachability.js';
 import { takeOver, type ReloadReport } from './reload.js';
 import type { Recorder } from './recording/recorder.js';
@@ -118,6 +119,7 @@ class Composition implements Understudy, AdminControl {
   readonly #recorder: Recorder | undefined;
   readonly #mirror: MirrorThread | undefined;
   readonly #reach: ReachThread | undefined;
+  readonly #borders: BordersKept | undefined;
   readonly #proxyParts: ProxyParts;
   readonly #proxy: ProxyControl;
   readonly #copyLatency: CopyLatency;
@@ -150,7 +152,17 @@ class Composition implements Understudy, AdminControl {
     const { workers } = config.proxy;
     this.#mirror = mirrorOf(parts, (rows) => this.#shadowThread.touched(rows));
     const { subsets, source, destination } = config;
-    if (subsets.length > 0) this.#reach = new ReachThread({ log, clock, subsets, source, destination });
+    if (subsets.length > 0) {
+      const reach = new ReachThread({ log, clock, subsets, source, destination });
+      this.#reach = reach;
+      this.#borders = new BordersKept({
+        rules: subsets,
+        log,
+        clock,
+        read: () => reach.borders(),
+        onBoth: (errand) => onBoth(config, 'ties', errand),
+      });
+    }
     const capture = this.#capture;
     const probe = new CopyLatency(config, clock, (window) => this.#shadowThread.latency(window));
     this.#copyLatency = probe;
@@ -386,12 +398,13 @@ class Composition implements Understudy, AdminControl {
 
   async status(): Promise<StatusReport> {
     const known = this.#route.recovery !== undefined;
-    const [ready, proxy, capture, shadow, cutover] = await Promise.all([
+    const [ready, proxy, capture, shadow, cutover, borders] = await Promise.all([
       this.readiness(),
       this.#proxy.status(),
       this.#capture?.snapshot() ?? null,
       this.#shadow.status(),
       this.#cutoverStatus(),
+      this.#borders?.latest(),
     ]);
     return {
       version: VERSION,
@@ -408,6 +421,7 @@ class Composition implements Understudy, AdminControl {
       shadow,
       cutover,
       autopilot: this.#autopilot.status(),
+      ...(borders === undefined ? {} : { borders }),
     };
   }
 

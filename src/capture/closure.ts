@@ -5,6 +5,7 @@
  */
 import type pg from 'pg';
 import { loadModule } from 'libpg-query';
+import { UNENFORCED_KEYS } from '../core/subsets.js';
 import type { TableReference } from './access.js';
 import { readAttached, type Attached } from './attached.js';
 import { DEFAULT_PATH_SQL, pathOf } from './catalog-read.js';
@@ -85,6 +86,15 @@ const FOREIGN_KEYS_SQL = `
   FROM pg_catalog.pg_constraint k
   WHERE k.contype = 'f' AND k.conparentid = 0 AND k.conrelid <> k.confrelid`;
 
+/** Those that are not in the catalogs while their subsets are on different sides. */
+const LEFT_OUT_SQL = `
+  SELECT u.schema_name || '.' || u.table_name AS a, u.references_schema || '.' || u.references_table AS b,
+    'foreign key ' || u.constraint_name AS by
+  FROM ${UNENFORCED_KEYS} u WHERE NOT EXISTS (
+    SELECT FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE k.conname = u.constraint_name AND c.relname = u.table_name AND n.nspname = u.schema_name)`;
+
 /** What can't be parted, as far as it needs no body to be read. */
 const BOUND_SQL = `
   WITH RECURSIVE direct AS (
@@ -162,9 +172,13 @@ export async function readClosure(client: pg.Client): Promise<Closure> {
   };
 }
 
-/** From the table that refers to the one that is referred to; none of a table to itself. */
+/** From the table that refers to the one that is referred to, also those that are left out meanwhile; none of a table to itself. */
 export async function readForeignKeys(client: pg.Client): Promise<readonly ForeignKey[]> {
-  return (await client.query<Row>(FOREIGN_KEYS_SQL)).rows.map((row) => ({
+  const { rows } = await client.query<Row>(
+    `SELECT pg_catalog.to_regclass('${UNENFORCED_KEYS}') IS NOT NULL AS recorded`,
+  );
+  const recorded = rows[0]?.['recorded'] === 't' ? (await client.query<Row>(LEFT_OUT_SQL)).rows : [];
+  return [...(await client.query<Row>(FOREIGN_KEYS_SQL)).rows, ...recorded].map((row) => ({
     ...tieFrom(row),
     ...(row['partitioned'] === 't' ? { partitioned: true } : {}),
     ...(row['acts'] == null ? {} : { acts: row['acts'] }),

@@ -1,6 +1,37 @@
 /** Between the proxy, which has to send each statement to its side, and whoever can read statements. No logic here. */
 import type { SubsetId } from './ports.js';
 
+/** What ties two tables of different subsets. */
+export interface BorderTie {
+  /** As `schema.name`; of a sequence that a table draws from, `b` is the sequence. */
+  readonly a: string;
+  readonly b: string;
+  /** `foreign key lines_order`, `view public.totals`, … */
+  readonly by: string;
+  /** together: what it ties is switched in one operation. unenforced: it does not hold while they are apart. refused: the two
+   *  are not to be parted, and a cutover that would is refused. */
+  readonly policy: 'together' | 'unenforced' | 'refused';
+}
+
+/** What is between two subsets, the names ascending. */
+export interface SubsetBorder {
+  readonly subsets: readonly [SubsetId, SubsetId];
+  readonly ties: readonly BorderTie[];
+  /** What becomes of transactions that touch both. */
+  readonly crossing: 'refuse' | 'follow';
+  /** How many of the captured ones do, at least and at most; absent where none was seen. */
+  readonly transactions?: { readonly low: number; readonly high: number };
+}
+
+export interface SubsetBorders {
+  readonly asOf: string;
+  readonly borders: readonly SubsetBorder[];
+  /** Transactions were captured: where a border has none, none was seen. */
+  readonly captured: boolean;
+  /** What may tie subsets and can't be read, one sentence each. */
+  readonly unknown: readonly string[];
+}
+
 /** What decides how a name in a statement is read. */
 export interface NameScope {
   /** As SHOW search_path tells it. */

@@ -85,14 +85,31 @@ export function subsetAsked(known: readonly SubsetId[], asked: SubsetId | undefi
   });
 }
 
+/** Of a subset, or of one that may be configured. */
+export type SubsetPolicies = Pick<SubsetRules, 'subset'> & {
+  readonly [K in 'foreignKeys' | 'crossing']?: SubsetRules[K] | undefined;
+};
+
 /** What holds for a foreign key between two subsets: it is left unenforced where one of them says so. */
 export function foreignKeyPolicy(
-  rules: readonly SubsetRules[],
+  policies: readonly SubsetPolicies[],
   one: SubsetId,
   other: SubsetId,
 ): SubsetRules['foreignKeys'] {
-  if (one === other) return 'together';
-  const says = (subset: SubsetId): boolean =>
-    rules.some((each) => each.subset === subset && each.foreignKeys === 'unenforced');
-  return says(one) || says(other) ? 'unenforced' : 'together';
+  const says = policies.some(
+    ({ subset, foreignKeys }) => foreignKeys === 'unenforced' && (subset === one || subset === other),
+  );
+  return says && one !== other ? 'unenforced' : 'together';
+}
+
+/** What becomes of transactions that touch two subsets: they follow one another where one of them says so. */
+export function crossingPolicy(
+  policies: readonly SubsetPolicies[],
+  one: SubsetId,
+  other: SubsetId,
+): SubsetRules['crossing'] {
+  const says = policies.some(
+    ({ subset, crossing }) => crossing === 'follow' && (subset === one || subset === other),
+  );
+  return says ? 'follow' : 'refuse';
 }

@@ -2,13 +2,14 @@
 import pg from 'pg';
 import { expect, test } from 'vitest';
 import type { OperationReport, VerifyReport } from '../../src/core/ports.js';
+import type { SubsetBorder } from '../../src/core/subset-ports.js';
 import { databasePair, until } from '../support/servers.js';
 import { Stack } from '../support/stack.js';
 
 const YAML = `
 subsets:
   orders: { tables: [public.orders] }
-  stock: { tables: [public.stock] }
+  stock: { tables: [public.stock], foreignKeys: unenforced }
   lines: { tables: [public.line] }
 cutover: { parting: accept }
 `;
@@ -57,13 +58,32 @@ async function writer(stack: Stack): Promise<Writer> {
   };
 }
 
+/** On the source and on the destination. */
+async function stateOfKey(stack: Stack): Promise<readonly (string | undefined)[]> {
+  const [key] = (await stack.status()).cutover?.foreignKeys ?? [];
+  return [key?.source.state, key?.destination.state];
+}
+
+async function untilTied(stack: Stack): Promise<void> {
+  let borders: readonly SubsetBorder[] = [];
+  await until(async () => (borders = (await stack.status()).borders?.borders ?? []).length > 0, {
+    what: 'the ties',
+  });
+  const ties = borders.map((border) => [
+    ...border.subsets,
+    ...border.ties.map(({ by, policy }) => `${by}: ${policy}`),
+  ]);
+  expect(ties).toContainEqual(['lines', 'orders', 'foreign key line_order_fkey: together']);
+  expect(ties).toContainEqual(['rest', 'stock', 'foreign key noted: unenforced']);
+}
+
 test('subsets are switched one by one under clients that use both', async () => {
   await using pair = await databasePair();
   await pair.onSource.query(`
     CREATE TABLE public.orders (id serial PRIMARY KEY, n int);
     CREATE TABLE public.stock (id serial PRIMARY KEY, n int);
     CREATE TABLE public.line (id serial PRIMARY KEY, "order" int REFERENCES public.orders);
-    CREATE TABLE public.note (id serial PRIMARY KEY, n int);
+    CREATE TABLE public.note (id serial PRIMARY KEY, n int, stock int CONSTRAINT noted REFERENCES public.stock);
     INSERT INTO public.note (n) VALUES (1)`);
   await using stack = await Stack.start({ ...pair, yaml: YAML });
   await stack.following();
@@ -109,7 +129,17 @@ test('subsets are switched one by one under clients that use both', async () => 
   expect(await switched('rollback', 'lines')).toEqual(['lines', 'orders']);
   await crosses();
   await switched('cutover', 'orders');
-  expect(await switched('cutover')).toEqual(['stock', 'rest']);
+  await untilTied(stack);
+  // A foreign key that is not to hold meanwhile lets its subsets be parted.
+  expect(await switched('cutover', 'stock')).toBeUndefined();
+  expect(await stateOfKey(stack)).toEqual(['unenforced', 'unenforced']);
+  const [id] = writing.written.stock.slice(-1);
+  await client.query('INSERT INTO note (stock) VALUES ($1)', [id]);
+  expect(await switched('cutover')).toBeUndefined();
+  await expect(client.query('INSERT INTO note (stock) VALUES (-1)')).rejects.toMatchObject({ code: '23503' });
+  await until(async () => (await stateOfKey(stack)).join() === 'enforced,enforced', {
+    what: 'the key validated',
+  });
   expect([await version('orders'), await version('stock'), await version('note')]).toEqual([
     '18',
     '18',

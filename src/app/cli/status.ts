@@ -4,6 +4,7 @@ import type { ShadowStatus, StreamStatus, TableProgress, ThrottleStatus } from '
 import type { Route } from '../../core/traffic-ports.js';
 import type { CutoverStatus, ForeignKeySideStatus, ForeignKeyStatus } from '../../cutover/settings.js';
 import type { AdminClient } from '../admin-client.js';
+import { borderLines } from './border-lines.js';
 import { EXIT, type ExitCode } from './exit-codes.js';
 import { bar, formatBytes, formatCount, formatDuration, formatMs, table } from './format.js';
 import type { Terminal } from './terminal.js';
@@ -61,6 +62,9 @@ export function statusLines(status: StatusReport): readonly string[] {
     `proxy        ${proxyText(status.proxy)}`,
     ...shadowLines(status),
     ...cutoverLines(status.cutover),
+    ...(status.borders == null || status.borders.borders.length === 0
+      ? []
+      : ['ties', ...borderLines(status.borders.borders)]),
     ...autopilotLines(status.autopilot),
     ...captureLines(status),
   ];

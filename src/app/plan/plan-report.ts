@@ -5,6 +5,7 @@
 import type { Tie } from '../../capture/closure.js';
 import type { Side } from '../../core/ports.js';
 import type { HotShare } from '../../predict/hot-set.js';
+import type { SubsetBorder } from '../../core/subset-ports.js';
 import type { Judgement } from '../../predict/judgement.js';
 import type { PlanContext, PlanRow } from '../../predict/plan.js';
 import { HOUR_MS } from '../../predict/series.js';
@@ -99,6 +100,8 @@ export interface PlanReport {
   readonly notes: readonly string[];
   /** Whether `subsets` are those of a configuration, switched one at a time; else they are groups by use. */
   readonly configured: boolean;
+  /** What ties each two configured subsets, and what its policies make of it; empty where none are configured. */
+  readonly borders: readonly SubsetBorder[];
   /** What could be configured as `subsets`; empty where some are, or where nothing can be parted. */
   readonly proposals: readonly Proposal[];
 }
@@ -143,6 +146,7 @@ export function reportOf(
     unknown: subsets.unknown,
     notes: subsets.notes,
     configured: subsets.configured,
+    borders: subsets.borders,
     proposals: subsets.proposals,
   });
 }

@@ -1,5 +1,6 @@
 /** The plan as text: two tables, windows, what is not known; and everything behind one subset. */
 import type { Judgement } from '../../predict/judgement.js';
+import { borderLines } from '../cli/border-lines.js';
 import { formatBytes, formatCount, formatDuration, formatMs, table } from '../cli/format.js';
 import type { Duration, PlanReport, SubsetReport, WindowReport } from './plan-report.js';
 
@@ -63,6 +64,9 @@ export function planLines(plan: PlanReport): readonly string[] {
     ),
     '',
     ...windowLines(plan),
+    ...(plan.borders.length === 0
+      ? []
+      : ['', 'What ties the configured subsets', ...borderLines(plan.borders)]),
     ...plan.notes,
     ...unknownLines(plan),
   ];

@@ -2,8 +2,10 @@
  * Series and catalogs → the subsets of a plan: which tables go together, each subset's heat by the hour, its size, its hot
  * keys, what would cross. What can't be known is said in `unknown`.
  */
+import { bordersOf } from '../../capture/border.js';
 import type { Closure, Tie } from '../../capture/closure.js';
 import { REST, WHOLE_DATABASE } from '../../core/ports.js';
+import type { SubsetBorder } from '../../core/subset-ports.js';
 import { WRITE_WEIGHT } from '../../predict/hot-set.js';
 import { groupByPairs, type PairGrouping, type ShareEstimate } from '../../predict/pair-grouping.js';
 import type { PlanSubset } from '../../predict/plan.js';
@@ -50,6 +52,7 @@ export interface Subsets {
   /** What was mended or left out of the series. */
   readonly notes: readonly string[];
   readonly configured: boolean;
+  readonly borders: readonly SubsetBorder[];
   /** What could be configured as subsets. */
   readonly proposals: readonly Proposal[];
 }
@@ -68,6 +71,7 @@ export interface ConfiguredSubset {
   readonly tables: readonly string[];
   /** follow: switched in one operation with those that its transactions touch too. */
   readonly crossing?: 'refuse' | 'follow';
+  readonly foreignKeys?: 'together' | 'unenforced';
 }
 
 /** What its divergence is made of, but for how stale the shadow is at the moment that it is asked for. */
@@ -144,12 +148,15 @@ export function subsetsOf(
     const inside = ({ a, b }: Tie): boolean => own.has(a) && own.has(b);
     return [...(closure?.bound ?? []), ...(closure?.foreignKeys ?? [])].filter(inside);
   };
+  const borders = given === undefined || closure === null ? [] : bordersOf(closure, given, configured);
   const follows = new Set(configured.flatMap((one) => (one.crossing === 'follow' ? [one.subset] : [])));
   const together = (name: string, crossings: readonly SubsetCrossing[]): readonly string[] => {
     if (given === undefined) return [];
-    const keys = (closure?.foreignKeys ?? []).map(({ a, b }) => [given.get(a), given.get(b)]);
+    const keys = borders
+      .filter(({ ties }) => ties.some(({ policy }) => policy === 'together'))
+      .map(({ subsets }) => subsets);
     const others = [
-      ...keys.flatMap((ends) => (ends.includes(name) ? ends : [])),
+      ...keys.flatMap((ends) => (ends.includes(name) ? [...ends] : [])),
       ...crossings.flatMap((other) => (follows.has(name) || follows.has(other.with) ? [other.with] : [])),
     ];
     return [...new Set(others)]
@@ -176,8 +183,9 @@ export function subsetsOf(
     durationsByHour: durations.byHour,
     transactionsPerStatement: grid.transactionsPerStatement,
     unknown: [...unknownOf(naming, closure, missing), ...(closure?.unknown ?? [])],
-    notes: [...data.notes, ...grid.notes, ...partedTies(closure, given)],
+    notes: [...data.notes, ...grid.notes],
     configured: given !== undefined,
+    borders,
     proposals: given === undefined ? proposalsOf(groups, closure?.foreignKeys ?? []) : [],
   };
 }
@@ -364,24 +372,6 @@ function chained(owners: ReadonlyMap<string, string>): readonly (readonly [strin
     last.set(owner, table);
   }
   return pairs;
-}
-
-function partedTies(
-  closure: Closure | null,
-  owners: ReadonlyMap<string, string> | undefined,
-): readonly string[] {
-  if (closure === null || owners === undefined) return [];
-  const parted = [...closure.bound, ...closure.foreignKeys].filter(
-    ({ a, b }) => owners.get(a) !== owners.get(b),
-  );
-  const shown = parted
-    .slice(0, NAMED_MAX)
-    .map(({ a, b, by }) => `${a} (${owners.get(a) ?? ''}) and ${b} (${owners.get(b) ?? ''}) by ${by}`);
-  return parted.length === 0
-    ? []
-    : [
-        `Configured apart, but tied: ${shown.join('; ')}${parted.length > shown.length ? `; and ${parted.length - shown.length} more` : ''}.`,
-      ];
 }
 
 interface NamedGroup {

@@ -13,8 +13,10 @@ import { asUnderstudyError } from '../../core/errors.js';
 import type { DatabaseEndpoint, Side, SubsetId, SubsetRules } from '../../core/ports.js';
 import { connectControl } from '../../core/postgres.js';
 import { readSubsetTables } from '../../core/subsets.js';
-import type { NameScope, StatementReach } from '../../core/subset-ports.js';
+import type { NameScope, StatementReach, SubsetBorders } from '../../core/subset-ports.js';
 import { serveThreadCalls } from '../../core/thread-call.js';
+import { bordersOf } from '../border.js';
+import { readClosure } from '../closure.js';
 import { PostgresParser } from '../parser.js';
 import { CATALOGS_CHANGED } from './messages.js';
 import { ReachCatalog } from './reach-catalog.js';
@@ -132,6 +134,22 @@ export class ReachService {
     }
   }
 
+  /** What ties the subsets to one another, read anew. Throws what the connection throws. */
+  async borders(): Promise<Pick<SubsetBorders, 'borders' | 'unknown'>> {
+    const client = await this.#connect('source').catch(() => this.#connect('destination'));
+    try {
+      const closure = await readClosure(client);
+      const subsetOf = new Map(
+        (await readSubsetTables(client, this.#data.subsets)).flatMap(({ subset, tables }) =>
+          tables.map(({ schema, name }) => [`${schema}.${name}`, subset] as const),
+        ),
+      );
+      return { borders: bordersOf(closure, subsetOf, this.#data.subsets), unknown: closure.unknown };
+    } finally {
+      await client.end().catch(() => undefined);
+    }
+  }
+
   #reach(question: ReachQuestion): StatementReach | null {
     const unusable = this.#unusable.get(question.user);
     if (this.#catalog === undefined || unusable === undefined) return null;
@@ -151,5 +169,6 @@ export function runReach(port: MessagePort, data: ReachWorkerData): void {
   void service.refresh();
   serveThreadCalls(port, {
     reach: (question: ReachQuestion) => service.reach(question),
+    borders: () => service.borders(),
   });
 }

@@ -66,6 +66,7 @@ export function plan(whole: SubsetReport = subset(), over: Partial<PlanReport> =
     asOf: iso(NOW_MS - 60_000),
     zone: 'UTC',
     origin: 'test',
+    borders: [],
     observed: { from: '', until: '', hours: 500 },
     subsets: [],
     whole,

@@ -228,7 +228,25 @@ test('subsets: proposed where foreign keys let them be parted, taken as configur
     rest: ['goods'],
   });
   expect(given.proposals).toEqual([]);
-  expect(given.notes.join(' ')).toContain('public.lines (rest) and public.orders (sales) by foreign key');
+  expect(given.borders).toEqual([
+    {
+      subsets: ['rest', 'sales'],
+      ties: [{ a: 'public.lines', b: 'public.orders', by: 'foreign key lines_order', policy: 'together' }],
+      crossing: 'refuse',
+    },
+  ]);
+  expect(planLines(given)).toContain(
+    '    public.lines – public.orders: foreign key lines_order (switched in one operation)',
+  );
+  const apart = planOf(data, {
+    closure: SHOP,
+    configured: [{ subset: 'sales', tables: ['public.orders', 'public.prices'], foreignKeys: 'unenforced' }],
+  });
+  expect(tiesOf(apart)).toEqual({ rest: [], sales: [] });
+  expect(apart.borders[0]?.ties.map(({ by, policy }) => [by, policy])).toEqual([
+    ['foreign key lines_order', 'unenforced'],
+    ['view public.offers', 'refused'],
+  ]);
   expect(yamlLines(given).every((line) => line.startsWith('#'))).toBe(true);
   expectSound(given);
 });
