@@ -94,7 +94,7 @@ function identitySql(before: string, index: string | null): string {
 /** The event triggers that tell the shadow of changes to the source's schema. */
 export async function dropEventTriggers(cleanup: Cleanup, session: Session): Promise<void> {
   const found = await session.run(
-    `SELECT evtname AS name FROM pg_catalog.pg_event_trigger WHERE evtname IN ('understudy_ddl', 'understudy_drop')`,
+    `SELECT evtname AS name FROM pg_catalog.pg_event_trigger WHERE evtname IN ('understudy_ddl', 'understudy_drop', 'understudy_rewrite')`,
   );
   for (const row of found.rows) {
     await session.run(`DROP EVENT TRIGGER IF EXISTS ${quoteIdent(row['name'] ?? '')}`);

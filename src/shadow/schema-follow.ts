@@ -28,7 +28,12 @@ import { UNENFORCED_KEYS } from '../core/subsets.js';
 import { readAuthority, type Authority } from './follow/authority.js';
 import { formOn, requiredForms, type Forms } from './format/forms.js';
 import { takeNames } from './format/naming.js';
-import { diffFingerprints, readFingerprint, type FingerprintDifference } from './postgres/fingerprint.js';
+import {
+  diffFingerprints,
+  readFingerprint,
+  replacedRows,
+  type FingerprintDifference,
+} from './postgres/fingerprint.js';
 import { forgetTableCopy, readTableCopies } from './postgres/copy-records.js';
 import { writePhase } from './postgres/records.js';
 import {
@@ -132,7 +137,8 @@ export async function followSchema(context: StageContext, hooks: StepHooks): Pro
     throw error;
   });
   if (read instanceof UnderstudyError) return obstructedBy(read);
-  const evolution = evolve(before, read.plan);
+  const evolved = evolve(before, read.plan);
+  const evolution = { ...evolved, recopied: [...evolved.recopied, ...replacedRows(built, read.fingerprint)] };
   if (evolution.obstacles.length > 0) return { kind: 'obstructed', obstacles: evolution.obstacles };
   const unexplained = unexplainedBy(evolution, before, read.plan, differences);
   if (unexplained.length > 0) return { kind: 'obstructed', obstacles: unexplained };
@@ -195,7 +201,7 @@ function unexplainedBy(
   if (added || statements.length + first.length + forgotten.length + done.length > 0) return [];
   // Of what is not carried, nothing of the shadow depends: it is named among the findings, and by check.
   const foreign = differences.filter(
-    ({ object }) => !/^(foreign table|privileges of|extension|comments)/.test(object),
+    ({ object }) => !/^(foreign table|privileges of|extension|comments|rows of |column )/.test(object),
   );
   return foreign.map(({ object, change }) => ({ object, what: `was ${change}`, sql: null }));
 }
@@ -347,6 +353,8 @@ async function accept(context: StageContext, recopy: readonly string[]): Promise
   const read = await readSource(context);
   const before = (await readSourcePlan(destination)) ?? { beforeCopy: [], afterCopy: [] };
   const evolution = evolve(before, read.plan);
+  const built = await readFingerprintRecord(destination, 'source');
+  const recopied = [...evolution.recopied, ...replacedRows(built ?? {}, read.fingerprint, true)];
   const chosen = recopy.map((name) => tableToCopy(read.tables, name));
   await publishNew(context, read.tables);
   const known = new Set([...before.beforeCopy, ...before.afterCopy].map(hashOf));
@@ -377,7 +385,7 @@ async function accept(context: StageContext, recopy: readonly string[]): Promise
         for (const table of read.tables) {
           // One that was unlogged before holds rows that no copy has on record.
           const unrecorded = table.kind !== 'partitioned' && !table.unlogged && !copied.has(tableKey(table));
-          if (unrecorded || chosen.includes(table) || isAmong(evolution.recopied, table))
+          if (unrecorded || chosen.includes(table) || isAmong(recopied, table))
             await emptyForCopy(destination, table, forms);
         }
         await writeSourcePlan(destination, read.plan);

@@ -4,11 +4,21 @@ import { randomBytes } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { promisify } from 'node:util';
 import type pg from 'pg';
-import type { DatabaseEndpoint, Side } from '../../src/core/ports.js';
+import { tellsOfRows } from '../../src/core/fingerprint-entries.js';
+import type { CatalogFingerprint, DatabaseEndpoint, Side } from '../../src/core/ports.js';
 import { connectControl, quoteIdent } from '../../src/core/postgres.js';
+import { diffFingerprints, type FingerprintDifference } from '../../src/shadow/postgres/fingerprint.js';
 import type { SchemaPlan } from '../../src/shadow/postgres/schema/plan.js';
 import { buildSchema } from '../../src/shadow/postgres/schema/build.js';
 import { createDatabaseSql, type DatabasePair } from '../support/servers.js';
+
+/** Of two servers: which rows a table has is no question of its definition. */
+export function definitionsApart(
+  one: CatalogFingerprint,
+  other: CatalogFingerprint,
+): readonly FingerprintDifference[] {
+  return diffFingerprints(one, other).filter(({ object }) => !tellsOfRows(object));
+}
 
 /** Roles belong to the server, not the database: each test has its own, on every server it uses. */
 export interface TestRoles extends AsyncDisposable {

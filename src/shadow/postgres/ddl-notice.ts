@@ -2,6 +2,10 @@
  * Tells the stream of every change to the source's schema at once: an event trigger that leaves a message in the log, in
  * the transaction that made the change. Where the account may not make one, the catalogs are compared now and then.
  *
+ * A rewrite that makes other values of a table's columns (`ALTER COLUMN … TYPE … USING`) is counted in understudy.rewrite,
+ * as nothing else tells of it: the log doesn't, and the definition may stay as it was. Adding a column, another
+ * persistence or access method, VACUUM FULL and CLUSTER leave the values, and are not counted.
+ *
  * It must never fail the application's statement: whatever goes wrong in it is swallowed. It is silent for temporary
  * objects, and for Understudy's own connections.
  *
@@ -15,6 +19,14 @@ import { inTransaction, run, sqlStateOf, type Session } from './statement.js';
 /** insufficient_privilege */
 const NOT_ALLOWED = '42501';
 
+/** AT_REWRITE_COLUMN_REWRITE of PostgreSQL's event_trigger.h. */
+const COLUMN_REWRITE = 4;
+
+const REWRITES_SQL = `CREATE TABLE IF NOT EXISTS understudy.rewrite (
+  relation oid NOT NULL,
+  at timestamptz NOT NULL DEFAULT pg_catalog.now()
+)`;
+
 const FUNCTION_SQL = `
 CREATE OR REPLACE FUNCTION understudy.note_ddl() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp AS $body$
@@ -22,7 +34,13 @@ DECLARE
   made record;
 BEGIN
   IF current_setting('application_name') LIKE 'understudy %' THEN RETURN; END IF;
-  IF tg_event = 'ddl_command_end' THEN
+  IF tg_event = 'table_rewrite' THEN
+    IF pg_event_trigger_table_rewrite_reason() & ${COLUMN_REWRITE} <> 0 THEN
+      INSERT INTO understudy.rewrite (relation) SELECT c.oid FROM pg_class c
+        WHERE c.oid = pg_event_trigger_table_rewrite_oid() AND c.relpersistence <> 't';
+    END IF;
+    RETURN;
+  ELSIF tg_event = 'ddl_command_end' THEN
     IF NOT EXISTS (SELECT FROM pg_event_trigger_ddl_commands() c WHERE c.schema_name IS DISTINCT FROM 'pg_temp') THEN
       RETURN;
     END IF;
@@ -48,22 +66,29 @@ EXCEPTION WHEN OTHERS THEN
   NULL;
 END $body$`;
 
+const TRIGGERS = [
+  ['understudy_ddl', 'ddl_command_end'],
+  ['understudy_drop', 'sql_drop'],
+  ['understudy_rewrite', 'table_rewrite'],
+] as const;
+
 /** Installs it where that is allowed; false where it is not. Idempotent. */
 export async function installDdlNotice(source: Session): Promise<boolean> {
   const what = 'installing the event trigger';
   const { rows } = await run(
     source,
-    `SELECT pg_catalog.count(*) AS there FROM pg_catalog.pg_event_trigger WHERE evtname IN ('understudy_ddl', 'understudy_drop')`,
+    {
+      text: `SELECT pg_catalog.count(*) AS there FROM pg_catalog.pg_event_trigger WHERE evtname = ANY ($1::text[])`,
+      values: [TRIGGERS.map(([name]) => name)],
+    },
     { what },
   );
-  if (rows[0]?.['there'] === '2') return true;
+  if (rows[0]?.['there'] === String(TRIGGERS.length)) return true;
   try {
     await inTransaction(source, what, async () => {
+      await run(source, REWRITES_SQL, { what });
       await run(source, FUNCTION_SQL, { what });
-      for (const [name, event] of [
-        ['understudy_ddl', 'ddl_command_end'],
-        ['understudy_drop', 'sql_drop'],
-      ]) {
+      for (const [name, event] of TRIGGERS) {
         await run(source, `DROP EVENT TRIGGER IF EXISTS ${name}`, { what });
         await run(source, `CREATE EVENT TRIGGER ${name} ON ${event} EXECUTE FUNCTION understudy.note_ddl()`, {
           what,

@@ -6,9 +6,15 @@
  * being built; Understudy's own schema, triggers, publications and the replica identities it sets. A trigger's state is
  * only "fires for ordinary sessions" or not: triggers that the shadow keeps disabled get their state back at the switch.
  * Hashes of two servers of one version are comparable; between versions the deparsers' wording may differ.
+ *
+ * Some DDL changes rows that the log doesn't tell of and leaves the definition as it was: a table dropped and created
+ * again, a column dropped and added again, `ALTER COLUMN … TYPE … USING`. So a table's oid, its columns' numbers, and the
+ * rewrites that the event trigger has counted (see ddl-notice.ts) are entries of their own, `rows of …` and `column …`;
+ * they say nothing between two servers.
  */
 import type pg from 'pg';
 import { asUnderstudyError } from '../../core/errors.js';
+import { tellsOfRows } from '../../core/fingerprint-entries.js';
 import type { CatalogFingerprint } from '../../core/ports.js';
 import { UNENFORCED_KEYS } from '../../core/subsets.js';
 import { TOKEN_SQL } from './fingerprint-token.js';
@@ -209,6 +215,18 @@ SELECT 'settings of the database', array_to_string(s.setconfig, E'\\n')
 FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase
 WHERE d.datname = current_database() AND s.setrole = 0`;
 
+/** Without the event trigger there is nothing that counts. */
+function rowsSql(counted: boolean): string {
+  const rewrites = counted ? '(SELECT count(*) FROM understudy.rewrite w WHERE w.relation = c.oid)' : '0';
+  return `
+SELECT format('rows of %I.%I', n.nspname, c.relname), concat_ws(' ', c.oid, ${rewrites})
+FROM ${RELATION} WHERE c.relkind = 'r' AND ${ON_RELATION}
+UNION ALL
+SELECT format('column %I of %I.%I', a.attname, n.nspname, c.relname), a.attnum::text
+FROM ${RELATION} JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+WHERE c.relkind = 'r' AND ${ON_RELATION}`;
+}
+
 /** One entry for all: a comment is carried over and never a reason of its own to name an object. */
 function commentsSql(targets: string): string {
   return `
@@ -222,7 +240,7 @@ SELECT format('CONSTRAINT %I ON %I.%I', u.constraint_name, u.schema_name, u.tabl
 FROM ${UNENFORCED_KEYS} u WHERE u.comment IS NOT NULL`;
 
 /** The token comes as a row of its own, of the same snapshot. */
-function fingerprintSql(constraints: string, comments: string): string {
+function fingerprintSql(constraints: string, comments: string, counted: boolean): string {
   const parts = [
     TABLES,
     constraints,
@@ -237,9 +255,12 @@ function fingerprintSql(constraints: string, comments: string): string {
     OTHERS,
     ACCESS,
     commentsSql(comments),
+    rowsSql(counted),
   ];
   return `SELECT object, md5(COALESCE(definition, '')) AS hash FROM (${parts.join('\nUNION ALL\n')}) entry UNION ALL SELECT '', ${TOKEN_SQL}`;
 }
+
+const ROWS_OBJECT = /^(?<kind>rows|column)(?: (?:"(?:[^"]|"")*"|[^" ]+))? of (?<table>.*)$/s;
 
 /** Readings by token, the latest last: a process reads two databases, over and over. */
 const readings = new Map<string, CatalogFingerprint>();
@@ -258,15 +279,18 @@ interface Glance {
   readonly token: string;
   /** 't': foreign keys may be recorded as unenforced. */
   readonly recorded: string;
+  /** 't': rewrites are counted. */
+  readonly counted: string;
 }
 
 /** Statements are prepared: planning them takes as long as running them, and only a session's first pays for it. */
 async function glance(client: pg.Client): Promise<Glance> {
   const { rows } = await client.query<Glance>({
     name: 'understudy_fingerprint_token',
-    text: `SELECT ${TOKEN_SQL} AS token, to_regclass('${UNENFORCED_KEYS}') IS NOT NULL AS recorded`,
+    text: `SELECT ${TOKEN_SQL} AS token, to_regclass('${UNENFORCED_KEYS}') IS NOT NULL AS recorded,
+      to_regclass('understudy.rewrite') IS NOT NULL AS counted`,
   });
-  return rows[0] ?? { token: '', recorded: 'f' };
+  return rows[0] ?? { token: '', recorded: 'f', counted: 'f' };
 }
 
 /**
@@ -281,13 +305,18 @@ export async function readFingerprint(client: pg.Client): Promise<CatalogFingerp
     const seen = await glance(client);
     const known = readings.get(seen.token);
     if (known !== undefined) return known;
+    const counted = seen.counted === 't';
+    const suffix = counted ? '_counted' : '';
     const { rows } = await client.query<{ object: string; hash: string }>(
       seen.recorded === 't'
         ? {
-            name: 'understudy_fingerprint_recorded',
-            text: fingerprintSql(CONSTRAINTS_RECORDED, COMMENTS_RECORDED),
+            name: `understudy_fingerprint_recorded${suffix}`,
+            text: fingerprintSql(CONSTRAINTS_RECORDED, COMMENTS_RECORDED, counted),
           }
-        : { name: 'understudy_fingerprint', text: fingerprintSql(CONSTRAINTS, COMMENT_TARGETS_SQL) },
+        : {
+            name: `understudy_fingerprint${suffix}`,
+            text: fingerprintSql(CONSTRAINTS, COMMENT_TARGETS_SQL, counted),
+          },
     );
     const token = rows.find((row) => row.object === '')?.hash ?? '';
     const entries = rows.filter((row) => row.object !== '').map((row) => [row.object, row.hash] as const);
@@ -297,6 +326,25 @@ export async function readFingerprint(client: pg.Client): Promise<CatalogFingerp
   } catch (error) {
     throw asUnderstudyError(error, 'source-query-failed', 'reading the catalog fingerprint');
   }
+}
+
+/**
+ * Tables, quoted and qualified, whose rows are other ones than `built` knew although the log doesn't say so. `unseen`:
+ * without those whose definition changed with their rows, as another type of a column does.
+ */
+export function replacedRows(
+  built: CatalogFingerprint,
+  now: CatalogFingerprint,
+  unseen = false,
+): readonly string[] {
+  const differences = diffFingerprints(built, now);
+  const changed = new Set(differences.map(({ object }) => object));
+  const tables = differences.flatMap(({ object }) => {
+    const { kind, table } = ROWS_OBJECT.exec(object)?.groups ?? {};
+    if (table === undefined || (unseen && kind === 'rows' && changed.has(`table ${table}`))) return [];
+    return [table];
+  });
+  return [...new Set(tables)];
 }
 
 /** What differs, by name. `built` is the earlier one: `added` is in `now` alone. */
@@ -309,6 +357,8 @@ export function diffFingerprints(
     const before = built[object];
     const after = now[object];
     if (before === after) return [];
+    // A table or column that came or went is an entry's change of its own, and an older version recorded none of these.
+    if ((before === undefined || after === undefined) && tellsOfRows(object)) return [];
     const change = before === undefined ? 'added' : after === undefined ? 'removed' : 'changed';
     return [{ object, change }];
   });
