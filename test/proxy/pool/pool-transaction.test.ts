@@ -224,6 +224,33 @@ describe('a backend per transaction', () => {
     expect(pool().active).toBe(0);
   });
 
+  test('what a server is slow to take is not overwritten by what its client sends next', async () => {
+    await using client = await raw();
+    const server = Number(await pid(client));
+    client.write(send.query('COPY item FROM STDIN'));
+    await until(() => client.types === 'G');
+    const told = (): number => running.proxy.status().clients[0]?.bytesFromClient ?? 0;
+    process.kill(server, 'SIGSTOP');
+    let rows = 0;
+    try {
+      // Piece by piece, each read alone, until the client is read no more: up to the mark at which a socket counts as
+      // full some wait in the proxy.
+      for (let still = 0; still < 50;) {
+        const before = told();
+        if (still === 0) client.write(send.copyData(`${8000 + rows}\t${letter(rows++).repeat(7000)}\n`));
+        await new Promise((resolve) => setImmediate(resolve));
+        still = told() === before ? still + 1 : 0;
+      }
+    } finally {
+      process.kill(server, 'SIGCONT');
+    }
+    client.write(send.copyDone());
+    await client.readies(1);
+    expect(tags(client.take())).toEqual([`COPY ${rows}`]);
+    const arrived = await client.column('DELETE FROM item WHERE id >= 8000 RETURNING name');
+    expect(arrived.map((name, row) => name === letter(row).repeat(7000))).not.toContain(false);
+  });
+
   test('the tap sees what pooled clients run', async () => {
     await using client = await raw();
     await client.run([send.query('SELECT name FROM item WHERE id < 3')]);
