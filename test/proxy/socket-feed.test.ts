@@ -6,26 +6,13 @@ import { feedFrom, type SocketFeed } from '../../src/proxy/socket-feed.js';
 import type { Backend } from '../../src/proxy/backend/backend.js';
 import { LeftConnections } from '../../src/proxy/backend/left-connections.js';
 import { closeWith } from '../../src/proxy/socket-reader.js';
+import { writesOf } from '../../src/proxy/socket-writes.js';
 import { SessionSockets } from '../../src/proxy/session/session-sockets.js';
+import { socketPairs } from '../support/socket-pairs.js';
 import { until } from '../support/servers.js';
 
-const open: { destroy(): void }[] = [];
-
-/** Two ends of one connection; `near` is paused, as a handshake leaves it. */
-async function connection(): Promise<{ readonly near: net.Socket; readonly far: net.Socket }> {
-  const server = net.createServer({ pauseOnConnect: true, allowHalfOpen: true }).listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const address = server.address() as net.AddressInfo;
-  const far = net.connect({ port: address.port, host: address.address, noDelay: true });
-  const [near] = (await once(server, 'connection')) as [net.Socket];
-  server.close();
-  open.push(near, far);
-  return { near, far };
-}
-
-afterEach(() => {
-  for (const socket of open.splice(0)) socket.destroy();
-});
+const { open, connection, closeAll } = socketPairs();
+afterEach(closeAll);
 
 test('what is read again and again lies in the same memory', async () => {
   const { near, far } = await connection();
@@ -218,8 +205,7 @@ test('what a slow client has not taken yet is not overwritten by what comes next
   client.far.pause();
   const sent = createHash('sha256').update('>');
   let total = 1;
-  // Pieces so small that some fit in front of the mark at which a socket counts as full, until it does.
-  for (let round = 0; !client.near.writableNeedDrain; round++) {
+  for (let round = 0; !writesOf(client.near).full; round++) {
     const piece = Buffer.alloc(7000, round % 251);
     server.far.write(piece);
     sent.update(piece);

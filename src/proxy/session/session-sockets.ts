@@ -9,6 +9,7 @@ import { encodeTerminate } from '../../wire/postgres/messages.js';
 import type { Backend } from '../backend/backend.js';
 import { feedFrom, type SocketFeed } from '../socket-feed.js';
 import { closeWith } from '../socket-reader.js';
+import { writesOf, type SocketWrites } from '../socket-writes.js';
 
 /** Why the client's socket is not being read. */
 export const BACKEND_FULL = 1;
@@ -35,7 +36,9 @@ const CORKED_MS = 10;
 
 export class SessionSockets {
   readonly #client: net.Socket;
+  readonly #clientWrites: SocketWrites;
   #backend: Backend;
+  #backendWrites: SocketWrites;
   readonly #deps: SessionSocketsDeps;
   #clientPaused = 0;
   #backendPaused = false;
@@ -48,7 +51,9 @@ export class SessionSockets {
 
   constructor(client: net.Socket, backend: Backend, deps: SessionSocketsDeps) {
     this.#client = client;
+    this.#clientWrites = writesOf(client);
     this.#backend = backend;
+    this.#backendWrites = writesOf(backend.socket);
     this.#deps = deps;
   }
 
@@ -90,16 +95,15 @@ export class SessionSockets {
 
   /** After `exchange`: goes out with what follows, or after a moment. */
   queueToServer(bytes: Buffer): void {
-    const { socket } = this.#backend;
-    if (!socket.write(bytes)) this.pauseClient(BACKEND_FULL);
-    if (socket.writableLength > 0) this.#keepChunks();
+    if (!this.#backendWrites.write(bytes)) this.pauseClient(BACKEND_FULL);
+    if (this.#backendWrites.unsent) this.#keepChunks();
   }
 
   /** As `queueToServer`. */
   queueToClient(bytes: Buffer): void {
     this.bytesToClient += bytes.length;
-    const full = !this.#client.write(bytes);
-    if (this.#client.writableLength > 0) this.#keepChunks();
+    const full = !this.#clientWrites.write(bytes);
+    if (this.#clientWrites.unsent) this.#keepChunks();
     if (!full || this.#backendPaused) return;
     this.#backendPaused = true;
     this.#backend.socket.pause();
@@ -152,6 +156,7 @@ export class SessionSockets {
     this.uncork();
     const old = this.#backend;
     this.#backend = backend;
+    this.#backendWrites = writesOf(backend.socket);
     return old;
   }
 
@@ -190,7 +195,7 @@ export class SessionSockets {
     socket.off('error', ignore);
     socket.on('error', ignore);
     socket.on('close', this.#deps.onBackendGone);
-    this.#backendPaused = this.#client.writableNeedDrain;
+    this.#backendPaused = this.#clientWrites.full;
     if (socket.destroyed) {
       this.#deps.onBackendGone();
       return;
