@@ -229,7 +229,7 @@ describe('a backend per transaction', () => {
     const server = Number(await pid(client));
     client.write(send.query('COPY item FROM STDIN'));
     await until(() => client.types === 'G');
-    const told = (): number => running.proxy.status().clients[0]?.bytesFromClient ?? 0;
+    const told = (): number => stage.running.proxy.status().clients[0]?.bytesFromClient ?? 0;
     process.kill(server, 'SIGSTOP');
     let rows = 0;
     try {
