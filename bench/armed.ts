@@ -4,6 +4,7 @@
  * [--protocol simple|extended|prepared]`.
  */
 import { execFile } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -18,6 +19,8 @@ import { Output } from './support/output.js';
 const PROTOCOLS = ['simple', 'extended', 'prepared'] as const;
 const CLIENTS = [1, 8] as const;
 const DATABASE = 'armed';
+/** Of Linux's clock ticks, whatever the hardware (USER_HZ). */
+const MICROS_PER_TICK = 10_000;
 
 interface Figure {
   readonly protocol: (typeof PROTOCOLS)[number];
@@ -26,6 +29,8 @@ interface Figure {
   /** One for each round. */
   readonly tps: number[];
   readonly latencyMs: number[];
+  /** Of Understudy, connecting included; empty where it isn't asked, or can't be known. */
+  readonly cpuMicros: number[];
 }
 
 const run = promisify(execFile);
@@ -42,14 +47,16 @@ async function pgbench(port: number, ...more: readonly string[]): Promise<string
  */
 async function measure(
   figure: Figure,
-  port: number,
+  { port, pid }: { readonly port: number; readonly pid: number | undefined },
   seconds: number,
   tell: (what: string) => void,
 ): Promise<void> {
   const { protocol, clients } = figure;
   for (let given = seconds; given <= seconds * 16; given *= 2) {
     const how = ['-n', '-S', '-M', protocol, '-c', String(clients), '-j', '1', '-T', String(given)];
+    const before = cpuMicrosOf(pid);
     const text = await pgbench(port, ...how);
+    const used = cpuMicrosOf(pid) - before;
     const tps = Number(/tps = ([\d.]+)/.exec(text)?.[1]);
     if (!(tps > 0)) {
       tell(`     ${protocol}, ${clients} clients: nothing was begun in the ${given} s that connecting took`);
@@ -57,15 +64,31 @@ async function measure(
     }
     figure.tps.push(tps);
     figure.latencyMs.push(Number(/latency average = ([\d.]+)/.exec(text)?.[1]));
+    const done = Number(/actually processed: (\d+)/.exec(text)?.[1]);
+    if (Number.isFinite(used / done)) figure.cpuMicros.push(used / done);
     return;
   }
   throw new Error(`pgbench completes nothing: ${protocol}, ${clients} clients`);
 }
 
-function line(round: number | null, { protocol, clients, way, tps, latencyMs }: Figure): string {
-  const [ms, rate] = round === null ? [median(latencyMs), median(tps)] : [latencyMs[round], tps[round]];
+/** CPU time that all threads of a process have had; NaN where that can't be known. */
+function cpuMicrosOf(pid: number | undefined): number {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
+    const [user, system] = stat.slice(stat.lastIndexOf(')')).split(' ').slice(12, 14).map(Number);
+    return ((user ?? Number.NaN) + (system ?? Number.NaN)) * MICROS_PER_TICK;
+  } catch {
+    return Number.NaN;
+  }
+}
+
+function line(round: number | null, { protocol, clients, way, tps, latencyMs, cpuMicros }: Figure): string {
+  const of = (values: readonly number[]): number | undefined =>
+    round === null ? median(values) : values[round];
+  const [ms, rate, micros] = [of(latencyMs), of(tps), of(cpuMicros)];
+  const cpu = micros === undefined || Number.isNaN(micros) ? '' : `  ${Math.round(micros)} µs of CPU each`;
   const which = round === null ? 'median ' : `round ${round + 1}`;
-  return `${which}  ${protocol.padEnd(9)} ${clients} clients  ${way.padEnd(9)} ${ms?.toFixed(3)} ms  ${Math.round(rate ?? 0)}/s`;
+  return `${which}  ${protocol.padEnd(9)} ${clients} clients  ${way.padEnd(9)} ${ms?.toFixed(3)} ms  ${Math.round(rate ?? 0)}/s${cpu}`;
 }
 
 function median(values: readonly number[]): number {
@@ -126,6 +149,7 @@ async function main(): Promise<void> {
         way,
         tps: [],
         latencyMs: [],
+        cpuMicros: [],
       })),
     ),
   );
@@ -141,9 +165,12 @@ async function main(): Promise<void> {
           if (armed !== (way === 'armed')) await subject.operate(kind, { subset: 'aside' });
           if ((await subject.status())?.proxy.armed !== (way === 'armed')) throw new Error(`${kind} failed`);
         }
-        const port = way === 'direct' ? source.port : running.port;
+        const server =
+          way === 'direct'
+            ? { port: source.port, pid: undefined }
+            : { port: running.port, pid: subject.pids[0] };
         for (const figure of figures.filter((each) => each.way === way)) {
-          await measure(figure, port, Number(values.seconds), (what) => output.line(what));
+          await measure(figure, server, Number(values.seconds), (what) => output.line(what));
           output.line(line(round, figure));
         }
       }

@@ -1,6 +1,6 @@
 /**
  * Preloaded into every thread of the process under test (`--import`): its wall clock can be made to jump. The monotonic
- * clock goes on as it is, as a real one does when the wall clock is set.
+ * clock goes on as it is, as a real one does when the wall clock is set. Processes that it starts keep theirs.
  */
 import { BroadcastChannel, isMainThread } from 'node:worker_threads';
 
@@ -20,7 +20,9 @@ const channel = new BroadcastChannel('chaos-clock');
 channel.onmessage = ({ data }) => (shiftMs = data);
 channel.unref();
 
-if (isMainThread) {
+// Elsewhere, in a worker process of the proxy, a listener would take what is for the process itself before it listens.
+const underTest = process.argv[1]?.endsWith('understudy-child.mjs') === true;
+if (isMainThread && underTest) {
   process.on('message', (message) => {
     if (typeof message.shiftMs !== 'number') return;
     shiftMs = message.shiftMs;
