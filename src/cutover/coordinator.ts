@@ -391,7 +391,9 @@ export class CutoverCoordinator {
       signal,
       closing: this.#closing.signal,
       onFinding: (finding) => this.#running?.runner?.addFinding(finding),
-      settleKeys: () => this.#keys.moved(subsets, kind === 'cutover' ? 'destination' : 'source'),
+      settleKeys: this.#keys.concerned
+        ? () => this.#keys.moved(subsets, kind === 'cutover' ? 'destination' : 'source')
+        : undefined,
       parts: {},
       found: {},
     };
@@ -492,6 +494,7 @@ export class CutoverCoordinator {
   /** Never throws for a side that can't be asked: what it would have told is `unknown`. */
   async status(): Promise<CutoverStatus> {
     const several = this.#subsets.length > 1;
+    const keys = this.#keys.status();
     const read: { readonly subset: SubsetId; readonly route: Route; readonly sides: SidesStatus }[] = [];
     for (const subset of this.#subsets)
       read.push({ subset, route: this.#route(subset), sides: await this.#status.read(subset) });
@@ -500,7 +503,7 @@ export class CutoverCoordinator {
     const rollback = await this.#rollbackStatus(led);
     const sides = wholeOf(read.map((each) => each.sides));
     const running = this.#running?.runner;
-    const foreignKeys = await this.#keys.status();
+    const foreignKeys = await keys;
     return {
       route,
       ...(several

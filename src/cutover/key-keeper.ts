@@ -69,12 +69,18 @@ export class KeyKeeper {
   #sides: Sides = new Map();
   #serial: Promise<unknown> = Promise.resolve();
   #background: { readonly stop: AbortController; readonly ended: Promise<void> } | undefined;
+  /** How often {@link resume} was asked for: what is under way may have looked before. */
+  #wanted = 0;
   /** Busy with a validation, with its process id on the server. */
   #validating: Validating | undefined;
 
   constructor(deps: KeyKeeperDeps) {
     this.#deps = deps;
     this.#concerned = deps.rules.some(({ foreignKeys }) => foreignKeys === 'unenforced');
+  }
+
+  get concerned(): boolean {
+    return this.#concerned;
   }
 
   /** Once both servers can be asked: whether a former configuration left anything, and room for records where one may come. */
@@ -117,6 +123,7 @@ export class KeyKeeper {
   }
 
   resume(): void {
+    this.#wanted += 1;
     if (!this.#concerned || this.#background !== undefined || this.#deps.closing.aborted) return;
     const stop = new AbortController();
     const signal = AbortSignal.any([stop.signal, this.#deps.closing]);
@@ -182,9 +189,13 @@ export class KeyKeeper {
   async #goOn(signal: AbortSignal): Promise<void> {
     const { clock } = this.#deps;
     for (let waitMs = RETRY_MIN_MS; ; waitMs = Math.min(waitMs * 2, RETRY_MAX_MS)) {
+      const wanted = this.#wanted;
       const left = await this.#settle();
       const unread = await this.#validateAll(signal);
-      if (left.length === 0 && unread === 0) return;
+      if (left.length === 0 && unread === 0 && wanted === this.#wanted) {
+        if (!signal.aborted) this.#background = undefined;
+        return;
+      }
       await clock.sleep(waitMs, signal);
     }
   }

@@ -51,8 +51,11 @@ export interface Operation {
   /** The process is about to end: waits without end are left, what is unfinished is the next process's. */
   readonly closing: AbortSignal;
   readonly onFinding: (finding: Finding) => void;
-  /** Foreign keys between subsets are made to be as the sides now want them; what is left of it. Never throws. */
-  readonly settleKeys: () => Promise<readonly Finding[]>;
+  /**
+   * Foreign keys between subsets are made to be as the sides now want them; what is left of it. Never throws. Absent where
+   * there is no such key.
+   */
+  readonly settleKeys: (() => Promise<readonly Finding[]>) | undefined;
   /** Found out and set up by the steps, in order. */
   /** Milliseconds of what the steps consist of, as `hold.drain`. */
   readonly parts: Record<string, number>;

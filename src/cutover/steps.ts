@@ -232,7 +232,9 @@ async function switchSessions(operation: Operation): Promise<void> {
   }));
   const [report, left] = await Promise.all([
     deps.traffic.switchTo(deps.subset, { side: to, epoch: key.epoch + 1 }, along),
-    timedPart(operation, 'switch.foreign-keys', operation.settleKeys()),
+    operation.settleKeys === undefined
+      ? []
+      : timedPart(operation, 'switch.foreign-keys', operation.settleKeys()),
   ]);
   for (const finding of left) operation.onFinding(finding);
   operation.found.moved = report.moved;

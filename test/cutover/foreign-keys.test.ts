@@ -5,7 +5,7 @@ import { StoppedDead } from '../../src/cutover/runner.js';
 import { readFingerprint } from '../../src/shadow/postgres/fingerprint.js';
 import { PINNED_SETTINGS } from '../../src/core/postgres.js';
 import { until } from '../support/servers.js';
-import { Stage, TABLES, TABLES_SQL } from './stage.js';
+import { Stage, TABLES, TABLES_SQL, readColumns } from './stage.js';
 
 const SUBSETS: readonly SubsetRules[] = [
   {
@@ -129,4 +129,24 @@ test('parted, written to, met again, validated; whatever dies, and whoever is in
   });
   const left = await onDestination.query(`SELECT to_regclass('understudy.unenforced_key') AS records`);
   expect(left.rows).toEqual([{ records: null }]);
+});
+
+test('a destination that is given up leaves its keys to the source, which tells what refers to what was lost', async () => {
+  await using stage = await Stage.open({ subsets: SUBSETS, readFingerprint: readColumns }, SQL);
+  stage.shadow.members = MEMBERS;
+  const { onSource } = stage.pair;
+  expect(await operate(stage, 'cutover', 'days')).toMatchObject({ outcome: 'done' });
+  await onSource.query(`INSERT INTO ${ODD} VALUES (1, 77)`);
+  const { signal } = new AbortController();
+  // Nothing is under way any more when the decision is made.
+  const key = async () => (await stage.coordinator.status()).foreignKeys?.[0]?.source;
+  await stage.restart();
+  await stage.coordinator.abandonDestination('the disk is gone', signal);
+  await stage.coordinator.recover(signal);
+  await until(async () => (await key())?.violations !== undefined, { what: 'the key to be validated' });
+  expect(await key()).toMatchObject({
+    state: 'restored',
+    violations: { rows: 1, keys: 1 },
+    validate: `ALTER TABLE ${ODD} VALIDATE CONSTRAINT "to plain"`,
+  });
 });
