@@ -357,8 +357,8 @@ export interface ShadowControl {
     signal: AbortSignal,
     onProgress?: (progress: VerifyProgress) => void,
   ): Promise<VerifyReport>;
-  /** Compares the rows changed since the last clean verify, of either kind, in the subset's tables or all. Behind a fence
-   *  nothing of them is in flight. */
+  /** Compares the rows changed since they were last found equal, in the subset's tables or all. Behind a fence nothing of
+   *  them is in flight; before it, what is found equal need not be compared behind it. */
   verifyRecent(direction: Direction, signal: AbortSignal, subset?: SubsetId): Promise<RecentVerifyReport>;
   /** The fingerprint of `side` taken when the shadow's schema was complete, which a later one must equal. */
   builtFingerprint(side: Side): Promise<CatalogFingerprint>;

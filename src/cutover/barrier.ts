@@ -30,6 +30,7 @@ import {
   type Bounds,
 } from './barrier-locks.js';
 import { BARRIER_TRIGGER, SUBSET_SQL, TRUNCATE_TRIGGER } from './barrier-names.js';
+import { abortable } from './operation.js';
 import type { Rows, Session } from './session.js';
 import type { BarrierState } from './settings.js';
 
@@ -306,10 +307,12 @@ export interface BarrierChange {
   readonly claimSql: readonly string[];
   /** One where absent. */
   readonly claims?: number;
-  /** Run last, in the same transaction. */
+  /** Run last, in the same transaction. Where it raises or is staged, also where the claim did not hit. */
   readonly alsoSql: readonly string[];
   /** `stage` leaves the transaction open for the caller to COMMIT. */
   readonly end: 'commit' | 'stage';
+  /** Awaited before the COMMIT; nothing is changed where it rejects. */
+  readonly mayCommit?: Promise<unknown>;
 }
 
 /**
@@ -339,16 +342,19 @@ export async function changeBarrier(
     ...(change.end === 'stage' ? [UNBOUND_SQL] : []),
   ];
   return await inBarrierTransaction(session, plan, limits, async (begin) => {
-    // Raising is undone whole by a rollback, so its claim may be judged after it. A sequence that lowering sets is not.
+    // What a rollback undoes whole is sent in one message, and its claim judged after it: clients wait for raising and
+    // staging. Lowering for good may find that there is nothing to lower, and must not ask for locks then.
     const claimed = [...begin, ...change.claimSql];
-    const answers = await session.batch(change.raise ? [...claimed, ...statements] : claimed);
+    const whole = change.raise || change.end === 'stage';
+    const answers = await session.batch(whole ? [...claimed, ...statements] : claimed);
     const claims = answers.slice(claimed.length - (change.claims ?? 1), claimed.length);
     if (claims.some(({ count }) => count !== 1)) {
       await session.batch(['ROLLBACK']);
       return false;
     }
-    if (!change.raise && statements.length > 0) await session.batch(statements);
+    if (!whole && statements.length > 0) await session.batch(statements);
     if (change.end === 'stage') return true;
+    if (change.mayCommit !== undefined) await abortable(change.mayCommit, limits.signal);
     limits.signal.throwIfAborted();
     await commit(session);
     return true;

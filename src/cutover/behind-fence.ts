@@ -4,11 +4,12 @@
  *
  * What waits for what, each begun as soon as it may:
  *
- *   fence ─┬─ mark ──┬─ compare ───────────────────────────┐
- *          │         └─ stage (a rollback's: sequences too) ┼─► commit
- *          ├─ catalogs ────────────────────────────────────┤
- *          ├─ sequences ───────────────────────────────────┤
- *          └─ the journal: catching-up, verifying ─────────┘
+ *   hold ─┬─ compare what has come so far ─────┐
+ *         └─ fence ─┬─ mark ─┬─ compare the rest of it ───────┬─► commit
+ *                   │        └─ stage (a rollback's: sequences too) ─┤
+ *                   ├─ catalogs ─────────────────────────────┤
+ *                   ├─ sequences ────────────────────────────┤
+ *                   └─ the journal: catching-up, verifying ──┘
  *
  * Invariants:
  * - Nothing of it can be seen from outside before the commit, but the sequences of a rollback's source, which is fenced.
@@ -19,10 +20,21 @@ import type { RecentVerifyReport, SequenceState } from '../core/ports.js';
 import { UnderstudyError } from '../core/errors.js';
 import { subsetIds } from '../core/subsets.js';
 import { assertSameCatalog } from './catalog.js';
-import { reopenSource, stageGuard } from './fence.js';
+import { reopenSource, reopenedSql, stageGuard } from './fence.js';
 import { abortable, followingTarget, found, subsetsOf, timedPart, type Operation } from './operation.js';
 import { readFingerprint } from './preflight.js';
 import { carrySequences, observedRate, readSequences, setSequencesSql } from './sequences.js';
+
+/**
+ * What the stream has brought so far is compared beside the raising of the fence, so that only the last of it is left to
+ * compare behind it. What differs may still be on its way, and is compared again.
+ */
+export function beginComparing(operation: Operation): void {
+  operation.found.comparing = verifyMembers(operation).then(
+    () => undefined,
+    () => undefined,
+  );
+}
 
 /** Waits for the mark; what else can be looked at behind the barrier is begun, and awaited by {@link verifyAndStage}. */
 export async function catchUp(operation: Operation): Promise<void> {
@@ -108,7 +120,7 @@ export async function verifyAndStage(operation: Operation): Promise<void> {
   const { unchanged, carrying } = found(operation, 'besides');
   const [report, staged] = await abortable(
     Promise.all([
-      timedPart(operation, 'verify.compare', verifyMembers(operation)),
+      timedPart(operation, 'verify.compare', compare(operation)),
       timedPart(operation, 'verify.stage', stage(operation)),
       unchanged,
       carrying,
@@ -125,6 +137,11 @@ export async function verifyAndStage(operation: Operation): Promise<void> {
   }
 }
 
+async function compare(operation: Operation): Promise<RecentVerifyReport> {
+  await operation.found.comparing;
+  return await verifyMembers(operation);
+}
+
 async function stage(operation: Operation): Promise<boolean> {
   const { kind, members } = operation;
   if (kind === 'rollback') await found(operation, 'besides').carrying;
@@ -133,7 +150,12 @@ async function stage(operation: Operation): Promise<boolean> {
   const target = followingTarget(operation);
   return await (kind === 'cutover'
     ? stageGuard(target, members)
-    : reopenSource(target, members, 'stage', setSequencesSql(found(operation, 'carried'))));
+    : reopenSource(
+        target,
+        members,
+        'stage',
+        setSequencesSql(found(operation, 'carried'), reopenedSql(members)),
+      ));
 }
 
 function assertEqual(operation: Operation, report: RecentVerifyReport): void {

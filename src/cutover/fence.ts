@@ -102,13 +102,18 @@ export async function disarmFence(session: Session, subset: SubsetId, operation:
   ]);
 }
 
-/** Raises the source's fence and emits the mark, in one transaction. False where a record forbids it. */
+/**
+ * Raises the source's fence and emits the mark, in one transaction, committed once `mayCommit` resolves. False where a
+ * record forbids it.
+ */
 export function raiseFence(
   { session, plan, limits }: ChangeTarget,
   members: readonly OperationMember[],
   markId: string,
+  mayCommit?: Promise<unknown>,
 ): Promise<boolean> {
-  return changeBarrier(session, plan, fenceChange(members, markId), limits);
+  const change = fenceChange(members, markId);
+  return changeBarrier(session, plan, mayCommit === undefined ? change : { ...change, mayCommit }, limits);
 }
 
 export function fenceChange(members: readonly OperationMember[], markId: string): BarrierChange {
@@ -157,7 +162,8 @@ export async function lowerFence(
 
 /**
  * Lowers the source's fence for good, after a rollback whose commit stands in the journal, and tells the source's log
- * that it leads. `alsoSql` runs under the record's lock. False where the source was open already.
+ * that it leads. `alsoSql` runs under the record's lock; staged, it must ask {@link reopenedSql} for what a rollback
+ * doesn't undo. False where the source was open already.
  */
 export function reopenSource(
   { session, plan, limits }: ChangeTarget,
@@ -191,6 +197,15 @@ export function reopenChange(
     ],
     end,
   };
+}
+
+/** True within the transaction of {@link reopenSource} if every one of its records was changed. */
+export function reopenedSql(members: readonly OperationMember[]): string {
+  const records = members.map(
+    ({ subset, key }) => `(${quoteLiteral(subset)}, ${key.epoch + 1}, ${quoteLiteral(key.id)})`,
+  );
+  return `${members.length} = (SELECT pg_catalog.count(*) FROM understudy.epoch
+     WHERE (subset, epoch, operation) IN (${records.join(', ')}) AND NOT fenced)`;
 }
 
 /** Raises the destination's guard for a rollback and emits the mark. False where the operation isn't `fencing` any more. */

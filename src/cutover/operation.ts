@@ -69,6 +69,10 @@ export interface Operation {
     sequenceDefinitions?: Readonly<Record<'leading' | 'following', readonly SequenceDefinition[]>>;
     /** What the shadow was built from, on the side that leads. */
     built?: CatalogFingerprint;
+    /** The state of the step under way is being written to the journal; see `Step.early`. */
+    journaled?: Promise<void>;
+    /** What changed before the barrier is compared while that is raised; never rejects. */
+    comparing?: Promise<void>;
     /** Begun behind the barrier, awaited before the commit: the catalogs are as they were built; `carried` is set. */
     besides?: { readonly unchanged: Promise<void>; readonly carrying: Promise<void> };
     carried?: readonly SequencePlan[];

@@ -343,9 +343,9 @@ async function assertCatalogs(operation: Operation, sessions: OperationSessions)
   await abortable(Promise.all([check(from, sessions.inspector), check(to, sessions.following)]), signal);
 }
 
-/** Through pg's own client, so not while the session runs something else. */
+/** Not while the session runs something else. */
 export function readFingerprint(operation: Operation, session: Session): Promise<CatalogFingerprint> {
-  return operation.deps.readFingerprint(session.client);
+  return session.lend((client) => operation.deps.readFingerprint(client));
 }
 
 async function planBoth(operation: Operation, sessions: OperationSessions): Promise<void> {

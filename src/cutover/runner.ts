@@ -148,6 +148,7 @@ export class OperationRunner {
       if (step.done === undefined || this.#operation.dryRun) continue;
       journaled = this.#journaled(step.done);
       journaled.catch(() => undefined);
+      this.#operation.found.journaled = journaled;
       const next = STEPS_BEFORE_COMMIT[STEPS_BEFORE_COMMIT.indexOf(step) + 1];
       if (next?.early !== true) await journaled;
     }

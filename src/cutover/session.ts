@@ -109,6 +109,20 @@ export class Session {
     return this.#send({ text: sql.join(';\n') }, answerTimeoutMs);
   }
 
+  /**
+   * Has pg's own client do something; not while a statement is under way. Throws `…-unreachable` where the connection broke
+   * meanwhile, else as `act`.
+   */
+  async lend<T>(act: (client: pg.Client) => Promise<T>): Promise<T> {
+    try {
+      return await act(this.client);
+    } catch (error) {
+      throw this.#dead
+        ? this.#unreachable(error instanceof Error ? error.message : String(error), error)
+        : error;
+    }
+  }
+
   #send(query: pg.QueryConfig, answerTimeoutMs = this.#answerTimeoutMs): Promise<readonly Rows[]> {
     const answer = this.#tail.then(() => this.#exchange(query, answerTimeoutMs));
     this.#tail = answer.catch(() => undefined);

@@ -9,7 +9,7 @@ import type { OperationState, SubsetId } from '../core/ports.js';
 import { UnderstudyError, asUnderstudyError, unreachable } from '../core/errors.js';
 import { quoteTable } from '../core/postgres.js';
 import { UNBOUND_SQL, commit, planBarrier } from './barrier.js';
-import { catchUp, verifyAndStage } from './behind-fence.js';
+import { beginComparing, catchUp, verifyAndStage } from './behind-fence.js';
 import {
   lowerFence,
   lowerGuard,
@@ -43,8 +43,8 @@ export interface Step {
   readonly state: OperationState;
   readonly done?: OperationInput;
   /**
-   * It may begin while its state is being journaled: it only reads, waits, or does what is undone with its connection.
-   * Else it is begun when the state has been written.
+   * It may begin while its state is being journaled: it only reads, waits, or does what is undone with its connection
+   * until `found.journaled` resolves. Else it is begun when the state has been written.
    */
   readonly early?: true;
   readonly run: (operation: Operation) => Promise<void>;
@@ -56,7 +56,7 @@ export const STEPS_BEFORE_COMMIT: readonly Step[] = [
   { name: 'preflight', state: 'preflight', run: preflight },
   { name: 'prepare', state: 'preflight', done: 'checked', run: prepare, undo: discardWarm },
   { name: 'hold', state: 'holding', done: 'held', run: closeGate, undo: openGate },
-  { name: 'fence', state: 'fencing', done: 'fenced', run: raise, undo: lower },
+  { name: 'fence', state: 'fencing', done: 'fenced', early: true, run: raise, undo: lower },
   { name: 'catch-up', state: 'catching-up', done: 'caught-up', early: true, run: catchUp },
   { name: 'verify', state: 'verifying', early: true, run: verifyAndStage },
 ];
@@ -93,14 +93,29 @@ async function openGate(operation: Operation): Promise<void> {
 
 async function raise(operation: Operation): Promise<void> {
   const { kind, key, members, markId, from } = operation;
-  const target = leadingTarget(operation);
-  const raised = await (kind === 'cutover' ? raiseFence : raiseGuard)(target, members, markId);
+  beginComparing(operation);
+  // The guard asks its own server's journal.
+  if (kind === 'rollback') await operation.found.journaled;
+  const raised =
+    kind === 'cutover'
+      ? await raiseJournaled(operation, found(operation, 'journaled'))
+      : await raiseGuard(leadingTarget(operation), members, markId);
   if (raised) return;
   throw new UnderstudyError(
     'journal-conflict',
     `the ${from}’s record forbids the barrier: another process acted at epoch ${key.epoch}`,
     { advice: 'Restart Understudy: it then reads the route anew.' },
   );
+}
+
+/** Locks the tables while its state is on its way to the journal, and commits once it is there. */
+async function raiseJournaled(operation: Operation, journaled: Promise<void>): Promise<boolean> {
+  const target = leadingTarget(operation);
+  // It must not be tried again either.
+  const refused = new AbortController();
+  journaled.catch((error: unknown) => refused.abort(error));
+  const limits = { ...target.limits, signal: AbortSignal.any([target.limits.signal, refused.signal]) };
+  return await raiseFence({ ...target, limits }, operation.members, operation.markId, journaled);
 }
 
 /** On the connection that raised it, whose statements come after those of the raising; on a new one where it is dead. */

@@ -272,8 +272,8 @@ export class Verification {
   }
 
   /**
-   * Compares what was changed since the last clean comparison, of the tables `within`. Meant for behind their fence:
-   * nothing may be in flight.
+   * Compares what was changed since it was last found equal, of the tables `within`. Behind their fence nothing is in
+   * flight; before it, what differs may only be on its way.
    */
   async verifyRecent(
     direction: Direction,
@@ -285,7 +285,7 @@ export class Verification {
     const snapshot = { generation, batches: batches.filter(({ table }) => within(table)) };
     const differing = await this.#compareWarm(direction, snapshot, signal, true);
     const keys = snapshot.batches.reduce((sum, batch) => sum + batch.keys.length, 0);
-    if (differing.length === 0) recent.settle(snapshot);
+    recent.settle(equalOf(snapshot, differing));
     return {
       keys,
       mismatches: differing.length,
@@ -360,12 +360,7 @@ export class Verification {
   async #trimOnce(direction: Direction, pair: Pair, signal: AbortSignal): Promise<void> {
     const snapshot = this.#context.recent.snapshot(TRIM_KEYS_MAX);
     const differing = await this.#compare(direction, pair, snapshot, signal);
-    const unequal = new Set(differing.map(({ table, key }) => JSON.stringify([table, key])));
-    const equal: RecentBatch[] = snapshot.batches.map(({ table, keys }) => ({
-      table,
-      keys: keys.filter((key) => !unequal.has(JSON.stringify([table, key.join(',')]))),
-    }));
-    this.#context.recent.settle({ generation: snapshot.generation, batches: equal });
+    this.#context.recent.settle(equalOf(snapshot, differing));
   }
 
   async #compare(
@@ -445,4 +440,18 @@ function origin(direction: Direction): Side {
 async function closePair(pair: Pair | undefined): Promise<void> {
   if (pair === undefined) return;
   await Promise.all([closeSession(pair.authoritative), closeSession(pair.follower)]);
+}
+
+/** The snapshot without the keys that were found to differ. */
+function equalOf(
+  { generation, batches }: RecentSnapshot,
+  differing: readonly DifferingKey[],
+): RecentSnapshot {
+  if (differing.length === 0) return { generation, batches };
+  const unequal = new Set(differing.map(({ table, key }) => JSON.stringify([table, key])));
+  const equal = batches.map(({ table, keys }): RecentBatch => ({
+    table,
+    keys: keys.filter((key) => !unequal.has(JSON.stringify([table, key.join(',')]))),
+  }));
+  return { generation, batches: equal };
 }
