@@ -1,5 +1,6 @@
 /**
- * One series' forecast: the members' medians mixed in log space, weighted by how well each did lately.
+ * One series' forecast: the members' medians mixed in log space, weighted by how well each did lately, without the outer
+ * quarters: where a few repeat an outage, or a day like no other, they are outvoted rather than averaged in.
  *
  * 1. `fit` cuts the past in two, fits every member on the first part and replays the second bucket by bucket, exactly
  *    as if it were live: forecast, then learn what came. So losses, weights, intervals and alarms after a fit rest on
@@ -9,14 +10,15 @@
  *
  * Weights per horizon: absolute error in levels, discounted with a half-life, in relation to the best. A member that
  * does not beat the better seasonal naive has weight 0. (Inverse-loss weights: Bates & Granger 1969; discounting:
- * Stock & Watson 2004; both in Timmermann, "Forecast combinations", 2006.)
+ * Stock & Watson 2004, who find medians and trimmed means of forecasts to be the sturdier; both in Timmermann, "Forecast
+ * combinations", 2006.)
  *
  * Invariants: what is forecast is finite; a bucket that was not observed changes no loss.
  */
 import { ChangeDetector, type Alarm } from './change-point.js';
 import { ConformalBand } from './conformal.js';
 import type { ForecastModel, Forecaster } from './forecasters/forecaster.js';
-import { add, at, clamp } from './numeric.js';
+import { at, clamp, WeightedMiddle } from './numeric.js';
 import type { Track } from './track.js';
 
 export interface EnsembleOptions {
@@ -66,6 +68,8 @@ interface Pending {
 const LEVEL_MAX = 40.75;
 /** Share of the evidence on the members that outlives an alarm: a shorter history for the weights. */
 const ALARM_KEEPS = 0.25;
+/** Weight at either end of the members' forecasts that counts for nothing. */
+const OUTER_SHARE = 0.25;
 /** Of a pending row, before the members'. */
 const OWN_COLUMNS = 3;
 
@@ -259,17 +263,13 @@ export class Ensemble {
       return levels;
     });
     const weights = (this.#shares ??= this.#options.horizons.map((_, index) => this.#weights(index)));
+    const middle = new WeightedMiddle(own.length, OUTER_SHARE);
     for (const [index, horizon] of horizons.entries()) {
       const shares = weights[this.#horizonIndex(horizon)];
-      let sum = 0;
-      for (const [m, levels] of own.entries()) {
-        if (levels === undefined || shares === undefined) continue;
-        const share = at(shares, m);
-        add(mixed, index, share * at(levels, index));
-        sum += share;
-      }
-      if (sum > 0) mixed[index] = at(mixed, index) / sum;
-      else mixed[index] = track.length > 0 ? recentLevel(track) : 0;
+      middle.clear();
+      for (const [m, levels] of own.entries())
+        if (levels !== undefined && shares !== undefined) middle.add(at(levels, index), at(shares, m));
+      mixed[index] = middle.mean() ?? (track.length > 0 ? recentLevel(track) : 0);
     }
     return { mixed, own };
   }

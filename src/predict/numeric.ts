@@ -60,3 +60,57 @@ function insertionSort(values: Float64Array): void {
     values[place] = value;
   }
 }
+
+/**
+ * The mean of what lies between two quantiles of the weight, e.g. the quarters: a trimmed mean (Tukey 1962), with a value that lies
+ * across a quantile counted in part. For the handful of values of one forecast, made again and again: nothing is allocated.
+ */
+export class WeightedMiddle {
+  readonly #values: Float64Array;
+  readonly #weights: Float64Array;
+  readonly #outer: number;
+  #count = 0;
+  #total = 0;
+
+  /** `outer`: share of the weight at either end that is left out, below ½. */
+  constructor(countMax: number, outer: number) {
+    this.#values = new Float64Array(countMax);
+    this.#weights = new Float64Array(countMax);
+    this.#outer = outer;
+  }
+
+  clear(): void {
+    this.#count = 0;
+    this.#total = 0;
+  }
+
+  /** At most as often as was said. A weight that is not positive adds nothing. */
+  add(value: number, weight: number): void {
+    if (!(weight > 0)) return;
+    let place = this.#count++;
+    for (; place > 0 && at(this.#values, place - 1) > value; place--) {
+      this.#values[place] = at(this.#values, place - 1);
+      this.#weights[place] = at(this.#weights, place - 1);
+    }
+    this.#values[place] = value;
+    this.#weights[place] = weight;
+    this.#total += weight;
+  }
+
+  /** undefined where nothing has weight. */
+  mean(): number | undefined {
+    if (this.#count === 0) return undefined;
+    const [from, to] = [this.#outer * this.#total, (1 - this.#outer) * this.#total];
+    let before = 0;
+    let sum = 0;
+    let inside = 0;
+    for (let index = 0; index < this.#count; index++) {
+      const weight = at(this.#weights, index);
+      const counts = Math.max(0, Math.min(to, before + weight) - Math.max(from, before));
+      sum += counts * at(this.#values, index);
+      inside += counts;
+      before += weight;
+    }
+    return sum / inside;
+  }
+}

@@ -120,6 +120,6 @@ function choice(
     reason:
       regret === 0
         ? `The fewest stalled statements of all starts looked at: ${cost.toFixed(1)}.`
-        : `${regret.toFixed(1)} stalled statements more than the best window.`,
+        : `${regret < 0.05 ? 'Less than 0.1' : regret.toFixed(1)} stalled statements more than the best window.`,
   };
 }

@@ -4,6 +4,7 @@ import { ChangeDetector } from '../../src/predict/change-point.js';
 import { ConformalBand } from '../../src/predict/conformal.js';
 import { Ensemble, ENSEMBLE_DEFAULTS, type EnsembleOptions } from '../../src/predict/ensemble.js';
 import type { Forecaster } from '../../src/predict/forecasters/forecaster.js';
+import { WeightedMiddle } from '../../src/predict/numeric.js';
 import { normal, seededRandom } from '../../src/predict/random.js';
 import { LINEAR_MEMBERS as MEMBERS, noisyWeekly, trackOf } from './patterns.js';
 
@@ -20,6 +21,47 @@ const bad: Forecaster = {
     update() {},
   }),
 };
+
+test('the middle of weighted values leaves the outer quarters out, whatever the order', () => {
+  const middle = (pairs: readonly (readonly [number, number])[]): number | undefined => {
+    const made = new WeightedMiddle(pairs.length, 0.25);
+    for (const [value, weight] of pairs) made.add(value, weight);
+    return made.mean();
+  };
+  expect(middle([])).toBeUndefined();
+  expect(middle([[3, 0]])).toBeUndefined();
+  expect(middle([[3, 0.1]])).toBe(3);
+  expect(
+    middle([
+      [1e9, 0.25],
+      [2, 0.5],
+      [-1e9, 0.25],
+    ]),
+  ).toBe(2);
+  // Half of what the first has lies outside.
+  expect(
+    middle([
+      [9, 0.5],
+      [1, 0.5],
+    ]),
+  ).toBe(5);
+  fc.assert(
+    fc.property(
+      fc.array(fc.tuple(fc.integer({ min: -99, max: 99 }), fc.integer({ min: 1, max: 9 })), {
+        minLength: 1,
+        maxLength: 9,
+      }),
+      (pairs) => {
+        // As if each value stood as often as it weighs, four times over so that quarters are whole.
+        const all = pairs
+          .flatMap(([value, weight]) => Array.from({ length: 4 * weight }, () => value))
+          .sort((a, b) => a - b);
+        const inner = all.slice(all.length / 4, (3 * all.length) / 4);
+        expect(middle(pairs)).toBeCloseTo(inner.reduce((sum, value) => sum + value, 0) / inner.length);
+      },
+    ),
+  );
+});
 
 describe('the ensemble', () => {
   test('gives no weight to a member that does not beat the better seasonal naive', () => {

@@ -7,7 +7,7 @@ import { alike, rate } from './plan-text.js';
 const WIDTH = 960;
 const FAN_HEIGHT = 150;
 const MARGIN = 56;
-const MAP_CELL = { width: 34, height: 13 } as const;
+const MAP_CELL = { width: (WIDTH - 2 * MARGIN) / 24, height: 13 } as const;
 const GAP = 28;
 const TOP = 68;
 const SUBSETS_DRAWN = 6;
@@ -21,7 +21,7 @@ const STYLE = `
   .ground { fill: #ffffff } .ink { fill: #1c2430 } .faint { fill: #667085 } .grid { stroke: #e4e7ec }
   polyline { stroke-linecap: round; stroke-width: 1.5 }
   .past { stroke: #344054; fill: none } .median { stroke: #b54708; fill: none } .band { fill: #f79009; fill-opacity: .25 }
-  .now { stroke: #98a2b3; stroke-dasharray: 3 3 } .window { fill: #12b76a; fill-opacity: .35 } .none { fill: #f2f4f7 }
+  .now { stroke: #98a2b3; stroke-dasharray: 3 3 } .window { fill: #12b76a; fill-opacity: .7 } .none { fill: #f2f4f7 }
   .h0 { fill: #fef6ee } .h1 { fill: #fdead7 } .h2 { fill: #f9dbaf } .h3 { fill: #f7b27a } .h4 { fill: #f38744 }
   .h5 { fill: #ef6820 } .h6 { fill: #e04f16 } .h7 { fill: #b93815 } .h8 { fill: #772917 }
   text { font: 12px system-ui, sans-serif } .title { font-size: 15px; font-weight: 600 } .small { font-size: 10px }
@@ -45,7 +45,7 @@ export function planSvg(plan: PlanReport): string {
 <style>${STYLE}</style>
 <rect class="ground" width="${WIDTH}" height="${height}"/>
 <text class="ink title" x="${MARGIN}" y="26">Plan as of ${plan.asOf.slice(0, 16).replace('T', ' ')} UTC</text>
-<text class="faint" x="${MARGIN}" y="44">heat in accesses a second, writes weighted 3; band: nine times of ten; green: the best window</text>
+<text class="faint" x="${MARGIN}" y="44">heat in accesses a second, writes weighted 3; band: nine times of ten; green: the best window; below, the mean by hour of the week</text>
 ${blocks.join('\n')}
 </svg>
 `;
@@ -91,7 +91,7 @@ function fan(plan: PlanReport, subset: SubsetReport, top: number, offset: ZoneOf
     }),
     windowHour === null
       ? ''
-      : `<rect class="window" x="${x(windowHour).toFixed(1)}" y="${top}" width="${Math.max(2, x(1) - x(0)).toFixed(1)}" height="${FAN_HEIGHT}"><title>best window ${window?.start ?? ''}</title></rect>`,
+      : `<rect class="window" x="${x(windowHour).toFixed(1)}" y="${top}" width="${Math.max(3, x(1) - x(0)).toFixed(1)}" height="${FAN_HEIGHT}"><title>best window ${window?.start ?? ''}</title></rect>`,
     upper.length === 0 ? '' : `<polygon class="band" points="${[...upper, ...lower].join(' ')}"/>`,
     ...pieces(past, point).map((points) => `<polyline class="past" points="${points}"/>`),
     `<polyline class="median" points="${ahead.join(' ')}"/>`,
@@ -166,7 +166,7 @@ function heatMap(subset: SubsetReport, top: number, zone: string, offset: ZoneOf
     const shade =
       mean === null ? 'none' : `h${Math.min(MAP_STEPS - 1, Math.floor((mean / peak) * MAP_STEPS))}`;
     const says = `${DAYS[day] ?? ''} ${String(hour).padStart(2, '0')}:00 ${mean === null ? 'not watched' : `${rate(mean)}/s`}`;
-    return `<rect class="${shade}" x="${MARGIN + hour * MAP_CELL.width}" y="${top + day * MAP_CELL.height}" width="${MAP_CELL.width - 1}" height="${MAP_CELL.height - 1}"><title>${says}</title></rect>`;
+    return `<rect class="${shade}" x="${(MARGIN + hour * MAP_CELL.width).toFixed(1)}" y="${top + day * MAP_CELL.height}" width="${(MAP_CELL.width - 1).toFixed(1)}" height="${MAP_CELL.height - 1}"><title>${says}</title></rect>`;
   });
   const days = DAYS.map(
     (day, at) =>
@@ -174,9 +174,9 @@ function heatMap(subset: SubsetReport, top: number, zone: string, offset: ZoneOf
   );
   const hours = [0, 6, 12, 18].map(
     (hour) =>
-      `<text class="faint small" x="${MARGIN + hour * MAP_CELL.width}" y="${top + 7 * MAP_CELL.height + 11}">${String(hour).padStart(2, '0')}:00</text>`,
+      `<text class="faint small" x="${(MARGIN + hour * MAP_CELL.width).toFixed(1)}" y="${top + 7 * MAP_CELL.height + 11}">${String(hour).padStart(2, '0')}:00</text>`,
   );
-  const clock = `<text class="faint small" x="${WIDTH - MARGIN}" y="${top + 7 * MAP_CELL.height + 11}" text-anchor="end">mean by hour of the week, ${escaped(zone)}</text>`;
+  const clock = `<text class="faint small" x="${WIDTH - MARGIN}" y="${top + 7 * MAP_CELL.height + 11}" text-anchor="end">${escaped(zone)}</text>`;
   return [...cells, ...days, ...hours, clock].join('');
 }
 

@@ -1,7 +1,7 @@
 /** The plan as text: two tables, windows, what is not known; and everything behind one subset. */
 import type { Judgement } from '../../predict/judgement.js';
 import { borderLines } from '../cli/border-lines.js';
-import { formatBytes, formatCount, formatDuration, formatMs, table } from '../cli/format.js';
+import { formatBytes, formatCount, formatDuration, table } from '../cli/format.js';
 import type { Duration, PlanReport, SubsetReport, WindowReport } from './plan-report.js';
 
 const SUBSETS_SHOWN = 25;
@@ -159,8 +159,14 @@ function windowText({ start, end }: WindowReport): string {
   return `${day} ${start.slice(0, 16).replace('T', ' ')}–${end.slice(11, 16)} UTC`;
 }
 
+/** A prediction: no digit that nobody can vouch for. */
+function aboutMs(ms: number): string {
+  if (ms >= 1000) return formatDuration(ms / 1000);
+  return ms > 0 && ms < 1 ? '<1 ms' : `${Math.round(ms)} ms`;
+}
+
 function stallText({ stallMs }: WindowReport): string {
-  return `${formatMs(stallMs.value)} (${formatMs(stallMs.low)} – ${formatMs(stallMs.high)})`;
+  return `${aboutMs(stallMs.value)} (${aboutMs(stallMs.low)} – ${aboutMs(stallMs.high)})`;
 }
 
 const STALL_TERMS: Readonly<Record<string, string>> = {
@@ -172,7 +178,7 @@ const STALL_TERMS: Readonly<Record<string, string>> = {
 
 function stallTermsText({ stallTerms }: WindowReport): string {
   return Object.entries(stallTerms)
-    .map(([term, ms]) => `${STALL_TERMS[term] ?? term} ${formatMs(ms)}`)
+    .map(([term, ms]) => `${STALL_TERMS[term] ?? term} ${aboutMs(ms)}`)
     .join(', ');
 }
 
@@ -224,23 +230,20 @@ export function explainLines(plan: PlanReport, subset: SubsetReport): readonly s
   ];
   return [
     `${subset.subset}${place < 0 ? '' : `, ${place + 1} of ${plan.subsets.length} by priority`}, as of ${plan.asOf}`,
-    ...(subset.side === null ? [] : [`led by       the ${subset.side}`]),
-    `tables       ${subset.tables.join(', ')}`,
-    `size         ${subset.bytes === null ? 'not known' : `${formatBytes(subset.bytes)}, ${leftText(subset)}`}`,
+    ...(subset.side === null ? [] : [`${field('led by')}the ${subset.side}`]),
+    `${field('tables')}${subset.tables.join(', ')}`,
+    `${field('size')}${subset.bytes === null ? 'not known' : `${formatBytes(subset.bytes)}, ${leftText(subset)}`}`,
     ...(subset.growthPerDay === null
       ? []
-      : [
-          `grows        ${growthText(subset.growthPerDay)}`,
-          `${' '.repeat(12)} ${subset.growthPerDay.reason}`,
-        ]),
+      : [`${field('grows')}${growthText(subset.growthPerDay)}`, `${field('')}${subset.growthPerDay.reason}`]),
     ...judgements.flatMap(([name, judgement]) => judgementLines(name, judgement)),
     ...durationLines('copied in', subset.copySeconds),
     ...durationLines('ready in', subset.readySeconds),
-    ...(subset.hot === null ? ['hot keys     not known'] : judgementLines('hot share', subset.hot)),
+    ...(subset.hot === null ? [`${field('hot share')}not known`] : judgementLines('hot share', subset.hot)),
     ...crossingLines(subset),
     ...tieLines(subset),
-    ...(subset.together.length === 0 ? [] : [`switched with  ${subset.together.join(', ')}`]),
-    ...(subset.windows.length === 0 ? ['windows      none'] : ['windows']),
+    ...(subset.together.length === 0 ? [] : [`${field('switched with')}${subset.together.join(', ')}`]),
+    ...(subset.windows.length === 0 ? [`${field('windows')}none`] : ['windows']),
     ...subset.windows.flatMap((window) => [
       `  ${windowText(window)}  stall ${stallText(window)}`,
       `    ${stallTermsText(window)}`,
@@ -250,6 +253,10 @@ export function explainLines(plan: PlanReport, subset: SubsetReport): readonly s
     ...subset.notes.map((note) => `  ${note}`),
     ...plan.unknown.map((note) => `  ${note}`),
   ];
+}
+
+function field(name: string): string {
+  return name.padEnd(17);
 }
 
 function growthText({ value, low, high }: Judgement): string {
@@ -265,8 +272,8 @@ function leftText({ bytes, bytesLeft }: SubsetReport): string {
 
 function judgementLines(name: string, { value, low, high, terms, confidence, reason }: Judgement): string[] {
   return [
-    `${name.padEnd(16)} ${figure(value)} (${figure(low)} – ${figure(high)}), confidence ${confidence}`,
-    `${' '.repeat(16)} ${reason}${termsText(terms)}`,
+    `${field(name)}${figure(value)} (${figure(low)} – ${figure(high)}), confidence ${confidence}`,
+    `${field('')}${reason}${termsText(terms)}`,
   ];
 }
 
@@ -276,10 +283,10 @@ function termsText(terms: Judgement['terms']): string {
 }
 
 function durationLines(name: string, duration: Duration | null): string[] {
-  if (duration === null) return [`${name.padEnd(16)} not known`];
+  if (duration === null) return [`${field(name)}not known`];
   return [
-    `${name.padEnd(16)} ${durationText(duration)}, confidence ${duration.confidence}`,
-    `${' '.repeat(16)} ${duration.reason}${termsText(duration.terms)}`,
+    `${field(name)}${durationText(duration)}, confidence ${duration.confidence}`,
+    `${field('')}${duration.reason}${termsText(duration.terms)}`,
   ];
 }
 
@@ -289,7 +296,7 @@ function crossingLines(subset: SubsetReport): string[] {
     .slice(0, 8)
     .map((other) => `${other.with} (${(other.share * 100).toFixed(1)} % of the smaller’s)`);
   return [
-    `crosses      ${crossingText(subset)} of its transactions touch another subset${with_.length === 0 ? '' : `: ${with_.join(', ')}`}`,
+    `${field('crosses')}${crossingText(subset)} of its transactions touch another subset${with_.length === 0 ? '' : `: ${with_.join(', ')}`}`,
   ];
 }
 
