@@ -12,6 +12,7 @@ import { catalogOf, installationSecret, openStore } from '../import-log/destinat
 import { ImportRun, type SeriesTarget } from '../import-log/import-run.js';
 import type { HeatSummary } from '../import-log/heat.js';
 import { readSnapshots, type SnapshotImport } from '../import-log/snapshots.js';
+import { WHAT_TO_LOG } from '../plan/plan-text.js';
 import { SERIES_FILE, SeriesFileWriter } from '../series-file.js';
 import { EXIT, type ExitCode } from './exit-codes.js';
 import { bar, formatBytes, formatCount, formatDuration, formatMs, table } from './format.js';
@@ -77,7 +78,11 @@ export async function runImportLog(
     print(terminal, report, snapshots, heat, seconds);
     if (target !== null) {
       const plan = target.name === SERIES_FILE || config !== null ? '' : ` --series ${target.name}`;
-      terminal.line(`kept in ${target.name}; \`understudy plan${plan}\` says what it means`);
+      terminal.line(
+        heat.tables.length === 0
+          ? `kept in ${target.name}, but no use of any table was seen. ${WHAT_TO_LOG}`
+          : `kept in ${target.name}; \`understudy plan${plan}\` says what it means`,
+      );
     } else if (totals) terminal.line('totals are not kept: give a second snapshot');
     terminal.result(resultOf(verb, report, snapshots, heat, seconds, run.shed, target?.name ?? null));
     return EXIT.ok;

@@ -7,12 +7,18 @@ import type { Duration, PlanReport, SubsetReport, WindowReport } from './plan-re
 const SUBSETS_SHOWN = 25;
 const UNKNOWN = '?';
 
+/** Said where nothing was learnt. */
+export const WHAT_TO_LOG =
+  'Logs hold statements where log_min_duration_statement is 0, or log_statement is all; a sample of them will do.';
+
 export function planLines(plan: PlanReport): readonly string[] {
   if (plan.whole.tables.length === 0)
     return [
-      `Plan as of ${plan.asOf}, ${observedText(plan)}, from ${plan.origin}`,
+      plan.observed === null
+        ? `Nothing observed yet, from ${plan.origin}`
+        : `Plan as of ${plan.asOf}, ${observedText(plan)}, from ${plan.origin}`,
       'No use of any table was seen: there is nothing to plan.',
-      'Logs hold statements where log_min_duration_statement is 0, or log_statement is all; a sample of them will do.',
+      WHAT_TO_LOG,
       ...plan.notes,
       ...unknownLines(plan),
     ];
