@@ -80,6 +80,23 @@ test.each([
   expect(flagsOf(sql) & CHANGES_STATE).toBe(CHANGES_STATE);
 });
 
+test.each([
+  "SELECT ';--'; SET ROLE admin",
+  "SELECT ';--', set_config('work_mem','7MB',false)",
+  'SELECT 1 /* a; -- b */; SET search_path = x',
+  "SELECT 'x;/*'; CREATE TEMP TABLE t (a int)",
+  'SELECT 1INTO TEMP t',
+  'SELECT $1INTO TEMP t',
+  'SELECT $$a$$INTO TEMP t',
+  'EXPLAIN ANALYZE EXECUTE p',
+  'SELECT U&"\\0073et_config"($1, $2, false)',
+  "SELECT set_config('work_mem', E'\\', true) --', false)",
+  "SELECT set_config('work_mem', $a$', true) --$a$, false)",
+  'CREATE TABLE t AS EXECUTE p',
+])('is not hidden by what stands in front of it: %s', (sql) => {
+  expect(flagsOf(sql) & CHANGES_STATE).toBe(CHANGES_STATE);
+});
+
 test('a text that was cut may have gone on with anything', () => {
   expect(flagsOf('SELECT 1', true)).toBe(CHANGES_STATE);
 });
@@ -99,6 +116,23 @@ describe('custom settings', () => {
     expect(text.settingNames).toEqual([name]);
   });
 
+  test.each([
+    "INSERT INTO n VALUES ('a;--'), ('b'); SET app.tenant = '7'",
+    "SELECT 1; -- why\nSET app.tenant = '7'",
+    "SELECT 1; /* why /* */ */ -- so\r SET app.tenant = '7'",
+    "SET /* a /* b */ c */ app.tenant = '7'",
+    "SET SESSION/**/app /**/ . -- x\n tenant = '7'",
+    `SET /* ${'long '.repeat(100)} */ app.tenant = '7'`,
+    'SET"app"."tenant" TO 7',
+    "DO $$BEGIN SET app.tenant = '7'; END$$",
+    'DO $$BEGIN IF true THEN RESET app.tenant; END IF; END$$',
+    "SELECT --;\nset_config('app.tenant', '7', false)",
+    "SELECT set_config('app.tenant', E'\\'', true)",
+  ])('named behind noise: %s', (sql) => {
+    expect(flagsOf(sql) & (CHANGES_STATE | NAMES_SETTINGS)).toBe(CHANGES_STATE | NAMES_SETTINGS);
+    expect(text.settingNames).toEqual(['app.tenant']);
+  });
+
   test('several in one text', () => {
     flagsOf("SET app.a = 1; SELECT set_config('app.b', '', true), set_config('app.c', '', false)");
     expect(text.settingNames).toEqual(['app.a', 'app.b', 'app.c']);
@@ -111,6 +145,9 @@ describe('custom settings', () => {
     "SELECT set_config(E'app.\\x41', 'a', false)",
     "SELECT set_config('app.x'",
     'SET "app.ü" = 1',
+    'SET app.ü = 1',
+    'SET U&"app"."x" = 1',
+    `SET /* ${'long '.repeat(1000)} */ app.tenant = 1`,
     "DO $$ BEGIN EXECUTE format('SET %I.x = 1', a); END $$",
     "DO $$ BEGIN EXECUTE 'SELECT set_con' || 'fig(...)', set_config; END $$",
   ])('not to be named: %s', (sql) => {

@@ -59,6 +59,7 @@ const LITERAL_SETTING = /^[a-z_][a-z0-9_.]*$/i;
 
 /** Expressions that name a type as an ordinary word. */
 const TYPE_NAMING: readonly string[] = ['cast', 'treat', 'returning', 'xmltable', 'json_table', 'columns'];
+const NUMBER = /^[\d._]+(?:e[+-]?\d+)?$/i;
 /** The second colon, and what qualifies a name. */
 const CONTINUES_TYPE = ':.';
 const NAME_BYTES_MAX = 63;
@@ -268,7 +269,8 @@ class Scan {
     }
     this.#at = at;
     this.#replace(start, at);
-    return true;
+    // A word may follow at once, to servers before 15.
+    return NUMBER.test(text.slice(start, at));
   }
 
   #literal(): boolean {

@@ -11,7 +11,7 @@
  */
 import type { BlockerReason } from '../../core/traffic-ports.js';
 import { UnderstudyError } from '../../core/errors.js';
-import { isCustomSettingName } from '../../wire/postgres/statement-text.js';
+import { isCustomSettingName } from '../../wire/postgres/setting-names.js';
 
 export interface PreparedStatement {
   readonly name: string;

@@ -3,10 +3,14 @@
  *
  * Not a parser. It looks at the first word of each statement and at certain words anywhere, string literals and
  * comments included: what it can't rule out counts as a change, which costs one more question to the backend. What
- * it must never do is miss one, so it has no notion of quoting that a setting of the server could falsify.
+ * it must never do is miss one, so it has no notion of quoting that a setting of the server could falsify: every `;`
+ * may end a statement, and only a comment in front of the first statement is known to be one. Where one seems to begin
+ * behind a `;`, that may be in a literal: the text counts as a change, all its words are looked at, and a statement may begin
+ * behind every end of a line and of a comment.
  * Text in any client encoding: only ASCII letters matter, and no supported encoding hides one from a byte scan that
  * errs towards seeing more words, not fewer.
  */
+import { isCustomSettingName, settingOfCall, settingOfSet, type NamedSetting } from './setting-names.js';
 
 /** What a text may do; a bit set. */
 export const CLEAN = 0;
@@ -49,12 +53,10 @@ const CONTEXT: ReadonlyMap<string, readonly string[]> = new Map([
   ['hold', ['with']],
 ]);
 
-const CUSTOM_NAME = /^[a-z_][a-z0-9_$]*(?:\.[a-z_][a-z0-9_$]*)+$/i;
-
-/** Whether `name` can be a custom setting's name, and be quoted in SQL without care. */
-export function isCustomSettingName(name: string): boolean {
-  return name.length <= 200 && CUSTOM_NAME.test(name);
-}
+/** Longer names the server cuts. */
+const NAME_BYTES_MAX = 63;
+/** How much of a SET is looked through for its name. */
+const SET_BYTES_MAX = 2048;
 
 /**
  * Whether the text is one COMMIT PREPARED or ROLLBACK PREPARED and nothing else: it ends what another session began,
@@ -93,54 +95,62 @@ export class StatementText {
     let at = start;
     let atStatementStart = true;
     let statements = 0;
+    /** A statement may begin wherever a comment could end. */
+    let loose = false;
     let inDo = false;
+    /** A comment seems to have begun: what stands in front of a word may be in it. */
+    let commented = false;
     let wordBefore = start;
     let wordBeforeEnd = start;
     while (at < end) {
-      const byte = bytes[at] as number;
       if (atStatementStart) {
-        at = skipToWord(bytes, at, end);
+        at = statements === 0 ? skipToWord(bytes, at, end) : skipBlank(bytes, at, end);
         if (at >= end) break;
-        if (!isWordStart(bytes[at] as number)) {
-          // Neither a word nor an empty statement: `;` again, or something only the server understands.
-          if (bytes[at] !== SEMICOLON) {
-            flags |= CHANGES_STATE;
-            atStatementStart = false;
-          }
-          at += 1;
-          continue;
-        }
-        const wordEnd = endOfWord(bytes, at, end);
-        const verb = bytes.toString('latin1', at, wordEnd).toLowerCase();
-        atStatementStart = false;
-        inDo ||= verb === 'do';
-        flags |= this.#verb(verb, bytes, wordEnd, end);
-        if (statements === 0 && !cut) flags |= endOfTransaction(verb, bytes, wordEnd, end);
-        statements += 1;
-        wordBefore = at;
-        wordBeforeEnd = wordEnd;
-        at = wordEnd;
-        continue;
       }
-      if (byte === SEMICOLON) {
-        atStatementStart = true;
-        at += 1;
-      } else if (isWordStart(byte)) {
+      const byte = bytes[at] as number;
+      if (isWordStart(byte)) {
         const wordEnd = endOfWord(bytes, at, end);
-        if (this.#interesting[mark(wordEnd - at, byte, bytes[wordEnd - 1] as number)] === 1) {
+        const length = Math.min(wordEnd - at, NAME_BYTES_MAX);
+        if (atStatementStart) {
+          const verb = bytes.toString('latin1', at, wordEnd).toLowerCase();
+          inDo ||= verb === 'do';
+          flags |= this.#verb(verb, bytes, wordEnd, end);
+          if (statements === 0 && !cut) flags |= endOfTransaction(verb, bytes, wordEnd, end);
+          statements += 1;
+        } else if (inDo && (length === 3 || length === 5)) {
           const word = bytes.toString('latin1', at, wordEnd).toLowerCase();
+          if (word === 'set' || word === 'reset') flags |= this.#set(bytes, wordEnd, end);
+        }
+        if (this.#interesting[mark(length, byte, bytes[at + length - 1] as number)] === 1) {
+          const word = bytes.toString('latin1', at, at + length).toLowerCase();
           const context = CONTEXT.get(word);
           if (context === undefined) flags |= this.#word(word, bytes, start, wordEnd, end, inDo);
-          else if (follows(context, bytes, wordBefore, wordBeforeEnd, at)) flags |= CHANGES_STATE;
+          else if (commented || follows(context, bytes, wordBefore, wordBeforeEnd, at))
+            flags |= CHANGES_STATE;
+        }
+        // A name in U&"…" can't be read without unescaping it.
+        if (length === 1 && bytes[wordEnd] === AMPERSAND && bytes[wordEnd + 1] === QUOTE) {
+          flags |= CHANGES_STATE | UNKNOWN_SETTING;
         }
         wordBefore = at;
         wordBeforeEnd = wordEnd;
         at = wordEnd;
-      } else if (isWordPart(byte)) {
-        // A number: what follows its digits belongs to it.
-        at = endOfWord(bytes, at, end);
-      } else {
-        at += 1;
+        atStatementStart = false;
+        continue;
+      }
+      if (byte === DASH || byte === SLASH) commented ||= opensComment(bytes, at);
+      if (byte === SEMICOLON) {
+        atStatementStart = true;
+      } else if (atStatementStart) {
+        // Something only the server understands, a comment, or what follows a `;` inside of a literal.
+        flags |= CHANGES_STATE;
+        loose ||= opensComment(bytes, at);
+        atStatementStart = false;
+        statements += 1;
+      }
+      at += 1;
+      if (loose && (byte === NEWLINE || byte === RETURN || (byte === SLASH && bytes[at - 2] === STAR))) {
+        atStatementStart = true;
       }
     }
     return flags;
@@ -150,7 +160,7 @@ export class StatementText {
     switch (verb) {
       case 'set':
       case 'reset':
-        return this.#set(bytes.toString('latin1', from, Math.min(end, from + 400)));
+        return this.#set(bytes, from, end);
       case 'load':
         return CHANGES_STATE | LOADS_LIBRARY;
       case 'close':
@@ -162,51 +172,34 @@ export class StatementText {
   }
 
   #word(word: string, bytes: Buffer, start: number, from: number, end: number, inDo: boolean): number {
-    if (word === 'set_config') return this.#setConfig(bytes.toString('latin1', from, end));
-    // Dynamic SQL in an anonymous block: what it sets can't be read off the text.
+    if (word === 'set_config') return this.#named(settingOfCall(bytes.toString('latin1', from, end)));
     if (word === 'execute') {
+      // Dynamic SQL in an anonymous block: what it sets can't be read off the text. Else EXPLAIN or CREATE … EXECUTE.
       return inDo && /\bset\b|set_config/i.test(bytes.toString('latin1', start, end))
-        ? UNKNOWN_SETTING
-        : CLEAN;
+        ? CHANGES_STATE | UNKNOWN_SETTING
+        : CHANGES_STATE;
     }
     return this.#stateful.has(word) ? CHANGES_STATE : CLEAN;
   }
 
-  /** `SET [SESSION | LOCAL] name …` and `RESET name`, from after the verb. */
-  #set(rest: string): number {
-    const match =
-      /^(?:\s|\/\*[^]*?\*\/|--[^\n]*\n)+(?:(session|local)\s+)?("[^"]*"|[\w$]+)((?:\s*\.\s*(?:"[^"]*"|[\w$]+))*)/i.exec(
-        rest,
-      );
-    if (match === null) return CHANGES_STATE;
-    const scope = (match[1] ?? '').toLowerCase();
-    const name = `${match[2] ?? ''}${match[3] ?? ''}`.replaceAll(/["\s]/g, '').toLowerCase();
-    if (name === 'transaction' && scope !== 'session') return CLEAN;
-    const flags = scope === 'local' ? CLEAN : CHANGES_STATE;
+  #set(bytes: Buffer, from: number, end: number): number {
+    const setting = settingOfSet(bytes.toString('latin1', from, Math.min(end, from + SET_BYTES_MAX)));
+    if (setting.name === 'transaction') return CLEAN;
+    return this.#named(setting);
+  }
+
+  #named({ name, local }: NamedSetting): number {
+    const flags = local ? CLEAN : CHANGES_STATE;
+    if (name === null) return local ? CLEAN : CHANGES_STATE | UNKNOWN_SETTING;
     if (!name.includes('.')) return flags;
     // A custom setting that was set locally once reads as the empty string ever after, no longer as unset.
     if (!isCustomSettingName(name)) return CHANGES_STATE | UNKNOWN_SETTING;
     this.settingNames.push(name);
     return flags | NAMES_SETTINGS;
   }
-
-  /** The arguments of `set_config(name, value, is_local)`, from after the function's name. */
-  #setConfig(rest: string): number {
-    const parts = callArguments(rest);
-    if (parts === null) return CHANGES_STATE | UNKNOWN_SETTING;
-    const local = parts.length === 3 && /^\s*(?:true|'t'|'true'|'on')\s*$/i.test(parts[2] ?? '');
-    const literal = /^\s*'([^'\\]*)'\s*(?:::\s*(?:pg_catalog\.)?(?:text|varchar)\s*)?$/i.exec(parts[0] ?? '');
-    if (literal === null) return local ? CLEAN : CHANGES_STATE | UNKNOWN_SETTING;
-    const name = (literal[1] ?? '').toLowerCase();
-    const flags = local ? CLEAN : CHANGES_STATE;
-    if (!name.includes('.')) return flags;
-    if (!isCustomSettingName(name)) return CHANGES_STATE | UNKNOWN_SETTING;
-    this.settingNames.push(name);
-    return flags | NAMES_SETTINGS;
-  }
 }
 
-/** Whether the word at `at` stands behind one of `context`; a comment between them counts as yes. */
+/** Whether the word at `at` stands behind one of `context`. */
 function follows(
   context: readonly string[],
   bytes: Buffer,
@@ -214,10 +207,8 @@ function follows(
   wordBeforeEnd: number,
   at: number,
 ): boolean {
-  const between = bytes.toString('latin1', wordBeforeEnd, at);
-  if (/[-/]/.test(between)) return true;
   return (
-    between.trim() === '' &&
+    bytes.toString('latin1', wordBeforeEnd, at).trim() === '' &&
     context.includes(bytes.toString('latin1', wordBefore, wordBeforeEnd).toLowerCase())
   );
 }
@@ -239,39 +230,39 @@ function endOfTransaction(verb: string, bytes: Buffer, from: number, end: number
   return commits ? ENDS_TRANSACTION | COMMITS : ENDS_TRANSACTION;
 }
 
-/** Splits `( a, b, c )…` at its top-level commas; null where the parenthesis is not closed in the text. */
-function callArguments(text: string): string[] | null {
-  const open = /^\s*\(/.exec(text);
-  if (open === null) return null;
-  const parts: string[] = [];
-  let depth = 0;
-  let quoted = false;
-  let from = open[0].length;
-  for (let at = from; at < text.length; at++) {
-    const char = text[at];
-    if (char === "'") quoted = !quoted;
-    else if (quoted) continue;
-    else if (char === '(' || char === '[') depth += 1;
-    else if (char === ')' && depth === 0) return [...parts, text.slice(from, at)];
-    else if (char === ')' || char === ']') depth -= 1;
-    else if (char === ',' && depth === 0) {
-      parts.push(text.slice(from, at));
-      from = at + 1;
-    }
-  }
-  return null;
+const SEMICOLON = 0x3b;
+const AMPERSAND = 0x26;
+const QUOTE = 0x22;
+const NEWLINE = 0x0a;
+const RETURN = 0x0d;
+const SLASH = 0x2f;
+const STAR = 0x2a;
+const DASH = 0x2d;
+
+function opensComment(bytes: Buffer, at: number): boolean {
+  const next = bytes[at + 1];
+  return (bytes[at] === DASH && next === DASH) || (bytes[at] === SLASH && next === STAR);
 }
 
-const SEMICOLON = 0x3b;
-
-/** The next byte that is neither blank, nor in a comment, nor an opening parenthesis. */
-function skipToWord(bytes: Buffer, from: number, end: number): number {
+/** The next byte that is neither blank nor an opening parenthesis. */
+function skipBlank(bytes: Buffer, from: number, end: number): number {
   let at = from;
   while (at < end) {
     const byte = bytes[at] as number;
-    if (byte === 0x20 || (byte >= 0x09 && byte <= 0x0d) || byte === 0x28 || byte === 0) {
-      at += 1;
-    } else if (byte === 0x2d && bytes[at + 1] === 0x2d) {
+    if (byte !== 0x20 && (byte < 0x09 || byte > 0x0d) && byte !== 0x28 && byte !== 0) break;
+    at += 1;
+  }
+  return at;
+}
+
+/** The next byte that is neither blank, nor in a comment, nor an opening parenthesis, where none can be in a literal. */
+function skipToWord(bytes: Buffer, from: number, end: number): number {
+  let at = from;
+  while (at < end) {
+    at = skipBlank(bytes, at, end);
+    if (at >= end) break;
+    const byte = bytes[at] as number;
+    if (byte === 0x2d && bytes[at + 1] === 0x2d) {
       while (at < end && bytes[at] !== 0x0a && bytes[at] !== 0x0d) at += 1;
     } else if (byte === 0x2f && bytes[at + 1] === 0x2a) {
       at = skipBlockComment(bytes, at, end);
@@ -305,8 +296,9 @@ function isWordStart(byte: number): boolean {
   return (byte >= 0x61 && byte <= 0x7a) || (byte >= 0x41 && byte <= 0x5a) || byte === 0x5f;
 }
 
+/** A dollar sign may belong to a name, but also to a quote: what stands on both sides counts. */
 function isWordPart(byte: number): boolean {
-  return isWordStart(byte) || (byte >= 0x30 && byte <= 0x39) || byte === 0x24;
+  return isWordStart(byte) || (byte >= 0x30 && byte <= 0x39);
 }
 
 function endOfWord(bytes: Buffer, from: number, end: number): number {

@@ -54,6 +54,8 @@ describe('may not', () => {
     '',
     ';',
     'SELECT 1; SELECT 2',
+    'SELECT a FROM item WHERE a = 1FOR SHARE',
+    'SELECT 1INTO t',
     'SELECT 1;; ',
     'INSERT INTO item VALUES (1)',
     'UPDATE item SET a = 1',
