@@ -6,8 +6,8 @@
  *
  *   forward   a table or a column that is not known → the lane halts (`haltedAt`) until the schema was followed; one
  *             that was looked at and is not the shadow's (`settled`) is passed over from then on
- *   reverse   nobody follows the schema: what both sides have is written; a column that only one has holds the lane up
- *             (`moved`) until somebody has acted. A new partition of what is one table on the other side is looked
+ *   reverse   what both sides have is written; a column that only one has holds the lane up (`moved`) until the schema was
+ *             followed (schema-back.ts) or somebody has acted. A new partition of what is one table on the other side is looked
  *             for once
  *
  * Invariant: nothing that comes behind a relation which is not understood is taken: `onApart` fails the session at once.
@@ -66,7 +66,7 @@ export class LaneRelations {
   async read(origin: Session, apply: Session): Promise<void> {
     this.#tables = await this.#knownTables(origin, apply);
     await this.#readMembers(origin);
-    if (this.#state.direction === 'forward') this.#state.addedColumns = await readAddedColumns(apply);
+    this.#state.addedColumns = await readAddedColumns(apply);
   }
 
   /** Both sides have the same tables under the same names wherever subsets are configured: a format is refused beside them. */
@@ -155,9 +155,9 @@ export class LaneRelations {
   }
 
   /**
-   * On the way back nobody follows the schema. What the log carries in a column that both sides have is written; a row
-   * from before a column was added, or from after it was dropped, leaves that one alone. A column that only one side
-   * has, and the log carries, holds the lane up, once the tables were read again, until somebody has acted.
+   * On the way back, what the log carries in a column that both sides have is written; a row from before a column was added
+   * by hand, or from after it was dropped, leaves that one alone. A column that only one side has, and the log carries, holds
+   * the lane up, once the tables were read again, until the schema was followed or somebody has acted.
    */
   #compareBack(relation: RelationMessage, table: ApplyTable | undefined): void {
     const state = this.#state;
@@ -174,6 +174,7 @@ export class LaneRelations {
     const signature = signatureOf(relation);
     state.moved = { table: name, signature, held: known?.signature === signature };
     state.tablesMoved = true;
+    state.onSchemaNotice();
     this.#context.onApart(
       new UnderstudyError(
         'catalog-changed',
@@ -195,8 +196,9 @@ export class LaneRelations {
       const name = nameOf(relation);
       const table = this.#tables.get(name);
       if (table === undefined) throw new UnderstudyError('internal', `no table ${name}`);
-      const carried = this.#state.direction === 'reverse' ? carriedBy(relation, table) : table;
-      binding = bind(relation, carried, this.#state.addedColumns.get(name));
+      const fills = this.#state.addedColumns.get(name);
+      const carried = this.#state.direction === 'reverse' ? carriedBy(relation, table, fills) : table;
+      binding = bind(relation, carried, fills);
       this.#bindings.set(relation, binding);
     }
     return binding;

@@ -37,7 +37,7 @@ export async function mendTables(context: MendingContext, tables: readonly Table
   await throttle.during(async () => {
     for (const [done, table] of open.entries()) {
       const leader = direction === 'forward' ? 'source' : 'destination';
-      const message = `the slot was lost: ${done} of ${open.length} tables are compared with the ${leader} and mended`;
+      const message = `${done} of ${open.length} tables are compared with the ${leader} and mended`;
       onWarning({ code: REPAIRING, message });
       // What no log tells comes over whole at each switch.
       if (!isUnlogged(table)) await mendTable(context, table);

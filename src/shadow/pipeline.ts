@@ -41,13 +41,19 @@ import { mendTables, REPAIRING } from './mending.js';
 import type { Pace } from './pace.js';
 import { analyzeAll, analyzeStale } from './postgres/analyze.js';
 import { installDdlNotice } from './postgres/ddl-notice.js';
-import { readFingerprint } from './postgres/fingerprint.js';
+import { readFingerprint, type FingerprintDifference } from './postgres/fingerprint.js';
 import { ensureIdentities } from './postgres/identity.js';
 import { ensureRecords, readState } from './postgres/records.js';
-import { assertFormat, readSourcePlan, writeFingerprint } from './postgres/schema-records.js';
+import {
+  assertFormat,
+  readDestinationPlan,
+  readSourcePlan,
+  writeFingerprint,
+} from './postgres/schema-records.js';
 import { endOnAbort, openSession, type Session } from './postgres/statement.js';
 import type { TableInfo } from './postgres/table.js';
 import { readTables } from './postgres/tables.js';
+import { recordDestinationPlan } from './schema-back.js';
 import { laneCarrier, SchemaFollower, schemaMoved, sourceLeads } from './schema-follower.js';
 import {
   buildAfterCopy,
@@ -109,6 +115,7 @@ export class Pipeline {
       onCarrying: () => condition.enter('copying'),
     });
     const { state } = streams.forward;
+    streams.reverse.state.onSchemaNotice = () => this.#schema.notice();
     state.onSchemaNotice = () => {
       this.#schema.notice();
       // A stream that stands holds up the copy too; where everything is copied, the look is enough.
@@ -237,6 +244,7 @@ export class Pipeline {
     this.#grown = true;
     this.#built.clear();
     streams.forward.state.forgetTables();
+    if (!streams.reverse.running) streams.reverse.state.forgetTables();
     verification.forget();
     await afterSchemaBuilt(tables.names());
   }
@@ -307,6 +315,7 @@ export class Pipeline {
     const there = await readTables(destination.client);
     await ensureIdentities(destination, there, stage);
     if (this.#grown) await streams.growReverse(destination, there);
+    if ((await readDestinationPlan(destination)) !== null) await recordDestinationPlan(stage);
     await writeFingerprint(destination, 'destination', await readFingerprint(destination.client));
   }
 
@@ -357,7 +366,27 @@ export class Pipeline {
     return lagMs === null || lagMs > TRIM_LAG_MAX_MS ? null : direction;
   }
 
-  /** Whether the source's schema is another, and the shadow's can follow it. */
+  /** Whether the destination's schema was another while it leads, and the source's is brought to it. */
+  async #followBack(stage: StageContext, differences: readonly FingerprintDifference[]): Promise<boolean> {
+    const { streams } = this.#context;
+    if (differences.length === 0) {
+      // Its way back was prepared before this was recorded.
+      if (streams.reverseBegun && (await readDestinationPlan(stage.destination)) === null)
+        await recordDestinationPlan(stage);
+      return false;
+    }
+    const standStill = async (): Promise<void> => {
+      await laneCarrier(streams.reverse).standStill(stage.destination);
+      await streams.forward.stop();
+    };
+    const goOn = (): void => {
+      streams.forward.start();
+      streams.reverse.start();
+    };
+    return await this.#schema.followBack({ ...stage, lane: streams.reverse.state, standStill, goOn });
+  }
+
+  /** Whether either side's schema is another, and the other's follows it. */
   async #checkFingerprints(stage: StageContext): Promise<boolean> {
     for (const side of ['source', 'destination'] as const) {
       const built = await this.builtFingerprint(side);
@@ -366,6 +395,7 @@ export class Pipeline {
         if ((await this.#schema.leads(stage)) && (await readSourcePlan(stage.destination)) !== null)
           return true;
       }
+      if (side === 'destination' && (await this.#followBack(stage, differences))) return true;
       this.#context.condition.warn(`catalog-changed ${side}`, catalogWarning(side, differences));
     }
     return false;

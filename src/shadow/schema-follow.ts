@@ -20,9 +20,9 @@
  * more when it acts; so each transaction that changes the destination first takes the record of who leads, and holds it
  * to its end: a cutover's commit waits for it, or is seen by it.
  */
-import type { CatalogFingerprint } from '../core/ports.js';
+import type { CatalogFingerprint, Side } from '../core/ports.js';
 import { UnderstudyError } from '../core/errors.js';
-import { emitMessageSql, quoteTable } from '../core/postgres.js';
+import { emitMessageSql } from '../core/postgres.js';
 import { WHOLE_DATABASE } from '../core/ports.js';
 import { UNENFORCED_KEYS } from '../core/subsets.js';
 import { readAuthority, type Authority } from './follow/authority.js';
@@ -45,7 +45,6 @@ import {
 } from './postgres/schema-records.js';
 import {
   applySettings,
-  failure,
   hashOf,
   lacksRole,
   resetSettings,
@@ -55,10 +54,11 @@ import {
 import { evolve, type Evolution, type Obstacle } from './postgres/schema/evolve.js';
 import type { SchemaPlan, SchemaStatement } from './postgres/schema/plan.js';
 import { awaitOlderTransactions, ensurePublication, streamNames } from './postgres/slot.js';
-import { inTransaction, run, sqlStateOf, type Session } from './postgres/statement.js';
+import { inTransaction, run, type Session } from './postgres/statement.js';
 import { onlyTable, tableKey, type TableInfo } from './postgres/table.js';
 import { readTables } from './postgres/tables.js';
 import { readSource, type StageContext } from './schema-stage.js';
+import { assertTwin, isAmong, markDone, runOne, runUnlessDone, tableToCopy } from './schema-statements.js';
 
 export type SchemaOutcome =
   | { readonly kind: 'same' }
@@ -67,30 +67,30 @@ export type SchemaOutcome =
   | { readonly kind: 'carried'; readonly tables: readonly TableInfo[] }
   | { readonly kind: 'obstructed'; readonly obstacles: readonly Obstacle[] };
 
-/** Ends a transaction that waits for the lock of somebody who waits for us. */
-const LOCK_STATES = new Set(['55P03', '40P01']);
 const OBSTACLES_SHOWN = 3;
 
-/** What a person reads: what happened, and what brings the shadow on. */
-export function obstacleError(obstacles: readonly Obstacle[]): UnderstudyError {
+/** What a person reads: what happened on the side that leads, and what brings the other on. */
+export function obstacleError(obstacles: readonly Obstacle[], leader: Side = 'source'): UnderstudyError {
   const shown = obstacles.slice(0, OBSTACLES_SHOWN).map(({ object, what }) => `${object} ${what}`);
   const more = obstacles.length > OBSTACLES_SHOWN ? `, and ${obstacles.length - OBSTACLES_SHOWN} more` : '';
   const statements = obstacles.flatMap(({ sql }) => (sql === null ? [] : [`${sql};`]));
   const same = statements.length === 0 ? '' : ` (${statements.slice(0, OBSTACLES_SHOWN).join(' ')})`;
+  const other = leader === 'source' ? 'destination' : 'source';
+  const waits = leader === 'source' ? 'the shadow waits' : 'there is no rollback until that is settled';
   return new UnderstudyError(
     'schema-paused',
-    `the source’s schema changed and the shadow waits: ${shown.join('; ')}${more}`,
+    `the ${leader}’s schema changed and ${waits}: ${shown.join('; ')}${more}`,
     {
       advice:
-        `Make the same change on the destination${same} and run \`understudy resume\`, with --recopy TABLE for each ` +
-        'table whose rows it changed; or undo it on the source, and the shadow goes on by itself.',
+        `Make the same change on the ${other}${same} and run \`understudy resume\`, with --recopy TABLE for each ` +
+        `table whose rows it changed; or undo it on the ${leader}, and the shadow goes on by itself.`,
       details: { obstacles: obstacles.slice(0, 20) },
     },
   );
 }
 
-/** Ends a transaction on the destination that may not change it now. */
-class NotNow extends Error {
+/** Ends a transaction that may not change its side now. */
+export class NotNow extends Error {
   readonly authority: Authority;
 
   constructor(authority: Authority) {
@@ -167,7 +167,7 @@ export async function followSchema(context: StageContext, hooks: StepHooks): Pro
 }
 
 /** Foreign keys that subsets were parted without are not in the catalogs as they are meant to be on the destination. */
-async function readUnenforced(source: Session): Promise<readonly Obstacle[]> {
+export async function readUnenforced(source: Session): Promise<readonly Obstacle[]> {
   const { rows: found } = await source.client.query<{ there: string }>(
     `SELECT pg_catalog.to_regclass('${UNENFORCED_KEYS}') IS NOT NULL AS there`,
   );
@@ -184,12 +184,12 @@ async function readUnenforced(source: Session): Promise<readonly Obstacle[]> {
   }));
 }
 
-function obstructedBy(error: UnderstudyError): SchemaOutcome {
+export function obstructedBy(error: UnderstudyError): SchemaOutcome {
   return { kind: 'obstructed', obstacles: [{ object: error.message, what: '', sql: null }] };
 }
 
 /** Differences of the catalog that the plans don't show, such as an object that can't be carried at all. */
-function unexplainedBy(
+export function unexplainedBy(
   evolution: Evolution,
   before: Pick<SchemaPlan, 'beforeCopy' | 'afterCopy'>,
   after: SchemaPlan,
@@ -261,22 +261,6 @@ async function addFirst(
     const once = (): Promise<void> =>
       whileSourceLeads(destination, 'adding a label', () => runOne(destination, statement));
     await yieldingToApply(once, signal);
-  }
-}
-
-/** `names`: quoted as the server would, or not at all. */
-function isAmong(names: readonly string[], table: TableInfo): boolean {
-  const plain = (name: string): string => name.replaceAll('"', '');
-  const wanted = plain(quoteTable(table));
-  return names.some((name) => plain(name) === wanted);
-}
-
-async function runOne(destination: Session, statement: SchemaStatement): Promise<void> {
-  try {
-    await destination.client.query(statement.sql);
-  } catch (error) {
-    if (LOCK_STATES.has(sqlStateOf(error) ?? '')) throw error;
-    throw failure(statement, error);
   }
 }
 
@@ -397,69 +381,4 @@ async function accept(context: StageContext, recopy: readonly string[]): Promise
     await resetSettings(destination.client);
   }
   return read.tables;
-}
-
-function tableToCopy(tables: readonly TableInfo[], name: string): TableInfo {
-  const table = tables.find((one) => tableKey(one) === name);
-  if (table !== undefined && table.kind !== 'partitioned') return table;
-  throw new UnderstudyError('request-invalid', `${name} is no table of the shadow that holds rows`, {
-    advice: 'Give it as schema.table; of a partitioned table, its partitions.',
-  });
-}
-
-/** duplicate_table, _column, _object, _function, _schema, invalid_table_definition (a second primary key); and what is
- *  gone already: undefined_table, _column, _object, _function. */
-const DONE_STATES = new Set([
-  '42P07',
-  '42701',
-  '42710',
-  '42723',
-  '42P06',
-  '42P16',
-  '42P01',
-  '42703',
-  '42704',
-  '42883',
-]);
-
-async function runUnlessDone(destination: Session, statement: SchemaStatement): Promise<void> {
-  await run(destination, 'SAVEPOINT statement', { what: 'beginning a statement' });
-  try {
-    await destination.client.query(statement.sql);
-  } catch (error) {
-    if (!DONE_STATES.has(sqlStateOf(error) ?? '')) throw failure(statement, error);
-    await run(destination, 'ROLLBACK TO SAVEPOINT statement', { what: 'passing over a statement' });
-  }
-  await run(destination, 'RELEASE SAVEPOINT statement', { what: 'ending a statement' });
-}
-
-async function markDone(destination: Session, statement: SchemaStatement): Promise<void> {
-  await run(
-    destination,
-    {
-      name: 'mark_schema_step',
-      text: `INSERT INTO understudy.schema_step (hash, ordinal, kind, object) VALUES ($1, 0, $2, $3)
-        ON CONFLICT (hash) DO NOTHING`,
-      values: [hashOf(statement), statement.kind, statement.object],
-    },
-    { what: 'recording a step of the schema' },
-  );
-}
-
-function assertTwin(ours: TableInfo, theirs: TableInfo | undefined): void {
-  const columns = (table: TableInfo): readonly string[] =>
-    table.columns.map(({ name, type }) => `${name} ${type}`).sort();
-  const differs = theirs === undefined || columns(ours).join('\n') !== columns(theirs).join('\n');
-  if (!differs) return;
-  const what =
-    theirs === undefined
-      ? 'is missing on the destination'
-      : `has other columns on the destination: ${columns(ours)
-          .filter((column) => !columns(theirs).includes(column))
-          .concat(columns(theirs).filter((column) => !columns(ours).includes(column)))
-          .slice(0, 5)
-          .join(', ')}`;
-  throw new UnderstudyError('catalog-changed', `${tableKey(ours)} ${what}`, {
-    advice: 'Make the same change on the destination first, then run `understudy resume` again.',
-  });
 }

@@ -21,6 +21,7 @@ import type { ShadowPhase } from '../core/ports.js';
 import { emitMessageSql } from '../core/postgres.js';
 import type { Lane } from './lane.js';
 import { readAuthority } from './follow/authority.js';
+import { acceptBack, followBack, type BackContext } from './schema-back.js';
 import { acceptSchema, followSchema, notResumed, obstacleError } from './schema-follow.js';
 import type { StageContext } from './schema-stage.js';
 import { readProgress } from './postgres/stream-records.js';
@@ -118,13 +119,13 @@ export class SchemaFollower {
       const outcome = await followSchema(stage, hooks);
       if (outcome.kind === 'later') {
         if (this.#pausedFor === undefined) await this.#operationOver(stage);
-        else if (await this.#decided(stage)) return true;
+        else if (await this.#decided(stage.signal, (recopy) => acceptSchema(stage, recopy))) return true;
         continue;
       }
       if (outcome.kind === 'obstructed') {
         await carrier.stop();
         this.#pause(obstacleError(outcome.obstacles));
-        if (await this.#decided(stage)) return true;
+        if (await this.#decided(stage.signal, (recopy) => acceptSchema(stage, recopy))) return true;
         continue;
       }
       this.#pausedFor = undefined;
@@ -135,6 +136,30 @@ export class SchemaFollower {
       }
       carrier.passOn();
       return false;
+    }
+  }
+
+  /**
+   * Brings the source to the schema of a destination that leads; or waits, with both streams as they are, until somebody
+   * has, or the change was undone. Whether anything is another now, for the next attempt.
+   */
+  async followBack(stage: BackContext): Promise<boolean> {
+    for (;;) {
+      stage.signal.throwIfAborted();
+      const outcome = await followBack(stage);
+      if (outcome.kind === 'carried') {
+        await this.#context.adopt(outcome.tables);
+        return true;
+      }
+      if (outcome.kind === 'obstructed') {
+        this.#pause(obstacleError(outcome.obstacles, 'destination'));
+        if (await this.#decided(stage.signal, (recopy) => acceptBack(stage, recopy))) return true;
+        continue;
+      }
+      const paused = this.#pausedFor !== undefined;
+      this.#pausedFor = undefined;
+      if (paused) this.#context.onTrouble(undefined);
+      return paused;
     }
   }
 
@@ -204,13 +229,15 @@ export class SchemaFollower {
   }
 
   /** Resolves after a while, or once somebody decided; true where that brought the shadow on. */
-  async #decided(stage: StageContext): Promise<boolean> {
-    await this.#look(stage.signal);
+  async #decided(
+    signal: AbortSignal,
+    accept: (recopy: readonly string[]) => Promise<readonly TableInfo[]>,
+  ): Promise<boolean> {
+    await this.#look(signal);
     const decision = this.#decision;
     if (decision === undefined) return false;
     try {
-      const tables = await acceptSchema(stage, decision.recopy);
-      await this.#context.adopt(tables);
+      await this.#context.adopt(await accept(decision.recopy));
       this.#pausedFor = undefined;
       this.#context.onTrouble(undefined);
       decision.done();

@@ -19,6 +19,7 @@ import { notReady } from './condition.js';
 import { Lane, type PassedOver } from './lane.js';
 import { passOverReverse, readUnmended, renewStream } from './lost-slot.js';
 import type { Pace } from './pace.js';
+import { installDdlNotice } from './postgres/ddl-notice.js';
 import { ensureIdentities } from './postgres/identity.js';
 import { writeReversePrepared } from './postgres/records.js';
 import { ensurePublication, streamNames } from './postgres/slot.js';
@@ -26,6 +27,7 @@ import { endOnAbort, withSession, type Session } from './postgres/statement.js';
 import type { TableInfo } from './postgres/table.js';
 import { readTables } from './postgres/tables.js';
 import type { RecentKeys } from './recent-keys.js';
+import { recordDestinationPlan } from './schema-back.js';
 import { ensureStream, type StageContext } from './schema-stage.js';
 import type { ShadowSettings } from './settings.js';
 
@@ -195,6 +197,8 @@ export class Streams {
         const tables = await readTables(destination.client);
         await ensureIdentities(destination, tables, { clock: context.clock, signal });
         await ensureStream('reverse', settings.migrationId, destination, source, tables);
+        await installDdlNotice(destination);
+        await recordDestinationPlan({ source, destination, settings });
         await writeReversePrepared(destination, settings.migrationId);
       }),
     );

@@ -278,6 +278,25 @@ test('a REPEATABLE READ transaction begun before the fence can’t write after i
   await repeatableRead.query('ROLLBACK');
 });
 
+test('what the application adds to the schema after the switch, and its rows, are on the source before a rollback', async () => {
+  await named.query(`ALTER TABLE public.item ADD COLUMN extra integer DEFAULT 5, ADD COLUMN dice float8 DEFAULT random();
+    CREATE TABLE public.added (id integer PRIMARY KEY, item bigint REFERENCES public.item);
+    INSERT INTO public.added VALUES (1, 1), (2, NULL); UPDATE public.item SET extra = 6 WHERE id = 1`);
+  const both = [pair.onSource, pair.onDestination];
+  const digest = `SELECT md5(string_agg(i::text, ',' ORDER BY id)) AS items, (SELECT count(*) FROM public.added) AS added
+    FROM public.item i`;
+  await until(
+    async () => {
+      const [ours, theirs] = await Promise.all(both.map((side) => one(side, digest).catch(() => side)));
+      return ours === theirs && (await stack.status()).shadow.phase === 'following';
+    },
+    { what: 'the schema and its rows to come back', timeoutMs: 60_000 },
+  );
+  await expect(pair.onSource.query('DELETE FROM public.added')).rejects.toMatchObject({
+    code: FENCE_SQLSTATE,
+  });
+});
+
 test('after a rollback, direct writes to the destination get the guard’s error and the source takes them', async () => {
   const back = await stack.operate('rollback');
   expect(back.reason).toBeUndefined();
@@ -285,6 +304,10 @@ test('after a rollback, direct writes to the destination get the guard’s error
   for (const [, sql] of BYPASS) {
     await expect(pair.onDestination.query(sql)).rejects.toMatchObject({ code: GUARD_SQLSTATE });
   }
+  await expect(pair.onDestination.query('DELETE FROM public.added')).rejects.toMatchObject({
+    code: GUARD_SQLSTATE,
+  });
+  expect(await one(named, 'SELECT count(*) FROM public.added')).toBe('2');
   await pair.onSource.query("INSERT INTO public.item VALUES (7001, 'direct, on the side that leads')");
   await until(
     async () =>

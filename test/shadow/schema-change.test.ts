@@ -49,6 +49,26 @@ async function leadFrom(pair: DatabasePair, beforeCommit: () => Promise<void>): 
   }
 }
 
+/** As the end of a switch leaves both sides. */
+async function lead(pair: DatabasePair, side: 'source' | 'destination', epoch: number): Promise<void> {
+  const fenced = String(side === 'destination');
+  if (epoch === 2) {
+    await sql(
+      pair.onSource,
+      `CREATE TABLE understudy.epoch (subset text, fenced bool, epoch bigint, operation uuid);
+       INSERT INTO understudy.epoch VALUES ('all', false, 1)`,
+    );
+    await sql(pair.onDestination, JOURNAL);
+  }
+  await sql(
+    pair.onSource,
+    `UPDATE understudy.epoch SET fenced = ${fenced}, epoch = ${epoch}, operation = gen_random_uuid()`,
+  );
+  await sql(pair.onDestination, `UPDATE understudy.route SET side = '${side}', epoch = ${epoch}`);
+  await emitRoute(pair.onDestination, side, epoch);
+  if (side === 'source') await emitRoute(pair.onSource, side, epoch);
+}
+
 /** The application's DDL: not as Understudy's own connections, which are not listened to. */
 async function ddl(client: pg.Client, text: string): Promise<void> {
   await sql(client, `SET application_name = 'migrations'; ${text}; RESET application_name`);
@@ -169,6 +189,78 @@ test('carries over what is added while the application writes', async () => {
   const status = await harness.engine.status();
   expect(status.error).toBeNull();
   expect(status.streams.map((stream) => stream.connected)).toEqual([true, true]);
+
+  // A switch. What the destination gets from here on the source gets too.
+  await harness.caughtUp();
+  await lead(pair, 'destination', 2);
+  await ddl(
+    pair.onDestination,
+    `ALTER TYPE mood ADD VALUE 'so-so';
+     ALTER TABLE account ADD COLUMN back integer DEFAULT 3, ADD COLUMN luck float8 DEFAULT random();
+     CREATE TABLE later (id integer PRIMARY KEY, account bigint REFERENCES account);
+     CREATE TABLE later_log (what text);
+     CREATE INDEX account_back ON account (back);
+     INSERT INTO later SELECT n, min(id) FROM account, generate_series(1, 20) n GROUP BY n;
+     INSERT INTO later_log VALUES ('twice'), ('twice')`,
+  );
+  await sql(
+    pair.onDestination,
+    `UPDATE account SET back = 4 WHERE id % 3 = 0; DELETE FROM later WHERE id = 7`,
+  );
+  // The new tables' rows, and a column's that differ from row to row, come over by comparing.
+  await until(() => harness.phases.includes('repairing'), { what: 'the schema to be carried back' });
+  await harness.reach('following');
+  await sql(
+    pair.onDestination,
+    `UPDATE later SET id = -id WHERE id < 5; DELETE FROM later_log WHERE ctid = '(0,1)'; UPDATE account SET mood = 'so-so' WHERE id % 5 = 0`,
+  );
+  await harness.caughtUp('reverse');
+  await harness.expectSame();
+  const index = await oneRow(pair.onSource, `SELECT to_regclass('public.account_back') AS made`);
+  expect(index).toEqual({ made: 'public.account_back' });
+  expect((await harness.engine.status()).error).toBeNull();
+  await harness.engine.stop();
+
+  // What may lose rows is named, and nothing is held up by it.
+  await using again = new EngineHarness(pair, { fingerprintIntervalMs: 100 });
+  await again.start().reach('following');
+  await ddl(pair.onDestination, 'ALTER TABLE account DROP COLUMN note');
+  await again.reach('paused');
+  const { error } = await again.engine.status();
+  expect(`${error?.code}: ${error?.message} ${error?.advice}`).toMatch(
+    /^schema-paused: the destination.* lost its column note .* on the source .*ALTER TABLE public.account DROP COLUMN note/,
+  );
+  await sql(pair.onDestination, `UPDATE account SET email = 'on' WHERE id % 2 = 0`);
+  await expect(again.engine.resume({ recopy: [] }, AbortSignal.timeout(60_000))).rejects.toMatchObject({
+    code: 'catalog-changed',
+  });
+  await until(
+    async () =>
+      (await oneRow(pair.onSource, `SELECT count(*) AS n FROM public.account WHERE email = 'on'`))['n'] !==
+      '0',
+    { what: 'rows to come back meanwhile' },
+  );
+  await ddl(pair.onSource, 'ALTER TABLE account DROP COLUMN note');
+  await again.engine.resume({ recopy: ['public.later'] }, AbortSignal.timeout(60_000));
+  await again.reach('following');
+  await again.caughtUp('reverse');
+  await again.expectSame();
+
+  // A rollback: the source's schema is the model again, and nothing is left to be carried.
+  const before = again.phases.length;
+  await lead(pair, 'source', 3);
+  await sql(pair.onSource, `INSERT INTO later VALUES (500, NULL)`);
+  await again.caughtUp();
+  await again.expectSame();
+  await ddl(pair.onSource, 'CREATE INDEX later_account ON later (account)');
+  await until(
+    async () =>
+      (await oneRow(pair.onDestination, `SELECT to_regclass('public.later_account') AS i`))['i'] !== null,
+  );
+  await again.reach('following');
+  expect(again.phases.slice(before)).not.toContain('paused');
+  await again.caughtUp();
+  await again.expectSame();
 });
 
 test('a column added in the middle of a transaction, with no event trigger to tell', async () => {

@@ -183,11 +183,16 @@ export function columnsApart(
 }
 
 /**
- * The table without the columns that the log's relation does not have: what is not carried is not written. The table
- * itself where the relation has them all. Its key must be among what is left.
+ * The table without the columns that the log's relation does not have, but for those of which it is known what such a row
+ * holds (`fills`): what is not carried is not written. The table itself where nothing is left out. Its key must be among
+ * what is left.
  */
-export function carriedBy(relation: RelationMessage, table: ApplyTable): ApplyTable {
-  const theirs = new Set(relation.columns.map(({ name }) => name));
+export function carriedBy(
+  relation: RelationMessage,
+  table: ApplyTable,
+  fills: ReadonlyMap<string, string | null> = new Map(),
+): ApplyTable {
+  const theirs = new Set([...relation.columns.map(({ name }) => name), ...fills.keys()]);
   const kept = table.columns.flatMap(({ name }, index) => (theirs.has(name) ? [index] : []));
   return kept.length === table.columns.length ? table : onlyColumns(table, kept);
 }

@@ -88,6 +88,10 @@ CREATE TABLE IF NOT EXISTS understudy.source_plan (
   one boolean PRIMARY KEY DEFAULT true CHECK (one),
   statements jsonb NOT NULL
 );
+CREATE TABLE IF NOT EXISTS understudy.destination_plan (
+  one boolean PRIMARY KEY DEFAULT true CHECK (one),
+  statements jsonb NOT NULL
+);
 CREATE TABLE IF NOT EXISTS understudy.added_column (
   schema_name text NOT NULL,
   table_name text NOT NULL,

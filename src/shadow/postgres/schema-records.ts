@@ -35,12 +35,25 @@ export async function readFingerprintRecord(
   return row === undefined ? null : (JSON.parse(textOf(row, 'objects')) as CatalogFingerprint);
 }
 
+/** What the destination was last brought to, as a plan of the source. */
 export async function writeSourcePlan(session: Session, plan: BuiltPlan): Promise<void> {
-  const { beforeCopy, afterCopy } = plan;
+  await writePlan(session, 'source_plan', plan);
+}
+
+/** What the source was last brought to, or is equal to, as a plan of the destination. */
+export async function writeDestinationPlan(session: Session, plan: BuiltPlan): Promise<void> {
+  await writePlan(session, 'destination_plan', plan);
+}
+
+async function writePlan(
+  session: Session,
+  table: 'source_plan' | 'destination_plan',
+  { beforeCopy, afterCopy }: BuiltPlan,
+): Promise<void> {
   await run(
     session,
     {
-      text: `INSERT INTO understudy.source_plan (statements) VALUES ($1)
+      text: `INSERT INTO understudy.${table} (statements) VALUES ($1)
         ON CONFLICT (one) DO UPDATE SET statements = EXCLUDED.statements`,
       values: [JSON.stringify({ beforeCopy, afterCopy })],
     },
@@ -50,7 +63,19 @@ export async function writeSourcePlan(session: Session, plan: BuiltPlan): Promis
 
 /** Null where it was built by a version that did not record it. */
 export async function readSourcePlan(session: Session): Promise<BuiltPlan | null> {
-  const { rows } = await run(session, 'SELECT statements FROM understudy.source_plan', {
+  return await readPlan(session, 'source_plan');
+}
+
+/** Null where it was built by a version that did not record it, or in a format. */
+export async function readDestinationPlan(session: Session): Promise<BuiltPlan | null> {
+  return await readPlan(session, 'destination_plan');
+}
+
+async function readPlan(
+  session: Session,
+  table: 'source_plan' | 'destination_plan',
+): Promise<BuiltPlan | null> {
+  const { rows } = await run(session, `SELECT statements FROM understudy.${table}`, {
     what: 'reading the recorded schema',
   });
   return rows[0] === undefined ? null : (JSON.parse(textOf(rows[0], 'statements')) as BuiltPlan);
