@@ -5,7 +5,8 @@
  * - partial: since the start a server can't be reached, and the other one alone says who leads some of the subsets. These
  *   are served, the others answered clearly; nothing else begins, and asking goes on.
  * - unknown: the proxy listens and answers every client clearly; asking goes on with backoff.
- * - known: the proxy serves. `refresh` asks again, after an operation or when a client met the fence.
+ * - known: the proxy serves. `refresh` asks again, after an operation or when a client met the fence; `confirm` asks until it
+ *   is told, behind each registration as a live proxy: a switch before that may have come through another process.
  * Invariant: the proxy is given a route only as `recover` returned it, so never by a guess: a source that can't be
  * asked, or a fence whose journal can't be read, leaves the route unknown (trap 2).
  */
@@ -62,7 +63,7 @@ export class RouteKeeper {
   async start(): Promise<void> {
     this.#refuse('Understudy is starting');
     await this.refresh();
-    if (this.#recovery === undefined) void this.#keepAsking();
+    if (this.#recovery === undefined) void this.#askUntil(() => this.#recovery !== undefined);
   }
 
   /** Resolves at once where the route is known, else as soon as it is. Never where the process stops before. */
@@ -75,6 +76,13 @@ export class RouteKeeper {
   refresh(): Promise<void> {
     this.#asking ??= this.#ask().finally(() => (this.#asking = undefined));
     return this.#asking;
+  }
+
+  /** Asks anew, until there is an answer; what was asked before the call doesn't count. Never throws. */
+  async confirm(): Promise<void> {
+    await this.#asking;
+    await this.refresh();
+    await this.#askUntil(() => this.#problem === undefined);
   }
 
   stop(): void {
@@ -127,9 +135,9 @@ export class RouteKeeper {
     this.#deps.setUnavailable(WHOLE_DATABASE, { sqlState: CANNOT_CONNECT_NOW, message });
   }
 
-  async #keepAsking(): Promise<void> {
+  async #askUntil(answered: () => boolean): Promise<void> {
     const { first, most } = this.#deps.backoffMs ?? { first: 250, most: 5000 };
-    for (let delayMs = first; this.#recovery === undefined; delayMs = Math.min(most, delayMs * 2)) {
+    for (let delayMs = first; !answered(); delayMs = Math.min(most, delayMs * 2)) {
       try {
         await this.#deps.clock.sleep(delayMs, this.#stop.signal);
       } catch {

@@ -193,6 +193,7 @@ class Composition implements Understudy, AdminControl {
       subset: WHOLE_DATABASE,
       subsets: config.subsets,
       routesSubsets: this.#reach !== undefined,
+      onRegistered: () => void this.#route.confirm(),
       migrationId: config.migration.id,
       traffic: this.#proxy,
       shadow: this.#shadow,

@@ -9,11 +9,14 @@
  *                   │        └─ stage (a rollback's: sequences too) ─┤
  *                   ├─ catalogs ─────────────────────────────┤
  *                   ├─ sequences ────────────────────────────┤
+ *                   ├─ other proxies ────────────────────────┤
  *                   └─ the journal: catching-up, verifying ──┘
  *
  * Invariants:
  * - Nothing of it can be seen from outside before the commit, but the sequences of a rollback's source, which is fenced.
  * - Staging comes after the mark: applying needs the tables it locks.
+ * - A proxy that lives and isn't this one makes the operation end. It makes itself known first and then looks for a fence,
+ *   and here the fence comes first: so either it is seen, or it sees the fence and asks until the operation has ended.
  * - All of it has ended well, and the journal says `verifying`, before the commit is begun.
  */
 import type { RecentVerifyReport, SequenceState } from '../core/ports.js';
@@ -22,7 +25,8 @@ import { subsetIds } from '../core/subsets.js';
 import { assertSameCatalog } from './catalog.js';
 import { reopenSource, reopenedSql, stageGuard } from './fence.js';
 import { abortable, followingTarget, found, subsetsOf, timedPart, type Operation } from './operation.js';
-import { readFingerprint } from './preflight.js';
+import { assertAlone, readFingerprint } from './preflight.js';
+import { readOtherProxies } from './registration.js';
 import { carrySequences, observedRate, readSequences, setSequencesSql } from './sequences.js';
 
 /**
@@ -57,6 +61,9 @@ export async function catchUp(operation: Operation): Promise<void> {
   operation.found.besides = {
     unchanged: timed('catalog', unchanged),
     carrying: timed('sequences', carry(operation)),
+    alone: readOtherProxies(sessions.journal, operation.proxyId).then((others) =>
+      assertAlone(operation, others),
+    ),
   };
   for (const each of Object.values(operation.found.besides)) each.catch(() => undefined);
   await timed('mark', marked);
@@ -117,13 +124,14 @@ async function within<T>(
  */
 export async function verifyAndStage(operation: Operation): Promise<void> {
   const { deps, key, signal, to } = operation;
-  const { unchanged, carrying } = found(operation, 'besides');
+  const { unchanged, carrying, alone } = found(operation, 'besides');
   const [report, staged] = await abortable(
     Promise.all([
       timedPart(operation, 'verify.compare', compare(operation)),
       timedPart(operation, 'verify.stage', stage(operation)),
       unchanged,
       carrying,
+      alone,
     ]),
     signal,
   );

@@ -112,6 +112,7 @@ export class CutoverCoordinator {
       log: deps.log,
       answerTimeoutMs: deps.settings.connectTimeoutMs,
       onReturn: () => this.#debts.pay(),
+      onRegistered: () => deps.onRegistered?.(),
     });
   }
 

@@ -74,7 +74,11 @@ export interface Operation {
     /** What changed before the barrier is compared while that is raised; never rejects. */
     comparing?: Promise<void>;
     /** Begun behind the barrier, awaited before the commit: the catalogs are as they were built; `carried` is set. */
-    besides?: { readonly unchanged: Promise<void>; readonly carrying: Promise<void> };
+    besides?: {
+      readonly unchanged: Promise<void>;
+      readonly carrying: Promise<void>;
+      readonly alone: Promise<void>;
+    };
     carried?: readonly SequencePlan[];
     /** Behind the mark what no log tells comes over. */
     carriesUnlogged?: boolean;

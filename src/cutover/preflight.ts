@@ -286,15 +286,7 @@ async function openSessions(operation: Operation): Promise<OperationSessions> {
 
 /** What only these connections can tell. */
 async function lateFindings(operation: Operation, sessions: OperationSessions): Promise<readonly Finding[]> {
-  const others = await otherProxies(operation, sessions.journal);
-  const [other] = others;
-  if (other !== undefined) {
-    throw new UnderstudyError(
-      'other-proxy-alive',
-      `another proxy is alive on ${other.host}, process ${other.process}: its clients would stay on the ${operation.from}`,
-      { advice: 'Stop every other Understudy process that serves this database.', details: { others } },
-    );
-  }
+  assertAlone(operation, await otherProxies(operation, sessions.journal));
   const [prepared, onFrom, onTo, roomFrom, roomTo] = await Promise.all([
     preparedFindings(operation, sessions.leading),
     barrierFindings(operation, operation.from, sessions.inspector),
@@ -303,6 +295,17 @@ async function lateFindings(operation: Operation, sessions: OperationSessions): 
     lockRoomFindings(operation, sessions.following),
   ]);
   return [...prepared, ...onFrom, ...onTo, ...roomFrom, ...roomTo];
+}
+
+/** Throws `other-proxy-alive`. */
+export function assertAlone(operation: Operation, others: readonly LiveProxy[]): void {
+  const [other] = others;
+  if (other === undefined) return;
+  throw new UnderstudyError(
+    'other-proxy-alive',
+    `another proxy is alive on ${other.host}, process ${other.process}: its clients would stay on the ${operation.from}`,
+    { advice: 'Stop every other Understudy process that serves this database.', details: { others } },
+  );
 }
 
 /** A process that was just killed is given a moment: its server may not have noticed yet. */

@@ -2,6 +2,9 @@
  * Tells other processes that this proxy lives: a row in the journal and a session advisory lock, held by a connection
  * of its own. The lock dies with the process at once, and with its host within seconds (TCP keepalives).
  *
+ * Invariant: who has registered looks for a fence after that (`onRegistered`), and who switches looks for others behind its
+ * fence. So no switch goes unseen by a proxy that serves, whichever of the two comes first.
+ *
  * States: unregistered → registered ⇄ lost (the connection broke; it is opened again with backoff) → closed.
  */
 import { hostname } from 'node:os';
@@ -30,6 +33,8 @@ export interface RegistrationDeps {
   readonly answerTimeoutMs: number;
   /** Called whenever the journal is reachable again after it was not. */
   readonly onReturn: () => Promise<void>;
+  /** Called behind each registration, before it is told of. */
+  readonly onRegistered?: () => void;
 }
 
 export class Registration {
@@ -71,6 +76,7 @@ export class Registration {
       throw error;
     }
     this.#session = session;
+    this.#deps.onRegistered?.();
     session.client.once('end', () => this.#onLost());
     if (session.dead) this.#onLost();
   }

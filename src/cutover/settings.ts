@@ -121,6 +121,8 @@ export interface CutoverDeps {
   /** What `check` finds on both sides; blockers stop an operation in preflight. */
   readonly inspect: (signal: AbortSignal) => Promise<readonly Finding[]>;
   readonly readFingerprint: (client: pg.Client) => Promise<CatalogFingerprint>;
+  /** Called each time this process has made itself known as a live proxy: another may have switched before that. */
+  readonly onRegistered?: () => void;
   /**
    * Called at every {@link StepPoint}. An error thrown from it stops the operation dead right there, with nothing
    * undone, as a killed process would: for fault tests.

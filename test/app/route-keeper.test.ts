@@ -101,3 +101,23 @@ test('a known route stays in force when asking again fails', async () => {
   await Promise.all([made.refresh(), made.refresh()]);
   expect(told.at(-1)).toBe('destination 1');
 });
+
+test('confirming asks anew until it is told: what was asked before doesn’t count', async () => {
+  const destinationLeads = { ...SOURCE_LEADS, route: { side: 'destination' as const, epoch: 1 } };
+  let answerFirst: (recovery: Recovery) => void = () => undefined;
+  const answers: (() => Promise<Recovery>)[] = [
+    () => Promise.resolve(SOURCE_LEADS),
+    () => new Promise((resolve) => (answerFirst = resolve)),
+    () => Promise.reject(new UnderstudyError('route-unknown', 'another process is in the middle of it')),
+    () => Promise.resolve(destinationLeads),
+  ];
+  const { made, told } = keeper(() => answers.shift()?.() ?? Promise.reject(new Error('asked too often')));
+  await made.start();
+  const asking = made.refresh();
+  const confirmed = made.confirm();
+  answerFirst(SOURCE_LEADS);
+  await asking;
+  await confirmed;
+  expect(told.at(-1)).toBe('destination 1');
+  expect([answers.length, made.problem]).toEqual([0, undefined]);
+});

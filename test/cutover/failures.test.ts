@@ -99,6 +99,22 @@ describe.each(['cutover', 'rollback'] as const)('%s', (kind) => {
     other.destroy();
   });
 
+  // While the source is fenced, as before a rollback, a process that starts in the middle of it serves nobody.
+  test.runIf(kind === 'cutover')('behind the fence: another proxy has come since preflight', async () => {
+    const { coordinator, traffic } = stage;
+    let other: typeof coordinator | undefined;
+    stage.observe = async (point) => {
+      if (point !== 'before:fence') return;
+      // It finds no fence, and serves the side that leads.
+      await stage.startAnother();
+      other = stage.coordinator;
+      Object.assign(stage, { coordinator, traffic });
+    };
+    await aborts('other-proxy-alive');
+    expect(other).toBeDefined();
+    other?.destroy();
+  });
+
   test('preflight: the schema changed, on either side', async () => {
     for (const side of ['source', 'destination'] as const) {
       stage.shadow.built[side] = { ...stage.shadow.built[side], 'table lost': 'x' };

@@ -182,6 +182,7 @@ test('a proxy is seen as alive while it lives, is registered again when cut off,
   await createJournal(one, 'live', 0);
   const mine = new Connections(pair, 3000);
   let returned = 0;
+  let registered = 0;
   const registration = new Registration({
     proxyId: 'mine',
     connections: mine,
@@ -192,9 +193,11 @@ test('a proxy is seen as alive while it lives, is registered again when cut off,
       returned++;
       return Promise.resolve();
     },
+    onRegistered: () => registered++,
   });
   await registration.register();
   await registration.register();
+  expect(registered).toBe(1);
   expect(await readOtherProxies(one, 'somebody')).toMatchObject([{ id: 'mine' }]);
   expect(await readOtherProxies(one, 'mine')).toEqual([]);
   await pair.onDestination.query(
@@ -202,6 +205,7 @@ test('a proxy is seen as alive while it lives, is registered again when cut off,
       WHERE application_name = 'understudy proxy' AND datname = current_database()`,
   );
   await until(async () => returned === 1 && (await readOtherProxies(one, 'somebody')).length === 1);
+  expect(registered).toBe(2);
   registration.destroy();
   await until(async () => (await readOtherProxies(one, 'somebody')).length === 0);
 });

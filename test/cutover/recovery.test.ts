@@ -135,7 +135,7 @@ test('the runbook’s way out of a fence left standing is understood afterwards'
   expect(await stage.writableAtRest()).toEqual(['destination']);
 });
 
-test('an operation of a live process is left alone', async () => {
+test('an operation of a live process is left alone, and ends where another has come', async () => {
   await bring('source');
   const { coordinator: first, traffic } = stage;
   const seen: unknown[] = [];
@@ -148,10 +148,14 @@ test('an operation of a live process is left alone', async () => {
     if (point === 'after:fence') seen.push(await recoverOnly().catch((error: unknown) => error));
   };
   stage.observe = observe;
-  expect(await stage.operate('cutover')).toMatchObject({ outcome: 'done' });
+  // Nor may the operation go on: the clients of the other would stay where they are.
+  expect(await stage.operate('cutover')).toMatchObject({
+    outcome: 'aborted',
+    reason: { code: 'other-proxy-alive' },
+  });
   expect(seen).toMatchObject([{ route: { side: 'source' }, action: 'none' }, { code: 'route-unknown' }]);
-  expect(traffic.current.side).toBe('destination');
-  expect(await recoverOnly()).toMatchObject({ route: { side: 'destination' } });
+  expect(traffic.current.side).toBe('source');
+  expect(await recoverOnly()).toMatchObject({ route: { side: 'source' }, action: 'none' });
   first.destroy();
 });
 
