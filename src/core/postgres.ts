@@ -29,11 +29,16 @@ export const PINNED_SETTINGS: Readonly<Record<string, string>> = {
   statement_timeout: '0',
   lock_timeout: '0',
   idle_in_transaction_session_timeout: '0',
+  idle_session_timeout: '0',
   synchronous_commit: 'on',
   default_transaction_isolation: 'read committed',
   default_transaction_read_only: 'off',
   default_transaction_deferrable: 'off',
 };
+
+/** Known from 17 on: a server that doesn't know a setting refuses the login that names it. */
+const PIN_TRANSACTION_TIMEOUT_SQL = `SELECT pg_catalog.set_config('transaction_timeout', '0', false)
+ WHERE pg_catalog.current_setting('server_version_num')::pg_catalog.int4 >= 170000`;
 
 export interface ControlConnectionOptions {
   /** Shows as `understudy <purpose>` in pg_stat_activity. */
@@ -121,6 +126,7 @@ async function connectOver(
     await client.connect();
     // A server that asks for nothing may be ready in the same breath.
     if (bound?.() === false) throw new Error(UNBOUND);
+    await client.query(PIN_TRANSACTION_TIMEOUT_SQL);
     return client;
   } catch (error) {
     await client.end().catch(() => undefined);

@@ -258,7 +258,8 @@ async function inspectSessionState(client: pg.Client): Promise<readonly FindingO
       check: 'dotted-settings',
       object: dottedSettings.slice(0, 10).join(', '),
       message: `Sessions may hold these settings, which no view shows; they are asked for by name and carried: ${dottedSettings.join(', ')}.`,
-      advice: 'Name others that the application sets under proxy.settings in the configuration.',
+      advice:
+        'A setting that only the application knows is carried where the catalogs name it: ALTER DATABASE … SET name = value does.',
     });
   }
   if (statefulFunctions.length > 0) {
