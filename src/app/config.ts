@@ -358,11 +358,15 @@ function checkAutopilot(
   { autopilot }: ParsedConfig,
   problem: (path: readonly string[], message: string) => undefined,
 ): void {
-  try {
-    AllowedHours.parse(autopilot.allowedHours ?? '', autopilot.timezone);
-  } catch (error) {
-    const { code, message } = asUnderstudyError(error, 'config-invalid', 'autopilot');
-    problem(['autopilot', code === 'series-invalid' ? 'timezone' : 'allowedHours'], message);
+  for (const [key, hours, zone] of [
+    ['allowedHours', autopilot.allowedHours ?? '', 'UTC'],
+    ['timezone', '', autopilot.timezone],
+  ] as const) {
+    try {
+      AllowedHours.parse(hours, zone);
+    } catch (error) {
+      problem(['autopilot', key], asUnderstudyError(error, 'config-invalid', 'autopilot').message);
+    }
   }
 }
 

@@ -84,7 +84,5 @@ function daysOf(part: string, first: string, last: string): readonly number[] {
 }
 
 function unreadable(part: string): UnderstudyError {
-  return new UnderstudyError('config-invalid', `autopilot.allowedHours: “${part}” is no span of hours`, {
-    advice: `Write it like ${EXAMPLE}.`,
-  });
+  return new UnderstudyError('config-invalid', `“${part}” is no span of hours, such as ${EXAMPLE}`);
 }
