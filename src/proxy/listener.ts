@@ -30,6 +30,10 @@ const PATH_BYTES_MAX = process.platform === 'darwin' ? 103 : 107;
 
 /** The runtime accepts one connection in a turn of its event loop; as many as the kernel's queue holds, and more. */
 const LAST_TURNS_MAX = 2048;
+/** A turn with nothing else to do: what comes between its look at the queue and its end has hardly any time to. */
+const SHORT_TURN_MS = 0.25;
+/** For such a turn to come by. */
+const SHORT_TURN_WITHIN_MS = 200;
 
 export class Listener implements Door {
   readonly #tcp: net.Server;
@@ -131,12 +135,16 @@ export class Listener implements Door {
     if (socket !== undefined && inodeOf(socket.path) === socket.inode) unlinkSync(socket.path);
     const servers = this.#listening();
     if (servers.length === 0) return;
-    let before = -1;
     // The first turn may be under way already, past the moment at which it looks.
     await nextTurn();
-    for (let turn = 0; turn < LAST_TURNS_MAX && before !== this.#accepted; turn++) {
-      before = this.#accepted;
+    const beganMs = performance.now();
+    for (let turn = 0; turn < LAST_TURNS_MAX; turn++) {
+      const before = this.#accepted;
+      const turnedMs = performance.now();
       await nextTurn();
+      const nowMs = performance.now();
+      const short = nowMs - turnedMs < SHORT_TURN_MS || nowMs - beganMs > SHORT_TURN_WITHIN_MS;
+      if (before === this.#accepted && short) break;
     }
     for (const server of servers) server.close();
   }
