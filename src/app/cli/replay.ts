@@ -1,4 +1,5 @@
 /** `understudy bench replay FILE --against URL`: what a recording's clients did, done again elsewhere. */
+import { setMaxListeners } from 'node:events';
 import { UnderstudyError } from '../../core/errors.js';
 import type { DatabaseEndpoint } from '../../core/ports.js';
 import type { ResolvedConfig } from '../config.js';
@@ -53,6 +54,8 @@ export async function runReplay(
   if (!verb.yesWrite) await guardTarget(target, sides);
   terminal.line(`replaying against ${endpointText(target)}: what was written is written there again`);
   const stop = new AbortController();
+  // Every session, and every connection being opened, listens to it.
+  setMaxListeners(0, stop.signal);
   const onSignal = (): void => stop.abort(new UnderstudyError('cancelled', 'the replay was stopped'));
   process.on('SIGINT', onSignal);
   const replay = new Replay(file, scan, {

@@ -60,7 +60,9 @@ async function* plain(input: AsyncGenerator<Buffer>, compression: Compression): 
       yield* bunzip2(input);
       return;
     case 'xz': {
-      const { XzReadableStream } = await import('xz-decompress');
+      // Node finds the names of this CommonJS module under `default` alone; others, among them test runners, beside it.
+      const found = await import('xz-decompress');
+      const { XzReadableStream } = found.XzReadableStream === undefined ? found.default : found;
       const compressed = ReadableStream.from(input) as unknown as globalThis.ReadableStream<Uint8Array>;
       const stream = new XzReadableStream(compressed) as unknown as ReadableStream<Uint8Array>;
       for await (const piece of stream)

@@ -61,3 +61,16 @@ test('an empty file is empty, and a short one is as it is', async () => {
   expect(await plain(Buffer.alloc(0), 1)).toBe('');
   expect(await plain(Buffer.from('abc'), 1)).toBe('abc');
 });
+
+// The test runner finds the names of CommonJS modules in more ways than the program that users run does.
+test.each(Object.keys(PACKED))('%s: the built program reads it too', (name) => {
+  const bytes = PACKED[name];
+  if (bytes === undefined || bytes === null) return;
+  const built = new URL('../../../dist/capture/import/compression.js', import.meta.url).href;
+  const script = `
+    import { decompressed } from ${JSON.stringify(built)};
+    for await (const piece of decompressed(process.stdin)) process.stdout.write(piece);`;
+  const args = ['--input-type=module', '-e', script];
+  const read = execFileSync(process.execPath, args, { input: bytes, maxBuffer: 1 << 26 });
+  expect(read.toString() === LINES).toBe(true);
+});
