@@ -1,6 +1,7 @@
 /**
  * What statements touch, by text, search path and user. One answer is kept for all texts that differ in numbers alone; so that
  * those that come again and again are not looked through each time, it is kept once more for each of the last texts as it came.
+ * The fingerprint in it is that of the text that was read.
  */
 import type { NameScope, StatementReach } from '../../core/subset-ports.js';
 import { BoundedCache } from '../bounded-cache.js';

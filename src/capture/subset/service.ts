@@ -2,8 +2,9 @@
  * What the reach thread does: keeps the source's catalogs, and says of a text which subsets it touches.
  *
  * States: unread → read ⇄ refreshing. A text that can't be told with catalogs older than {@link STALE_MS} is read once more
- * with new ones before it is called unknown; they are read again every {@link REFRESH_MS} besides. Where they can't be
- * read, those at hand stay: the source may be gone while the destination serves.
+ * with new ones before it is called unknown; they are read again every {@link REFRESH_MS} besides. Where the source can't be
+ * asked, those at hand stay, as the destination may serve without it: it tells what is missing, which is all where nothing
+ * is at hand, else what users that come new may use.
  *
  * Bounds: one reading of the catalogs at a time; a statement waits for one at most.
  */
@@ -74,18 +75,20 @@ export class ReachService {
     await this.#parser.load();
     // What is written after this instant may not be in what is read.
     const startedMs = performance.now();
-    const client = await this.#connect('source').catch((error: unknown) => {
-      if (this.#catalog !== undefined) throw error;
-      return this.#connect('destination');
-    });
+    const source = await this.#connect('source').catch(() => null);
+    const client = source ?? (await this.#connect('destination'));
     try {
+      if (source === null && this.#catalog !== undefined) {
+        for (const user of this.#users)
+          if (!this.#unusable.has(user)) this.#unusable.set(user, await readUnusable(client, user));
+        return;
+      }
       const subsetOf = new Map<string, SubsetId>();
       for (const { subset, tables } of await readSubsetTables(client, this.#data.subsets))
         for (const { schema, name } of tables) subsetOf.set(`${schema}.${name}`, subset);
       const snapshot = await readReachSnapshot(client, this.#parser);
       const unusable = new Map<string, ReadonlySet<string>>();
-      for (const user of [...this.#usersAsked].slice(-USERS_MAX))
-        unusable.set(user, await readUnusable(client, user));
+      for (const user of this.#users) unusable.set(user, await readUnusable(client, user));
       this.#unusable = unusable;
       this.#readAtMs = startedMs;
       const signature = JSON.stringify([
@@ -104,6 +107,10 @@ export class ReachService {
     } finally {
       await client.end().catch(() => undefined);
     }
+  }
+
+  get #users(): readonly string[] {
+    return [...this.#usersAsked].slice(-USERS_MAX);
   }
 
   #connect(side: Side): ReturnType<typeof connectControl> {

@@ -138,6 +138,17 @@ test('a schema that its user may not use is not on its path; one in front of the
   }
 });
 
+test('while the source is away, what is known or the destination tells is enough, also for users that come new', async () => {
+  await pair.onDestination.query('CREATE TABLE public.a1 (id int)');
+  const away = new ReadHere({ source: { ...pair.source, port: 1 }, destination: pair.destination });
+  // With the catalogs of the destination at hand, and then one user more each time.
+  for (const user of ['postgres', 'first', 'second'])
+    expect(await away.read('SELECT id FROM a1', { searchPath: 'public', user })).toMatchObject({
+      unknown: null,
+      subsets: ['a'],
+    });
+});
+
 test('what runs unasked counts for every statement', async () => {
   await pair.onSource.query(`
     CREATE FUNCTION public.wrap_long(bigint) RETURNS public.wrapped LANGUAGE sql AS
