@@ -19,7 +19,7 @@ import type { SubsetId, SubsetRules, TableName } from '../core/ports.js';
 import { UnderstudyError } from '../core/errors.js';
 import { quoteIdent, quoteLiteral, quoteTable } from '../core/postgres.js';
 import { UNENFORCED_KEYS, foreignKeyPolicy, readSubsetTables } from '../core/subsets.js';
-import { inBarrierTransaction, readBounds, type BarrierLimits } from './barrier-locks.js';
+import { inBarrierTransaction, readBounds, type BarrierLimits, type Bounds } from './barrier-locks.js';
 import { sqlStateOf, type Row, type Session } from './session.js';
 
 export type KeyState = 'enforced' | 'unenforced' | 'restored';
@@ -154,18 +154,48 @@ function whereKey({ table, name }: CrossingKey): string {
     AND constraint_name = ${quoteLiteral(name)}`;
 }
 
-async function atOnce(session: Session, limits: BarrierLimits, statements: readonly string[]): Promise<void> {
-  const bounds = await readBounds(session, limits.lockTimeoutMs);
+/** What acting on a side takes besides its keys; asked before the gate closes. */
+export interface KeySide {
+  readonly session: Session;
+  readonly bounds: Bounds;
+}
+
+/**
+ * Makes room for records, and does once, on a table of its own and taken back, what is to be done to the keys: a connection that
+ * has done it has the catalogs at hand.
+ */
+export async function openKeySide(session: Session, lockTimeoutMs: number): Promise<KeySide> {
+  await createKeyRecords(session);
+  const table = 'understudy.key_rehearsal';
+  try {
+    await session.batch([
+      'BEGIN',
+      `CREATE TABLE ${table} (id integer PRIMARY KEY, up integer CONSTRAINT rehearsed REFERENCES ${table})`,
+      `ALTER TABLE ONLY ${table} DROP CONSTRAINT rehearsed`,
+      `ALTER TABLE ONLY ${table} ADD CONSTRAINT rehearsed FOREIGN KEY (up) REFERENCES ${table} NOT VALID`,
+      'ROLLBACK',
+    ]);
+  } catch (error) {
+    if (!session.dead) await session.batch(['ROLLBACK']);
+    throw error;
+  }
+  return { session, bounds: await readBounds(session, lockTimeoutMs) };
+}
+
+async function atOnce(
+  { session, bounds }: KeySide,
+  limits: BarrierLimits,
+  statements: readonly string[],
+): Promise<void> {
   await inBarrierTransaction(session, bounds, limits, async (begin) => {
     await session.batch([...begin, ...statements, 'COMMIT']);
   });
 }
 
 /** Drops the constraint and records it. Throws `fence-timeout` where its two tables' locks can't be had. */
-export async function dropKey(session: Session, key: CrossingKey, limits: BarrierLimits): Promise<void> {
+export async function dropKey(side: KeySide, key: CrossingKey, limits: BarrierLimits): Promise<void> {
   const { table, name } = key;
-  await createKeyRecords(session);
-  await atOnce(session, limits, [
+  await atOnce(side, limits, [
     // A second parting keeps what was recorded first: by now the constraint may only be NOT VALID.
     `INSERT INTO ${UNENFORCED_KEYS} (schema_name, table_name, constraint_name, references_schema, references_table, definition,
        validated, comment)
@@ -184,14 +214,14 @@ export async function dropKey(session: Session, key: CrossingKey, limits: Barrie
 
 /** Puts the constraint back: it holds for what is written from now on. Throws as {@link dropKey}. */
 export async function restoreKey(
-  session: Session,
+  side: KeySide,
   key: CrossingKey,
   record: KeyRecord,
   limits: BarrierLimits,
 ): Promise<void> {
   const [table, name] = [quoteTable(key.table), quoteIdent(key.name)];
   const { definition, validated, comment } = record;
-  await atOnce(session, limits, [
+  await atOnce(side, limits, [
     `ALTER TABLE ONLY ${table} ADD CONSTRAINT ${name} ${definition}${validated ? ' NOT VALID' : ''}`,
     ...(comment === null ? [] : [`COMMENT ON CONSTRAINT ${name} ON ${table} IS ${quoteLiteral(comment)}`]),
     validated

@@ -18,7 +18,7 @@
  * - Each side by itself: one that can't be reached keeps nothing from the other.
  */
 import type { Clock } from '../core/clock.js';
-import { UnderstudyError, asUnderstudyError } from '../core/errors.js';
+import { UnderstudyError, asUnderstudyError, unreachable } from '../core/errors.js';
 import type { Log } from '../core/log.js';
 import type { Finding, Side, SubsetId, SubsetRules } from '../core/ports.js';
 import { quoteTable } from '../core/postgres.js';
@@ -27,11 +27,13 @@ import {
   createKeyRecords,
   dropKey,
   forgetKey,
+  openKeySide,
   readCrossingKeys,
   restoreKey,
   validateKey,
   validateSql,
   type CrossingKey,
+  type KeySide,
 } from './foreign-keys.js';
 import type { Connections, Session } from './session.js';
 import type { CutoverSettings, ForeignKeyStatus } from './settings.js';
@@ -55,6 +57,11 @@ export interface KeyKeeperDeps {
 
 type Purpose = 'act' | 'look';
 
+interface Ready {
+  readonly side: KeySide;
+  readonly keys: readonly CrossingKey[];
+}
+
 interface Validating {
   readonly session: Session;
   readonly pid: string;
@@ -69,6 +76,8 @@ export class KeyKeeper {
   #sides: Sides = new Map();
   #serial: Promise<unknown> = Promise.resolve();
   #background: { readonly stop: AbortController; readonly ended: Promise<void> } | undefined;
+  /** Read before an operation, so that nothing is asked behind its gate. */
+  readonly #ready = new Map<Side, Ready>();
   /** How often {@link resume} was asked for: what is under way may have looked before. */
   #wanted = 0;
   /** Busy with a validation, with its process id on the server. */
@@ -119,10 +128,23 @@ export class KeyKeeper {
   async pause(): Promise<void> {
     await this.#halt();
     if (!this.#concerned) return;
-    await Promise.all(SIDES.map((side) => this.#session('act', side).catch(() => undefined)));
+    await Promise.all(
+      SIDES.map(async (side) => {
+        const ready = await this.#makeReady(side).catch(() => undefined);
+        if (ready !== undefined) this.#ready.set(side, ready);
+      }),
+    );
+  }
+
+  async #makeReady(side: Side): Promise<Ready> {
+    const { rules, settings } = this.#deps;
+    const session = await this.#session('act', side);
+    const keys = await readCrossingKeys(session, rules);
+    return { side: await openKeySide(session, settings.lockTimeoutMs), keys };
   }
 
   resume(): void {
+    this.#ready.clear();
     this.#wanted += 1;
     if (!this.#concerned || this.#background !== undefined || this.#deps.closing.aborted) return;
     const stop = new AbortController();
@@ -150,8 +172,16 @@ export class KeyKeeper {
     const deadline = clock.monotonicMs() + settings.fenceTimeoutMs;
     const left: Finding[] = [];
     try {
-      const session = await this.#session('act', side);
-      for (const key of await readCrossingKeys(session, rules)) {
+      const ready = this.#ready.get(side);
+      this.#ready.delete(side);
+      const known = ready?.side.session.dead === false ? ready : undefined;
+      const session = known?.side.session ?? (await this.#session('act', side));
+      const keys = known?.keys ?? (await readCrossingKeys(session, rules));
+      let open = known?.side;
+      for (const key of keys) {
+        const what = wanted(key, this.#sides);
+        if (what === null) continue;
+        open ??= await openKeySide(session, settings.lockTimeoutMs);
         const limits: BarrierLimits = {
           clock,
           signal: closing,
@@ -160,8 +190,8 @@ export class KeyKeeper {
           timeoutMs: Math.max(2 * settings.lockTimeoutMs, Math.ceil(deadline - clock.monotonicMs())),
         };
         try {
-          const done = await settleKey(session, key, this.#sides, limits);
-          if (done !== null) log.info({ side, key: nameOf(key), table: quoteTable(key.table) }, done);
+          await act(what, open, key, limits);
+          log.info({ side, key: nameOf(key) }, DONE[what]);
         } catch (error) {
           left.push(this.#leftOver(side, nameOf(key), error));
         }
@@ -354,25 +384,38 @@ export class KeyKeeper {
   }
 }
 
-/** What was done, in words; null where it is as it is to be. */
-async function settleKey(
-  session: Session,
-  key: CrossingKey,
-  sides: Sides,
-  limits: BarrierLimits,
-): Promise<string | null> {
+type Act = 'drop' | 'restore' | 'forget';
+
+/** Null where it is as it is to be, or where it is not known what it is to be. */
+function wanted(key: CrossingKey, sides: Sides): Act | null {
   const [child, parent] = key.subsets.map((subset) => sides.get(subset));
   if (child === undefined || parent === undefined) return null;
-  if (child !== parent) {
-    if (key.state === 'unenforced') return null;
-    await dropKey(session, key, limits);
-    return 'a foreign key is not enforced while its subsets are on different sides';
-  }
+  if (child !== parent) return key.state === 'unenforced' ? null : 'drop';
   if (key.record === null || key.state === 'restored') return null;
-  if (key.state === 'enforced') await forgetKey(session, key);
-  else await restoreKey(session, key, key.record, limits);
-  return 'a foreign key is enforced again for what is written from now on';
+  return key.state === 'enforced' ? 'forget' : 'restore';
 }
+
+async function act(what: Act, side: KeySide, key: CrossingKey, limits: BarrierLimits): Promise<void> {
+  switch (what) {
+    case 'drop':
+      await dropKey(side, key, limits);
+      return;
+    case 'restore':
+      if (key.record !== null) await restoreKey(side, key, key.record, limits);
+      return;
+    case 'forget':
+      await forgetKey(side.session, key);
+      return;
+    default:
+      unreachable(what);
+  }
+}
+
+const DONE: Readonly<Record<Act, string>> = {
+  drop: 'a foreign key is not enforced while its subsets are on different sides',
+  restore: 'a foreign key is enforced again for what is written from now on',
+  forget: 'a foreign key is enforced again, for all rows',
+};
 
 function nameOf({ name, table }: CrossingKey): string {
   return `${name} on ${table.schema}.${table.name}`;

@@ -16,12 +16,15 @@ export function borderLines(borders: readonly SubsetBorder[]): readonly string[]
       transactions === undefined
         ? ''
         : `: ${formatCount(transactions.low)} to ${formatCount(transactions.high)} captured transactions touch both`;
-    const then = crossing === 'follow' ? 'the two are switched in one operation' : 'refused while apart';
+    const then =
+      crossing === 'follow'
+        ? 'crossing: follow, the two are switched in one operation'
+        : 'crossing: refuse, transactions of both are refused while apart';
     const shown = ties
       .slice(0, TIES_SHOWN)
       .map(({ a, b, by, policy }) => `    ${a} – ${b}: ${by} (${POLICY[policy]})`);
     return [
-      `  ${one} and ${other}${count} (crossing: ${crossing}, ${then})`,
+      `  ${one} and ${other}${count} (${then})`,
       ...shown,
       ...(ties.length > shown.length ? [`    and ${ties.length - shown.length} more: --json has all`] : []),
     ];
