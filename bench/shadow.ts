@@ -9,7 +9,6 @@ import { parseArgs } from 'node:util';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import type pg from 'pg';
-import { table } from '../src/app/cli/format.js';
 import { EmbeddedServer, type ServerVersion } from '../src/app/demo/embedded-server.js';
 import { RunOwner } from '../src/app/demo/run-owner.js';
 import { UnderstudyProcess } from '../src/app/demo/understudy-process.js';
@@ -25,6 +24,18 @@ import {
   until,
   withClient,
 } from './shadow/database.js';
+import {
+  printCatchUp,
+  printClients,
+  printCopy,
+  printLag,
+  type CatchUpFigures,
+  type CopyFigures,
+  type Engine,
+  type LagFigures,
+  type OwnFigures,
+  type ServerCpu,
+} from './shadow/figures.js';
 import { PacedLoad, type ClientFigures } from './shadow/load.js';
 import { describeMachine, machineLines } from './support/machine.js';
 import { Output } from './support/output.js';
@@ -39,7 +50,6 @@ const WARM_UP_MS = 6000;
 const STATUS_PAUSE_MS = 100;
 const SLICES = ['copy', 'catch-up', 'lag', 'client'] as const;
 type Slice = (typeof SLICES)[number];
-type Engine = 'built-in' | 'understudy';
 
 interface Settings {
   readonly slices: readonly string[];
@@ -85,38 +95,6 @@ function readSettings(): { settings: Settings; json: boolean } {
   };
 }
 
-interface CopyFigures extends ServerCpu, OwnFigures {
-  readonly rows: number;
-  /** Until every row was there. */
-  readonly copySeconds: number;
-  /** Until the indexes were there too. */
-  readonly seconds: number;
-}
-interface ServerCpu {
-  readonly sourceCpuSeconds: number;
-  readonly destinationCpuSeconds: number;
-}
-/** Of Understudy's whole process, its start included. */
-interface OwnFigures {
-  readonly understudyCpuSeconds: number | null;
-  readonly understudyPeakBytes: number | null;
-}
-interface CatchUpFigures extends ServerCpu, OwnFigures {
-  readonly changes: number;
-  /** From the walsender's start. */
-  readonly seconds: number;
-}
-interface LagFigures {
-  readonly samples: number;
-  readonly p50Ms: number;
-  readonly p99Ms: number;
-  readonly maxMs: number;
-  readonly sourceCpuShare: number;
-  readonly client: ClientFigures;
-  readonly understudyCpuShare: number | null;
-  readonly understudyPeakBytes: number | null;
-}
-
 class ShadowBench {
   readonly #settings: Settings;
   readonly #owner: RunOwner;
@@ -147,18 +125,18 @@ class ShadowBench {
     await makeSource(this.#pgbench, this.#source, this.#settings.scale);
     await checkpoint(this.#source);
     const copy = await this.#each((engine) => this.#copy(engine));
-    this.#printCopy(copy);
+    printCopy(this.#output, copy);
     const catchUp = this.#wants('catch-up') ? await this.#catchUps() : {};
-    this.#printCatchUp(catchUp);
+    printCatchUp(this.#output, catchUp);
     const lag: Record<string, Partial<Record<Engine, LagFigures>>> = {};
     if (this.#wants('lag')) {
       for (const tps of this.#settings.tps) {
         lag[tps] = await this.#each((engine) => this.#follow(engine, tps));
       }
-      this.#printLag(lag);
+      printLag(this.#output, lag);
     }
     const client = this.#wants('client') ? await this.#clients() : {};
-    this.#printClients(client);
+    printClients(this.#output, client);
     return { copy, catchUp, lag, client };
   }
 
@@ -173,8 +151,6 @@ class ShadowBench {
     }
     return figures;
   }
-
-  // --- engines ---------------------------------------------------------------------------------------------------
 
   async #startUnderstudy(): Promise<UnderstudyProcess> {
     const started = await this.#owner.acquire(
@@ -233,8 +209,6 @@ class ShadowBench {
     return this.#destination.url(engine === 'built-in' ? BUILTIN_DATABASE : DATABASE);
   }
 
-  // --- copy ------------------------------------------------------------------------------------------------------
-
   async #copy(engine: Engine): Promise<CopyFigures> {
     if (engine === 'built-in') await this.#builtin.prepare();
     else await makeShadowDatabase(this.#source, this.#destination);
@@ -275,8 +249,6 @@ class ShadowBench {
     });
     return { rows, ...figures, ...cpu, ...own };
   }
-
-  // --- catch-up --------------------------------------------------------------------------------------------------
 
   /** One backlog for both, made while neither reads the log. */
   async #catchUps(): Promise<Partial<Record<Engine, CatchUpFigures>>> {
@@ -345,8 +317,6 @@ class ShadowBench {
       return rowCount === 1;
     }, `marker ${marker}`);
   }
-
-  // --- lag -------------------------------------------------------------------------------------------------------
 
   async #follow(engine: Engine, tps: number): Promise<LagFigures> {
     const pid = await this.#catchUpAgain(engine);
@@ -436,8 +406,6 @@ class ShadowBench {
     return { program: this.#pgbench, folder, port: this.#source.port, tps, clients: 16, seconds };
   }
 
-  // --- clients ---------------------------------------------------------------------------------------------------
-
   /** An application at a pace: alone, beside each engine while it follows, and while it copies. */
   async #clients(): Promise<Readonly<Record<string, ClientFigures>>> {
     const tps = this.#settings.tps[0] ?? 500;
@@ -503,106 +471,11 @@ class ShadowBench {
     await this.#stopUnderstudy();
     return figures;
   }
-
-  // --- what is printed -------------------------------------------------------------------------------------------
-
-  #print(head: readonly string[], rows: readonly (readonly string[])[]): void {
-    this.#output.line();
-    for (const line of table(
-      [...head],
-      rows.map((row) => [...row]),
-    ))
-      this.#output.line(line);
-  }
-
-  #printCopy(copy: Partial<Record<Engine, CopyFigures>>): void {
-    this.#print(
-      ['first copy', 'rows>', 'rows there>', 'rows/s>', 'with indexes>', 'rows/s>', ...COST_HEAD],
-      Object.entries(copy).map(([engine, { rows, copySeconds, seconds, ...cost }]) => [
-        engine,
-        String(rows),
-        `${copySeconds.toFixed(2)} s`,
-        (rows / copySeconds).toFixed(0),
-        `${seconds.toFixed(2)} s`,
-        (rows / seconds).toFixed(0),
-        ...costs(cost),
-      ]),
-    );
-    this.#ratio('copy with indexes', copy['built-in']?.seconds, copy.understudy?.seconds);
-  }
-
-  #printCatchUp(catchUp: Partial<Record<Engine, CatchUpFigures>>): void {
-    if (Object.keys(catchUp).length === 0) return;
-    this.#print(
-      ['catch-up', 'changes>', 'time>', 'changes/s>', ...COST_HEAD],
-      Object.entries(catchUp).map(([engine, figures]) => [
-        engine,
-        String(figures.changes),
-        `${figures.seconds.toFixed(2)} s`,
-        (figures.changes / figures.seconds).toFixed(0),
-        ...costs(figures),
-      ]),
-    );
-    this.#ratio('catch-up', catchUp['built-in']?.seconds, catchUp.understudy?.seconds);
-  }
-
-  #printLag(lag: Readonly<Record<string, Partial<Record<Engine, LagFigures>>>>): void {
-    this.#print(
-      ['lag', 'tps>', 'p50>', 'p99>', 'max>', 'client p99>', 'source CPU>', 'own CPU>', 'own memory>'],
-      Object.entries(lag).flatMap(([tps, engines]) =>
-        Object.entries(engines).map(([engine, figures]) => [
-          engine,
-          `${figures.client.tps.toFixed(0)} of ${tps}`,
-          `${figures.p50Ms.toFixed(1)} ms`,
-          `${figures.p99Ms.toFixed(1)} ms`,
-          `${figures.maxMs.toFixed(1)} ms`,
-          `${figures.client.p99Ms.toFixed(1)} ms`,
-          `${(figures.sourceCpuShare * 100).toFixed(0)} %`,
-          figures.understudyCpuShare === null ? '' : `${(figures.understudyCpuShare * 100).toFixed(0)} %`,
-          megabytes(figures.understudyPeakBytes),
-        ]),
-      ),
-    );
-  }
-
-  #printClients(clients: Readonly<Record<string, ClientFigures>>): void {
-    if (Object.keys(clients).length === 0) return;
-    this.#print(
-      ['what the application sees', 'tps>', 'p50>', 'p99>'],
-      Object.entries(clients).map(([name, figures]) => [
-        name,
-        figures.tps.toFixed(0),
-        `${figures.p50Ms.toFixed(1)} ms`,
-        `${figures.p99Ms.toFixed(1)} ms`,
-      ]),
-    );
-  }
-
-  #ratio(what: string, builtin: number | undefined, ours: number | undefined): void {
-    if (builtin === undefined || ours === undefined) return;
-    this.#output.line(`${what}: ${(builtin / ours).toFixed(2)} × the built-in replication`);
-  }
 }
 
 function ownFigures(pid: number | undefined): OwnFigures {
   if (pid === undefined) return { understudyCpuSeconds: null, understudyPeakBytes: null };
   return { understudyCpuSeconds: cpuSecondsOf(pid), understudyPeakBytes: memoryOf(pid)?.peakBytes ?? null };
-}
-
-/** Columns of {@link costs}. */
-const COST_HEAD = ['source CPU>', 'destination CPU>', 'own CPU>', 'own memory>'];
-
-function costs(figures: ServerCpu & OwnFigures): readonly string[] {
-  return [
-    `${figures.sourceCpuSeconds.toFixed(1)} s`,
-    `${figures.destinationCpuSeconds.toFixed(1)} s`,
-    figures.understudyCpuSeconds === null ? '' : `${figures.understudyCpuSeconds.toFixed(1)} s`,
-    megabytes(figures.understudyPeakBytes),
-  ];
-}
-
-function megabytes(bytes: number | null): string {
-  return bytes === null ? '' : `${(bytes / 1024 ** 2).toFixed(0)} MB`;
 }
 
 async function main(): Promise<void> {

@@ -210,8 +210,6 @@ export class ShadowEngine implements ShadowControl {
     });
   }
 
-  // --- life ----------------------------------------------------------------------------------------------------
-
   /** Sets the shadow going, from wherever its records say it is. Idempotent; returns at once. */
   start(): void {
     if (this.#running !== undefined) return;
@@ -244,8 +242,6 @@ export class ShadowEngine implements ShadowControl {
     await this.#streams.stop();
     await this.#budget.dropSlots(this.#ending.signal);
   }
-
-  // --- ShadowControl -------------------------------------------------------------------------------------------
 
   async status(): Promise<ShadowStatus> {
     const { forward, reverse, reverseBegun } = this.#streams;

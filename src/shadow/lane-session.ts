@@ -261,8 +261,6 @@ export class LaneSession {
     this.#notify();
   }
 
-  // --- the loop ------------------------------------------------------------------------------------------------
-
   async #loop(signal: AbortSignal): Promise<void> {
     for (;;) {
       await this.#ready(signal);
@@ -382,8 +380,6 @@ export class LaneSession {
     const relations = change.relations.filter((relation) => !isDone(relation));
     return relations.length === 0 ? null : { kind: 'truncate', relations };
   }
-
-  // --- one flush -----------------------------------------------------------------------------------------------
 
   async #flush(flush: Flush): Promise<void> {
     const marks = flush.parts.flatMap((part) =>

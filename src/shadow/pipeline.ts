@@ -30,6 +30,7 @@ import type {
   Side,
 } from '../core/ports.js';
 import { asUnderstudyError, type UnderstudyError } from '../core/errors.js';
+import { connectStage } from './attempt.js';
 import { catalogDifferences, catalogWarning, readBuiltFingerprint } from './catalog-watch.js';
 import { isBefore, type Condition } from './condition.js';
 import type { Conflicts } from './conflicts/conflicts.js';
@@ -50,7 +51,7 @@ import {
   readSourcePlan,
   writeFingerprint,
 } from './postgres/schema-records.js';
-import { endOnAbort, openSession, type Session } from './postgres/statement.js';
+import type { Session } from './postgres/statement.js';
 import type { TableInfo } from './postgres/table.js';
 import { readTables } from './postgres/tables.js';
 import { recordDestinationPlan } from './schema-back.js';
@@ -161,8 +162,6 @@ export class Pipeline {
     return recorded;
   }
 
-  // --- one attempt ---------------------------------------------------------------------------------------------
-
   /** From connecting to following; ends by throwing. `reached` says that an attempt got somewhere. */
   async #once(signal: AbortSignal, sessions: Session[], reached: () => void): Promise<void> {
     const { settings, context } = { settings: this.#settings, context: this.#context };
@@ -197,21 +196,12 @@ export class Pipeline {
   }
 
   async #connect(signal: AbortSignal, sessions: Session[]): Promise<StageContext> {
-    const { settings, context } = { settings: this.#settings, context: this.#context };
-    const { condition, log, clock } = context;
-    if (condition.phase !== 'following') condition.enter('connecting');
-    const source = await openSession('source', settings.source, 'shadow');
-    sessions.push(source);
-    endOnAbort(source, signal, 0);
-    const destination = await openSession('destination', settings.destination, 'shadow');
-    sessions.push(destination);
-    endOnAbort(destination, signal, 0);
-    await ensureRecords(destination);
-    await ensureRecords(source);
-    if (!(await installDdlNotice(source)))
-      log.info({}, 'no event trigger may be made on the source: its catalogs are compared instead');
-    const onFindings: StageContext['onFindings'] = (findings) => condition.note(findings);
-    return { settings, source, destination, clock, log, signal, onFindings };
+    const stage = await connectStage(this.#settings, this.#context, sessions, signal);
+    await ensureRecords(stage.destination);
+    await ensureRecords(stage.source);
+    if (!(await installDdlNotice(stage.source)))
+      stage.log.info({}, 'no event trigger may be made on the source: its catalogs are compared instead');
+    return stage;
   }
 
   async #buildSchema(stage: StageContext): Promise<void> {
@@ -331,8 +321,6 @@ export class Pipeline {
     tables.named = true;
     streams.forward.start();
   }
-
-  // --- following -----------------------------------------------------------------------------------------------
 
   /** Everything is there. Looks at both catalogs now and then, and trims the recently changed keys, until stopped. */
   async #follow(stage: StageContext): Promise<void> {

@@ -21,7 +21,6 @@ import type {
   Direction,
   ExactRequest,
   LatencyWindow,
-  Finding,
   RecentVerifyReport,
   ResumeOptions,
   ShadowCommand,
@@ -37,6 +36,7 @@ import type {
   VerifyReport,
 } from '../../core/ports.js';
 import type { Position } from '../../core/position.js';
+import { connectStage } from '../attempt.js';
 import { catalogDifferences, catalogWarning, readBuiltFingerprint } from '../catalog-watch.js';
 import { Condition, isBefore, notReady } from '../condition.js';
 import type { ShadowEngineContext } from '../engine.js';
@@ -49,12 +49,12 @@ import { ensureIdentities } from '../postgres/identity.js';
 import { readTableCopies } from '../postgres/copy-records.js';
 import { ensureRecords, readState } from '../postgres/records.js';
 import { readSourcePlan, writeFingerprint } from '../postgres/schema-records.js';
-import { endOnAbort, openSession, withSession, type Session } from '../postgres/statement.js';
+import { withSession, type Session } from '../postgres/statement.js';
 import { tableKey, type TableInfo } from '../postgres/table.js';
 import { readTables } from '../postgres/tables.js';
 import { RecentKeys } from '../recent-keys.js';
 import { SchemaFollower, schemaMoved } from '../schema-follower.js';
-import { buildAfterCopy, buildBeforeCopy, type StageContext } from '../schema-stage.js';
+import { buildBeforeCopy, type StageContext } from '../schema-stage.js';
 import type { ShadowSettings } from '../settings.js';
 import { Steering } from '../steering.js';
 import { Throttle } from '../throttle/throttle.js';
@@ -64,6 +64,7 @@ import { closeFollowSessions, openFollowSessions } from './follow-sessions.js';
 import { Follower } from './follower.js';
 import type { ChangeHints } from './hints.js';
 import { InitialCopy } from './initial-copy.js';
+import { builtAfterCopy } from './build-after-copy.js';
 import { MirrorHints } from './mirror-hints.js';
 import { PollHints } from './poll-hints.js';
 import { ensureFollowRecords } from './records.js';
@@ -108,9 +109,10 @@ export class FollowEngine implements ShadowControl {
     this.#log = context.log.child({ part: 'shadow', method: choice.method });
     this.#recent = new RecentKeys(settings.recentKeysMax);
     const random = context.random ?? Math.random;
+    const endpoints = { source: settings.source, destination: settings.destination };
+    const shared = { endpoints, clock: context.clock, log: this.#log };
     this.#condition = new Condition(settings, {
-      log: this.#log,
-      clock: context.clock,
+      ...shared,
       random,
       onPhase: context.onPhase,
       onFailed: (error) => this.#stopping.abort(error),
@@ -122,8 +124,7 @@ export class FollowEngine implements ShadowControl {
         halted: () => false,
         passOn: () => undefined,
       },
-      clock: context.clock,
-      log: this.#log,
+      ...shared,
       lookIntervalMs: settings.fingerprintIntervalMs,
       adopt: (tables) => this.#adopt(tables),
       onTrouble: (error) => this.#condition.trouble('schema', error),
@@ -131,24 +132,18 @@ export class FollowEngine implements ShadowControl {
       onCarrying: () => this.#condition.enter('copying'),
     });
     this.#wayBack = new WayBack(settings, {
-      log: this.#log,
-      clock: context.clock,
+      ...shared,
       random,
       recent: this.#recent,
       pace: this.#pace,
       onTrouble: (error) => this.#condition.trouble('reverse', error),
       onFailed: (error) => this.#condition.trouble('reverse', error),
     });
-    this.#unlogged = new Unlogged({
-      endpoints: { source: settings.source, destination: settings.destination },
-      clock: context.clock,
-      log: this.#log,
-    });
+    this.#unlogged = new Unlogged(shared);
     this.#throttle = new Throttle(settings.throttle, {
+      ...shared,
       source: settings.source,
       pace: this.#pace,
-      clock: context.clock,
-      log: this.#log,
       // Nothing is followed while the first copy is made.
       shadowLagMs: () => null,
     });
@@ -165,10 +160,8 @@ export class FollowEngine implements ShadowControl {
       },
     });
     this.#verification = new Verification({
-      endpoints: { source: settings.source, destination: settings.destination },
+      ...shared,
       recent: this.#recent,
-      clock: context.clock,
-      log: this.#log,
       // On the way back, which is by the log, no log tells of unlogged tables.
       tables: () =>
         this.#wayBack.lane.state.authority.authoritative
@@ -188,8 +181,6 @@ export class FollowEngine implements ShadowControl {
           : this.#wayBack.waitForMark(mark, signal),
     });
   }
-
-  // --- life ----------------------------------------------------------------------------------------------------
 
   start(): void {
     if (this.#running !== undefined) return;
@@ -219,27 +210,12 @@ export class FollowEngine implements ShadowControl {
     }
   }
 
-  // --- the pipeline --------------------------------------------------------------------------------------------
-
   async #pipeline(signal: AbortSignal, sessions: Session[], reached: () => void): Promise<void> {
-    const { source: from, destination: to, migrationId } = this.#settings;
-    if (this.#condition.phase !== 'following') this.#condition.enter('connecting');
-    const source = await openSession('source', from, 'shadow');
-    sessions.push(source);
-    endOnAbort(source, signal, 0);
-    const destination = await openSession('destination', to, 'shadow');
-    sessions.push(destination);
-    endOnAbort(destination, signal, 0);
-    const stage: StageContext = {
-      settings: this.#settings,
-      source,
-      destination,
-      clock: this.#clock,
-      log: this.#log,
-      signal,
-      onFindings: (findings) => this.#condition.note(findings),
-      sourceReadOnly: true,
-    };
+    const context = { condition: this.#condition, clock: this.#clock, log: this.#log };
+    const both = await connectStage(this.#settings, context, sessions, signal);
+    const stage: StageContext = { ...both, sourceReadOnly: true };
+    const { source, destination } = stage;
+    const { migrationId } = this.#settings;
     await ensureRecords(destination);
     await ensureFollowRecords(destination);
     let state = await readState(destination, migrationId);
@@ -399,8 +375,6 @@ export class FollowEngine implements ShadowControl {
     return differences.length > 0;
   }
 
-  // --- ShadowControl -------------------------------------------------------------------------------------------
-
   status(): Promise<ShadowStatus> {
     const back = this.#wayBack.status();
     const exact = this.#tables.some(isUnlogged) ? { exactMs: this.#unlogged.ms } : {};
@@ -528,22 +502,4 @@ export class FollowEngine implements ShadowControl {
     if (this.#follower === undefined) throw notReady('copy');
     return this.#follower;
   }
-}
-
-/** unique_violation, foreign_key_violation, exclusion_violation, check_violation. */
-const MOVING_STATES: ReadonlySet<unknown> = new Set(['23505', '23503', '23P01', '23514']);
-
-/** Whether something failed that rows of different moments may explain. `last`: then it is reported, or thrown. */
-async function builtAfterCopy(stage: StageContext, last: boolean): Promise<boolean> {
-  const findings: Finding[] = [];
-  try {
-    await buildAfterCopy({ ...stage, onFindings: (found) => findings.push(...found) });
-  } catch (error) {
-    const moving = error instanceof UnderstudyError && MOVING_STATES.has(error.details['sqlState']);
-    if (!moving || last) throw error;
-    return true;
-  }
-  if (!last && findings.some(({ check }) => check === 'constraint-not-valid')) return true;
-  stage.onFindings(findings);
-  return false;
 }

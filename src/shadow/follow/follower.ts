@@ -140,8 +140,6 @@ export class Follower implements ChangeSource, CatchesUpExactly {
     this.#wake();
   }
 
-  // --- what others ask -------------------------------------------------------------------------------------------
-
   /** Resolves once a round that began after the call is written. The mark itself says nothing here. */
   waitForMark(_mark: string, signal: AbortSignal): Promise<Position> {
     return this.#ask<Position>(this.#settling, (waiter) => waiter, signal);
@@ -218,8 +216,6 @@ export class Follower implements ChangeSource, CatchesUpExactly {
       },
     };
   }
-
-  // --- the loop --------------------------------------------------------------------------------------------------
 
   async #run(signal: AbortSignal): Promise<void> {
     const { clock, random, log } = this.#context;
@@ -334,8 +330,6 @@ export class Follower implements ChangeSource, CatchesUpExactly {
     return leads && !this.#held;
   }
 
-  // --- hints -----------------------------------------------------------------------------------------------------
-
   /** A round that takes long is made less often: it costs the source at most a share of the time. */
   #roundDueMs(): number {
     const { pace } = this.#context;
@@ -378,8 +372,6 @@ export class Follower implements ChangeSource, CatchesUpExactly {
     this.#hints.applied(hint);
   }
 
-  // --- rows ------------------------------------------------------------------------------------------------------
-
   /** Makes the destination hold what the source does under these keys. Throws {@link NotLeading}. */
   async #refresh(table: ApplyTable, keys: readonly Key[]): Promise<number> {
     const { read, write } = this.#connected();
@@ -416,8 +408,6 @@ export class Follower implements ChangeSource, CatchesUpExactly {
     this.#rowsWritten += rows;
     return rows;
   }
-
-  // --- comparing -------------------------------------------------------------------------------------------------
 
   /** One step of the comparison that is due; false where none is. */
   async #compareStep(signal: AbortSignal): Promise<boolean> {

@@ -156,8 +156,6 @@ export class Throttle {
     return errors[0] ?? null;
   }
 
-  // --- the latency to be kept ------------------------------------------------------------------------------------
-
   /** null where none is, or it is not known yet. */
   #targetMs(): number | null {
     const { latencyP99Ms, latencyFactor, latencyFloorMs } = this.#settings;
@@ -203,8 +201,6 @@ export class Throttle {
       this.#by = null;
     }
   }
-
-  // --- the source's load -----------------------------------------------------------------------------------------
 
   async #askLoad(signal: AbortSignal): Promise<void> {
     const { clock, source, log } = this.#context;
