@@ -216,6 +216,7 @@ test('a folder in place of a host is where the server’s unix socket is, writte
     'postgres://app@%2Fvar%2Frun%2Fpostgresql:5433/shop',
     'postgres://app@:5433/shop?host=/var/run/postgresql',
     'postgresql://app:pw@:5433/shop?host=%2Fvar%2Frun%2Fpostgresql',
+    'postgresql://app:pw@/shop?host=/var/run/postgresql&port=5433',
   ]) {
     const { source } = resolveConfig({ source: { url }, destination: { url: DESTINATION } });
     expect(source).toMatchObject({ host: '/var/run/postgresql', port: 5433, user: 'app', tls: 'disable' });

@@ -47,7 +47,7 @@ export function parseDatabaseUrl(url: string): ParsedUrl | string {
     return 'a % in the URL is not followed by two hexadecimal digits; write it as %25, or use the `password` key';
   const parameters = readParameters(parsed.searchParams);
   if (typeof parameters === 'string') return parameters;
-  const { host: folder, ...rest } = parameters;
+  const { host: folder, port = parsed.port, ...rest } = parameters;
   const host = folder ?? (named === NO_HOST ? '' : named);
   if (host === '') return 'the URL names no host';
   if (user === '') return 'the URL names no user';
@@ -57,7 +57,7 @@ export function parseDatabaseUrl(url: string): ParsedUrl | string {
     endpoint: {
       // IPv6 hosts stand in brackets in a URL only.
       host: host.replace(/^\[(.*)\]$/, '$1'),
-      port: parsed.port === '' ? 5432 : Number(parsed.port),
+      port: port === '' ? 5432 : Number(port),
       database,
       user,
       ...(password === '' ? {} : { password }),
@@ -72,7 +72,7 @@ const NO_HOST = 'none.invalid';
 /** What stands behind the `?`, by libpq's names; what is wrong with it, as text. */
 function readParameters(
   search: URLSearchParams,
-): (Omit<ParsedUrl, 'endpoint'> & { readonly host?: string }) | string {
+): (Omit<ParsedUrl, 'endpoint'> & { readonly host?: string; readonly port?: string }) | string {
   const found: Record<string, string> = {};
   for (const [name, value] of search) {
     const parameter = PARAMETERS[name];
@@ -83,6 +83,8 @@ function readParameters(
       return `${name} in the URL must be one of ${choices.join(', ')}`;
     if (name === 'host' && !isSocketFolder(value))
       return 'host= in the URL names the folder of a unix socket';
+    if (name === 'port' && !(/^[1-9]\d{0,4}$/.test(value) && Number(value) < 65_536))
+      return 'port= in the URL is no port';
     found[key] = value;
   }
   return found;
@@ -96,6 +98,7 @@ const PARAMETERS: Readonly<Record<string, readonly [key: string, choices?: reado
   sslnegotiation: ['tlsNegotiation', TLS_NEGOTIATIONS],
   channel_binding: ['channelBinding', CHANNEL_BINDINGS],
   host: ['host'],
+  port: ['port'],
 };
 
 function decode(part: string): string | undefined {
