@@ -45,7 +45,7 @@ export async function preflight(operation: Operation): Promise<void> {
   const findings = [
     ...operation.announced,
     ...routingFindings(operation),
-    ...(await abortable(deps.inspect(signal), signal)),
+    ...atStake(operation, await abortable(deps.inspect(signal), signal)),
   ];
   for (const finding of findings) operation.onFinding(finding);
   throwBlocked(findings);
@@ -114,6 +114,19 @@ function routingFindings(operation: Operation): readonly Finding[] {
       advice: 'Take `subsets` out of the configuration to switch the whole database.',
     },
   ];
+}
+
+/** What is said of keys that can't be left out stops nobody who brings all subsets to one side. */
+const OF_PARTED_KEYS = new Set(['subset-foreign-key-acts', 'subset-foreign-key-partitioned']);
+
+function atStake(operation: Operation, findings: readonly Finding[]): readonly Finding[] {
+  const { deps, to } = operation;
+  const switched = subsetsOf(operation);
+  const whole = subsetIds(deps.subsets ?? []).every(
+    (each) => switched.includes(each) || deps.traffic.route(each).side === to,
+  );
+  if (!whole) return findings;
+  return findings.map((each) => (OF_PARTED_KEYS.has(each.check) ? { ...each, severity: 'warning' } : each));
 }
 
 async function arm({ members, from }: Operation, sessions: OperationSessions): Promise<void> {

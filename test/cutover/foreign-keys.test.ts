@@ -5,7 +5,7 @@ import { StoppedDead } from '../../src/cutover/runner.js';
 import { readFingerprint } from '../../src/shadow/postgres/fingerprint.js';
 import { PINNED_SETTINGS } from '../../src/core/postgres.js';
 import { until } from '../support/servers.js';
-import { Stage, TABLES, TABLES_SQL, readColumns } from './stage.js';
+import { Stage, TABLES, TABLES_SQL } from './stage.js';
 
 const SUBSETS: readonly SubsetRules[] = [
   {
@@ -132,9 +132,19 @@ test('parted, written to, met again, validated; whatever dies, and whoever is in
 });
 
 test('a destination that is given up leaves its keys to the source, which tells what refers to what was lost', async () => {
-  await using stage = await Stage.open({ subsets: SUBSETS, readFingerprint: readColumns }, SQL);
+  const acts = { severity: 'blocker', check: 'subset-foreign-key-acts', side: 'source' } as const;
+  const finding = { ...acts, object: 'public.note', message: 'acts', advice: 'Nothing.' };
+  await using stage = await Stage.open({ subsets: SUBSETS, findings: [finding] }, SQL);
   stage.shadow.members = MEMBERS;
   const { onSource } = stage.pair;
+  // A key that can't be left out keeps its subsets from being parted, not from being switched together.
+  expect(await operate(stage, 'cutover', 'days')).toMatchObject({ reason: { code: 'preflight-blocked' } });
+  expect(await stage.operate('cutover')).toMatchObject({
+    outcome: 'done',
+    findings: [{ severity: 'warning' }],
+  });
+  expect(await stage.operate('rollback')).toMatchObject({ outcome: 'done' });
+  await stage.restart({ subsets: SUBSETS });
   expect(await operate(stage, 'cutover', 'days')).toMatchObject({ outcome: 'done' });
   await onSource.query(`INSERT INTO ${ODD} VALUES (1, 77)`);
   const { signal } = new AbortController();
