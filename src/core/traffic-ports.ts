@@ -89,6 +89,11 @@ export interface TrafficControl {
     signal: AbortSignal,
     along?: readonly SubsetId[],
   ): Promise<PrepareReport>;
+  /**
+   * Resolves in a moment at which little is open that `hold` would have to wait for, or once the time is up: `hold` is to
+   * follow in the same turn. No effect a client could see. Absent where there is no one gate. Rejects where `signal` fires.
+   */
+  untilQuiet?(withinMs: number, signal: AbortSignal): Promise<void>;
   /** Closes the gate and resolves once no statement or transaction is in flight and every session is warm. On any
    *  error the gate is open again and clients carried on on the old side. */
   hold(subset: SubsetId, to: Side, options: HoldOptions, along?: readonly SubsetId[]): Promise<HoldReport>;

@@ -4,7 +4,7 @@
  * Happy path, cutover (a rollback is the same with the sides exchanged, except where noted):
  *   1. preflight   checks, connections, plans; no client effect. A dry run ends after 2.
  *   2. prepare     sessions asked and warmed on the destination
- *   3. hold        the gate closes, what is open ends
+ *   3. hold        in a quiet moment the gate closes, what is open ends
  *   4. fence       the source refuses writes; the mark is in the same transaction
  *   5. catch-up    the shadow reaches the mark; catalogs and sequences begin to be read (behind-fence.ts)
  *   6. verify      what changed of late is equal; meanwhile the destination's transaction is staged, its guard lowered
@@ -137,6 +137,7 @@ export class OperationRunner {
         if (this.#operation.dryRun) return true;
         // Preflight may have taken hours.
         await this.#hooks.confirm?.(subsetsOf(this.#operation));
+        await step.ready?.(this.#operation);
         this.#hooks.onGate('closing');
       }
       this.#operation.signal.throwIfAborted();

@@ -24,6 +24,8 @@ export interface CutoverSettings {
   readonly drainTimeoutMs: number;
   readonly onDrainTimeout: HoldOptions['onDrainTimeout'];
   readonly onPinned: HoldOptions['onPinned'];
+  /** At most how long a moment with little open is looked for before the gate closes. */
+  readonly quietWaitMs: number;
   /** accept: a subset may be switched while others stay; see docs/subsets.md for what the operator accepts. */
   readonly parting: 'refuse' | 'accept';
   /** All attempts of one barrier change together. */
@@ -58,6 +60,7 @@ export const DEFAULT_CUTOVER_SETTINGS: CutoverSettings = {
   drainTimeoutMs: 5_000,
   onDrainTimeout: 'abort',
   onPinned: 'refuse',
+  quietWaitMs: 300,
   parting: 'refuse',
   fenceTimeoutMs: 2_000,
   lockTimeoutMs: 20,

@@ -47,6 +47,8 @@ export interface Step {
    * until `found.journaled` resolves. Else it is begun when the state has been written.
    */
   readonly early?: true;
+  /** Waited for in front of it, with nothing closed yet; not part of its time. */
+  readonly ready?: (operation: Operation) => Promise<void>;
   readonly run: (operation: Operation) => Promise<void>;
   readonly undo?: (operation: Operation) => Promise<void>;
 }
@@ -55,7 +57,7 @@ export interface Step {
 export const STEPS_BEFORE_COMMIT: readonly Step[] = [
   { name: 'preflight', state: 'preflight', run: preflight },
   { name: 'prepare', state: 'preflight', done: 'checked', run: prepare, undo: discardWarm },
-  { name: 'hold', state: 'holding', done: 'held', run: closeGate, undo: openGate },
+  { name: 'hold', state: 'holding', done: 'held', ready: quietMoment, run: closeGate, undo: openGate },
   { name: 'fence', state: 'fencing', done: 'fenced', early: true, run: raise, undo: lower },
   { name: 'catch-up', state: 'catching-up', done: 'caught-up', early: true, run: catchUp },
   { name: 'verify', state: 'verifying', early: true, run: verifyAndStage },
@@ -76,6 +78,13 @@ async function prepare(operation: Operation): Promise<void> {
 async function discardWarm({ deps }: Operation): Promise<void> {
   deps.traffic.discardWarm(deps.subset);
   await Promise.resolve();
+}
+
+async function quietMoment(operation: Operation): Promise<void> {
+  const { deps, signal } = operation;
+  const { traffic, settings } = deps;
+  if (settings.quietWaitMs === 0 || traffic.untilQuiet === undefined) return;
+  await timedPart(operation, 'prepare.quiet', traffic.untilQuiet(settings.quietWaitMs, signal));
 }
 
 async function closeGate(operation: Operation): Promise<void> {

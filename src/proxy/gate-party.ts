@@ -9,6 +9,8 @@ export interface GateParty {
   readonly size: number;
   /** Whether any of them is not at rest. */
   readonly restless: boolean;
+  /** How many have something open while the gate is. */
+  readonly open: number;
   /** Those that are not at rest, for a report. */
   unrested(): readonly SessionInfo[];
   /** The gate closes: what is open ends, nothing new begins. */

@@ -34,6 +34,7 @@ import type {
   SwitchReport,
 } from '../core/traffic-ports.js';
 import { StateCell } from '../core/state-machine.js';
+import { Drain, holdAborted } from './drain.js';
 import type { GateParty } from './gate-party.js';
 import { Limiter } from './limiter.js';
 import type { Router } from './router.js';
@@ -41,6 +42,7 @@ import type { SessionContext } from './session/session-context.js';
 import { SessionMove, type MoveSlots, type MoveTarget } from './session/session-move.js';
 import type { Session } from './session/session.js';
 import { NO_STALL, stallReport } from './stall.js';
+import { NotAdmitted, WaitingRoom, type Refusal } from './waiting-room.js';
 
 export type GateState = 'open' | 'closing' | 'closed' | 'switching' | 'suspended';
 
@@ -55,28 +57,6 @@ export interface GateDeps {
   readonly party: GateParty;
   /** Told the waits, in milliseconds, whenever the gate opens. */
   readonly onStalls?: (waitsMs: readonly number[]) => void;
-}
-
-export interface Refusal {
-  readonly sqlState: string;
-  readonly message: string;
-}
-
-interface Waiting {
-  readonly sinceMs: number;
-  readonly gone: AbortSignal;
-  readonly resolve: () => void;
-  readonly reject: (error: Error) => void;
-}
-
-/** A connection that may not come in; `response` is what its client is told. */
-export class NotAdmitted extends UnderstudyError {
-  readonly sqlState: string;
-
-  constructor({ sqlState, message }: Refusal) {
-    super('route-unknown', message);
-    this.sqlState = sqlState;
-  }
 }
 
 /** While clients are served, the servers' time is theirs: connections are opened few at once, and with rests. */
@@ -96,14 +76,15 @@ export class Gate {
    *  gate, where they wait, what is left to do is done as fast as it can be. */
   readonly #servedSlots: MoveSlots;
   readonly #heldSlots: MoveSlots;
-  #waiting: Waiting[] = [];
+  readonly #waiting: WaitingRoom;
   #refusal: Refusal | null = null;
-  /** Resolves a drain that is being waited for. */
-  #onProgress: () => void = () => undefined;
+  readonly #drain: Drain;
   readonly #state: StateCell<GateState>;
 
   constructor(deps: GateDeps) {
     this.#deps = deps;
+    this.#waiting = new WaitingRoom(deps.context.clock);
+    this.#drain = new Drain(deps);
     deps.party.onProgress = () => this.#partyProgress();
     const { askConcurrency, warmConcurrency } = deps.context.settings;
     const gentle = { clock: deps.context.clock, restMaxMs: REST_MAX_MS };
@@ -132,7 +113,7 @@ export class Gate {
   }
 
   get waiting(): number {
-    return this.#waiting.length;
+    return this.#waiting.size;
   }
 
   /** Sessions that could be moved as they are. */
@@ -145,26 +126,10 @@ export class Gate {
     return this.#state.is('closing', 'closed') && this.#refusal === null;
   }
 
-  // ---------------------------------------------------------------------------------------------------- sessions
-
   /** Resolves once a new connection may open its backend. Throws {@link NotAdmitted}; `cancelled`. */
   async admission(gone: AbortSignal): Promise<void> {
     if (this.#refusal !== null) throw new NotAdmitted(this.#refusal);
-    if (this.#state.is('open')) return;
-    const onGone = (): void => {
-      this.#waiting = this.#waiting.filter((waiting) => waiting.gone !== gone);
-      reject(asUnderstudyError(gone.reason, 'cancelled', 'the client has left'));
-    };
-    let reject: (error: Error) => void = () => undefined;
-    gone.addEventListener('abort', onGone, { once: true });
-    try {
-      await new Promise<void>((resolve, refuse) => {
-        reject = refuse;
-        this.#waiting.push({ sinceMs: this.#deps.context.clock.monotonicMs(), gone, resolve, reject });
-      });
-    } finally {
-      gone.removeEventListener('abort', onGone);
-    }
+    if (!this.#state.is('open')) await this.#waiting.wait(gone);
   }
 
   /** A session came in through the open gate. One that comes between prepare and hold is warmed at once. */
@@ -179,17 +144,17 @@ export class Gate {
   closed(session: Session): void {
     this.#moves.get(session)?.discard();
     this.#moves.delete(session);
-    this.#onProgress();
+    this.#drain.progress();
   }
 
   #partyProgress(): void {
     if (this.#refusal !== null) this.#deps.party.failHeld(this.#refusal.sqlState, this.#refusal.message);
-    this.#onProgress();
+    this.#drain.progress();
   }
 
   atRest(session: Session): void {
     if (this.#refusal !== null) session.failHeld(this.#refusal.sqlState, this.#refusal.message);
-    this.#onProgress();
+    this.#drain.progress();
   }
 
   #moveOf(session: Session, to: Side): SessionMove {
@@ -210,8 +175,6 @@ export class Gate {
     this.#movingTo = to;
     this.#deps.context.text.setStatefulNames(this.#deps.statefulFunctions());
   }
-
-  // ----------------------------------------------------------------------------------------------------- prepare
 
   async prepare(subsets: readonly SubsetId[], to: Side, signal: AbortSignal): Promise<PrepareReport> {
     if (!this.#state.is('open')) throw this.#busy();
@@ -274,7 +237,10 @@ export class Gate {
     this.#deps.party.discardWarm(this.#deps.router.get(WHOLE_DATABASE)?.side);
   }
 
-  // -------------------------------------------------------------------------------------------------------- hold
+  /** As `TrafficControl` says. */
+  untilQuiet(withinMs: number, signal: AbortSignal): Promise<void> {
+    return this.#drain.untilQuiet(withinMs, signal);
+  }
 
   /**
    * 1. Refuse early what can't succeed: pinned sessions, too many to be asked again.
@@ -294,7 +260,7 @@ export class Gate {
     try {
       for (const session of this.#deps.sessions()) session.hold();
       this.#deps.party.hold();
-      await this.#drain(options);
+      await this.#drain.drain(options);
       const drainedMs = clock.monotonicMs();
       if (!parting) {
         const [pooled] = await Promise.all([
@@ -303,7 +269,7 @@ export class Gate {
         ]);
         this.#refuseUnready(to, options, pooled);
       }
-      if (options.signal.aborted) throw this.#aborted(options.signal);
+      if (options.signal.aborted) throw holdAborted(options.signal);
       this.#state.move('closed');
       return {
         drainMs: drainedMs - startedMs,
@@ -317,7 +283,7 @@ export class Gate {
   }
 
   #refuseEarly(to: Side, options: HoldOptions): void {
-    if (options.signal.aborted) throw this.#aborted(options.signal);
+    if (options.signal.aborted) throw holdAborted(options.signal);
     const moves = this.#deps
       .sessions()
       .filter((session) => session.side !== to)
@@ -339,59 +305,6 @@ export class Gate {
     );
   }
 
-  #unrested(): Session[] {
-    return this.#deps.sessions().filter((session) => !session.atRest && !session.replication);
-  }
-
-  get #restless(): boolean {
-    return this.#deps.party.restless || this.#unrested().length > 0;
-  }
-
-  async #drain(options: HoldOptions): Promise<void> {
-    const { settings } = this.#deps.context;
-    if (await this.#rested(options.drainTimeoutMs, options.signal)) return;
-    if (options.onDrainTimeout === 'cancel') {
-      await Promise.all([
-        ...this.#unrested().map((session) => session.rollBack()),
-        this.#deps.party.rollBack(),
-      ]);
-      if (await this.#rested(settings.cancelTimeoutMs, options.signal)) return;
-    }
-    const open = [...this.#unrested().map((session) => session.info), ...this.#deps.party.unrested()];
-    const all = this.#deps.sessions().length + this.#deps.party.size;
-    throw new UnderstudyError(
-      'drain-timeout',
-      `${open.length} of ${all} sessions had a statement or transaction open after ${options.drainTimeoutMs} ms`,
-      {
-        advice: 'Choose a quieter moment, a longer drain, or to cancel what is open then.',
-        details: {
-          sessions: open.map((info) => {
-            const { id, user, applicationName, transactionStatus, busy, inTransactionMs } = info;
-            return { id, user, applicationName, transactionStatus, busy, inTransactionMs };
-          }),
-        },
-      },
-    );
-  }
-
-  /** Whether all sessions came to rest within the time. Throws where `signal` fires. */
-  async #rested(withinMs: number, signal: AbortSignal): Promise<boolean> {
-    if (!this.#restless) return true;
-    const { clock } = this.#deps.context;
-    const over = new AbortController();
-    const timeUp = clock.sleep(withinMs, AbortSignal.any([signal, over.signal])).catch(() => undefined);
-    const drained = new Promise<void>((resolve) => {
-      this.#onProgress = () => {
-        if (!this.#restless) resolve();
-      };
-    });
-    await Promise.race([drained, timeUp]);
-    over.abort();
-    this.#onProgress = () => undefined;
-    if (signal.aborted) throw this.#aborted(signal);
-    return !this.#restless;
-  }
-
   async #refreshStale(to: Side, signal: AbortSignal): Promise<void> {
     const { settings } = this.#deps.context;
     const moves = this.#deps
@@ -405,7 +318,7 @@ export class Gate {
         move.refresh(settings.askTimeoutMs, signal, this.#heldSlots).catch(() => undefined),
       ),
     );
-    if (signal.aborted) throw this.#aborted(signal);
+    if (signal.aborted) throw holdAborted(signal);
   }
 
   #refuseUnready(to: Side, options: HoldOptions, pooled: readonly SessionBlocker[]): void {
@@ -425,8 +338,6 @@ export class Gate {
     );
   }
 
-  // ---------------------------------------------------------------------------------------------- switch, release
-
   /**
    * Every session that is not on the route's side yet takes its warm connection; one that has none is closed. Where other
    * subsets stay on the other side, sessions stay where they are, and are routed from now on. `along` are of the same side.
@@ -437,7 +348,7 @@ export class Gate {
     const signal = AbortSignal.timeout(context.settings.switchTimeoutMs);
     setMaxListeners(0, signal);
     // One may still be ending a prepared transaction.
-    await this.#rested(context.settings.switchTimeoutMs, new AbortController().signal);
+    await this.#drain.rested(context.settings.switchTimeoutMs, new AbortController().signal);
     for (const each of [{ subset, route }, ...along]) router.set(each.subset, each.route);
     if (router.armed) {
       this.#routeSessions(true);
@@ -506,22 +417,15 @@ export class Gate {
   #open(): number[] {
     this.#refusal = null;
     this.#state.move('open');
-    const nowMs = this.#deps.context.clock.monotonicMs();
     const waits: number[] = [];
     for (const session of this.#deps.sessions()) {
       const wait = session.release();
       if (wait !== null) waits.push(wait);
     }
-    waits.push(...this.#deps.party.release());
-    for (const waiting of this.#waiting.splice(0)) {
-      waits.push(nowMs - waiting.sinceMs);
-      waiting.resolve();
-    }
+    waits.push(...this.#deps.party.release(), ...this.#waiting.admit());
     this.#deps.onStalls?.(waits);
     return waits;
   }
-
-  // ----------------------------------------------------------------------------------------------------- refusing
 
   /** Answers what is held with an error, and goes on doing so until the release. */
   failHeld(sqlState: string, message: string): void {
@@ -553,15 +457,11 @@ export class Gate {
 
   /** Turns away the connections that wait to be let in. */
   refuseWaiting(refusal: Refusal): void {
-    for (const waiting of this.#waiting.splice(0)) waiting.reject(new NotAdmitted(refusal));
+    this.#waiting.refuse(refusal);
   }
 
   #busy(): UnderstudyError {
     return new UnderstudyError('busy', `the gate is ${this.#state.current}`);
-  }
-
-  #aborted(signal: AbortSignal): UnderstudyError {
-    return asUnderstudyError(signal.reason, 'cancelled', 'the hold was cancelled');
   }
 }
 

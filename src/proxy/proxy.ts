@@ -319,6 +319,10 @@ class PostgresProxy implements Proxy {
     return await this.#gate.prepare([subset, ...along], to, signal);
   }
 
+  untilQuiet(withinMs: number, signal: AbortSignal): Promise<void> {
+    return this.#gate.untilQuiet(withinMs, signal);
+  }
+
   hold(
     subset: SubsetId,
     to: Side,

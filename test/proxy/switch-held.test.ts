@@ -477,3 +477,18 @@ describe('sessions that come or change late', () => {
     expect(await version(client)).toBe('18');
   });
 });
+
+test('a quiet moment to close the gate in is one with no statement or transaction open, whoever has it', async () => {
+  await using client = await raw();
+  await using other = await raw();
+  await client.run([send.query('BEGIN')]);
+  let quiet = false;
+  const waiting = running.proxy.untilQuiet?.(600_000, never).then(() => (quiet = true));
+  // What is idle, or begins and ends meanwhile, makes no difference.
+  expect(await version(other)).toBe('14');
+  await client.run([send.query('SELECT 1')]);
+  expect(quiet).toBe(false);
+  await client.run([send.query('COMMIT')]);
+  await waiting;
+  expect(gate()).toBe('open');
+});

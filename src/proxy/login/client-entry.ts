@@ -18,7 +18,7 @@ import type { Places } from './client-places.js';
 import type { Clients } from '../clients.js';
 import { wipeCredentials } from './credentials.js';
 import { destine, type Destined } from './databases.js';
-import { NotAdmitted, type Gate } from '../gate.js';
+import type { Gate } from '../gate.js';
 import type { Pools } from '../pool/pools.js';
 import type { ProxyDeps } from '../proxy-interface.js';
 import { NOT_NOW, STARTING, fatal } from '../refusals.js';
@@ -29,6 +29,7 @@ import { poolModeOf } from '../pool/pool-settings.js';
 import { isReplication } from '../session/session-phases.js';
 import type { ProxySettings } from '../settings.js';
 import { closeWith } from '../socket-reader.js';
+import { NotAdmitted } from '../waiting-room.js';
 import type { ClientTls } from './tls.js';
 import type { VerifierSource } from './verifiers.js';
 

@@ -15,7 +15,7 @@
  *   one, none waits for ever. All waits are bounded in time by those who wait.
  */
 import type net from 'node:net';
-import { NotAdmitted } from '../gate.js';
+import { NotAdmitted } from '../waiting-room.js';
 
 /** Opening a connection costs more than a short wait for one. */
 const PATIENCE_MS = 50;

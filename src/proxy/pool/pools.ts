@@ -207,6 +207,12 @@ export class Pools implements GateParty {
     return false;
   }
 
+  get open(): number {
+    let open = 0;
+    for (const client of this.#clients) if (!client.idle) open += 1;
+    return open;
+  }
+
   hold(): void {
     this.#gateClosed = true;
     for (const client of this.#clients) client.hold();

@@ -157,6 +157,12 @@ export class Session {
     return this.#mayRest();
   }
 
+  /** What of it a closing gate would have to wait for: a transaction, or a statement. */
+  get open(): 'transaction' | 'statement' | null {
+    if (this.replication || this.#mayRest()) return null;
+    return this.#wire.inTransactionMs === null ? 'statement' : 'transaction';
+  }
+
   /** For the watch over what lasts too long (session-watch.ts). */
   get activity(): SessionActivity {
     const exempt = this.replication || !this.#phase.is('serving', 'draining');

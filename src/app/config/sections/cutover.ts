@@ -18,6 +18,11 @@ export const cutoverSection = z.strictObject({
     ['refuse', 'close'],
     CUTOVER.onPinned,
   ),
+  quietWaitMs: milliseconds(
+    'At most how long a moment with little open is looked for before the gate closes; 0 closes it at once.',
+    CUTOVER.quietWaitMs,
+    { min: 0 },
+  ),
   parting: choice(
     'May a subset be switched while others stay? `accept` says that you have read in docs/subsets.md what is not seen.',
     ['refuse', 'accept'],
