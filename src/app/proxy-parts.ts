@@ -13,6 +13,7 @@ import { PROXY_DEFAULTS, type ProxySettings, type ReloadableSettings } from '../
 import { clientTls, type ClientTls } from '../proxy/login/tls.js';
 import { QueryVerifiers, UsersFileVerifiers, type VerifierSource } from '../proxy/login/verifiers.js';
 import type { SessionHints } from '../shadow/postgres/preflight-sessions.js';
+import { EVERY_NAME } from '../shadow/postgres/stateful-names.js';
 import { namedOids } from './control-side.js';
 import type { ResolvedConfig } from './config.js';
 import { shareOf } from './workers/shares.js';
@@ -38,6 +39,8 @@ export interface ProxyPartsDeps {
   /** The side that may be written at present; undefined while that is not known. */
   readonly leader: () => Side | undefined;
   readonly onFenceMet: () => void;
+  /** A pooled client has changed the catalogs: the hints are to be read anew. */
+  readonly onCatalogsChanged?: () => void;
   readonly onClientError: (sqlState: string) => void;
   readonly onStalls: (waitsMs: readonly number[]) => void;
   /** How many proxies share what is configured, this one among them; 1 where absent. */
@@ -47,12 +50,14 @@ export interface ProxyPartsDeps {
   readonly reaches?: StatementReaches | undefined;
 }
 
+/** Until they were read, any statement may change what its session holds. */
+const UNREAD = [EVERY_NAME];
+
 /** A proxy in this process. Throws `config-invalid`. */
 export function makeProxy(deps: ProxyPartsDeps): ProxyParts<Proxy> {
   const { config } = deps;
   const { verifiers, sourceVerifiers, close } = verifierSources(deps);
-  let hints: SessionHints = { dottedSettings: [], statefulFunctions: [] };
-  let names: readonly string[] = [];
+  let hints: SessionHints = { dottedSettings: [], statefulFunctions: [], statefulNames: UNREAD };
   const proxy = createProxy(shareOf(proxySettings(config), deps.workers ?? 1), {
     ...(deps.fellowship === undefined ? {} : { fellowship: deps.fellowship }),
     ...(deps.reaches === undefined
@@ -67,9 +72,10 @@ export function makeProxy(deps: ProxyPartsDeps): ProxyParts<Proxy> {
     log: deps.log.child({ part: 'proxy' }),
     clock: deps.clock,
     customSettings: () => hints.dottedSettings,
-    statefulFunctions: () => names,
+    statefulFunctions: () => hints.statefulNames,
     namedOids: (side) => namedOids(config, side),
     onFenceMet: deps.onFenceMet,
+    onCatalogsChanged: () => deps.onCatalogsChanged?.(),
     onClientError: deps.onClientError,
     onStalls: deps.onStalls,
   });
@@ -82,22 +88,9 @@ export function makeProxy(deps: ProxyPartsDeps): ProxyParts<Proxy> {
       // The proxy compiles the names once and tells by identity whether they changed.
       if (!changed) return;
       hints = read;
-      names = unqualifiedNames(read.statefulFunctions);
       proxy.statefulFunctionsChanged();
     },
   };
-}
-
-/** `app.set_tenant(text)` → `set_tenant`: statements may name it either way. */
-export function unqualifiedNames(functions: readonly string[]): readonly string[] {
-  const names = functions.map((signature) => {
-    const beforeArguments = signature.replace(/\(.*$/s, '');
-    return (/(?:^|\.)("(?:[^"]|"")*"|[^".]*)$/.exec(beforeArguments)?.[1] ?? beforeArguments)
-      .replace(/^"(.*)"$/s, '$1')
-      .replaceAll('""', '"')
-      .toLowerCase();
-  });
-  return [...new Set(names)];
 }
 
 function target(side: Side, endpoint: DatabaseEndpoint): ProxyTarget {

@@ -102,6 +102,8 @@ export async function startUnderstudy(
 }
 
 const HINTS_EVERY_MS = 60_000;
+/** Between one reading and the next, however often the catalogs change; and after one that failed. */
+const HINTS_PAUSE_MS = 1000;
 const FENCE_REFRESH_MS = 1000;
 const JOIN_FIRST_MS = 500;
 const JOIN_MOST_MS = 15_000;
@@ -115,6 +117,8 @@ class Composition implements Understudy, AdminControl {
   readonly #startedAt: Date;
   readonly #startedMs: number;
   readonly #stopping = new AbortController();
+  /** Aborted where the session hints are to be read anew. */
+  #hintsOutdated = new AbortController();
   readonly #capture: CaptureThread | undefined;
   readonly #recorder: Recorder | undefined;
   readonly #mirror: MirrorThread | undefined;
@@ -177,6 +181,7 @@ class Composition implements Understudy, AdminControl {
       onRecorded: (status) => hooks.recorder?.add(status),
       leader: () => this.#route.side,
       onFenceMet: () => this.#onFenceMet(),
+      onCatalogsChanged: () => this.#hintsOutdated.abort(),
       onClientError: (sqlState) => this.metrics.countError(sqlState),
       onStalls: (waitsMs) => this.metrics.observeStalls(waitsMs),
     });
@@ -340,9 +345,11 @@ class Composition implements Understudy, AdminControl {
 
   /** Names of settings that sessions may hold unseen come from the catalogs, which change. */
   async #refreshHints(): Promise<void> {
-    while (!this.#stopping.signal.aborted) {
+    const { signal } = this.#stopping;
+    while (!signal.aborted) {
       const leader = this.#route.recovery?.route.side ?? 'source';
       this.#capture?.setLeader(leader);
+      this.#hintsOutdated = new AbortController();
       try {
         this.#proxyParts.setHints(await sessionHints(this.#config, leader));
       } catch (error) {
@@ -350,8 +357,11 @@ class Composition implements Understudy, AdminControl {
           { error: asUnderstudyError(error, 'internal', 'session hints').message },
           'no session hints',
         );
+        this.#hintsOutdated.abort();
       }
-      await this.#clock.sleep(HINTS_EVERY_MS, this.#stopping.signal).catch(() => undefined);
+      await this.#clock.sleep(HINTS_PAUSE_MS, signal).catch(() => undefined);
+      const outdated = AbortSignal.any([signal, this.#hintsOutdated.signal]);
+      await this.#clock.sleep(HINTS_EVERY_MS - HINTS_PAUSE_MS, outdated).catch(() => undefined);
     }
   }
 

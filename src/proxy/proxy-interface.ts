@@ -85,6 +85,8 @@ export interface ProxyDeps {
    * have moved are told the new side's OIDs.
    */
   readonly namedOids?: (side: Side) => Promise<NamedOids>;
+  /** A pooled client has changed the catalogs: other names may count. */
+  readonly onCatalogsChanged?: () => void;
   /** A client met the fence or the guard: the route may have changed elsewhere. */
   readonly onFenceMet?: (sqlState: string) => void;
   /** A client was told an error of the server's. */

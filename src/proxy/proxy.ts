@@ -189,7 +189,10 @@ class PostgresProxy implements Proxy {
         definitions: new Definitions(),
         parameterSets: new ParameterSets(),
         customSettings: this.#deps.customSettings,
-        onCatalogsChanged: () => this.#deps.fellowship?.onCatalogsChanged(),
+        onCatalogsChanged: () => {
+          this.#deps.fellowship?.onCatalogsChanged();
+          this.#deps.onCatalogsChanged?.();
+        },
         onPinned: (client, backend, pin, leftover) => {
           const { key } = client.pool;
           const onMoved: AdoptedClient['onMoved'] = (side, socket) => this.#pools.count(key, side, socket);

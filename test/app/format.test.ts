@@ -11,7 +11,6 @@ import {
 } from '../../src/app/cli/format.js';
 import { errorText } from '../../src/app/cli/terminal.js';
 import { exitCodeOf } from '../../src/app/cli/exit-codes.js';
-import { unqualifiedNames } from '../../src/app/proxy-parts.js';
 import { ERROR_CODES, UnderstudyError, type ErrorCode } from '../../src/core/errors.js';
 
 test('figures', () => {
@@ -100,10 +99,4 @@ test('an error says what happened, what was kept and what to do', () => {
 
 test('no error ends a command with 0', () => {
   for (const code of Object.keys(ERROR_CODES) as ErrorCode[]) expect(exitCodeOf(code)).toBeGreaterThan(0);
-});
-
-test('function signatures become the names a statement may use', () => {
-  expect(
-    unqualifiedNames(['app.set_tenant(text, integer)', '"My App"."Set""It"()', 'plain', 'b.set_tenant()']),
-  ).toEqual(['set_tenant', 'set"it', 'plain']);
 });

@@ -296,7 +296,24 @@ it('finds the session state that only the application’s own code names', async
     CREATE FUNCTION app.locks_well() RETURNS void LANGUAGE sql AS 'SELECT pg_advisory_xact_lock(1)';
     CREATE PROCEDURE app.temps() LANGUAGE plpgsql AS $$ BEGIN CREATE TEMP TABLE x (a integer); END $$;
     CREATE FUNCTION app.configured() RETURNS integer LANGUAGE sql SET hint.scoped = 'z' AS 'SELECT 1';
-    CREATE FUNCTION app.quiet(a integer) RETURNS integer LANGUAGE sql AS 'SELECT a';`);
+    CREATE FUNCTION app.quiet(a integer) RETURNS integer LANGUAGE sql AS 'SELECT a';
+    CREATE FUNCTION app.named(n text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+      EXECUTE format('SET %I = %L', n, 'x'); END $$;
+    CREATE FUNCTION app.anything(s text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN EXECUTE s; END $$;
+    CREATE FUNCTION app.routes(s text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+      EXECUTE format('INSERT INTO %I VALUES ($1)', s) USING 1; END $$;
+    CREATE FUNCTION app.enters() RETURNS integer LANGUAGE plpgsql AS $$ BEGIN PERFORM app.setter('7'); RETURN 1; END $$;
+    CREATE FUNCTION app.enters_far() RETURNS integer LANGUAGE sql AS 'SELECT app.enters()';
+    CREATE FUNCTION app.talks() RETURNS text LANGUAGE sql AS $$ SELECT 'setter'::text $$;
+    CREATE FUNCTION app.on_write() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM app.enters(); RETURN NEW; END $$;
+    CREATE TABLE app.parted (id integer) PARTITION BY LIST (id);
+    CREATE TABLE app.part PARTITION OF app.parted FOR VALUES IN (1);
+    CREATE TRIGGER w BEFORE INSERT ON app.part FOR EACH ROW EXECUTE FUNCTION app.on_write();
+    CREATE TABLE app.filled (id integer DEFAULT app.enters_far());
+    CREATE VIEW app."Over-View" AS SELECT app.enters() AS e;
+    CREATE VIEW app.over_over AS SELECT * FROM app."Over-View";
+    CREATE TABLE app.ruled (id integer);
+    CREATE RULE r AS ON INSERT TO app.ruled DO ALSO INSERT INTO app.parted VALUES (1);`);
   await pair.onSource.query(`ALTER DATABASE ${pair.source.database} SET hint.stored = 'x'`);
   const hints = await readSessionHints(pair.onSource);
   // The settings of roles are the whole server's, and other tests have theirs.
@@ -312,10 +329,22 @@ it('finds the session state that only the application’s own code names', async
     'hint.viewed',
   ]);
   expect(hints.statefulFunctions).toEqual([
+    'app.anything(s text)',
     'app.dynamic(n text)',
     'app.listens()',
     'app.locks()',
+    'app.named(n text)',
     'app.setter(t text)',
     'app.temps()',
   ]);
+  // By which names a statement may come to run one of them.
+  expect(hints.statefulNames).toEqual([
+    'anything', 'dynamic', 'enters', 'enters_far', 'filled', 'listens', 'locks', 'named', 'on_write', 'over-view',
+    'over_over', 'part', 'parted', 'ruled', 'setter', 'temps',
+  ]); // prettier-ignore
+  // What no name shows, every name may be.
+  await pair.onSource.query(`
+    CREATE FUNCTION app.adds(a integer, b integer) RETURNS integer LANGUAGE sql AS 'SELECT app.enters()';
+    CREATE OPERATOR app.### (FUNCTION = app.adds, LEFTARG = integer, RIGHTARG = integer);`);
+  expect((await readSessionHints(pair.onSource)).statefulNames).toEqual(['*']);
 });

@@ -40,6 +40,7 @@ test.each([
   'CREATE TABLE t (temp int)',
   'COPY t FROM STDIN',
   'SELECT 1e5, 1temp',
+  "SELECT setting FROM pg_settings WHERE name = 'work_mem'",
 ])('leaves no trace: %s', (sql) => {
   // CREATE may be followed by TEMP only right behind it.
   expect(flagsOf(sql) & ~MAY_UNPIN).toBe(0);
@@ -93,6 +94,12 @@ test.each([
   "SELECT set_config('work_mem', E'\\', true) --', false)",
   "SELECT set_config('work_mem', $a$', true) --$a$, false)",
   'CREATE TABLE t AS EXECUTE p',
+  "UPDATE pg_settings SET setting = '7MB' WHERE name = 'work_mem'",
+  'WITH x AS (UPDATE ONLY pg_catalog . "pg_settings" SET setting = \'7\' RETURNING 1) SELECT 1',
+  'SELECT set_limit(0.5)',
+  "SELECT set_user('postgres')",
+  'SELECT query_to_xml($1, true, true, $2)',
+  'CREATE TABLE pg_temp_3.t (a int)',
 ])('is not hidden by what stands in front of it: %s', (sql) => {
   expect(flagsOf(sql) & CHANGES_STATE).toBe(CHANGES_STATE);
 });
@@ -195,4 +202,20 @@ test('names from elsewhere count wherever they stand', () => {
   expect(of('SELECT app.ENTER_tenant(1)')).toBe(CHANGES_STATE);
   expect(of('INSERT INTO audited VALUES (1)')).toBe(CHANGES_STATE);
   expect(of('SELECT enter_tenants(1)')).toBe(0);
+});
+
+test('names from elsewhere are known whatever letters they have, and however many there are', () => {
+  const own = new StatementText();
+  const of = (sql: string): number => own.classify(Buffer.from(sql), 0, Buffer.byteLength(sql), false);
+  const long = 'enter_' + 'tenant_'.repeat(9);
+  own.setStatefulNames(['set-tenant', long.slice(0, 63), 'a$enter$b']);
+  expect(of('SELECT "Set-Tenant"(1)')).toBe(CHANGES_STATE);
+  expect(of(`SELECT ${long}(1)`)).toBe(CHANGES_STATE);
+  expect(of('SELECT a$enter$b(1)')).toBe(CHANGES_STATE);
+  expect(of('SELECT "größe"')).toBe(0);
+  own.setStatefulNames(['größe']);
+  expect(of('SELECT "größe"(1)')).toBe(CHANGES_STATE);
+  expect(of('SELECT 1')).toBe(0);
+  own.setStatefulNames(['*']);
+  expect(of('SELECT 1')).toBe(CHANGES_STATE);
 });

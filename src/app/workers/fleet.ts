@@ -219,6 +219,7 @@ class Fleet implements ProxyControl {
         for (const link of this.#links) {
           if (link !== from) this.#orders.tell(link, 'catalogsChanged', null);
         }
+        this.#deps.onCatalogsChanged?.();
         return;
       case 'fence-met':
         onFenceMet();

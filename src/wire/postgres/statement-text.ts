@@ -44,7 +44,14 @@ const TELLTALES = [
   'set_config', 'temp', 'temporary', 'pg_temp', 'hold', 'pg_advisory_lock', 'pg_advisory_lock_shared',
   'pg_try_advisory_lock', 'pg_try_advisory_lock_shared', 'pg_advisory_unlock', 'pg_advisory_unlock_shared',
   'pg_advisory_unlock_all', 'dblink_connect', 'dblink_connect_u', 'dblink_disconnect',
+  // Of extensions, in C: no catalog tells what they do.
+  'set_limit', 'set_user', 'reset_user',
+  // They run the SQL they are given, which may come as a parameter.
+  'query_to_xml', 'query_to_xml_and_xmlschema', 'ts_stat', 'crosstab',
 ];
+
+/** Words looked at closer; among them this session's own temporary schema by its number. */
+const BY_MORE_THAN_NAME = ['execute', 'pg_settings', ...temporarySchemas()];
 
 /** Telltales that are ordinary column names too: they count only behind one of these words. */
 const CONTEXT: ReadonlyMap<string, readonly string[]> = new Map([
@@ -71,26 +78,39 @@ export class StatementText {
   #statefulSource: readonly string[] = [];
   readonly #verbs: ReadonlySet<string> = new Set(CLEAN_VERBS);
   /** Marks (length, first letter, last letter) of all words of interest, so that few words become strings. */
-  #interesting = interestingMarks([...TELLTALES, 'execute']);
+  #interesting = interestingMarks([...TELLTALES, ...BY_MORE_THAN_NAME]);
+
+  /** What every text may do, and what one with other letters than ASCII's may. */
+  #always = CLEAN;
+  #beyondAscii = CLEAN;
 
   /** Custom settings named by the last text that was NAMES_SETTINGS. */
   settingNames: string[] = [];
 
   /**
    * Names (of functions, or of tables and views behind which such functions stand) whose mention may change the
-   * session's state. Unqualified, in lower case.
+   * session's state. Unqualified. A name without a word in it, such as `*`, is mentioned by every text.
    */
   setStatefulNames(names: readonly string[]): void {
     if (names === this.#statefulSource) return;
     this.#statefulSource = names;
-    const all = [...TELLTALES, ...names.map((name) => name.toLowerCase())];
+    const all = [...TELLTALES];
+    this.#always = CLEAN;
+    this.#beyondAscii = CLEAN;
+    for (const name of names) {
+      const word = longestWord(name.toLowerCase());
+      // In which bytes other letters come, the client's encoding decides.
+      if (/[^\0-\x7f]/.test(name)) this.#beyondAscii = CHANGES_STATE;
+      else if (word === '') this.#always = CHANGES_STATE;
+      else all.push(word);
+    }
     this.#stateful = new Set(all);
-    this.#interesting = interestingMarks([...all, 'execute']);
+    this.#interesting = interestingMarks([...all, ...BY_MORE_THAN_NAME]);
   }
 
   /** Classifies `bytes[start, end)`. `cut`: the text went on, so anything may have followed. */
   classify(bytes: Buffer, start: number, end: number, cut: boolean): number {
-    let flags = cut ? CHANGES_STATE : CLEAN;
+    let flags = cut ? CHANGES_STATE : this.#always;
     if (this.settingNames.length > 0) this.settingNames = [];
     let at = start;
     let atStatementStart = true;
@@ -138,6 +158,7 @@ export class StatementText {
         atStatementStart = false;
         continue;
       }
+      if (byte > 0x7f) flags |= this.#beyondAscii;
       if (byte === DASH || byte === SLASH) commented ||= opensComment(bytes, at);
       if (byte === SEMICOLON) {
         atStatementStart = true;
@@ -179,7 +200,10 @@ export class StatementText {
         ? CHANGES_STATE | UNKNOWN_SETTING
         : CHANGES_STATE;
     }
-    return this.#stateful.has(word) ? CHANGES_STATE : CLEAN;
+    // A view that can be written to.
+    if (word === 'pg_settings')
+      return /\bupdate\b/i.test(bytes.toString('latin1', start, from)) ? CHANGES_STATE : CLEAN;
+    return this.#stateful.has(word) || /^pg_temp_\d+$/.test(word) ? CHANGES_STATE : CLEAN;
   }
 
   #set(bytes: Buffer, from: number, end: number): number {
@@ -305,6 +329,19 @@ function endOfWord(bytes: Buffer, from: number, end: number): number {
   let at = from;
   while (at < end && isWordPart(bytes[at] as number)) at += 1;
   return at;
+}
+
+/** By which a name is known; any text with the name in it has that word. */
+function longestWord(name: string): string {
+  const words = (name.match(/[a-z_][a-z0-9_]*/g) ?? []).map((word) => word.slice(0, NAME_BYTES_MAX));
+  return words.reduce((longest, word) => (word.length > longest.length ? word : longest), '');
+}
+
+/** For every length and last digit one. */
+function temporarySchemas(): string[] {
+  return ['', '1', '11', '111', '1111'].flatMap((before) =>
+    Array.from({ length: 10 }, (_, digit) => `pg_temp_${before}${digit}`),
+  );
 }
 
 function mark(length: number, first: number, last: number): number {
