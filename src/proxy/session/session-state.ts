@@ -46,6 +46,13 @@ export interface Pin {
   readonly detail: string;
 }
 
+/** They show in the transaction of the statement that asks, and end with it; `transaction_timeout` is the session's. */
+const OF_THE_TRANSACTION: ReadonlySet<string> = new Set([
+  'transaction_isolation',
+  'transaction_read_only',
+  'transaction_deferrable',
+]);
+
 /** OIDs below are assigned by hand and the same in every database. */
 export const FIRST_NORMAL_OID = 16384;
 
@@ -141,8 +148,7 @@ export function readState(rows: readonly Row[]): SessionState {
         temporarySchema = third !== '0';
         break;
       case 'setting':
-        // They belong to the statement that asked.
-        if (!name.startsWith('transaction_')) settings.set(name, value ?? '');
+        if (!OF_THE_TRANSACTION.has(name)) settings.set(name, value ?? '');
         break;
       case 'custom':
         if (value !== null && value !== undefined) custom.set(name, value);
