@@ -6,7 +6,7 @@
  * One step, from `same` to `same`:
  *   1. the destination's catalog differs from what the source was last brought to; new tables' identities proven
  *   2. obstacles? nothing is changed; the outcome names them
- *   3. the way back stands (its slot keeps the log); new tables are published, and every older transaction has ended
+ *   3. new tables are published, and every older transaction has ended; then the way back stands (its slot keeps the log)
  *   4. one transaction on the source: the statements, the columns that were added, and on record as to be mended
  *      (lost-slot.ts) the tables that are new and those whose new column differs from row to row
  *   5. one transaction on the destination: what both sides' schemas are now. Killed between 4 and 5, everything begins
@@ -229,6 +229,7 @@ interface Bringing {
 }
 
 async function bring(context: BackContext, evolution: Evolution, bringing: Bringing): Promise<void> {
+  await publishNew(context, bringing.read.tables);
   await context.standStill();
   try {
     await bringStill(context, evolution, bringing);
@@ -238,11 +239,19 @@ async function bring(context: BackContext, evolution: Evolution, bringing: Bring
   }
 }
 
-async function bringStill(context: BackContext, evolution: Evolution, bringing: Bringing): Promise<void> {
-  const { source, destination, settings, signal } = context;
-  const { read } = bringing;
-  await ensurePublication(destination, streamNames(settings.migrationId, 'reverse').publication, read.tables);
+/** While the streams go on: what they pass over of a new table is compared later, and an older transaction may last. */
+async function publishNew(context: BackContext, tables: readonly TableInfo[]): Promise<void> {
+  const { destination, settings, lane } = context;
+  const isKnown = (table: TableInfo): boolean =>
+    table.kind === 'partitioned' || lane.tables?.has(tableKey(table)) === true;
+  if (tables.every(isKnown)) return;
+  await ensurePublication(destination, streamNames(settings.migrationId, 'reverse').publication, tables);
   await awaitOlderTransactions(destination, context);
+}
+
+async function bringStill(context: BackContext, evolution: Evolution, bringing: Bringing): Promise<void> {
+  const { source, signal } = context;
+  const { read } = bringing;
   const known = new Set([...bringing.was.beforeCopy, ...bringing.was.afterCopy].map(hashOf));
   const replaced = new Set(evolution.done.map(hashOf));
   const late = bringing.is.afterCopy.filter(
