@@ -13,9 +13,20 @@ export class HeldInput {
   readonly #deps: HeldInputDeps;
   readonly #bytes = new HeldBytes();
   #sinceMs: number | null = null;
+  #wholeBytes = 0;
 
   constructor(deps: HeldInputDeps) {
     this.#deps = deps;
+  }
+
+  /** Who takes it waits until so many bytes are there: the client is read at least up to that, whatever the bound. */
+  waitsFor(bytes: number): void {
+    this.#wholeBytes = bytes;
+    this.taken();
+  }
+
+  get #bytesMax(): number {
+    return Math.max(this.#deps.bytesMax(), this.#wholeBytes);
   }
 
   get length(): number {
@@ -31,7 +42,7 @@ export class HeldInput {
   keep(chunk: Buffer): void {
     this.#sinceMs ??= this.#deps.nowMs();
     this.#bytes.append(Buffer.from(chunk));
-    if (this.#bytes.length > this.#deps.bytesMax()) this.#deps.pauseClient(HELD_FULL);
+    if (this.#bytes.length > this.#bytesMax) this.#deps.pauseClient(HELD_FULL);
   }
 
   /** To the front: what was taken and not used. */
@@ -52,7 +63,7 @@ export class HeldInput {
 
   /** Nothing more is kept: the client is not read. */
   get full(): boolean {
-    return this.#bytes.length > this.#deps.bytesMax();
+    return this.#bytes.length > this.#bytesMax;
   }
 
   /** The first `count` bytes in one piece, or fewer where there are no more. They stay held. */
@@ -63,7 +74,7 @@ export class HeldInput {
   /** As much was taken as could be. */
   taken(): void {
     if (this.#bytes.length === 0) this.#sinceMs = null;
-    if (this.#bytes.length <= this.#deps.bytesMax()) this.#deps.resumeClient(HELD_FULL);
+    if (this.#bytes.length <= this.#bytesMax) this.#deps.resumeClient(HELD_FULL);
   }
 
   clear(): void {

@@ -7,7 +7,7 @@
 import type { HeldInput } from './held-input.js';
 import type { SessionContext } from './session-context.js';
 import type { RoutedSession } from '../subset/routed-session.js';
-import { SessionRouting } from '../subset/session-routing.js';
+import { SEGMENT_BYTES_MAX, SessionRouting } from '../subset/session-routing.js';
 import type { SessionSockets } from './session-sockets.js';
 import type { SessionWire } from './session-wire.js';
 import type { SideMoves } from '../subset/subset-moves.js';
@@ -55,6 +55,7 @@ export class SessionSubsets {
     this.#routing = null;
     const { routing } = this.#deps.context;
     if (wanted && routing !== null) this.#routing = this.#newRouting(routing);
+    this.#deps.held.waitsFor(this.routed ? SEGMENT_BYTES_MAX : 0);
   }
 
   /** As was wanted. Returns whether anything was. */

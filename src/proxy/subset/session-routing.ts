@@ -39,7 +39,7 @@ import type { SubsetRouting } from './subset-routing.js';
 import { scan, type Segment } from './subset-scan.js';
 
 /** Looked through for what it touches; longer texts are refused. */
-const SEGMENT_BYTES_MAX = 1_048_576;
+export const SEGMENT_BYTES_MAX = 1_048_576;
 const REDO_BYTES_MAX = 65_536;
 /** PostgreSQL refuses it wherever it stands; its own words never reach the client. */
 const REFUSED_TEXT = 'understudy refuses a statement';
