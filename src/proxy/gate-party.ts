@@ -29,6 +29,12 @@ export interface GateParty {
   refresh(to: Side, signal: AbortSignal): Promise<readonly SessionBlocker[]>;
   /** All are at rest: they are served by the new side from the release on. */
   switchTo(to: Side): { readonly moved: number; readonly closed: number };
+  /** Subsets are about to be on different sides: opens what will be needed on that one. Never rejects. */
+  prepareParting(to: Side, signal: AbortSignal): Promise<void>;
+  /** Statements are given a side each from now on, or no more. Those at rest begin at once, the others once they are. */
+  route(wanted: boolean): void;
+  /** What they hold may have been changed by statements that were not known to do so. */
+  statesUnsure(): void;
   /** A switch was given up. */
   discardWarm(serving: Side | undefined): void;
 }

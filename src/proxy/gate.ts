@@ -219,11 +219,12 @@ export class Gate {
     await Promise.all(
       looks.map((look) => look.look(LOOK_WITHIN_MS, signal, this.#servedSlots).catch(() => undefined)),
     );
+    await this.#deps.party.prepareParting(to, signal);
     if (signal.aborted) throw asUnderstudyError(signal.reason, 'cancelled', 'asking the sessions');
     const present = looks.filter((look) => look.session.phase !== 'closed');
     return {
-      sessions: present.length,
-      warm: present.length,
+      sessions: present.length + this.#deps.party.size,
+      warm: present.length + this.#deps.party.size,
       stale: 0,
       blockers: [],
       bound: present.flatMap((look) => look.blockers),
@@ -234,7 +235,8 @@ export class Gate {
     for (const move of this.#moves.values()) move.discard();
     this.#moves.clear();
     this.#movingTo = null;
-    this.#deps.party.discardWarm(this.#deps.router.get(WHOLE_DATABASE)?.side);
+    const { party, router } = this.#deps;
+    if (!router.armed) party.discardWarm(router.get(WHOLE_DATABASE)?.side);
   }
 
   /** As `TrafficControl` says. */
@@ -385,6 +387,7 @@ export class Gate {
   #routeSessions(wanted: boolean): void {
     if (wanted) this.#deps.context.text.setStatefulNames(this.#deps.statefulFunctions());
     for (const session of this.#deps.sessions()) session.route(wanted);
+    this.#deps.party.route(wanted);
   }
 
   /** Functions that change what a session holds may have been called by statements that were not known to call one. */
@@ -392,6 +395,7 @@ export class Gate {
     if (!this.#deps.router.armed) return;
     this.#deps.context.text.setStatefulNames(this.#deps.statefulFunctions());
     for (const session of this.#deps.sessions()) session.clientStream.changes += 1;
+    this.#deps.party.statesUnsure();
   }
 
   /** Routes were set without a switch. */

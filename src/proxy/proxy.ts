@@ -173,6 +173,7 @@ class PostgresProxy implements Proxy {
       context: {
         settings,
         bounds: settings.pool,
+        routing: this.#context.routing,
         tap,
         recorder,
         text,
@@ -294,7 +295,7 @@ class PostgresProxy implements Proxy {
       }
     }
     this.#gate.routesChanged();
-    this.#pools.serve(home.side);
+    if (!this.#router.armed) this.#pools.serve(home.side);
     if (this.#unavailable === STARTING.message) this.setUnavailable(subset, null);
   }
 

@@ -1,4 +1,7 @@
-/** Two subsets switched one after another, and back, under clients that use both through the proxy: nothing is lost. */
+/**
+ * Two subsets switched one after another, and back, under clients that use both: sessions and clients of a pool.
+ * Nothing is lost.
+ */
 import pg from 'pg';
 import { expect, test } from 'vitest';
 import type { OperationReport, VerifyReport } from '../../src/core/ports.js';
@@ -12,6 +15,7 @@ subsets:
   stock: { tables: [public.stock], foreignKeys: unenforced }
   lines: { tables: [public.line] }
 cutover: { parting: accept }
+proxy: { poolSizeMax: 2, poolModes: { pooled: transaction } }
 `;
 
 interface Writer {
@@ -21,8 +25,8 @@ interface Writer {
 }
 
 /** Transactions on one subset, then on the other, without pause. */
-async function writer(stack: Stack): Promise<Writer> {
-  const client = new pg.Client({ connectionString: stack.url('postgres', 'understudy-local') });
+async function writer(url: string): Promise<Writer> {
+  const client = new pg.Client({ connectionString: url });
   const written = { orders: [] as number[], stock: [] as number[] };
   const errors: Error[] = [];
   client.on('error', (error) => errors.push(error));
@@ -85,17 +89,21 @@ test('subsets are switched one by one under clients that use both', async () => 
     CREATE TABLE public.line (id serial PRIMARY KEY, "order" int REFERENCES public.orders);
     CREATE TABLE public.note (id serial PRIMARY KEY, n int, stock int CONSTRAINT noted REFERENCES public.stock);
     INSERT INTO public.note (n) VALUES (1)`);
-  await using stack = await Stack.start({ ...pair, yaml: YAML });
+  const databases = `pooled = ${pair.source.database}`;
+  await using stack = await Stack.start({ ...pair, yaml: YAML, databases });
   await stack.following();
-  const writing = await writer(stack);
+  const url = stack.url('postgres', 'understudy-local');
+  const pooledUrl = url.replace(/[^/]*$/, 'pooled');
+  const writers = await Promise.all([url, pooledUrl].map((each) => writer(each)));
   const client = new pg.Client({ connectionString: stack.url('postgres', 'understudy-local') });
   await client.connect();
   const more = async (): Promise<void> => {
-    const before = writing.written.stock.length;
-    await until(() => writing.written.stock.length > before + 5 || writing.errors.length > 0, {
-      what: 'the writer',
+    const before = writers.map(({ written }) => written.stock.length);
+    const wrote = ({ written }: Writer, at: number): boolean => written.stock.length > (before[at] ?? 0) + 5;
+    await until(() => writers.every(wrote) || writers.some(({ errors }) => errors.length > 0), {
+      what: 'the writers',
     });
-    expect(writing.errors).toEqual([]);
+    expect(writers.flatMap(({ errors }) => errors)).toEqual([]);
   };
   const switched = async (
     operation: 'cutover' | 'rollback',
@@ -106,8 +114,8 @@ test('subsets are switched one by one under clients that use both', async () => 
     await more();
     return report.subsets;
   };
-  const version = async (table: string): Promise<string> => {
-    const { rows } = await client.query<{ major: string }>(
+  const version = async (table: string, of = client): Promise<string> => {
+    const { rows } = await of.query<{ major: string }>(
       `SELECT left(current_setting('server_version'), 2) AS major FROM ${table} LIMIT 1`,
     );
     return rows[0]?.major ?? '';
@@ -133,7 +141,7 @@ test('subsets are switched one by one under clients that use both', async () => 
   // A foreign key that is not to hold meanwhile lets its subsets be parted.
   expect(await switched('cutover', 'stock')).toBeUndefined();
   expect(await stateOfKey(stack)).toEqual(['unenforced', 'unenforced']);
-  const [id] = writing.written.stock.slice(-1);
+  const id = writers[0]?.written.stock.at(-1);
   await client.query('INSERT INTO note (stock) VALUES ($1)', [id]);
   expect(await switched('cutover')).toBeUndefined();
   await expect(client.query('INSERT INTO note (stock) VALUES (-1)')).rejects.toMatchObject({ code: '23503' });
@@ -150,19 +158,20 @@ test('subsets are switched one by one under clients that use both', async () => 
   expect(await switched('rollback')).toEqual(['lines', 'orders', 'stock', 'rest']);
   expect((await stack.status()).proxy).toMatchObject({ armed: false, bySide: { destination: 0 } });
   expect(await version('note')).toBe('14');
-  await writing.stop();
+  for (const each of writers) await each.stop();
   await client.end();
   const { mismatches } = await stack.operate<VerifyReport>('verify');
   expect(mismatches).toBe(0);
+  const ids = (table: 'orders' | 'stock'): number[] => writers.flatMap(({ written }) => written[table]);
   for (const side of [pair.onSource, pair.onDestination]) {
     for (const table of ['orders', 'stock'] as const) {
       await until(async () => {
         const { rows } = await side.query<{ n: string }>(
           `SELECT count(*) AS n FROM public.${table} WHERE id = ANY ($1::integer[])`,
-          [`{${writing.written[table].join(',')}}`],
+          [`{${ids(table).join(',')}}`],
         );
-        return Number(rows[0]?.n) === writing.written[table].length;
+        return Number(rows[0]?.n) === ids(table).length;
       });
     }
   }
-}, 120_000);
+}, 240_000);

@@ -23,6 +23,8 @@ export interface StackOptions {
   readonly destination: DatabaseEndpoint;
   /** More YAML, appended to the file. */
   readonly yaml?: string;
+  /** Of `listen.databases`. */
+  readonly databases?: string;
   /** The loop plans while it runs, in a second of CPU; off unless this or `yaml` asks for it. */
   readonly autopilot?: boolean;
   /** As {@link Stack.run} takes it. */
@@ -55,8 +57,10 @@ export class Stack implements AsyncDisposable {
   static async start(options: StackOptions): Promise<Stack> {
     const folder = await mkdtemp(join(tmpdir(), 'understudy-stack-'));
     const stack = new Stack(await freePort(), await freePort(), folder, options.source.database);
+    const databases =
+      options.databases === undefined ? '' : `, databases: ${JSON.stringify(options.databases)}`;
     const yaml = [
-      `listen: { host: 127.0.0.1, port: ${stack.port} }`,
+      `listen: { host: 127.0.0.1, port: ${stack.port}${databases} }`,
       `admin: { host: 127.0.0.1, port: ${stack.#adminPort} }`,
       `source: { url: '${urlOf(options.source)}' }`,
       `destination: { url: '${urlOf(options.destination)}' }`,

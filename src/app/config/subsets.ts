@@ -88,9 +88,5 @@ function checkBeside({ shadow, proxy }: ParsedConfig, problem: Report): void {
     problem(['subsets'], 'subsets and shadow.format can’t be used together yet');
   if (shadow.method !== 'auto' && shadow.method !== 'log')
     problem(['subsets'], `subsets need shadow.method log, got ${shadow.method}`);
-  const pooled =
-    proxy.poolMode !== 'session' || Object.values(proxy.poolModes ?? {}).some((mode) => mode !== 'session');
-  if (pooled)
-    problem(['subsets'], 'subsets need proxy.poolMode session: pooled clients can’t be on two sides yet');
   if (proxy.workers > 1) problem(['subsets'], 'subsets can’t be used with proxy.workers above 1 yet');
 }

@@ -8,6 +8,7 @@ export interface AnswerOptions {
   readonly skipping?: boolean;
   readonly told?: boolean;
   readonly untilSync?: boolean;
+  readonly hint?: string;
 }
 
 export class ClientAnswers {

@@ -13,6 +13,7 @@ import {
 } from '../../wire/postgres/messages.js';
 import { UnderstudyError } from '../../core/errors.js';
 import { endsPreparedTransaction } from '../../wire/postgres/statement-text.js';
+import { mustFollowAnswers } from '../session/client-stream.js';
 import { STATUS_FAILED, STATUS_IDLE, type ResponseTracker } from '../session/response-tracker.js';
 import type { StatementLog } from '../session/statement-log.js';
 import type { ClientInput } from './client-input.js';
@@ -211,19 +212,7 @@ export class ClientIntake {
 
   /** While the gate closes, nothing follows a sync point before its ReadyForQuery. */
   #mustWait(type: number): boolean {
-    const tracker = this.#tracker;
-    if (!this.#host.gateClosed || !tracker.awaitingReady) return false;
-    switch (type) {
-      case FRONTEND.copyData:
-      case FRONTEND.copyDone:
-      case FRONTEND.copyFail:
-        return false;
-      case FRONTEND.sync:
-      case FRONTEND.flush:
-        return tracker.copy !== 'in';
-      default:
-        return true;
-    }
+    return this.#host.gateClosed && mustFollowAnswers(this.#tracker, type);
   }
 
   /** The statement that is to be deallocated by a name the server doesn't know; null where the frame is not that. */

@@ -30,6 +30,7 @@ export class ClientLink implements LinkUser {
   readonly #deps: ClientLinkDeps;
   #backend: PooledBackend | null = null;
   cancelledAs: ErrorResponseFields | null = null;
+  refusing: ErrorResponseFields | null = null;
   /** The error that ended a connection of it, as a frame. */
   fatal: Buffer | null = null;
 

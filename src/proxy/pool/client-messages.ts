@@ -65,6 +65,10 @@ export class ClientMessages {
   creates = false;
   /** Something was run that may have changed what the session holds. */
   dirty = false;
+  /** Grows with each of that. */
+  changes = 0;
+  /** An unnamed statement is alive and was too long to be kept. */
+  unnamedLost = false;
   pin: PoolPin | null = null;
   readonly settingNames = new Set<string>();
   /** Bytes of whole frames begun so far. */
@@ -167,7 +171,7 @@ export class ClientMessages {
         // It may call anything.
         tracker.sentFunctionCall();
         backend.plan.sentSyncPoint();
-        this.dirty = true;
+        this.#changed();
         break;
       case FRONTEND.copyDone:
       case FRONTEND.copyFail:
@@ -183,10 +187,15 @@ export class ClientMessages {
     backend.plan.sent();
   }
 
+  #changed(): void {
+    this.dirty = true;
+    this.changes += 1;
+  }
+
   #query(bytes: Buffer, at: number, end: number, payloadBytes: number): void {
     const { tracker, log, decisions } = this.#deps;
     tracker.sentQuery();
-    this.unnamed = null;
+    this.#dropUnnamed();
     const start = at + FRAME_HEADER_BYTES;
     const cut = end - start < payloadBytes;
     const textEnd = cut ? Math.min(end, start + TEXT_HEAD_BYTES) : Math.max(start, end - 1);
@@ -201,10 +210,10 @@ export class ClientMessages {
     this.creates ||= decision.creates;
     if (decision.pin !== null) this.pin ??= decision.pin;
     if (decision.asksSequences) this.#deps.sequences.asked = true;
-    if ((decision.flags & CHANGES_STATE) !== 0) this.dirty = true;
+    if ((decision.flags & CHANGES_STATE) !== 0) this.#changed();
     for (const name of decision.settingNames) {
       if (this.settingNames.has(name)) continue;
-      this.dirty = true;
+      this.#changed();
       if (this.settingNames.size < SETTING_NAMES_MAX) this.settingNames.add(name);
       else
         this.pin ??= { reason: 'unknown-setting', detail: `more than ${SETTING_NAMES_MAX} custom settings` };
@@ -226,6 +235,7 @@ export class ClientMessages {
     if (complete) this.#deps.types().parameters(bytes, textEnd + 1, end);
     if (name === '') {
       this.unnamed = complete ? Buffer.from(bytes.subarray(start, end)) : null;
+      this.unnamedLost = !complete;
       this.unnamedDecision = decision;
       this.#unnamedThere = true;
       this.#sentExtended(backend);
@@ -340,8 +350,7 @@ export class ClientMessages {
       return false;
     }
     const portal = nameAt(bytes, start);
-    const statementStart = bytes.indexOf(0, start) + 1;
-    const name = bytes.toString('latin1', statementStart, restStart - 1);
+    const name = statementOf(bytes, at);
     log.bind(portal, name, bytes, restStart, end);
     this.#deps.types().bound(bytes, restStart, end, end - start === payloadBytes);
     if (name === '') {
@@ -358,17 +367,60 @@ export class ClientMessages {
     this.note(definition.decision);
     this.#ensure(definition, backend);
     this.#sentExtended(backend);
-    const { serverName } = definition;
-    const head = Buffer.allocUnsafe(statementStart - at + serverName.length);
-    bytes.copy(head, 0, at, statementStart);
-    head.writeInt32BE(payloadBytes + 4 - (restStart - statementStart) + serverName.length, 1);
-    serverName.copy(head, statementStart - at);
-    this.#add(head);
+    this.#add(boundTo(definition, bytes, at, restStart, payloadBytes + FRAME_HEADER_BYTES));
     this.pass(bytes, restStart, end);
     return true;
   }
 
+  #dropUnnamed(): void {
+    this.unnamed = null;
+    this.unnamedLost = false;
+  }
+
+  /** A question of the proxy's own has ended it on the present connection. */
+  unnamedGone(): void {
+    this.#unnamedThere = false;
+  }
+
+  /** A Query of the client's is answered by an error and never sent. */
+  refusedQuery(backend: PooledBackend): void {
+    this.#deps.tracker.sentQuery();
+    this.#dropUnnamed();
+    backend.plan.sentSyncPoint();
+  }
+
+  /** As `refusedQuery`, of an extended message. */
+  refusedExtended(backend: PooledBackend): void {
+    this.#sentExtended(backend);
+  }
+
+  /**
+   * What the client once sent, as the connection is to be sent it by the proxy itself: its prepared statements by their
+   * names there, with a Parse in front of each that it lacks.
+   */
+  inServersNames(messages: Buffer, backend: PooledBackend): Buffer {
+    const out: Buffer[] = [];
+    for (let at = 0; at + FRAME_HEADER_BYTES <= messages.length;) {
+      const end = at + messages.readInt32BE(at + 1) + 1;
+      const definition =
+        messages[at] === FRONTEND.bind ? this.names.get(statementOf(messages, at)) : undefined;
+      if (definition === undefined) out.push(messages.subarray(at, end));
+      else {
+        if (!backend.prepared.has(definition)) {
+          const evicted = backend.prepared.add(definition);
+          if (evicted !== null) out.push(frameOf(FRONTEND.close, [STATEMENT, evicted]));
+          out.push(frameOf(FRONTEND.parse, [definition.serverName, definition.body]));
+        }
+        const restStart = namesEnd(messages, at);
+        out.push(boundTo(definition, messages, at, restStart, end - at), messages.subarray(restStart, end));
+      }
+      at = end;
+    }
+    return Buffer.concat(out);
+  }
+
   #bindUnnamed(backend: PooledBackend): void {
+    this.unnamedLost = false;
     if (this.unnamedDecision !== null) this.note(this.unnamedDecision);
     this.#unnamedAgain(backend);
   }
@@ -407,7 +459,7 @@ export class ClientMessages {
       this.#sentExtended(backend);
       return false;
     }
-    if (name === '') this.unnamed = null;
+    if (name === '') this.#dropUnnamed();
     else log.closeStatement(name);
     const definition = this.names.get(name);
     if (definition === undefined || tracker.skipping) {
@@ -430,6 +482,28 @@ function nameAt(bytes: Buffer, start: number): string {
   if (bytes[start] === 0) return '';
   const zero = bytes.indexOf(0, start);
   return bytes.toString('latin1', start, zero === -1 ? bytes.length : zero);
+}
+
+/** The statement's name in the Bind at `at`, whose names are there. */
+function statementOf(bytes: Buffer, at: number): string {
+  const statementStart = bytes.indexOf(0, at + FRAME_HEADER_BYTES) + 1;
+  return nameAt(bytes, statementStart);
+}
+
+/** The head of the Bind at `at`, up to the end of its names, of `whole` bytes in all, with the statement's name at the server. */
+function boundTo(
+  { serverName }: Definition,
+  bytes: Buffer,
+  at: number,
+  restStart: number,
+  whole: number,
+): Buffer {
+  const statementStart = bytes.indexOf(0, at + FRAME_HEADER_BYTES) + 1;
+  const head = Buffer.allocUnsafe(statementStart - at + serverName.length);
+  bytes.copy(head, 0, at, statementStart);
+  head.writeInt32BE(whole - 1 - (restStart - statementStart) + serverName.length, 1);
+  serverName.copy(head, statementStart - at);
+  return head;
 }
 
 /** One frame around parts that are copied. */

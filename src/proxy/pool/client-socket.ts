@@ -17,6 +17,7 @@ export const BACKEND_FULL = 1;
 export const INPUT_FULL = 2;
 export const TOO_DEEP = 4;
 const CLIENT_FULL = 8;
+export const HELD_FULL = 16;
 
 export interface ClientSocketListeners {
   /** Returns whether any of the chunk is needed after that. */

@@ -1,15 +1,19 @@
 /** What pooled clients and pools share, and how they report. */
+import type { Side } from '../../core/ports.js';
 import type { Clock } from '../../core/clock.js';
 import type { Log } from '../../core/log.js';
 import type { StatementTap, TrafficRecorder } from '../../core/capture-ports.js';
 import type { StatementText } from '../../wire/postgres/statement-text.js';
 import type { Backend } from '../backend/backend.js';
 import type { BinaryTypes } from '../session/binary-types.js';
+import type { AcceptedClient } from '../login/client-handshake.js';
 import type { ProxySettings } from '../settings.js';
 import type { Decisions } from './decisions.js';
 import type { Definitions } from './definitions.js';
 import type { ParameterSets } from './parameter-sets.js';
+import type { Pool } from './pool.js';
 import type { PooledClient } from './pooled-client.js';
+import type { SubsetRouting } from '../subset/subset-routing.js';
 import type { PoolPin, PoolSettings } from './pool-settings.js';
 
 /** A client has asked for what its session's sequences gave last, so connections forget that between clients. */
@@ -40,6 +44,10 @@ export interface PoolContext {
   readonly customSettings: () => readonly string[];
   /** Whether a held statement that ends a prepared transaction may still go to the present side. */
   readonly mayPassHeld: () => boolean;
+  /** Null unless subsets are configured. */
+  readonly routing: SubsetRouting | null;
+  /** The pool of a client of another side's. Rejects as `poolFor`. */
+  readonly beside: (client: AcceptedClient, side: Side) => Pool | Promise<Pool>;
   readonly onAtRest: (client: PooledClient) => void;
   readonly onClosed: (client: PooledClient) => void;
   /** The client keeps `backend` from now on; `leftover` is what it has sent and was not worked off. */

@@ -18,10 +18,12 @@
 import type net from 'node:net';
 import { UnderstudyError, asUnderstudyError } from '../../core/errors.js';
 import type { Side } from '../../core/ports.js';
+import type { NameScope } from '../../core/subset-ports.js';
 import { parseErrorFields } from '../../wire/postgres/messages.js';
 import { BackendRefused } from '../backend/backend-refused.js';
 import type { Backend } from '../backend/backend.js';
 import type { BackendCredentials } from '../login/credentials.js';
+import { askScope } from '../subset/name-scope.js';
 import type { CatalogFacts } from './catalog-facts.js';
 import type { CatalogWatch } from './catalog-watch.js';
 import { applyState, type ClientState } from './client-state.js';
@@ -59,6 +61,8 @@ export class Pool implements Claimant {
   #retired = false;
   /** Signatures of client settings that this side is known to take. */
   readonly takenStates = new Set<string>();
+  /** What names meant on the connection that was asked last, by the signature of what its client has set. */
+  readonly #names = new Map<string, NameScope>();
   /** What a fresh connection tells of its settings; null before the first. */
   parameters: ParameterSet | null = null;
 
@@ -225,6 +229,25 @@ export class Pool implements Claimant {
     const forgets = this.#context.sequences.asked && backend.lastClient !== client.id;
     if (!forgets && backend.held.signature === client.state.signature) return null;
     return carry(backend, client.state, forgets);
+  }
+
+  /** Null where no connection was asked; another one may say otherwise. */
+  namesUnder(signature: string): NameScope | null {
+    return this.#names.get(signature) ?? null;
+  }
+
+  /**
+   * What names mean on a connection that holds what `signature` stands for, and on which no transaction is open. Rejects
+   * where it is lost or does not say.
+   */
+  async askNames(backend: PooledBackend, signature: string): Promise<NameScope> {
+    if (backend.names?.signature === signature) return backend.names.scope;
+    const scope = await askScope((sql) => backend.query(sql));
+    if (scope === null) throw new UnderstudyError('backend-refused', 'what names mean was not told');
+    backend.names = { signature, scope };
+    if (this.#names.size >= NAMES_MAX) this.#names.clear();
+    this.#names.set(signature, scope);
+    return scope;
   }
 
   /** A client is done with it; nothing is in flight, and it was unlinked. */
@@ -450,4 +473,6 @@ async function carry(backend: PooledBackend, state: ClientState, forgets: boolea
 }
 
 const TOO_MANY = '53300';
+/** Settings of so many kinds are told apart. */
+const NAMES_MAX = 1_000;
 const NOTHING_SHARED = { connections: 0, depth: 0, statements: 0, sentAgain: 0, refused: 0 };

@@ -37,7 +37,8 @@ import {
 import { encodeRawQuery } from '../../wire/postgres/raw-text.js';
 import { sendCancel, type Backend } from '../backend/backend.js';
 import type { SessionBinaryTypes } from '../session/binary-types.js';
-import type { ResponseTracker } from '../session/response-tracker.js';
+import type { NameScope } from '../../core/subset-ports.js';
+import { STATUS_IDLE, type ResponseTracker } from '../session/response-tracker.js';
 import { ReplyReader, type Reply } from '../backend/reply-reader.js';
 import { WITH_PARAMETERS, rowsOfTag } from '../session/server-stream.js';
 import { feedFrom, type SocketFeed } from '../socket-feed.js';
@@ -69,6 +70,8 @@ export interface LinkUser {
   onParameters(set: ParameterSet): void;
   /** What the client is told where the proxy has cancelled its statement, in place of the server's own words. */
   readonly cancelledAs: ErrorResponseFields | null;
+  /** In whose words the next error is told; reset by that. */
+  refusing: ErrorResponseFields | null;
   /** A chunk was worked off. */
   settle(): void;
   onBackendGone(): void;
@@ -122,6 +125,10 @@ export class PooledBackend implements FrameVisitor {
   #cancels: Promise<void> | null = null;
   /** Offset in the server's bytes at which the present link began. */
   #linkedAt = 0;
+  /** As the last answer to a question of the pool's own told: I, T or E. */
+  status: number = STATUS_IDLE;
+  /** What names mean to a client that has set what `signature` stands for; null: it was not asked yet. */
+  names: { readonly signature: string; readonly scope: NameScope } | null = null;
   /** Id of the client that was linked last; 0: none yet. */
   lastClient = 0;
   /** Its link ran something that may have changed the catalogs. */
@@ -401,7 +408,9 @@ export class PooledBackend implements FrameVisitor {
   #error(user: LinkUser, payload: Buffer, payloadBytes: number): void {
     const { tracker, log } = user;
     const error = parseErrorFields(payload, payload.length < payloadBytes);
-    const { cancelledAs } = user;
+    const { cancelledAs, refusing } = user;
+    if (refusing !== null) user.refusing = null;
+    const instead = refusing ?? (error.sqlState === QUERY_CANCELED ? cancelledAs : null);
     const kept = (this.#walker.frameAction & DROP) !== 0;
     const frame = encodeFrame(BACKEND.errorResponse, kept ? user.inClientsWords(payload) : payload);
     if (error.severity === 'FATAL' || error.severity === 'PANIC') {
@@ -409,12 +418,11 @@ export class PooledBackend implements FrameVisitor {
       user.onServerError(error.sqlState, frame);
       return;
     }
-    log.failed(tracker.answered, this.#position, error.sqlState);
+    const told = refusing?.sqlState ?? error.sqlState;
+    log.failed(tracker.answered, this.#position, told);
     if (tracker.gotError()) this.plan.failed(tracker.answered);
-    user.onServerError(error.sqlState, null);
-    if (!kept) return;
-    const instead = cancelledAs !== null && error.sqlState === QUERY_CANCELED;
-    this.forward(instead ? encodeErrorResponse(cancelledAs) : frame);
+    if (refusing === null) user.onServerError(told, null);
+    if (kept) this.forward(instead === null ? frame : encodeErrorResponse(instead));
   }
 
   #parameter(payload: Buffer): void {
@@ -439,6 +447,7 @@ export class PooledBackend implements FrameVisitor {
         if (this.#user !== null) this.forward(encodeFrame(type, payload));
         return;
       case BACKEND.readyForQuery:
+        this.status = payload[0] ?? STATUS_IDLE;
         this.#answered();
         return;
       default:

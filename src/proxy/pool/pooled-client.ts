@@ -12,6 +12,9 @@
  * - closed, pinned: final. Pinned: it left something that can't be carried from connection to connection, and has
  *   become a session, which keeps this one.
  *
+ * While subsets are on different sides its statements are routed (client-routing.ts): each state is as above, but what
+ * comes is held until it is decided on, and `linking` also serves questions that the routing has.
+ *
  *   idle ⇄ sharing      idle → waiting → linking → linked ⇄ settling → idle | pinned      idle, waiting ⇄ answering
  *
  * Invariants:
@@ -39,6 +42,7 @@ import { ClientAnswers, type AnswerOptions } from './client-answers.js';
 import type { ClientInput } from './client-input.js';
 import { ClientIntake, type IntakeHost } from './client-intake.js';
 import type { ClientMessages } from './client-messages.js';
+import { ClientRouting } from './client-routing.js';
 import { BACKEND_FULL, INPUT_FULL, TOO_DEEP, type ClientSocket } from './client-socket.js';
 import { PHASES, type PooledPhase } from './client-phase.js';
 import { activityOf, infoOf, sessionPhaseOf } from './client-report.js';
@@ -49,8 +53,11 @@ import { carryOver, pinnedSession, timeRead } from './leaving.js';
 import type { ParameterSet } from './parameter-sets.js';
 import type { Pool } from './pool.js';
 import type { PooledBackend } from './pooled-backend.js';
+import type { PoolPin } from './pool-settings.js';
 import type { PoolContext } from './pool-context.js';
 import { SharedReads } from './shared-reads.js';
+import { StatementRefused, type RefusedStatement } from '../subset/reach.js';
+import type { SubsetRouting } from '../subset/subset-routing.js';
 
 /** Messages awaiting an answer beyond which a client is no longer read. */
 const PIPELINE_DEPTH_MAX = 8192;
@@ -86,6 +93,14 @@ export class PooledClient implements WatchedSession, IntakeHost {
   /** The chunk at hand is needed after it was looked at. */
   #keepsChunk = false;
   #linkedAtMs = 0;
+  /** Null unless subsets are on different sides. */
+  #routing: ClientRouting | null = null;
+  /** To be so once it is at rest. */
+  #routeWanted: boolean | null = null;
+  /** Waits for a connection on which nothing of the client's is sent yet. */
+  #reserving: Reserving | null = null;
+  /** The connection is being asked something by the routing. */
+  #asking = false;
   readonly #phase = new StateCell<PooledPhase>('pooled client', PHASES, 'idle');
 
   constructor(id: number, accepted: AcceptedClient, pool: Pool, told: ParameterSet, context: PoolContext) {
@@ -102,7 +117,9 @@ export class PooledClient implements WatchedSession, IntakeHost {
       types: () => this.types,
       onData: (chunk) => {
         this.#keepsChunk = false;
-        if (this.#intake.receive(chunk)) this.#go();
+        if (this.#routing !== null && !this.#phase.is('answering')) this.#routing.held.keep(chunk);
+        else if (!this.#intake.receive(chunk)) return this.#keepsChunk || this.#input.length > 0;
+        this.#go();
         return this.#keepsChunk || this.#input.length > 0;
       },
       onDrain: () => {
@@ -144,11 +161,17 @@ export class PooledClient implements WatchedSession, IntakeHost {
   /** Nothing of it is in flight, and nothing new will be before `release`. */
   get atRest(): boolean {
     if (!this.#gateClosed) return this.#phase.is('closed', 'pinned');
+    if (this.#routing?.moving === true) return this.#phase.is('closed', 'pinned');
     return this.#phase.is('idle', 'closed', 'pinned') || (this.#phase.is('answering') && !this.#rollingBack);
   }
 
   get idle(): boolean {
-    return this.#phase.is('idle') && this.#input.length === 0;
+    return this.#phase.is('idle') && this.#unworked === 0 && this.#routing?.moving !== true;
+  }
+
+  /** Of what it has sent, bytes that went nowhere yet. */
+  get #unworked(): number {
+    return this.#input.length + (this.#routing?.held.length ?? 0);
   }
 
   get linked(): boolean {
@@ -158,7 +181,7 @@ export class PooledClient implements WatchedSession, IntakeHost {
   /** For the watch over what lasts too long. */
   get activity(): SessionActivity {
     return activityOf(this.#phase.current, this.tracker, {
-      waits: this.#gateClosed || this.#input.length > 0,
+      waits: this.#gateClosed || this.#unworked > 0,
       rollingBack: this.#rollingBack,
     });
   }
@@ -180,7 +203,7 @@ export class PooledClient implements WatchedSession, IntakeHost {
     return infoOf(this, this.#socket, {
       gateClosed: this.#gateClosed,
       inTransactionMs: since === null ? null : Math.round(this.#context.clock.monotonicMs() - since),
-      heldBytes: this.#heldSinceMs === null ? 0 : this.#input.length,
+      heldBytes: this.#heldSinceMs === null ? 0 : this.#unworked,
     });
   }
 
@@ -209,6 +232,8 @@ export class PooledClient implements WatchedSession, IntakeHost {
     this.#socket.close(last, cut);
     this.#input.clear();
     this.#answers.clear();
+    this.#routing?.end();
+    this.#notReserved({ sqlState: '57P01', message: 'the client has left' });
     this.#context.onClosed(this);
   }
 
@@ -228,6 +253,20 @@ export class PooledClient implements WatchedSession, IntakeHost {
 
   /** Goes on with what the client has sent, as far as it may. */
   #go(): void {
+    const routing = this.#routing;
+    if (routing === null) {
+      this.#work();
+      return;
+    }
+    try {
+      routing.drive(() => this.#work());
+    } catch (error) {
+      this.#violation(error);
+    }
+    this.#noteHeld();
+  }
+
+  #work(): void {
     this.#intake.looking();
     try {
       switch (this.#phase.current) {
@@ -252,17 +291,20 @@ export class PooledClient implements WatchedSession, IntakeHost {
       this.#violation(error);
       return;
     }
-    const { length } = this.#input;
-    if (length > this.#context.settings.heldBytesMax) this.#socket.pause(INPUT_FULL);
+    if (this.#input.length > this.#context.settings.heldBytesMax) this.#socket.pause(INPUT_FULL);
     else this.#socket.resume(INPUT_FULL);
-    if (length === 0) this.#heldSinceMs = null;
+    this.#noteHeld();
+  }
+
+  #noteHeld(): void {
+    if (this.#unworked === 0) this.#heldSinceMs = null;
     else if (this.#gateClosed && this.#phase.is('idle')) {
       this.#heldSinceMs ??= this.#context.clock.monotonicMs();
     }
   }
 
   #mayShare(): boolean {
-    if (!this.pool.shares || this.#gateClosed) return false;
+    if (!this.pool.shares || this.gateClosed || this.#routing !== null) return false;
     return this.#phase.is('idle', 'sharing') && this.state === DEFAULT_STATE && !this.#intake.terminated;
   }
 
@@ -271,7 +313,7 @@ export class PooledClient implements WatchedSession, IntakeHost {
   }
 
   get gateClosed(): boolean {
-    return this.#gateClosed;
+    return this.#gateClosed || this.#routeWanted !== null;
   }
 
   share(bytes: Buffer): number {
@@ -305,7 +347,7 @@ export class PooledClient implements WatchedSession, IntakeHost {
   give(backend: PooledBackend): void {
     this.#phase.move('linking');
     this.#backend = backend;
-    const ready = this.pool.makeReady(backend, this);
+    const ready = this.#ready(backend);
     if (ready === null) {
       this.#link(backend);
       return;
@@ -326,7 +368,8 @@ export class PooledClient implements WatchedSession, IntakeHost {
         if (lost) {
           // Nothing of the client was sent: another connection will do.
           this.#phase.move('idle');
-          this.#go();
+          if (this.#reserving === null) this.#go();
+          else this.acquire();
           return;
         }
         this.terminate(
@@ -336,7 +379,19 @@ export class PooledClient implements WatchedSession, IntakeHost {
       });
   }
 
+  /** Null: the connection holds what its client has set, and names mean there what they were read as. */
+  #ready(backend: PooledBackend): Promise<unknown> | null {
+    const ready = this.pool.makeReady(backend, this);
+    const routing = this.#reserving === null ? this.#routing : null;
+    if (routing === null) return ready;
+    return ready === null ? routing.sure(backend) : ready.then(() => routing.sure(backend));
+  }
+
   #link(backend: PooledBackend): void {
+    if (this.#reserving === null && this.#routing?.agrees(backend) === false) {
+      this.#disagrees(backend);
+      return;
+    }
     this.#phase.move('linked');
     this.#linkedAtMs = this.#context.clock.monotonicMs();
     backend.lastClient = this.id;
@@ -345,13 +400,72 @@ export class PooledClient implements WatchedSession, IntakeHost {
     this.log.moved();
     this.messages.linked();
     this.#socket.tell(backend.parameters);
+    const reserving = this.#reserving;
+    this.#reserving = null;
+    if (reserving === null) this.#go();
+    else reserving.resolve(backend);
+  }
+
+  /** Names mean something else on it than what was decided by; nothing was sent. */
+  #disagrees(backend: PooledBackend): void {
+    if (this.#phase.is('closed')) return;
+    this.#backend = null;
+    this.#phase.move('idle');
+    this.pool.giveBack(backend);
+    this.#routing?.takeBack();
+    this.#cameToRest();
     this.#go();
+  }
+
+  /** A connection of the present pool, for what is not the client's own to send. Rejects with `StatementRefused`. */
+  #reserve(): Promise<PooledBackend> {
+    const backend = this.#backend;
+    if (backend !== null && this.#phase.is('linked')) return Promise.resolve(backend);
+    if (!this.#phase.is('idle')) return Promise.reject(new StatementRefused(CANCELED));
+    return new Promise((resolve, reject) => {
+      this.#reserving = { resolve, reject };
+      this.acquire();
+    });
+  }
+
+  #notReserved(refusal: RefusedStatement): boolean {
+    const reserving = this.#reserving;
+    this.#reserving = null;
+    reserving?.reject(new StatementRefused(refusal));
+    return reserving !== null;
+  }
+
+  /** Gives the connection back in the middle of the client's work, or returns what keeps it there. */
+  async #layDown(): Promise<PoolPin | null> {
+    const backend = this.#backend;
+    if (backend === null) return null;
+    const { messages } = this;
+    if (messages.pin === null && messages.dirty) {
+      messages.pin = await this.#whileAsking(() => carryOver(this, backend, this.#context));
+    }
+    if (messages.pin !== null || this.#backend !== backend) return messages.pin;
+    this.#backend = null;
+    this.#phase.move('idle');
+    backend.unlink();
+    this.pool.giveBack(backend);
+    this.#socket.resume(BACKEND_FULL);
+    return null;
+  }
+
+  async #whileAsking<T>(question: () => Promise<T>): Promise<T> {
+    this.#asking = true;
+    try {
+      return await question();
+    } finally {
+      this.#asking = false;
+    }
   }
 
   /** The pool: there is none for you. */
   refuse(sqlState: string, message: string): void {
     if (!this.#phase.is('waiting')) return;
     this.#phase.move('idle');
+    if (this.#notReserved({ sqlState, message })) return;
     this.#answer('once', sqlState, message);
   }
 
@@ -385,8 +499,8 @@ export class PooledClient implements WatchedSession, IntakeHost {
       return;
     }
     if (
-      (this.#gateClosed || this.#intake.waitsForAnswers) &&
-      this.#input.length > 0 &&
+      (this.#gateClosed || this.#intake.waitsForAnswers || this.#routing !== null) &&
+      this.#unworked > 0 &&
       !tracker.awaitingReady &&
       !this.#pumping
     ) {
@@ -397,6 +511,7 @@ export class PooledClient implements WatchedSession, IntakeHost {
   }
 
   #atBoundary(backend: PooledBackend): boolean {
+    if (this.#asking || this.#routing?.midway === true) return false;
     return this.tracker.quiescent && this.#input.passing === 0 && backend.betweenFrames && !this.#rollingBack;
   }
 
@@ -433,6 +548,8 @@ export class PooledClient implements WatchedSession, IntakeHost {
     this.pool.forget(backend);
     this.socket.pause();
     this.#socket.detach();
+    this.#routing?.giveUp();
+    this.#routing?.end();
     const leftover = this.#input.all();
     this.#input.clear();
     const unrecorded = this.#socket.recording?.handOn() ?? 0;
@@ -455,6 +572,7 @@ export class PooledClient implements WatchedSession, IntakeHost {
   }
 
   #cameToRest(): void {
+    if (this.#routeWanted !== null) this.route(this.#routeWanted);
     if (this.#gateClosed) this.#context.onAtRest(this);
   }
 
@@ -483,13 +601,78 @@ export class PooledClient implements WatchedSession, IntakeHost {
 
   hold(): void {
     this.#gateClosed = true;
+    this.#giveUpWaiting();
+    if (this.#phase.is('idle') && this.#unworked > 0) this.#heldSinceMs ??= this.#context.clock.monotonicMs();
+    this.settle();
+  }
+
+  /** Nothing of what it waits to send may be begun; but what is between sides goes on. */
+  #giveUpWaiting(): void {
+    if (this.#routing?.moving === true) return;
     if (this.#phase.is('waiting')) {
       this.pool.leaveQueue(this);
       this.#phase.move('idle');
+      this.#notReserved(CANCELED);
     }
-    if (this.#phase.is('idle') && this.#input.length > 0)
-      this.#heldSinceMs ??= this.#context.clock.monotonicMs();
-    this.settle();
+    if (this.#phase.is('idle')) this.#routing?.takeBack();
+  }
+
+  /** Begins, or ceases, to give each of its statements a side: now where it is at rest, else once it is. */
+  route(wanted: boolean): void {
+    this.#routeWanted = null;
+    if (wanted === (this.#routing !== null) || this.#phase.is('closed', 'pinned')) return;
+    if (!this.#phase.is('idle') || this.#routing?.moving === true) {
+      this.#routeWanted = wanted;
+      this.#giveUpWaiting();
+      this.settle();
+      if (!this.#phase.is('idle') || this.#routeWanted === null) return;
+      this.#routeWanted = null;
+    }
+    const { routing } = this.#context;
+    if (wanted && routing !== null) {
+      this.#routing = this.#newRouting(routing);
+      this.#routing.takeBack();
+    } else {
+      this.#routing?.giveUp();
+      this.#routing?.end();
+      this.#routing = null;
+    }
+    if (!this.#gateClosed) this.#go();
+  }
+
+  #newRouting(routing: SubsetRouting): ClientRouting {
+    return new ClientRouting(routing, this, this.#wire, this.#context, {
+      backend: () => (this.#phase.is('linked') ? this.#backend : null),
+      mayBegin: () => this.#mayBegin(),
+      reserve: () => this.#reserve(),
+      layDown: () => this.#layDown(),
+      serveFrom: (pool) => this.#serveFrom(pool),
+      busy: (asking) => {
+        this.#asking = asking;
+        if (!asking) this.settle();
+      },
+      answer: ({ sqlState, message, hint }) =>
+        this.#answer('once', sqlState, message, hint === undefined ? {} : { hint }),
+      terminate: (sqlState, message) => this.terminate(sqlState, message),
+      settle: () => {
+        this.settle();
+        this.#go();
+      },
+    });
+  }
+
+  /** While its statements are routed: whether another may be begun. */
+  #mayBegin(): boolean {
+    if (this.#phase.is('idle')) return !this.gateClosed;
+    const backend = this.#backend;
+    if (!this.#phase.is('linked') || backend === null) return false;
+    return !this.gateClosed || !this.tracker.quiescent;
+  }
+
+  #serveFrom(pool: Pool): void {
+    if (this.pool === pool) return;
+    this.pool = pool;
+    this.types = new SessionBinaryTypes(this.#context.binaryTypes, pool.side);
   }
 
   /** Returns how long what it sent has waited, in milliseconds; null where nothing did. */
@@ -507,8 +690,7 @@ export class PooledClient implements WatchedSession, IntakeHost {
 
   /** At rest: the other side serves it from now on. */
   moveTo(pool: Pool, parameters: ParameterSet): void {
-    this.pool = pool;
-    this.types = new SessionBinaryTypes(this.#context.binaryTypes, pool.side);
+    this.#serveFrom(pool);
     this.#socket.tell(parameters);
   }
 
@@ -519,12 +701,15 @@ export class PooledClient implements WatchedSession, IntakeHost {
   cancelStatement(): void {
     switch (this.#phase.current) {
       case 'waiting':
+        if (this.#routing?.moving === true) return;
         this.pool.leaveQueue(this);
         this.#phase.move('idle');
         this.#answer('once', CANCELED.sqlState, CANCELED.message);
+        this.#notReserved(CANCELED);
         return;
       case 'idle':
-        if (this.#input.length > 0) this.#answer('once', CANCELED.sqlState, CANCELED.message);
+        if (this.#unworked > 0 && this.#routing?.moving !== true)
+          this.#answer('once', CANCELED.sqlState, CANCELED.message);
         return;
       case 'sharing':
         this.reads.cancel(CANCELED);
@@ -538,6 +723,7 @@ export class PooledClient implements WatchedSession, IntakeHost {
   }
 
   #answer(mode: AnswerMode, sqlState: string, message: string, options: AnswerOptions = {}): void {
+    this.#routing?.giveUp();
     this.#answers.begin(mode, sqlState, message, options);
     this.#phase.move('answering');
     this.#go();
@@ -559,7 +745,8 @@ export class PooledClient implements WatchedSession, IntakeHost {
     if (this.#rollingBack) return;
     this.#answers.end();
     this.#phase.move('idle');
-    if (this.#gateClosed) this.#cameToRest();
+    this.#routing?.takeBack();
+    if (this.gateClosed) this.#cameToRest();
     this.#go();
   }
 
@@ -571,7 +758,7 @@ export class PooledClient implements WatchedSession, IntakeHost {
       tracker: this.tracker,
       phase: () =>
         this.#phase.is('linked') ? 'draining' : sessionPhaseOf(this.#phase.current, this.#gateClosed),
-      midway: () => this.#input.passing > 0,
+      midway: () => this.#input.passing > 0 || this.#routing?.midway === true,
       terminate: (sqlState, message) => this.terminate(sqlState, message),
       toClient: (bytes) => void this.toClient(bytes),
       setCancelling: (cancelling) => (this.#wire.link.cancelledAs = cancelling ? ROLLED_BACK : null),
@@ -599,6 +786,12 @@ export class PooledClient implements WatchedSession, IntakeHost {
     if (this.#answers.done) this.#answersDone();
     this.#cameToRest();
   }
+}
+
+/** Somebody waits for a connection. */
+interface Reserving {
+  readonly resolve: (backend: PooledBackend) => void;
+  readonly reject: (error: Error) => void;
 }
 
 const CANCELED = { sqlState: '57014', message: 'canceling statement due to user request' };

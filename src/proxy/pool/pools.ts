@@ -7,7 +7,8 @@
  * there. Clients hold no connection at rest, so none is moved one by one. Those that were pinned are sessions.
  *
  * Invariants:
- * - Pools exist for the side that serves and, between `prepare` and the switch, for the other.
+ * - Pools exist for the side that serves and, between `prepare` and the switch, for the other; while subsets are on
+ *   different sides, for both.
  * - After `switchTo` no client is given a connection of the old side.
  */
 import type net from 'node:net';
@@ -29,7 +30,7 @@ import type { PoolContext } from './pool-context.js';
 import { poolModeOf, type PinReason, type PoolMode, type PoolStatus } from './pool-settings.js';
 
 export interface PoolsDeps {
-  readonly context: Omit<PoolContext, 'onAtRest' | 'onClosed' | 'onPinned' | 'sequences'> &
+  readonly context: Omit<PoolContext, 'onAtRest' | 'onClosed' | 'onPinned' | 'sequences' | 'beside'> &
     Pick<PoolContext, 'onPinned'>;
   readonly target: (side: Side) => PoolTarget;
   readonly onClosed: (client: PooledClient) => void;
@@ -69,6 +70,7 @@ export class Pools implements GateParty {
         deps.onAtRest(client);
         this.#onProgress();
       },
+      beside: (client, side) => this.#beside(client, side),
       onClosed: (client) => this.#closed(client),
       onPinned: (client, backend, pin, leftover) => {
         this.#pinned.set(pin.reason, (this.#pinned.get(pin.reason) ?? 0) + 1);
@@ -101,6 +103,12 @@ export class Pools implements GateParty {
     else if (pool.parameters === null) await pool.first(client.credentials);
     pool.use(client.credentials);
     return pool;
+  }
+
+  #beside(client: AcceptedClient, side: Side): Pool | Promise<Pool> {
+    const pool = this.#pool(client, side);
+    if (pool.parameters !== null && pool.proves(client.credentials)) return pool;
+    return this.poolFor(client, side);
   }
 
   #pool(client: AcceptedClient, side: Side): Pool {
@@ -137,6 +145,7 @@ export class Pools implements GateParty {
     if (parameters === null) throw new UnderstudyError('internal', 'a pool without a connection');
     const client = new PooledClient(id, accepted, pool, parameters, this.#context);
     this.#clients.add(client);
+    if (this.#armed) client.route(true);
     if (this.#gateClosed) client.hold();
     return client;
   }
@@ -164,8 +173,8 @@ export class Pools implements GateParty {
   #forsaken(nowMs: number): ReadonlySet<Pool> {
     const forsaken = new Set<Pool>();
     if (this.#pools.source.size + this.#pools.destination.size < 2) return forsaken;
-    const used = new Set<Pool>([...this.#clients].map((client) => client.pool));
-    if (this.#gateClosed || used.size === 0) return forsaken;
+    if (this.#gateClosed || this.#clients.size === 0) return forsaken;
+    const used = this.#used();
     for (const side of ['source', 'destination'] as const) {
       const pools = [...this.#pools[side].values()];
       // Where nobody is yet, connections may have been made ready for a switch.
@@ -184,6 +193,46 @@ export class Pools implements GateParty {
       }
     }
     return forsaken;
+  }
+
+  /** Those of clients; while subsets are on different sides, a client is on either by turns. */
+  #used(): ReadonlySet<Pool> {
+    const used = new Set<Pool>();
+    for (const { pool } of this.#clients) {
+      used.add(pool);
+      if (!this.#armed) continue;
+      const key = keyOf(pool.key);
+      for (const pools of Object.values(this.#pools)) {
+        const twin = pools.get(key);
+        if (twin !== undefined) used.add(twin);
+      }
+    }
+    return used;
+  }
+
+  get #armed(): boolean {
+    return this.#context.routing?.router.armed === true;
+  }
+
+  /** Each client's statements are given a side from now on, or no more. */
+  route(wanted: boolean): void {
+    for (const client of this.#clients) client.route(wanted);
+  }
+
+  /** What a client holds may have been changed by statements that were not known to do so. */
+  statesUnsure(): void {
+    for (const { messages } of this.#clients) messages.changes += 1;
+  }
+
+  /** Subsets are about to be on different sides: connections that clients will need on that one are opened. */
+  async prepareParting(to: Side, signal: AbortSignal): Promise<void> {
+    for (const [from, [first]] of this.#byPool()) {
+      if (from.side === to || first === undefined || signal.aborted) continue;
+      const pool = this.#pool(first.accepted, to);
+      pool.use(first.accepted.credentials);
+      // Where that fails its clients are told when they need one.
+      await pool.fill(1, signal, this.#warming).catch(() => undefined);
+    }
   }
 
   #all(): Pool[] {

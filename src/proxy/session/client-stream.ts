@@ -51,6 +51,23 @@ export interface ClientStreamDeps {
   forward(bytes: Buffer): void;
 }
 
+/** A frame of this type may not follow what is on its way before that is answered, if nothing but that may be on its way. */
+export function mustFollowAnswers(tracker: ResponseTracker, type: number): boolean {
+  if (!tracker.awaitingReady) return false;
+  switch (type) {
+    case FRONTEND.copyData:
+    case FRONTEND.copyDone:
+    case FRONTEND.copyFail:
+    case FRONTEND.terminate:
+      return false;
+    case FRONTEND.sync:
+    case FRONTEND.flush:
+      return tracker.copy !== 'in';
+    default:
+      return true;
+  }
+}
+
 export class ClientStream implements FrameVisitor {
   readonly #deps: ClientStreamDeps;
   readonly walker: FrameWalker;
@@ -169,28 +186,20 @@ export class ClientStream implements FrameVisitor {
     return cut && payloadBytes <= CLASSIFY_BYTES_MAX ? DROP : PASS;
   }
 
-  /** A frame of this type may not follow what is on its way before that is answered, if nothing but that may be on its way. */
+  /** As {@link mustFollowAnswers}. */
   mustWait(type: number): boolean {
-    const { tracker } = this.#deps;
-    if (!tracker.awaitingReady) return false;
-    switch (type) {
-      case FRONTEND.copyData:
-      case FRONTEND.copyDone:
-      case FRONTEND.copyFail:
-      case FRONTEND.terminate:
-        return false;
-      case FRONTEND.sync:
-      case FRONTEND.flush:
-        return tracker.copy !== 'in';
-      default:
-        return true;
-    }
+    return mustFollowAnswers(this.#deps.tracker, type);
   }
 
   /** A Query of the client's is answered by an error and never sent: it ends the unnamed statement all the same. */
   refusedQuery(): void {
     this.#deps.tracker.sentQuery();
     this.#dropUnnamed();
+  }
+
+  /** As `refusedQuery`, of an extended message. */
+  refusedExtended(): void {
+    this.#deps.tracker.sentExtended();
   }
 
   peek(type: number, bytes: Buffer, start: number, end: number, payloadBytes: number): void {

@@ -40,6 +40,7 @@ export interface LocalAnswersDeps {
   readonly mode: AnswerMode;
   readonly sqlState: string;
   readonly message: string;
+  readonly hint?: string;
   /** An extended batch was begun and not synced: its error has been sent, the rest of it is dropped. */
   readonly skipping?: boolean;
   /** Transaction mode: the reason was told already, or the transaction had failed before. */
@@ -241,7 +242,7 @@ export class LocalAnswers implements FrameVisitor {
   }
 
   #refuse(): void {
-    const { mode, sqlState, message, send } = this.#deps;
+    const { mode, sqlState, message, hint, send } = this.#deps;
     if (mode === 'transaction' && this.#told) {
       send(
         encodeErrorResponse({
@@ -250,7 +251,7 @@ export class LocalAnswers implements FrameVisitor {
         }),
       );
     } else {
-      send(encodeErrorResponse({ sqlState, message }));
+      send(encodeErrorResponse({ sqlState, message, ...(hint === undefined ? {} : { hint }) }));
     }
     this.#told = true;
   }

@@ -6,6 +6,7 @@
  */
 import type { HeldInput } from './held-input.js';
 import type { SessionContext } from './session-context.js';
+import { askScope } from '../subset/name-scope.js';
 import type { RoutedSession } from '../subset/routed-session.js';
 import { SEGMENT_BYTES_MAX, SessionRouting } from '../subset/session-routing.js';
 import type { SessionSockets } from './session-sockets.js';
@@ -74,6 +75,10 @@ export class SessionSubsets {
       held,
       clientStream: wire.clientStream,
       moves: moves(routing),
+      unsent: () => false,
+      answerHere: () => false,
+      scope: () => askScope((sql) => own.askAnyway(sql)),
+      preparedText: () => undefined,
       toServer: (bytes) => sockets.toServer(bytes),
       ask: (sql) => own.askAnyway(sql),
       again: (messages, kind) => own.send(messages, kind),

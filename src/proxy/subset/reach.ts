@@ -8,6 +8,16 @@ export interface RefusedStatement {
   readonly hint?: string;
 }
 
+/** What is to be told in other words than that it could not be read. */
+export class StatementRefused extends Error {
+  readonly refusal: RefusedStatement;
+
+  constructor(refusal: RefusedStatement) {
+    super(refusal.message);
+    this.refusal = refusal;
+  }
+}
+
 export type Reach = Omit<StatementReach, 'executes'>;
 
 export const NOTHING: Reach = {

@@ -7,6 +7,7 @@
  */
 import type { NameScope, StatementReach } from '../../core/subset-ports.js';
 import { STATUS_FAILED } from '../session/response-tracker.js';
+import { sameScope } from './name-scope.js';
 import { NOTHING, both, unknown, unread, type Reach } from './reach.js';
 import type { RoutedSession } from './routed-session.js';
 import { PreparedNames } from './subset-names.js';
@@ -79,6 +80,7 @@ export class SegmentReader {
     if (run.text !== undefined) return run.text;
     return (
       this.names.textOf(run.statement, this.#session.tracker.errors) ??
+      this.#session.preparedText(run.statement) ??
       (run.statement === '' ? this.#unnamedText() : undefined)
     );
   }
@@ -145,8 +147,8 @@ export class SegmentReader {
   async namesDiffer(): Promise<boolean> {
     const read = this.#scope;
     if (read === null || this.#session.tracker.status === STATUS_FAILED) return false;
-    const here = await this.#askScope();
-    return here === null || here.searchPath !== read.searchPath || here.user !== read.user;
+    const here = await this.#session.scope();
+    return here === null || !sameScope(here, read);
   }
 
   /** Asks the server where that is not known any more. Null where it can't be asked. */
@@ -157,18 +159,14 @@ export class SegmentReader {
     if (tracker.status === STATUS_FAILED) return { searchPath: '', user: '' };
     if (!tracker.settled) return null;
     const change = this.#settingChanges;
-    this.#scope = await this.#askScope();
+    this.#scope = await this.#session.scope();
     this.#scopeAtChange = change;
     return this.#scope;
   }
 
-  async #askScope(): Promise<NameScope | null> {
-    const { rows, sqlState } = await this.#session.ask(
-      'SHOW search_path; SHOW role; SHOW session_authorization',
-    );
-    const [path, role, user] = rows.map((row) => Buffer.from(row[0] ?? '', 'latin1').toString('utf8'));
-    if (sqlState !== null || path === undefined || role === undefined || user === undefined) return null;
-    return { searchPath: path, user: role === 'none' ? user : role };
+  /** Under which the last texts were read; null where that is not known any more. */
+  get scope(): NameScope | null {
+    return this.#scopeAtChange === this.#settingChanges ? this.#scope : null;
   }
 
   noteNames(segment: Segment): void {

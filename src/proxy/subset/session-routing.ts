@@ -19,11 +19,13 @@
  * - Bytes leave in the order they came, or not at all, then with their whole segment.
  */
 import type { Side, SubsetId } from '../../core/ports.js';
+import type { NameScope } from '../../core/subset-ports.js';
 import { FRONTEND, encodeFrame, encodeSync } from '../../wire/postgres/messages.js';
 import { encodeRawParse, encodeRawQuery } from '../../wire/postgres/raw-text.js';
 import { STATUS_FAILED, STATUS_IDLE } from '../session/response-tracker.js';
 import {
   FAILED_BEFORE,
+  StatementRefused,
   crossing,
   notKnown,
   reasonOf,
@@ -110,7 +112,12 @@ export class SessionRouting {
 
   /** Sends on what may be sent. Call whenever something has come, or has been answered. */
   go(): void {
-    const { tracker } = this.#session;
+    const { tracker, unsent } = this.#session;
+    if (unsent()) {
+      // Nothing is known of what becomes of it: only the rest of it may follow.
+      while (this.#passing > 0 && this.#takeDecided());
+      return;
+    }
     if (!tracker.owesExtended) this.#flushed = false;
     if (this.#passing === 0 && !tracker.owesExtended && !tracker.awaitingReady)
       this.#reader.names.answered(tracker.errors);
@@ -130,9 +137,10 @@ export class SessionRouting {
   }
 
   #step(): boolean {
-    const { held, tracker, clientStream, closed } = this.#session;
+    const { held, tracker, clientStream, closed, unsent } = this.#session;
     if (closed() || this.#state === 'ended') return false;
     if (this.#passing > 0 || this.#dropped > 0) return this.#takeDecided();
+    if (unsent()) return false;
     if (this.#state !== 'resting' && this.#state !== 'dropping') return false;
     const header = held.peek(5);
     if (header.length < 5) return this.#leftOver(header.length);
@@ -159,6 +167,17 @@ export class SessionRouting {
       return true;
     }
     return this.#session.mayBegin() && this.#begin();
+  }
+
+  /** What was passed on and was not sent is held again. */
+  takenBack(): void {
+    this.#passing = 0;
+    this.givenUp();
+  }
+
+  /** Under which the last texts were read; null where that is not known any more. */
+  get scope(): NameScope | null {
+    return this.#reader.scope;
   }
 
   #takeDecided(): boolean {
@@ -211,18 +230,29 @@ export class SessionRouting {
       .read(segment, () => generation === this.#generation)
       .then(
         (reach) => this.#haveRead(segment, reach, generation),
-        (error: unknown) => this.#haveRead(segment, unknown(reasonOf(error)), generation),
+        (error: unknown) => {
+          const refused = error instanceof StatementRefused ? error.refusal : null;
+          this.#haveRead(segment, unknown(reasonOf(error)), generation, refused);
+        },
       );
     return false;
   }
 
-  #haveRead(segment: Segment, reach: Reach, generation: number): void {
+  #haveRead(
+    segment: Segment,
+    reach: Reach,
+    generation: number,
+    refused: RefusedStatement | null = null,
+  ): void {
     if (this.#state !== 'reading' || generation !== this.#generation) return;
     this.#state = 'resting';
     const { mayBegin, closed, settle } = this.#session;
     if (closed()) return;
     // Where the gate has closed meanwhile, it is read again when it opens: routes may have changed.
-    if (mayBegin()) this.#decide(segment, reach);
+    if (mayBegin()) {
+      if (refused === null) this.#decide(segment, reach);
+      else this.#refuse(segment.bytes, segment.simple, refused);
+    }
     settle();
   }
 
@@ -290,7 +320,8 @@ export class SessionRouting {
    * 3. What there was of its transaction is run again there; or here, where it could not go, for its client to see it fail.
    */
   async #move(segment: Segment, reach: Reach, subset: SubsetId, wanted: Side): Promise<void> {
-    const { tracker, again, moves, closed, settle, terminate, unnamedAgain, clientStream } = this.#session;
+    const { tracker, again, moves, closed, settle, terminate, unnamedAgain, clientStream, mayBegin } =
+      this.#session;
     if (tracker.unsynced) await again(encodeSync(), 'own-sync');
     if (tracker.status !== STATUS_IDLE) await again(encodeRawQuery('ROLLBACK'), 'own-query');
     const failed = await moves.to(wanted);
@@ -315,6 +346,11 @@ export class SessionRouting {
     if (this.#redo.length > 0) unnamedAgain();
     if (this.#state !== 'moving') return;
     this.#state = 'resting';
+    // Nothing of it was sent, and the gate has closed meanwhile: it is read again when that opens.
+    if (!mayBegin()) {
+      settle();
+      return;
+    }
     if (failed !== null) this.#refuse(segment.bytes, segment.simple, failed);
     else this.#pass(segment, reach, subset);
     settle();
@@ -322,7 +358,7 @@ export class SessionRouting {
 
   /** Returns whether it went on: what is under way is awaited first, as its errors must keep their own words. */
   #refuse(bytes: number, simple: boolean, error: RefusedStatement): boolean {
-    if (!this.#nothingUnderWay()) return false;
+    if (!this.#nothingUnderWay() || this.#session.answerHere(error)) return false;
     const { tracker, clientStream, refusing, toServer, held } = this.#session;
     refusing(tracker.status === STATUS_FAILED ? FAILED_BEFORE : error);
     const callsFunction = held.peek(1)[0] === FRONTEND.functionCall;
@@ -332,7 +368,7 @@ export class SessionRouting {
       toServer(encodeRawQuery(REFUSED_TEXT));
     } else {
       this.#state = 'dropping';
-      tracker.sentExtended();
+      clientStream.refusedExtended();
       toServer(encodeRawParse('understudy_refused', REFUSED_TEXT, []));
     }
     return true;

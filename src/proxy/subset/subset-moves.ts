@@ -8,20 +8,15 @@ import type { Side } from '../../core/ports.js';
 import { SessionMove, type MoveDeps, type MoveSlots, type MoveTarget } from '../session/session-move.js';
 import type { SessionContext } from '../session/session-context.js';
 import type { Session } from '../session/session.js';
+import type { NotMoved, RoutedMoves } from './routed-session.js';
 import type { SubsetRouting } from './subset-routing.js';
-
-/** Why a session could not be moved, as its client is told. */
-export interface NotMoved {
-  readonly sqlState: string;
-  readonly message: string;
-}
 
 export interface SideMovesDeps extends MoveDeps {
   readonly target: (side: Side) => MoveTarget;
   readonly slots: MoveSlots;
 }
 
-export class SideMoves {
+export class SideMoves implements RoutedMoves {
   readonly #session: Session;
   readonly #deps: SideMovesDeps;
   readonly #to = new Map<Side, SessionMove>();

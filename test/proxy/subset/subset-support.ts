@@ -2,6 +2,7 @@
 import { ReachService } from '../../../src/capture/subset/service.js';
 import type { Side, SubsetId, SubsetRules } from '../../../src/core/ports.js';
 import type { NameScope, StatementReach, StatementReaches } from '../../../src/core/subset-ports.js';
+import { POOL_DEFAULTS, type PoolSettings } from '../../../src/proxy/pool/pool-settings.js';
 import type { DatabasePair } from '../../support/servers.js';
 import { startProxy, type RunningProxy } from '../proxy-support.js';
 
@@ -60,10 +61,11 @@ export async function makeSides(pair: DatabasePair): Promise<void> {
 export async function startRouted(
   pair: DatabasePair,
   sides: Readonly<Record<SubsetId, Side>> = { a: 'destination' },
+  pool: Partial<PoolSettings> = {},
 ): Promise<RunningProxy> {
   const running = await startProxy(
     pair,
-    { askTimeoutMs: 5000 },
+    { askTimeoutMs: 5000, pool: { ...POOL_DEFAULTS, ...pool } },
     { subsets: { ids: ['a', 'b', 'rest'], reaches: new ReadHere(pair) } },
   );
   for (const [subset, side] of Object.entries(sides)) running.proxy.setRoute(subset, { side, epoch: 1 });
