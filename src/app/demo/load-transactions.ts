@@ -145,7 +145,7 @@ async function payOrder(context: ClientContext): Promise<void> {
   if (open === undefined) return placeOrder(context);
   const token = context.writes.issue(context.client);
   await write(context, [token], async (commit) => {
-    await session.simple('BEGIN; SELECT set_config($$app.actor$$, $$payment$$, true)');
+    await session.simple("BEGIN; SELECT set_config('app.actor', 'payment', true)");
     await session.extended('UPDATE orders SET status = $2::order_status WHERE id = $1', [open.order, 'paid']);
     await session.extended('INSERT INTO payment (order_id, amount, method, token) VALUES ($1, $2, $3, $4)', [
       open.order,
