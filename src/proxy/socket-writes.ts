@@ -68,8 +68,6 @@ interface WritableHandle {
 const direct = new WeakMap<net.Socket, DirectWrites>();
 /** The runtime's own class of requests, once one was seen. */
 let Request: (new () => WriteRequest) | undefined;
-/** One that nothing is written with: any socket's next write may. */
-let spare: WriteRequest | undefined;
 
 class DirectWrites implements SocketWrites {
   readonly #socket: net.Socket;
@@ -98,7 +96,9 @@ class DirectWrites implements SocketWrites {
       learnRequest(this.#handle);
       return socket.write(bytes);
     }
-    const request = (spare ??= new Request());
+    // Never one that was used: where the kernel takes the rest at the runtime's second try, within the call, nothing tells
+    // from here that the request is in use until the loop's next phase, and using it again then ends the process.
+    const request = new Request();
     const status = this.#handle.writeBuffer(request, bytes);
     if (status !== 0) {
       socket.destroy(failed(status));
@@ -111,7 +111,6 @@ class DirectWrites implements SocketWrites {
 
   #writesOn(request: WriteRequest, bytes: Buffer): void {
     this.#partly = true;
-    spare = undefined;
     request.handle = this.#handle;
     request.buffer = bytes;
     request.oncomplete = (status) => {

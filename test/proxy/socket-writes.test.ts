@@ -54,6 +54,20 @@ test('most writes pass by the stream, and the kernel has them when they return',
   expect(writesOf(near)).toBe(writes);
 });
 
+test('no request is given to the runtime twice: it may be in use though nothing seems to be waiting', async () => {
+  writes.write(Buffer.from('first '));
+  await until(() => near.writableLength === 0);
+  const handle = Reflect.get(near, '_handle') as { writeBuffer: (request: object, bytes: Buffer) => number };
+  const { writeBuffer } = handle;
+  const given = new Set<object>();
+  handle.writeBuffer = (request, bytes) => {
+    given.add(request);
+    return writeBuffer.call(handle, request, bytes);
+  };
+  for (let times = 0; times < 3; times++) expect(writes.write(Buffer.from('word '))).toBe(true);
+  expect(given.size).toBe(3);
+});
+
 test('bytes keep their order, whichever way they go', async () => {
   let said = '';
   for (let round = 0; round < 200; round++) {
