@@ -152,9 +152,9 @@ async function compare(operation: Operation): Promise<RecentVerifyReport> {
 
 async function stage(operation: Operation): Promise<boolean> {
   const { kind, members } = operation;
-  if (kind === 'rollback') await found(operation, 'besides').carrying;
   // Set first: whoever gives up meanwhile cuts the connection, and nothing is staged later.
   operation.found.staged = true;
+  if (kind === 'rollback') await found(operation, 'besides').carrying;
   const target = followingTarget(operation);
   return await (kind === 'cutover'
     ? stageGuard(target, members)
