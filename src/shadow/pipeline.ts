@@ -41,7 +41,7 @@ import { giveNames, readNamed } from './format/naming.js';
 import { mendTables, REPAIRING } from './mending.js';
 import type { Pace } from './pace.js';
 import { analyzeAll, analyzeStale } from './postgres/analyze.js';
-import { installDdlNotice } from './postgres/ddl-notice.js';
+import { installDdlNotice, noNotice } from './postgres/ddl-notice.js';
 import { readFingerprint, type FingerprintDifference } from './postgres/fingerprint.js';
 import { ensureIdentities } from './postgres/identity.js';
 import { ensureRecords, readState } from './postgres/records.js';
@@ -199,8 +199,7 @@ export class Pipeline {
     const stage = await connectStage(this.#settings, this.#context, sessions, signal);
     await ensureRecords(stage.destination);
     await ensureRecords(stage.source);
-    if (!(await installDdlNotice(stage.source)))
-      stage.log.info({}, 'no event trigger may be made on the source: its catalogs are compared instead');
+    if (!(await installDdlNotice(stage.source))) stage.log.warn({}, noNotice('source'));
     return stage;
   }
 

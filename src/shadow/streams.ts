@@ -19,7 +19,7 @@ import { notReady } from './condition.js';
 import { Lane, type PassedOver } from './lane.js';
 import { passOverReverse, readUnmended, renewStream } from './lost-slot.js';
 import type { Pace } from './pace.js';
-import { installDdlNotice } from './postgres/ddl-notice.js';
+import { installDdlNotice, noNotice } from './postgres/ddl-notice.js';
 import { ensureIdentities } from './postgres/identity.js';
 import { writeReversePrepared } from './postgres/records.js';
 import { ensurePublication, streamNames } from './postgres/slot.js';
@@ -197,7 +197,7 @@ export class Streams {
         const tables = await readTables(destination.client);
         await ensureIdentities(destination, tables, { clock: context.clock, signal });
         await ensureStream('reverse', settings.migrationId, destination, source, tables);
-        await installDdlNotice(destination);
+        if (!(await installDdlNotice(destination))) context.log.warn({}, noNotice('destination'));
         await recordDestinationPlan({ source, destination, settings });
         await writeReversePrepared(destination, settings.migrationId);
       }),

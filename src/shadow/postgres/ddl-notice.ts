@@ -13,7 +13,7 @@
  * UPDATE there would fail. So the trigger gives it one in the same transaction, recorded as all identities are.
  */
 import { quoteLiteral } from '../../core/postgres.js';
-import { LOG_MESSAGE_PREFIX } from '../../core/ports.js';
+import { LOG_MESSAGE_PREFIX, type Side } from '../../core/ports.js';
 import { inTransaction, run, sqlStateOf, type Session } from './statement.js';
 
 /** insufficient_privilege */
@@ -71,6 +71,14 @@ const TRIGGERS = [
   ['understudy_drop', 'sql_drop'],
   ['understudy_rewrite', 'table_rewrite'],
 ] as const;
+
+/** What is to be known where there is none. */
+export function noNotice(side: Side): string {
+  return (
+    `no event trigger may be made on the ${side}: its catalogs are compared instead, and a rewrite that keeps the ` +
+    'column’s type (ALTER COLUMN … TYPE … USING) is found by verify alone'
+  );
+}
 
 /** Installs it where that is allowed; false where it is not. Idempotent. */
 export async function installDdlNotice(source: Session): Promise<boolean> {
