@@ -239,13 +239,18 @@ async function bring(context: BackContext, evolution: Evolution, bringing: Bring
   }
 }
 
-/** While the streams go on: what they pass over of a new table is compared later, and an older transaction may last. */
+/**
+ * While the streams go on: what they pass over of a new table is compared later, and an older transaction may last. The
+ * publication alone says what is published: the way back may have read of a new table already, and one that was dropped and
+ * created again has a known name.
+ */
 async function publishNew(context: BackContext, tables: readonly TableInfo[]): Promise<void> {
-  const { destination, settings, lane } = context;
-  const isKnown = (table: TableInfo): boolean =>
-    table.kind === 'partitioned' || lane.tables?.has(tableKey(table)) === true;
-  if (tables.every(isKnown)) return;
-  await ensurePublication(destination, streamNames(settings.migrationId, 'reverse').publication, tables);
+  const { source, destination, settings } = context;
+  const { publication } = streamNames(settings.migrationId, 'reverse');
+  const added = await ensurePublication(destination, publication, tables);
+  const there = new Set((await readTables(source.client)).map(tableKey));
+  // An earlier attempt may have died in the waiting.
+  if (added === 0 && tables.every((table) => there.has(tableKey(table)))) return;
   await awaitOlderTransactions(destination, context);
 }
 

@@ -210,6 +210,10 @@ test('carries over what is added while the application writes', async () => {
   // The new tables' rows, and a column's that differ from row to row, come over by comparing.
   await until(() => harness.phases.includes('repairing'), { what: 'the schema to be carried back' });
   await harness.reach('following');
+  // Also where the way back has read of them before they were published: a row with the new column has it read anew.
+  const published = `SELECT count(*) AS n FROM pg_publication_tables
+    WHERE pubname LIKE '%\\_rev' AND tablename IN ('later', 'later_log')`;
+  expect((await oneRow(pair.onDestination, published))['n']).toBe('2');
   await sql(
     pair.onDestination,
     `UPDATE later SET id = -id WHERE id < 5; DELETE FROM later_log WHERE ctid = '(0,1)'; UPDATE account SET mood = 'so-so' WHERE id % 5 = 0`,

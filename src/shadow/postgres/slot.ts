@@ -19,13 +19,13 @@ export function streamNames(migrationId: string, direction: Direction): StreamNa
 
 /**
  * Publishes the tables by name; partitions come with their root, unlogged tables can't be published. The tables' identities must be proven before.
- * A publication of that name that is there already gets the tables it lacks.
+ * A publication of that name that is there already gets the tables it lacks. Returns how many of `tables` are new to it.
  */
 export async function ensurePublication(
   session: Session,
   name: string,
   tables: readonly TableInfo[],
-): Promise<void> {
+): Promise<number> {
   const what = `creating publication ${name} on the ${session.side}`;
   const { rows } = await run(
     session,
@@ -35,10 +35,7 @@ export async function ensurePublication(
   const wanted = tables.filter(
     (table) => table.kind === 'partitioned' || (table.kind === 'ordinary' && !table.unlogged),
   );
-  if (rows.length > 0) {
-    await extendPublication(session, name, wanted);
-    return;
-  }
+  if (rows.length > 0) return await extendPublication(session, name, wanted);
   const listed = wanted.map((table) => listedName(table));
   const list = listed.length === 0 ? '' : ` FOR TABLE ${listed.join(', ')}`;
   await run(
@@ -47,6 +44,7 @@ export async function ensurePublication(
       `(publish = 'insert, update, delete, truncate', publish_via_partition_root = false)`,
     { what },
   );
+  return wanted.length;
 }
 
 /** One by one: each waits for the table's autovacuum alone. */
@@ -54,7 +52,7 @@ async function extendPublication(
   session: Session,
   name: string,
   wanted: readonly TableInfo[],
-): Promise<void> {
+): Promise<number> {
   const what = `adding tables to publication ${name} on the ${session.side}`;
   const { rows } = await run(
     session,
@@ -68,10 +66,11 @@ async function extendPublication(
     { what },
   );
   const published = new Set(rows.map((row) => `${textOf(row, 'schema')}.${textOf(row, 'name')}`));
-  for (const table of wanted) {
-    if (published.has(tableKey(table))) continue;
+  const lacking = wanted.filter((table) => !published.has(tableKey(table)));
+  for (const table of lacking) {
     await run(session, `ALTER PUBLICATION ${quoteIdent(name)} ADD TABLE ${listedName(table)}`, { what });
   }
+  return lacking.length;
 }
 
 const OLDER_POLL_MS = 20;
