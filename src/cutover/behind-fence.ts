@@ -4,13 +4,12 @@
  *
  * What waits for what, each begun as soon as it may:
  *
- *   hold ─┬─ compare what has come so far ─────┐
- *         └─ fence ─┬─ mark ─┬─ compare the rest of it ───────┬─► commit
- *                   │        └─ stage (a rollback's: sequences too) ─┤
- *                   ├─ catalogs ─────────────────────────────┤
- *                   ├─ sequences ────────────────────────────┤
- *                   ├─ other proxies ────────────────────────┤
- *                   └─ the journal: catching-up, verifying ──┘
+ *   fence ─┬─ mark ─┬─ compare ─────────────────────────────┬─► commit
+ *          │        └─ stage (a rollback's: sequences too) ─┤
+ *          ├─ catalogs ─────────────────────────────────────┤
+ *          ├─ sequences ────────────────────────────────────┤
+ *          ├─ other proxies ────────────────────────────────┤
+ *          └─ the journal: catching-up, verifying ──────────┘
  *
  * Invariants:
  * - Nothing of it can be seen from outside before the commit, but the sequences of a rollback's source, which is fenced.
@@ -28,17 +27,6 @@ import { abortable, followingTarget, found, subsetsOf, timedPart, type Operation
 import { assertAlone, readFingerprint } from './preflight.js';
 import { readOtherProxies } from './registration.js';
 import { carrySequences, observedRate, readSequences, setSequencesSql } from './sequences.js';
-
-/**
- * What the stream has brought so far is compared beside the raising of the fence, so that only the last of it is left to
- * compare behind it. What differs may still be on its way, and is compared again.
- */
-export function beginComparing(operation: Operation): void {
-  operation.found.comparing = verifyMembers(operation).then(
-    () => undefined,
-    () => undefined,
-  );
-}
 
 /** Waits for the mark; what else can be looked at behind the barrier is begun, and awaited by {@link verifyAndStage}. */
 export async function catchUp(operation: Operation): Promise<void> {
@@ -127,7 +115,7 @@ export async function verifyAndStage(operation: Operation): Promise<void> {
   const { unchanged, carrying, alone } = found(operation, 'besides');
   const [report, staged] = await abortable(
     Promise.all([
-      timedPart(operation, 'verify.compare', compare(operation)),
+      timedPart(operation, 'verify.compare', verifyMembers(operation)),
       timedPart(operation, 'verify.stage', stage(operation)),
       unchanged,
       carrying,
@@ -143,11 +131,6 @@ export async function verifyAndStage(operation: Operation): Promise<void> {
       `the ${to}’s record forbids opening it: another process acted`,
     );
   }
-}
-
-async function compare(operation: Operation): Promise<RecentVerifyReport> {
-  await operation.found.comparing;
-  return await verifyMembers(operation);
 }
 
 async function stage(operation: Operation): Promise<boolean> {

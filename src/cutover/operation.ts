@@ -71,8 +71,6 @@ export interface Operation {
     built?: CatalogFingerprint;
     /** The state of the step under way is being written to the journal; see `Step.early`. */
     journaled?: Promise<void>;
-    /** What changed before the barrier is compared while that is raised; never rejects. */
-    comparing?: Promise<void>;
     /** Begun behind the barrier, awaited before the commit: the catalogs are as they were built; `carried` is set. */
     besides?: {
       readonly unchanged: Promise<void>;

@@ -9,7 +9,7 @@ import type { OperationState, SubsetId } from '../core/ports.js';
 import { UnderstudyError, asUnderstudyError, unreachable } from '../core/errors.js';
 import { quoteTable } from '../core/postgres.js';
 import { UNBOUND_SQL, commit, planBarrier } from './barrier.js';
-import { beginComparing, catchUp, verifyAndStage } from './behind-fence.js';
+import { catchUp, verifyAndStage } from './behind-fence.js';
 import {
   lowerFence,
   lowerGuard,
@@ -102,7 +102,6 @@ async function openGate(operation: Operation): Promise<void> {
 
 async function raise(operation: Operation): Promise<void> {
   const { kind, key, members, markId, from } = operation;
-  beginComparing(operation);
   // The guard asks its own server's journal.
   if (kind === 'rollback') await operation.found.journaled;
   const raised =

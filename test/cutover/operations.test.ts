@@ -67,7 +67,6 @@ test('a cutover', async () => {
     'prepareReverse',
     'analyze destination',
     'verify',
-    'verifyRecent forward',
     'mark forward',
     'verifyRecent forward',
   ]);
@@ -96,12 +95,7 @@ test('a rollback', async () => {
   expect(stage.shadow.measured.at(-1)).toMatchObject({ direction: 'reverse', subsets: ['all'] });
   const report = await stage.operate('rollback');
   // Verified not long ago: what changed since is compared behind the gate.
-  expect(stage.shadow.calls).toEqual([
-    'analyze source',
-    'verifyRecent reverse',
-    'mark reverse',
-    'verifyRecent reverse',
-  ]);
+  expect(stage.shadow.calls).toEqual(['analyze source', 'mark reverse', 'verifyRecent reverse']);
   expectReport(report, 2);
   expect(await stage.writableAtRest()).toEqual(['source']);
   expect(await nextId('onSource')).toBe(133 + 32 + 1);
