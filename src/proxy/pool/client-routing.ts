@@ -22,7 +22,7 @@ import { STATUS_IDLE, type OwnKind } from '../session/response-tracker.js';
 import { sameScope, askScope } from '../subset/name-scope.js';
 import { StatementRefused, type RefusedStatement } from '../subset/reach.js';
 import type { NotMoved, RoutedMoves } from '../subset/routed-session.js';
-import { SessionRouting } from '../subset/session-routing.js';
+import { SEGMENT_BYTES_MAX, SessionRouting } from '../subset/session-routing.js';
 import type { SubsetRouting } from '../subset/subset-routing.js';
 import type { ClientWire } from './client-wire.js';
 import { HELD_FULL } from './client-socket.js';
@@ -83,6 +83,7 @@ export class ClientRouting {
       pauseClient: () => socket.pause(HELD_FULL),
       resumeClient: () => socket.resume(HELD_FULL),
     });
+    this.held.waitsFor(SEGMENT_BYTES_MAX);
     this.#moves = {
       toNew: false,
       to: (side) => this.#to(side),
@@ -98,6 +99,8 @@ export class ClientRouting {
         },
         set changes(changes) {
           messages.changes = changes;
+          // What was set is set again on a connection that nobody has asked: it must not go to the next client as it is.
+          messages.dirty = true;
         },
         preparing: 0,
         get unnamedParse() {
@@ -221,12 +224,14 @@ export class ClientRouting {
 
   async #runAgain(bytes: Buffer, kind: OwnKind): Promise<Reply> {
     const backend = this.#connection();
-    const { tracker, messages } = this.#wire;
+    const { tracker, messages, socket } = this.#wire;
     const [reply] = await this.#asking(() => {
       tracker.sentOwn(kind);
       return backend.exchange([messages.inServersNames(bytes, backend)], 1);
     });
     tracker.gotReady(backend.status);
+    // What was set again may be what the client has to read its rows by, and what the next text is read by.
+    socket.tell(backend.parameters);
     backend.plan.reset();
     if (reply === undefined) throw new StatementRefused(GONE);
     return reply;
@@ -256,11 +261,14 @@ export class ClientRouting {
     this.#before = null;
     const { scope } = this.#routing;
     const { names } = backend;
-    const { side } = this.#client.pool;
+    const { pool } = this.#client;
+    const { side } = pool;
     if (scope === null || names === null || sameScope(scope, names.scope)) {
       this.#readOn = side;
       return true;
     }
+    // Else the next decision would be made by what another connection said, and meet this one again.
+    pool.learnNames(names);
     if (this.#readOn !== side) {
       const message = `names mean something else on the ${side}: its search_path or role differs by default`;
       this.#host.terminate('57P01', message);

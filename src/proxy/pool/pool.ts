@@ -245,9 +245,14 @@ export class Pool implements Claimant {
     const scope = await askScope((sql) => backend.query(sql));
     if (scope === null) throw new UnderstudyError('backend-refused', 'what names mean was not told');
     backend.names = { signature, scope };
+    this.learnNames(backend.names);
+    return scope;
+  }
+
+  /** What is told to those who ask from now on. */
+  learnNames({ signature, scope }: NonNullable<PooledBackend['names']>): void {
     if (this.#names.size >= NAMES_MAX) this.#names.clear();
     this.#names.set(signature, scope);
-    return scope;
   }
 
   /** A client is done with it; nothing is in flight, and it was unlinked. */

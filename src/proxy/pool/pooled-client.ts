@@ -368,8 +368,9 @@ export class PooledClient implements WatchedSession, IntakeHost {
         if (lost) {
           // Nothing of the client was sent: another connection will do.
           this.#phase.move('idle');
-          if (this.#reserving === null) this.#go();
-          else this.acquire();
+          if (this.#reserving !== null) this.acquire();
+          else if (this.gateClosed) this.#cameToRest();
+          else this.#go();
           return;
         }
         this.terminate(
@@ -572,6 +573,8 @@ export class PooledClient implements WatchedSession, IntakeHost {
   }
 
   #cameToRest(): void {
+    // What was decided on was so by who led then.
+    if (this.#gateClosed && this.#phase.is('idle')) this.#routing?.takeBack();
     if (this.#routeWanted !== null) this.route(this.#routeWanted);
     if (this.#gateClosed) this.#context.onAtRest(this);
   }
@@ -625,7 +628,7 @@ export class PooledClient implements WatchedSession, IntakeHost {
       this.#routeWanted = wanted;
       this.#giveUpWaiting();
       this.settle();
-      if (!this.#phase.is('idle') || this.#routeWanted === null) return;
+      if (!this.#phase.is('idle') || this.#routing?.moving === true || this.#routeWanted === null) return;
       this.#routeWanted = null;
     }
     const { routing } = this.#context;
@@ -657,6 +660,7 @@ export class PooledClient implements WatchedSession, IntakeHost {
       settle: () => {
         this.settle();
         this.#go();
+        if (this.#phase.is('idle') && this.#routing?.moving !== true) this.#cameToRest();
       },
     });
   }
@@ -758,7 +762,8 @@ export class PooledClient implements WatchedSession, IntakeHost {
       tracker: this.tracker,
       phase: () =>
         this.#phase.is('linked') ? 'draining' : sessionPhaseOf(this.#phase.current, this.#gateClosed),
-      midway: () => this.#input.passing > 0 || this.#routing?.midway === true,
+      midway: () =>
+        this.#input.passing > 0 || (this.#routing !== null && (this.#routing.midway || this.#asking)),
       terminate: (sqlState, message) => this.terminate(sqlState, message),
       toClient: (bytes) => void this.toClient(bytes),
       setCancelling: (cancelling) => (this.#wire.link.cancelledAs = cancelling ? ROLLED_BACK : null),

@@ -56,6 +56,26 @@ test('with one connection to each side, clients that need both by turns all get 
   for (const client of clients) await client[Symbol.asyncDispose]();
 });
 
+test('what a transaction sets before it goes to the other side is its client’s, there and afterwards, and nobody else’s', async () => {
+  await using client = await raw();
+  await using other = await raw();
+  const tenants = (table: string): string =>
+    `SELECT coalesce(current_setting('app.tenant', true), '') || ' ' || note FROM ${table}`;
+  expect(await client.column('SELECT note FROM b1')).toEqual(['source']);
+  await client.run([send.query('BEGIN')]);
+  await client.run([send.query(`SET app.tenant = '7'`)]);
+  await client.run([send.query(`SET LOCAL DateStyle = 'German'`)]);
+  const moved = await client.run([send.query(tenants('a1'))]);
+  expect(moved.filter(({ type }) => type === 'D').map(firstColumn)).toEqual(['7 destination']);
+  // Told last of all before the rows, which are to be read by it.
+  const told = moved.filter(({ type, payload }) => type === 'S' && payload.includes('DateStyle'));
+  expect(told.at(-1)?.payload.toString()).toContain('German');
+  await client.run([send.query('COMMIT')]);
+  expect(await other.column(tenants('a1'))).toEqual([' destination']);
+  expect(await other.column(tenants('b1'))).toEqual([' source']);
+  expect(await client.column(tenants('b1'))).toEqual(['7 source']);
+});
+
 test('who finds too many waiting for one side is told so, and goes on with the other', async () => {
   await using own = await startRouted(pair, undefined, {
     poolMode: 'transaction',
