@@ -121,8 +121,7 @@ export class KeyKeeper {
   /** Behind the gate, once the operation has committed. Never throws: returns what is left, which {@link resume} goes on with. */
   moved(subsets: readonly SubsetId[], to: Side): Promise<readonly Finding[]> {
     this.#sides = new Map([...this.#sides, ...subsets.map((subset) => [subset, to] as const)]);
-    const { fenceTimeoutMs, lockTimeoutMs } = this.#deps.settings;
-    return this.#settle(fenceTimeoutMs + 2 * lockTimeoutMs);
+    return this.#settle();
   }
 
   /** Before an operation: nothing is under way afterwards, and the connections are open. */
@@ -158,31 +157,14 @@ export class KeyKeeper {
     this.resume();
   }
 
-  /**
-   * Drops and restores what the sides want, each key within `fenceTimeoutMs`. Never throws: returns what is left to do. A side
-   * that has not come to its end within `boundMs`, as one that has fallen silent, is left to go on by itself.
-   */
-  async #settle(boundMs = Infinity): Promise<readonly Finding[]> {
-    if (!this.#concerned) return [];
-    const before = this.#serial;
-    const settling = SIDES.map((side) => ({ side, work: before.then(() => this.#settleSide(side)) }));
-    this.#serial = Promise.all(settling.map(({ work }) => work));
-    const left = settling.map(({ side, work }) => this.#within(boundMs, side, work));
-    return (await Promise.all(left)).flat();
-  }
-
-  async #within(boundMs: number, side: Side, work: Promise<readonly Finding[]>): Promise<readonly Finding[]> {
-    if (boundMs === Infinity) return await work;
-    const answered = new AbortController();
-    const late = this.#deps.clock.sleep(boundMs, answered.signal).then(() => {
-      const error = new UnderstudyError('fence-timeout', `the ${side} did not answer within ${boundMs} ms`);
-      return [this.#leftOver(side, 'foreign keys', error)];
-    });
-    try {
-      return await Promise.race([work, late]);
-    } finally {
-      answered.abort(new UnderstudyError('cancelled', 'answered'));
-    }
+  /** Drops and restores what the sides want, within `fenceTimeoutMs`. Never throws: returns what is left to do. */
+  #settle(): Promise<readonly Finding[]> {
+    if (!this.#concerned) return Promise.resolve([]);
+    const settled = this.#serial.then(async () =>
+      (await Promise.all(SIDES.map((side) => this.#settleSide(side)))).flat(),
+    );
+    this.#serial = settled.catch(() => undefined);
+    return settled;
   }
 
   async #settleSide(side: Side): Promise<readonly Finding[]> {
